@@ -1,0 +1,27 @@
+"""Errors that a person can act on: one line that names the cause and the next step, and an exit code."""
+
+from __future__ import annotations
+
+
+class FruitpipeError(Exception):
+    """A failure with a readable cause; the CLI prints it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UserError(FruitpipeError):
+    """A mistake that the user can mend: a wrong path, a typo in the config, missing weights or Java."""
+
+    exit_code = 2
+
+
+class TooManyFailures(FruitpipeError):
+    """More images failed than `failures.max_rate` allows; nothing was published, everything computed was kept."""
+
+    exit_code = 3
+
+
+class Interrupted(FruitpipeError):
+    """Ctrl-C or SIGTERM; finished parts are kept and the next run continues from them."""
+
+    exit_code = 130

@@ -1,0 +1,101 @@
+"""From the bytes of an image file to pixels, or to the reason why not."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from fruitpipe.config import ImageConfig
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+# MPO is what many phones write under the name .jpg.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DECODE_RULES = 1
+"""Version of the rules in this module: a change of what they give for any image changes the features' identity."""
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+ORIENTATION = 0x0112
+
+OK = "ok"
+TRANSIENT = ("missing", "forbidden", "unreadable")
+"""Statuses of images whose bytes could not be had; another time they may."""
+PERMANENT = ("undecodable", "too_large")
+"""Statuses of images that stay bad until their bytes or the config change."""
+
+# `max_pixels` is checked before anything is decoded; Pillow's own limit would warn and raise beside it.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class BadImage(Exception):
+    """An image that cannot become a feature: a status of TRANSIENT or PERMANENT, and a message for people."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image."""
+
+    pixels: NDArray[np.uint8]
+    """RGB, shape (side, side, 3)"""
+    width: int
+    """of the original as seen, after its EXIF orientation, pixels"""
+    height: int
+
+
+def decode(data: bytes, side: int, rules: ImageConfig) -> Picture:
+    """Decode, orient, make RGB and resize to side x side.
+
+    The first frame of an animation counts. Transparent pixels show white. Values of 16 bits are scaled to 8.
+
+    Raises BadImage with status `undecodable` or `too_large`.
+    """
+    if not data:
+        raise BadImage("undecodable", "empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(*image.size, rules)
+            oriented = orient(image)
+            pixels = np.asarray(to_rgb(oriented).resize((side, side), RESAMPLING[rules.resample]))
+            return Picture(pixels, *oriented.size)
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadImage("undecodable", "not an image of a known format") from None
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise a dozen types for broken files
+        raise BadImage("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def check_size(width: int, height: int, rules: ImageConfig) -> None:
+    if width * height > rules.max_pixels:
+        raise BadImage("too_large", f"{width} x {height} pixels, more than image.max_pixels ({rules.max_pixels})")
+    if max(width, height) > rules.max_aspect * max(min(width, height), 1):
+        raise BadImage("too_large", f"{width} x {height} is beyond image.max_aspect ({rules.max_aspect:g})")
+
+
+def orient(image: Image.Image) -> Image.Image:
+    """Decode, and apply the EXIF orientation where there is one."""
+    image.load()  # raises for truncated files; PNG's EXIF is known only then
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise BadImage("undecodable", f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
+        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadImage("undecodable", "floating-point pixels have no defined range")
+    if image.has_transparency_data:
+        see_through = image.convert("RGBA")
+        white = Image.new("RGBA", see_through.size, "white")
+        return Image.alpha_composite(white, see_through).convert("RGB")
+    return image.convert("RGB")

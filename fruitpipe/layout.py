@@ -1,0 +1,74 @@
+"""Where everything lies in a result. The only module that knows.
+
+    OUT/
+      fruitpipe.json                       marks a result, with the version of this layout
+      lease.json                           who is writing, while somebody is
+      latest.json                          the published run
+      features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
+      runs/<run id>/
+        config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
+        vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
+        model/                             pca.npz, model.json, backbone.tflite
+        work/                              plan of an unfinished run: todo, index, moments
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+MARKER = "fruitpipe.json"
+LEASE = "lease.json"
+LATEST = "latest.json"
+FEATURES = "features"
+RUNS = "runs"
+VERSION = 1
+SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv"}
+FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv"}
+
+
+def new_run_id() -> str:
+    """Sorts by time of start; the random end keeps two of one second apart."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def features(digest: str) -> str:
+    return f"{FEATURES}/{digest[:16]}"
+
+
+def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
+    """The part that holds exactly these (path, etag) rows: two attempts of one task write the same object."""
+    hashed = hashlib.sha256()
+    for path, etag in rows:
+        hashed.update(f"{len(path)} {path} {etag}\n".encode())
+    return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
+
+
+def run(run_id: str, name: str = "") -> str:
+    return f"{RUNS}/{run_id}/{name}" if name else f"{RUNS}/{run_id}"
+
+
+def manifest(run_id: str) -> str:
+    return run(run_id, "manifest.json")
+
+
+def outcome(run_id: str) -> str:
+    return run(run_id, "outcome.json")
+
+
+def failures(run_id: str) -> str:
+    return run(run_id, "failures.parquet")
+
+
+def model(run_id: str, name: str = "") -> str:
+    return run(run_id, f"model/{name}" if name else "model")
+
+
+def vectors(run_id: str, number: int, format: str = "parquet") -> str:
+    return run(run_id, f"{FOLDER[format]}/part-{number:05d}.{SUFFIX[format]}")
+
+
+def work(run_id: str, name: str = "") -> str:
+    return run(run_id, f"work/{name}" if name else "work")

@@ -1,0 +1,53 @@
+"""First and second moments of a matrix whose rows come in blocks: one pass, mergeable, float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and scatter of rows.
+
+    Centred sums, not raw ones: XᵀX - n·mean·meanᵀ loses all digits where the mean is large against the spread.
+    """
+
+    count: int
+    mean: Float64
+    """(d,)"""
+    scatter: Float64
+    """(d, d): Σ (x - mean)(x - mean)ᵀ"""
+
+    @classmethod
+    def empty(cls, dimension: int) -> Moments:
+        return cls(0, np.zeros(dimension), np.zeros((dimension, dimension)))
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating]) -> Moments:
+        """Moments of a block of shape (n, d), any float dtype."""
+        count, dimension = rows.shape
+        if count == 0:
+            return cls.empty(dimension)
+        centred = rows.astype(np.float64)
+        mean = centred.mean(axis=0)
+        centred -= mean
+        return cls(count, mean, centred.T @ centred)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of both sets of rows together.
+
+        Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+        Addition rounds, so callers that want the same bits again add in the same order.
+        """
+        if not self.count or not other.count:
+            return self if self.count else other
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        scatter = self.scatter + other.scatter
+        scatter += np.outer(delta, delta * (self.count * other.count / count))
+        return Moments(count, self.mean + delta * (other.count / count), scatter)

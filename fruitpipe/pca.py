@@ -1,0 +1,124 @@
+"""Standardise and rotate: the exact PCA of a matrix, from its moments alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.moments import Float64, Moments
+
+DEFAULT_VARIANCE = 0.95
+
+
+@dataclass(frozen=True)
+class Pca:
+    """A fitted scaler and PCA: y = (x - mean) / scale @ components.T, as scikit-learn's StandardScaler and PCA."""
+
+    mean: Float64
+    """(d,)"""
+    scale: Float64
+    """(d,): standard deviations (population, ddof 0); 1 for constant features and where scaling is off"""
+    components: Float64
+    """(k, d): orthonormal rows, largest variance first; the largest absolute loading of each is positive"""
+    explained_variance: Float64
+    """(d,): variance along every component, kept or not (sample variance, ddof 1), largest first"""
+
+    @property
+    def explained_variance_ratio(self) -> Float64:
+        """(d,): shares of the total variance; zeros where there is none."""
+        total = self.explained_variance.sum()
+        return self.explained_variance / total if total > 0 else np.zeros_like(self.explained_variance)
+
+    def standardise(self, features: NDArray[np.floating]) -> Float64:
+        """(n, d) features, centred and scaled."""
+        standard = features.astype(np.float64)
+        standard -= self.mean
+        standard /= self.scale
+        return standard
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Vectors of shape (n, k), float32, of features of shape (n, d). Raises ValueError for another d."""
+        return self.transform_with_error(features)[0]
+
+    def transform_with_error(self, features: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Vectors (n, k) and the reconstruction error of each row (n,): mean squared difference, over the standardised
+        features, between the row and what its k components can rebuild.
+
+        Rows of `components` are orthonormal, so by Pythagoras the squared error is |z|² - |y|².
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise ValueError(f"expected features of shape (n, {len(self.mean)}), got {features.shape}.")
+        standard = self.standardise(features)
+        vectors = standard @ self.components.T
+        squared = np.einsum("ij,ij->i", standard, standard) - np.einsum("ij,ij->i", vectors, vectors)
+        error = np.maximum(squared, 0) / len(self.mean)
+        return vectors.astype(np.float32), error.astype(np.float32)
+
+
+def fit(moments: Moments, components: int | None = None, variance: float | None = None, scale: bool = True) -> Pca:
+    """Fit scaler and PCA.
+
+    Parameters
+    ----------
+    moments: of the (n, d) features, n >= 1.
+    components: how many to keep.
+    variance: keep the fewest that explain this share of it. With both, the smaller number; with neither, 0.95.
+    scale: divide by standard deviations first, which makes this the PCA of the correlation matrix.
+
+    Never more components are kept than the rank of the features (at most n - 1), and always at least one: a single
+    image, or equal ones, give one component and the vector [0]. Constant features get scale 1 and no weight.
+
+    Raises ValueError if there are no rows.
+    """
+    if moments.count < 1:
+        raise ValueError("no features to fit on.")
+    if components is None and variance is None:
+        variance = DEFAULT_VARIANCE
+    population = np.diag(moments.scatter) / moments.count
+    constant = is_constant(population, moments.mean, moments.count)
+    deviations = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, population)))
+    scales = deviations if scale else np.ones_like(deviations)
+    covariance = moments.scatter / max(moments.count - 1, 1)
+    covariance /= np.outer(scales, scales)
+    covariance[constant] = covariance[:, constant] = 0.0
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
+    rank = rank_of(eigenvalues, moments.count)
+    eigenvalues[rank:] = 0.0
+    kept = choose(eigenvalues, rank, components, variance)
+    rows = np.ascontiguousarray(fix_signs(eigenvectors[:, :kept].T))
+    return Pca(moments.mean, scales, rows, eigenvalues)
+
+
+def choose(eigenvalues: Float64, rank: int, components: int | None, variance: float | None) -> int:
+    """How many components to keep: at least 1, at most the rank, the smaller of what was asked for."""
+    kept = rank if components is None else min(components, rank)
+    if variance is not None and rank:
+        ratios = np.cumsum(eigenvalues) / eigenvalues.sum()
+        kept = min(kept, components_for(ratios, variance))
+    return max(kept, 1)
+
+
+def components_for(cumulative: Float64, variance: float) -> int:
+    """The fewest components whose cumulative ratio reaches `variance`; the slack forgives the rounding of a sum to 1."""
+    return int(np.searchsorted(cumulative, variance - 1e-12) + 1)
+
+
+def rank_of(eigenvalues: Float64, count: int) -> int:
+    """Numerical rank, as numpy.linalg.matrix_rank judges it, and never more than the n - 1 that centring leaves."""
+    tolerance = eigenvalues[0] * max(count, len(eigenvalues)) * np.finfo(np.float64).eps
+    return int(min((eigenvalues > tolerance).sum(), count - 1))
+
+
+def is_constant(variance: Float64, mean: Float64, count: int) -> NDArray[np.bool_]:
+    """Features whose variance is within the rounding error of computing it, the bound of scikit-learn's StandardScaler."""
+    eps = np.finfo(np.float64).eps
+    return np.asarray(variance <= count * eps * variance + (count * mean * eps) ** 2)
+
+
+def fix_signs(rows: Float64) -> Float64:
+    """Turn each row so that its largest absolute entry is positive: eigenvectors are determined up to their sign."""
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+    return rows * np.where(largest < 0, -1.0, 1.0)
