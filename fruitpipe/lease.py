@@ -1,0 +1,96 @@
+"""One writer at a time: a small object that says who is writing, renewed while they live."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+from fruitpipe import layout
+from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.store import Store
+
+LIFETIME = 60.0
+"""Seconds after which a lease that nobody renewed may be taken over."""
+
+
+class Lease:
+    """Hold a result for writing, as a context manager.
+
+    A lease is given up at once if its process on this machine is gone, and after LIFETIME if it was on another.
+    Raises UserError where somebody else holds it.
+    """
+
+    def __init__(self, store: Store, purpose: str) -> None:
+        self._store = store
+        self._me = {
+            "purpose": purpose,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": psutil.Process().create_time(),
+        }
+        self._held: bytes | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        current = self._store.find(layout.LEASE)
+        if current is not None and (holder := holder_of(current)):
+            raise UserError(
+                f"{holder['purpose']} (process {holder['pid']} on {holder['host']}) is writing to {self._store.url}: "
+                "wait for it to end, or choose another output."
+            )
+        fresh = self._document()
+        if not self._store.swap(layout.LEASE, current, fresh):
+            raise UserError(f"another process has just begun to write to {self._store.url}: wait for it to end.")
+        self._held = fresh
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._store.swap(layout.LEASE, self._held, None)
+
+    def check(self) -> None:
+        """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
+        if self._store.find(layout.LEASE) != self._held:
+            raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
+
+    def _document(self) -> bytes:
+        return json.dumps(self._me | {"renewed": time.time()}).encode()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(LIFETIME / 4):
+            fresh = self._document()
+            try:
+                renewed = self._store.swap(layout.LEASE, self._held, fresh)
+            except OSError:
+                continue  # a full disk or a slow network, maybe for a moment: `check` has the last word
+            if not renewed:
+                return
+            self._held = fresh
+
+
+def holder_of(document: bytes) -> dict[str, Any] | None:
+    """Who holds a lease, or None if it lapsed."""
+    try:
+        lease: dict[str, Any] = json.loads(document)
+    except ValueError:
+        return None
+    if time.time() - lease["renewed"] > LIFETIME:
+        return None
+    if lease["host"] == socket.gethostname():
+        try:
+            started = psutil.Process(lease["pid"]).create_time()
+        except psutil.NoSuchProcess:
+            return None
+        if abs(started - lease["process_started"]) > 1:  # the number was given to another process since
+            return None
+    return lease

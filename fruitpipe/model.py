@@ -1,0 +1,134 @@
+"""A model on disk: scaler, components and backbone, enough to turn images or features into vectors.
+
+Loading one needs NumPy; images need LiteRT and Pillow besides. No Spark, no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from fruitpipe.config import ImageConfig
+from fruitpipe.errors import UserError
+from fruitpipe.pca import Pca
+
+if TYPE_CHECKING:
+    from fruitpipe.engine import Engine
+
+PCA, CARD, FLATBUFFER = "pca.npz", "model.json", "backbone.tflite"
+CHUNK = 256
+
+
+class Card(BaseModel):
+    """What a model is: `model.json`."""
+
+    format: int = 1
+    run: str
+    """run that fitted it"""
+    backbone: str
+    features: str
+    """digest of the features that it takes"""
+    image: ImageConfig
+    images: int
+    """that it was fitted on"""
+    reconstruction_error: float
+    """mean over those images"""
+    reconstruction_error_p99: float
+    """99th percentile over those images"""
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One image, transformed."""
+
+    path: str
+    status: str
+    error: str | None
+    vector: NDArray[np.float32] | None
+    """(k,), None where the status is not `ok`"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fitted model."""
+
+    card: Card
+    pca: Pca
+    flatbuffer: bytes
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
+        return self.pca.transform(features)
+
+    def transform_images(self, paths: Iterable[str], threads: int | None = None) -> Iterator[Vector]:
+        """Vectors of image files, in order, on all cores; a bad image gives a status and no vector."""
+        threads = threads or len(os.sched_getaffinity(0))
+        stream = iter(paths)
+        chunks = iter(lambda: list(islice(stream, CHUNK)), [])
+        with ThreadPoolExecutor(threads) as pool:
+            window = [pool.submit(self._transform_chunk, chunk) for chunk in islice(chunks, 2 * threads)]
+            while window:
+                yield from window.pop(0).result()
+                window += [pool.submit(self._transform_chunk, chunk) for chunk in islice(chunks, 1)]
+
+    def _transform_chunk(self, paths: list[str]) -> list[Vector]:
+        from fruitpipe.featurize import featurize
+
+        facts, features, _ = featurize(paths, [""] * len(paths), self._engine, self.card.image)
+        vectors = self.transform(features)
+        return [
+            Vector(path, status, error, vector if status == "ok" else None)
+            for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
+        ]
+
+    @property
+    def _engine(self) -> Engine:
+        """One engine for each thread: an interpreter is not safe to share."""
+        from fruitpipe.engine import Engine
+
+        if not hasattr(self._local, "engine"):
+            self._local.engine = Engine(self.flatbuffer)
+        return self._local.engine  # type: ignore[no-any-return]
+
+    @cached_property
+    def _local(self) -> threading.local:
+        return threading.local()
+
+    def files(self) -> dict[str, bytes]:
+        """The model as files, by name."""
+        arrays = io.BytesIO()
+        np.savez(arrays, **{name: getattr(self.pca, name) for name in Pca.__dataclass_fields__})
+        card = self.card.model_dump_json(indent=2).encode()
+        return {PCA: arrays.getvalue(), CARD: card, FLATBUFFER: self.flatbuffer}
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Load a model folder, as in `OUT/runs/<run>/model`.
+
+    Raises UserError where it is none, or not a whole one.
+    """
+    folder = Path(path)
+    try:
+        card = Card.model_validate_json((folder / CARD).read_bytes())
+        with np.load(folder / PCA, allow_pickle=False) as arrays:
+            pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
+        return Model(card, pca, (folder / FLATBUFFER).read_bytes())
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise UserError(
+            f"{path} is no model: it has no {missing}. Give a folder such as OUT/runs/RUN/model (`fruitpipe runs OUT` lists runs)."
+        ) from None
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error

@@ -1,0 +1,211 @@
+"""What a run has to do: the images that are there, joined with the features that exist.
+
+The join is DuckDB's, on disk in a scratch folder with bounded memory, so that planning needs no Spark and goes on while
+Spark starts. Spark's tasks then read their share of the plan themselves: a row group each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from fruitpipe import layout
+from fruitpipe.images import OK, TRANSIENT
+from fruitpipe.store import Store
+
+MEMORY = "1GB"
+SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 4096
+
+FACTS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("content", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""Columns of a feature part, besides `feature`."""
+PLACED = FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
+
+# `too_large` depends on the limits in the config and costs no inference to check again.
+RETRIED = {"transient": (*TRANSIENT, "too_large"), "all": None, "none": ()}
+
+
+class Summary(BaseModel):
+    """Figures of a plan."""
+
+    images: int
+    bytes: int
+    labels: dict[str, int]
+    new: int
+    """never seen before"""
+    changed: int
+    """seen before with another etag"""
+    retried: int
+    """failed before, to be tried again"""
+    known: int
+    """with features already"""
+    known_failed: int
+    """failed before, not to be tried again"""
+    gone: int
+    """with features, but no longer in the input"""
+
+    @property
+    def todo(self) -> int:
+        return self.new + self.changed + self.retried
+
+
+class Plan:
+    """A database of the images of a run and of known features, in a scratch folder."""
+
+    def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
+        self.broken: list[str] = []
+        """Feature parts that could not be read; their images are computed again."""
+        self._key = "content" if verify_content else "etag"
+        self._retry = retry
+        self._database = duckdb.connect(
+            str(scratch / "plan.duckdb"), config={"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
+        )
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add_images(self, listing: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+        """Take the images of a run, in batches of `fruitpipe.source.LISTING`."""
+        batches = pa.RecordBatchReader.from_batches(schema, listing)
+        self._database.execute("CREATE OR REPLACE TABLE images AS SELECT * FROM batches")
+
+    def add_features(self, store: Store, digest: str) -> None:
+        """Take what is known of features now, and join. Call again when more have been written."""
+        batches = pa.RecordBatchReader.from_batches(PLACED, self._known(store, digest))
+        self._database.execute("CREATE OR REPLACE TABLE features AS SELECT * FROM batches")
+        # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
+        self._database.execute(f"""
+            CREATE OR REPLACE TABLE joined AS
+            WITH best AS (
+                SELECT path, {self._key} AS key, arg_min(features, (status <> '{OK}', part, row)) AS known
+                FROM features WHERE {self._key} IS NOT NULL GROUP BY ALL)
+            SELECT images.path, images.etag, images.size, images.label, {self._todo()} AS todo, known.*
+            FROM (SELECT images.*, known FROM images LEFT JOIN best
+                  ON best.path = images.path AND best.key = images.{self._key}) AS images
+        """)
+
+    def _known(self, store: Store, digest: str) -> Iterator[pa.RecordBatch]:
+        for name, _ in store.list(layout.features(digest)):
+            if not name.endswith(".parquet"):
+                continue
+            try:
+                with store.open(name) as file, pq.ParquetFile(file) as part:
+                    facts = part.read(FACTS.names).cast(FACTS)
+            except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):
+                self.broken.append(name)
+                continue
+            rows = pa.array(range(len(facts)), pa.int32())
+            names = pa.repeat(name, len(facts))
+            yield from facts.append_column("part", names).append_column("row", rows).cast(PLACED).to_batches()
+
+    def _todo(self) -> str:
+        retried = RETRIED[self._retry]
+        if retried is None:
+            return f"known IS NULL OR known.status <> '{OK}'"
+        return f"known IS NULL OR known.status IN ({', '.join(map(repr, ('', *retried)))})"
+
+    def summary(self) -> Summary:
+        """Figures for people and for the manifest."""
+        images, size, new, changed, retried, known, failed = self._row(f"""
+            SELECT count(*), coalesce(sum(size), 0),
+                count(*) FILTER (status IS NULL AND path NOT IN (SELECT path FROM features)),
+                count(*) FILTER (status IS NULL AND path IN (SELECT path FROM features)),
+                count(*) FILTER (todo AND status IS NOT NULL),
+                count(*) FILTER (NOT todo AND status = '{OK}'),
+                count(*) FILTER (NOT todo AND status <> '{OK}')
+            FROM joined
+        """)
+        (gone,) = self._row("SELECT count(DISTINCT path) FROM features WHERE path NOT IN (SELECT path FROM images)")
+        return Summary(
+            images=images, bytes=size, labels=self.count_by("label"), new=new, changed=changed,
+            retried=retried, known=known, known_failed=failed, gone=gone,
+        )  # fmt: skip
+
+    def count_by(self, column: Literal["label", "status"], where: str = "true") -> dict[str, int]:
+        """Number of images by label or status, largest first."""
+        query = f"SELECT {column}, count(*) AS n FROM joined WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
+        return dict(self._database.execute(f"{query} ORDER BY n DESC, 1").fetchall())
+
+    def write_todo(self, path: Path, slots: int) -> list[int]:
+        """Write the images to featurize as Parquet, ordered by path, one row group per task; return the tasks' sizes."""
+        (count,) = self._row("SELECT count(*) FROM joined WHERE todo")
+        sizes = part_sizes(count, slots)
+        self._write("SELECT path, etag, size FROM joined WHERE todo ORDER BY path", path, sizes)
+        return sizes
+
+    def write_index(self, path: Path) -> list[int]:
+        """Write where each image's feature lies, ordered by path, one row group per vector part; return their sizes.
+
+        The order and the groups depend on the images alone, not on how features came to be or how many cores there are:
+        this is what makes two runs over the same images give the same bits.
+        """
+        (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
+        parts = min(max(math.ceil(count / VECTOR_PART), 1), MOST_VECTOR_PARTS)
+        sizes = [count * (i + 1) // parts - count * i // parts for i in range(parts)] if count else []
+        query = f"SELECT path, label, part, row FROM joined WHERE status = '{OK}' ORDER BY path"
+        self._write(query, path, sizes)
+        return sizes
+
+    def failures(self) -> pa.Table:
+        """Images without a feature: path, label, etag, size, width, height, status, error."""
+        columns = "path, label, etag, size, width, height, coalesce(status, 'unknown') AS status, error"
+        query = f"SELECT {columns} FROM joined WHERE status IS DISTINCT FROM '{OK}' ORDER BY path"
+        return self._database.sql(query).to_arrow_table()
+
+    def feature_parts(self) -> list[str]:
+        """Feature parts that the run takes features from, sorted."""
+        query = f"SELECT DISTINCT part FROM joined WHERE status = '{OK}' ORDER BY 1"
+        return [name for (name,) in self._database.execute(query).fetchall()]
+
+    def _row(self, query: str) -> tuple[Any, ...]:
+        row = self._database.execute(query).fetchone()
+        assert row is not None, "an aggregate has one row"
+        return tuple(row)
+
+    def _write(self, query: str, path: Path, sizes: list[int]) -> None:
+        reader = self._database.sql(query).to_arrow_reader(LARGEST_PART)
+        with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+            for table in regroup(reader, sizes):
+                writer.write_table(table, row_group_size=len(table))
+
+
+def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:
+    """The rows of some batches again, in tables of the given sizes."""
+    stream = iter(batches)
+    held: pa.Table | None = None
+    for size in sizes:
+        while held is None or len(held) < size:
+            batch = pa.Table.from_batches([next(stream)])
+            held = batch if held is None else pa.concat_tables([held, batch])
+        yield held.slice(0, size).combine_chunks()
+        held = held.slice(size)
+
+
+def part_sizes(count: int, slots: int) -> list[int]:
+    """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at about the same time.
+
+    Guided self-scheduling: Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987.
+    """
+    largest = min(max(count // 1000, 512), LARGEST_PART)
+    sizes = []
+    while count:
+        size = min(max(math.ceil(count / (4 * slots)), SMALLEST_PART), largest, count)
+        sizes.append(size)
+        count -= size
+    return sizes

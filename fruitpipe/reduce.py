@@ -1,0 +1,199 @@
+"""Fit and project, a vector part at a time: moments of features, then vectors. Runs in Spark tasks; imports no Spark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from fruitpipe import layout
+from fruitpipe.moments import Moments
+from fruitpipe.pca import Pca
+from fruitpipe.store import Store
+
+BLOCK = 2048
+"""Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """One published file."""
+
+    name: str
+    """within the run"""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What came of one vector part."""
+
+    files: list[VectorFile]
+    errors: NDArray[np.float32]
+    """(n,): reconstruction error of each image"""
+
+
+class Index:
+    """Row group `number` of an index file: which images a vector part holds, and where their features lie."""
+
+    def __init__(self, store: Store, name: str, number: int) -> None:
+        self._store = store
+        with store.open(name) as file:
+            self.rows = pq.ParquetFile(file).read_row_group(number)
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Features of the rows in order, shape (at most BLOCK, d)."""
+        names = self.rows["part"].combine_chunks().dictionary_encode()
+        parts, rows = names.indices.to_numpy(), self.rows["row"].to_numpy()
+        for start in range(0, len(rows), BLOCK):
+            block = slice(start, start + BLOCK)
+            yield self._gather(names.dictionary.to_pylist(), parts[block], rows[block])
+
+    def _gather(self, names: list[str], parts: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        gathered: NDArray[np.float32] | None = None
+        for part in np.unique(parts):
+            chosen = parts == part
+            features = self._read(names[part])[rows[chosen]]
+            if gathered is None:
+                gathered = np.empty((len(rows), features.shape[1]), np.float32)
+            gathered[chosen] = features
+        assert gathered is not None, "a block has rows"
+        return gathered
+
+    @lru_cache(maxsize=4)  # noqa: B019 - an index lives as long as its task
+    def _read(self, name: str) -> NDArray[np.float32]:
+        with self._store.open(name) as file:
+            column = pq.ParquetFile(file).read(["feature"])["feature"].combine_chunks()
+        width = column.type.byte_width
+        _, values = column.buffers()
+        return np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The task: moments of one vector part, kept as a file until the driver adds them up in order."""
+
+    output: str
+    run: str
+
+    def __call__(self, number: int) -> None:
+        store = Store(self.output)
+        with threadpool_limits(1):
+            moments = add_up(Index(store, layout.work(self.run, "index.parquet"), number).blocks())
+        arrays = io.BytesIO()
+        upper = moments.scatter[np.triu_indices(len(moments.mean))]
+        np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
+        store.put(layout.work(self.run, f"moments-{number:05d}.npz"), arrays.getvalue())
+
+
+def add_up(blocks: Iterator[NDArray[np.float32]]) -> Moments:
+    total: Moments | None = None
+    for block in blocks:
+        moments = Moments.of(block)
+        total = moments if total is None else total + moments
+    assert total is not None, "a vector part has rows"
+    return total
+
+
+def merge(store: Store, run: str, parts: int) -> Moments:
+    """Moments of all vector parts, added in the order of their numbers."""
+
+    def read(number: int) -> Moments:
+        with np.load(io.BytesIO(store.get(layout.work(run, f"moments-{number:05d}.npz")))) as arrays:
+            mean = arrays["mean"]
+            scatter = np.zeros((len(mean), len(mean)))
+            scatter[np.triu_indices(len(mean))] = arrays["upper"]
+            return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+
+    total = read(0)
+    for number in range(1, parts):
+        total += read(number)
+    return total
+
+
+@dataclass(frozen=True)
+class Project:
+    """The task: vectors of one vector part, published in every format asked for."""
+
+    output: str
+    run: str
+    formats: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
+        store = Store(self.output)
+        index = Index(store, layout.work(self.run, "index.parquet"), number)
+        with threadpool_limits(1):
+            pairs = [pca().transform_with_error(block) for block in index.blocks()]
+        vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+        table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
+        return Projected([self._write(store, number, table, name) for name in self.formats], errors)
+
+    def _write(self, store: Store, number: int, table: pa.Table, format: str) -> VectorFile:
+        data = SERIALISE[format](table)
+        name = layout.vectors(self.run, number, format)
+        store.put(name, data)
+        within = name.removeprefix(f"{layout.run(self.run)}/")
+        return VectorFile(within, len(table), len(data), hashlib.sha256(data).hexdigest())
+
+
+def to_table(
+    path: pa.ChunkedArray, label: pa.ChunkedArray, vectors: NDArray[np.float32], metadata: dict[str, str]
+) -> pa.Table:
+    """Columns path, label and vector, a fixed-size list of float32."""
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    schema = pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("vector", column.type, nullable=False),
+        ],
+        metadata=metadata,
+    )
+    return pa.table([path, label, column], schema=schema)
+
+
+def vectors_of(table: pa.Table) -> NDArray[np.float32]:
+    """The vectors of a published table, shape (n, k)."""
+    column = table["vector"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(len(column), -1)
+
+
+def to_parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=["label"], row_group_size=8192)
+    return memoryview(sink.getvalue())
+
+
+def to_json_lines(table: pa.Table) -> memoryview:
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    rows = zip(table["path"].to_pylist(), table["label"].to_pylist(), vectors_of(table), strict=True)
+    lines = (orjson.dumps({"path": p, "label": lb, "vector": v}, option=option) for p, lb, v in rows)
+    return memoryview(b"".join(lines))
+
+
+def to_csv(table: pa.Table) -> memoryview:
+    vectors = vectors_of(table)
+    columns = {f"c{i}": np.ascontiguousarray(vectors[:, i]) for i in range(vectors.shape[1])}
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(pa.table({"path": table["path"], "label": table["label"], **columns}), sink)
+    return memoryview(sink.getvalue())
+
+
+SERIALISE: dict[str, Callable[[pa.Table], memoryview]] = {
+    "parquet": to_parquet,
+    "json": to_json_lines,
+    "csv": to_csv,
+}

@@ -1,0 +1,265 @@
+"""The thin layer of Spark: start it, run numbered tasks on it, say why one failed. Imports no NumPy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+import pyspark
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from pyspark import AccumulatorParam, SparkConf, SparkContext
+from pyspark.java_gateway import launch_gateway
+
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError, UserError
+
+OLDEST_JAVA = 17
+ATTEMPTS = 4
+Result = TypeVar("Result")
+
+
+class Finished(AccumulatorParam[list[Any]]):
+    """Results of tasks on their way to the driver, as each task ends."""
+
+    def zero(self, value: list[Any]) -> list[Any]:
+        return []
+
+    def addInPlace(self, value1: list[Any], value2: list[Any]) -> list[Any]:  # noqa: N802
+        value1 += value2
+        return value1
+
+
+class Cluster:
+    """A running Spark."""
+
+    def __init__(self, context: SparkContext) -> None:
+        self._context = context
+        self.slots = max(context.defaultParallelism, 1)
+        """Tasks that run at once."""
+
+    def warm_up(self) -> None:
+        """Start the Python workers and let them import what featurizing needs, before there is work."""
+        self.map(load_worker, self.slots)
+
+    def share(self, value: Any) -> Callable[[], Any]:
+        """Send a value to every executor once; tasks call the result to get it."""
+        broadcast = self._context.broadcast(value)
+        return lambda: broadcast.value
+
+    def map(
+        self,
+        task: Callable[[int], Result],
+        count: int,
+        watch: Callable[[Result], None] = lambda _: None,
+        poll: Callable[[], None] = lambda: None,
+    ) -> list[Result]:
+        """Run task(0) … task(count - 1), one Spark task each; return the results in order.
+
+        `watch` is given each result when its task ends, `poll` is called several times a second meanwhile; both on this
+        thread, so that Ctrl-C arrives here and cancels the tasks.
+
+        Raises FruitpipeError with the cause where a task fails for the fourth time.
+        """
+        finished = self._context.accumulator(cast(list[Any], []), Finished())
+        outcome: list[list[Result]] = []
+        failure: list[BaseException] = []
+
+        def each(number: int, _: Iterator[int]) -> Iterator[Result]:
+            result = task(number)
+            finished.add([result])
+            return iter([result])
+
+        def run() -> None:
+            try:
+                numbers = self._context.parallelize(range(count), count)
+                outcome.append(numbers.mapPartitionsWithIndex(each).collect())
+            except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
+                failure.append(error)
+
+        thread = threading.Thread(target=run, name="spark-job", daemon=True)
+        thread.start()
+        seen = 0
+        try:
+            while thread.is_alive():
+                thread.join(0.1)
+                seen = self._report(finished.value, seen, watch)
+                poll()
+        except BaseException:
+            cancel(self._context)
+            raise
+        self._report(finished.value, seen, watch)
+        if failure:
+            raise explain(failure[0]) from failure[0]
+        return outcome[0]
+
+    @staticmethod
+    def _report(results: list[Result], seen: int, watch: Callable[[Result], None]) -> int:
+        for result in results[seen:]:
+            watch(result)
+        return len(results)
+
+
+def load_worker(_: int) -> None:
+    import fruitpipe.featurize
+    import fruitpipe.reduce  # noqa: F401
+
+    time.sleep(0.2)  # long enough that every slot gets one of these tasks, and with it a process of its own
+
+
+def cancel(context: SparkContext) -> None:
+    try:
+        context.cancelAllJobs()
+    except (Py4JError, OSError):
+        pass  # Spark itself is gone, and its tasks with it
+
+
+@contextmanager
+def cluster(config: SparkConfig, environment: Environment, log: Path, verbose: bool = False) -> Iterator[Cluster]:
+    """The Spark that runs already, or an embedded one that ends with this block and writes its noise to `log`.
+
+    Raises UserError where there is no Java, FruitpipeError where Spark does not start.
+    """
+    active = SparkContext._active_spark_context
+    if active is not None:
+        yield Cluster(active)
+        return
+    with log.open("ab") as noise:
+        context, process = start(config, environment, None if verbose else noise, log)
+        try:
+            yield Cluster(context)
+        finally:
+            stop(context, process)
+
+
+def start(
+    config: SparkConfig, environment: Environment, noise: IO[bytes] | None, log: Path
+) -> tuple[SparkContext, subprocess.Popen[bytes] | None]:
+    java = find_java(environment)
+    conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
+    for key, value in (local_settings(config, environment, java) | config.conf).items():
+        conf.set(key, value)
+    try:
+        gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
+        context = SparkContext(conf=conf, gateway=gateway)
+    except Exception as error:
+        raise FruitpipeError(f"Spark did not start: {last_line(log) or error}") from error
+    context.setLogLevel("WARN")
+    return context, getattr(gateway, "proc", None)
+
+
+def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None:
+    """Stop Spark and its JVM, so that the same process can start another."""
+    try:
+        context.stop()
+        if process is not None:
+            cast(Any, SparkContext._gateway).shutdown()
+    except (Py4JError, OSError):
+        pass  # the JVM died before us
+    SparkContext._gateway = SparkContext._jvm = None
+    if process is not None and process.stdin:
+        process.stdin.close()  # the JVM ends when its standard input does
+
+
+def with_retries(master: str) -> str:
+    """local[N] as local[N,4]: without a number of attempts, Spark's local mode does not retry a task."""
+    match = re.fullmatch(r"local(?:\[(\*|\d+)\])?", master)
+    return f"local[{match[1] or 1},{ATTEMPTS}]" if match else master
+
+
+def local_settings(config: SparkConfig, environment: Environment, java: Path) -> dict[str, str]:
+    """Settings of a Spark that serves one run on one machine."""
+    return {
+        "spark.pyspark.python": sys.executable,
+        "spark.pyspark.driver.python": sys.executable,
+        "spark.driver.memory": config.memory,
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        # The JVM only moves numbers of tasks and small results: the quick compiler and the plain collector are enough.
+        "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {class_archive(environment, java)}",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # TCP on loopback costs 60 ms a task in delayed acknowledgements, a Unix socket 20.
+        "spark.python.unix.domain.socket.enabled": "true",
+    }
+
+
+def class_archive(environment: Environment, java: Path) -> str:
+    """JVM options that use the archive of Spark's loaded classes or, the first time, write it as the JVM ends.
+
+    The JVM writes the archive's header last and passes over one without: a half-written file does no harm, and one that
+    has stayed so for ten minutes is written again.
+    """
+    archive = environment.cache / "spark" / f"{pyspark.__version__}-java-{java_version(java)}.jsa"
+    try:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with archive.open("rb") as file:
+            whole = any(file.read(4))
+        if whole:
+            return f"-Xshare:auto -XX:SharedArchiveFile={archive}"
+        if time.time() - archive.stat().st_mtime < 600:
+            return ""
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return ""  # a cache that cannot be written to costs three seconds at each start, no more
+    return f"-XX:ArchiveClassesAtExit={archive} -Xlog:disable -Xlog:all=off"
+
+
+def find_java(environment: Environment) -> Path:
+    """The Java home that Spark will use. Raises UserError where there is none or it is too old."""
+    advice = "Install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME."
+    if environment.java_home:
+        java = environment.java_home
+        if not (java / "bin" / "java").exists():
+            raise UserError(f"JAVA_HOME is {java}, which has no bin/java. {advice}")
+    else:
+        found = shutil.which("java")
+        if found is None:
+            raise UserError(f"no Java, which Spark needs. {advice}")
+        java = Path(found).resolve().parent.parent
+    version = java_version(java)
+    if int(version.split(".")[0]) < OLDEST_JAVA:
+        raise UserError(f"Java {version} in {java} is too old for Spark. {advice}")
+    return java
+
+
+def java_version(java: Path) -> str:
+    """As in 17.0.15, from the `release` file of a Java home, or from Java itself where there is none."""
+    release = java / "release"
+    if release.is_file():
+        match = re.search(r'^JAVA_VERSION="([^"]+)"', release.read_text(), re.MULTILINE)
+    else:
+        printed = subprocess.run([java / "bin" / "java", "-version"], capture_output=True, text=True, check=False)
+        match = re.search(r'version "([^"]+)"', printed.stderr)
+    version = match[1] if match else "0"
+    return "8" if version.startswith("1.8") else version
+
+
+def explain(error: BaseException) -> BaseException:
+    """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
+    if isinstance(error, Py4JNetworkError | ConnectionError):
+        return FruitpipeError(
+            "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue."
+        )
+    if not isinstance(error, Py4JJavaError):
+        return error
+    text = str(error.java_exception)
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
+    # The last line of a worker's Python traceback, which Spark puts into its own message.
+    causes = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)\b.*)$", text, re.MULTILINE)
+    cause = causes[0] if causes else text.strip().splitlines()[0]
+    return FruitpipeError(f"a Spark task failed {ATTEMPTS} times: {cause[:500]}. What was computed is kept.")
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
