@@ -24,6 +24,7 @@ LEASE = "lease.json"
 LATEST = "latest.json"
 FEATURES = "features"
 RUNS = "runs"
+TODO, INDEX = "todo.parquet", "index.parquet"
 VERSION = 1
 SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv"}
 FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv"}
@@ -52,6 +53,19 @@ def run(run_id: str, name: str = "") -> str:
 
 def manifest(run_id: str) -> str:
     return run(run_id, "manifest.json")
+
+
+def report(run_id: str) -> str:
+    return run(run_id, "report.html")
+
+
+def config(run_id: str) -> str:
+    return run(run_id, "config.yaml")
+
+
+def within(run_id: str, name: str) -> str:
+    """An object's name within its run, as manifests have it."""
+    return name.removeprefix(f"{run(run_id)}/")
 
 
 def outcome(run_id: str) -> str:

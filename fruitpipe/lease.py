@@ -60,7 +60,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
-        if self._store.find(layout.LEASE) != self._held:
+        current = self._store.find(layout.LEASE)
+        if current is None or not self._me.items() <= json.loads(current).items():
             raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
     def _document(self) -> bytes:

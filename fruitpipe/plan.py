@@ -85,6 +85,11 @@ class Plan:
         batches = pa.RecordBatchReader.from_batches(schema, listing)
         self._database.execute("CREATE OR REPLACE TABLE images AS SELECT * FROM batches")
 
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return int(self._row("SELECT count(*) FROM images")[0])
+
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features now, and join. Call again when more have been written."""
         batches = pa.RecordBatchReader.from_batches(PLACED, self._known(store, digest))
@@ -174,8 +179,7 @@ class Plan:
         return [name for (name,) in self._database.execute(query).fetchall()]
 
     def _row(self, query: str) -> tuple[Any, ...]:
-        row = self._database.execute(query).fetchone()
-        assert row is not None, "an aggregate has one row"
+        (row,) = self._database.execute(query).fetchall()
         return tuple(row)
 
     def _write(self, query: str, path: Path, sizes: list[int]) -> None:

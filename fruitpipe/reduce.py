@@ -91,7 +91,7 @@ class Fit:
     def __call__(self, number: int) -> None:
         store = Store(self.output)
         with threadpool_limits(1):
-            moments = add_up(Index(store, layout.work(self.run, "index.parquet"), number).blocks())
+            moments = add_up(Index(store, layout.work(self.run, layout.INDEX), number).blocks())
         arrays = io.BytesIO()
         upper = moments.scatter[np.triu_indices(len(moments.mean))]
         np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
@@ -134,7 +134,7 @@ class Project:
 
     def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
         store = Store(self.output)
-        index = Index(store, layout.work(self.run, "index.parquet"), number)
+        index = Index(store, layout.work(self.run, layout.INDEX), number)
         with threadpool_limits(1):
             pairs = [pca().transform_with_error(block) for block in index.blocks()]
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
@@ -145,8 +145,7 @@ class Project:
         data = SERIALISE[format](table)
         name = layout.vectors(self.run, number, format)
         store.put(name, data)
-        within = name.removeprefix(f"{layout.run(self.run)}/")
-        return VectorFile(within, len(table), len(data), hashlib.sha256(data).hexdigest())
+        return VectorFile(layout.within(self.run, name), len(table), len(data), hashlib.sha256(data).hexdigest())
 
 
 def to_table(

@@ -132,15 +132,17 @@ def cluster(config: SparkConfig, environment: Environment, log: Path, verbose: b
         yield Cluster(active)
         return
     with log.open("ab") as noise:
-        context, process = start(config, environment, None if verbose else noise, log)
+        context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
         try:
-            yield Cluster(context)
+            started = Cluster(context)
+            started.warm_up()
+            yield started
         finally:
             stop(context, process)
 
 
 def start(
-    config: SparkConfig, environment: Environment, noise: IO[bytes] | None, log: Path
+    config: SparkConfig, environment: Environment, noise: IO[bytes] | int, log: Path
 ) -> tuple[SparkContext, subprocess.Popen[bytes] | None]:
     java = find_java(environment)
     conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
@@ -151,6 +153,7 @@ def start(
         context = SparkContext(conf=conf, gateway=gateway)
     except Exception as error:
         raise FruitpipeError(f"Spark did not start: {last_line(log) or error}") from error
+    context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
     context.setLogLevel("WARN")
     return context, getattr(gateway, "proc", None)
 
@@ -177,8 +180,6 @@ def with_retries(master: str) -> str:
 def local_settings(config: SparkConfig, environment: Environment, java: Path) -> dict[str, str]:
     """Settings of a Spark that serves one run on one machine."""
     return {
-        "spark.pyspark.python": sys.executable,
-        "spark.pyspark.driver.python": sys.executable,
         "spark.driver.memory": config.memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
@@ -251,12 +252,12 @@ def explain(error: BaseException) -> BaseException:
         )
     if not isinstance(error, Py4JJavaError):
         return error
-    text = str(error.java_exception)
+    text = str(error)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
-    # The last line of a worker's Python traceback, which Spark puts into its own message.
-    causes = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)\b.*)$", text, re.MULTILINE)
-    cause = causes[0] if causes else text.strip().splitlines()[0]
+    # Spark quotes the worker's traceback; the line after its indented ones names the cause.
+    match = re.search(r"^Traceback .*\n(?:[ \t].*\n)+(.+)$", text, re.MULTILINE)
+    cause = match[1] if match else text.strip().splitlines()[0]
     return FruitpipeError(f"a Spark task failed {ATTEMPTS} times: {cause[:500]}. What was computed is kept.")
 
 

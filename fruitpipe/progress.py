@@ -1,0 +1,175 @@
+"""Tell how a run goes: a live bar on a terminal, plain lines elsewhere, JSON lines for machines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+EVERY = 10.0
+"""Seconds between plain lines."""
+
+
+@dataclass
+class Reporter:
+    """Keeps the times of stages and the count of images, and says nothing. The base of those that do."""
+
+    timings: dict[str, float] = field(default_factory=dict)
+    """seconds by stage"""
+    stage_name: str = ""
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    _began: float = 0.0
+
+    @contextmanager
+    def stage(self, name: str, total: int = 0) -> Iterator[None]:
+        """A stage of the run; `total` images are to be counted in it with `advance`."""
+        self.stage_name, self.total, self.done, self.failed = name, total, 0, 0
+        self._began = time.monotonic()
+        self.started()
+        yield
+        self.timings[name] = self.timings.get(name, 0.0) + self.seconds
+        self.finished()
+
+    def advance(self, done: int, failed: int) -> None:
+        """More images are done, of which some failed."""
+        self.done += done
+        self.failed += failed
+
+    @property
+    def seconds(self) -> float:
+        """since the stage began"""
+        return time.monotonic() - self._began
+
+    @property
+    def rate(self) -> float:
+        """images per second"""
+        return self.done / self.seconds if self.done else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """seconds to the end of the stage, None while nobody can know"""
+        return (self.total - self.done) / self.rate if self.done else None
+
+    def started(self) -> None:
+        """A stage begins."""
+
+    def poll(self) -> None:
+        """Called several times a second while images are worked on."""
+
+    def finished(self) -> None:
+        """A stage ended."""
+
+    def note(self, message: str) -> None:
+        """Something a person should know."""
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+
+
+@dataclass
+class PlainReporter(Reporter):
+    """A line per stage, and one every ten seconds."""
+
+    stream: TextIO = sys.stderr
+    _printed: float = 0.0
+
+    def started(self) -> None:
+        self._printed = time.monotonic()
+
+    def poll(self) -> None:
+        if time.monotonic() - self._printed >= EVERY:
+            self._printed = time.monotonic()
+            self._line(f"{self.stage_name}: {figures(self)}")
+
+    def finished(self) -> None:
+        count = f", {figures(self)}" if self.total else ""
+        self._line(f"{self.stage_name}: {self.seconds:.1f} s{count}")
+
+    def note(self, message: str) -> None:
+        self._line(message)
+
+    def _line(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+
+@dataclass
+class JsonReporter(Reporter):
+    """A JSON object per stage and note."""
+
+    stream: TextIO = sys.stderr
+
+    def finished(self) -> None:
+        facts: dict[str, object] = {"stage": self.stage_name, "seconds": round(self.seconds, 3)}
+        if self.total:
+            facts |= {"images": self.done, "failed": self.failed, "images_per_second": round(self.rate, 1)}
+        self._line(facts)
+
+    def note(self, message: str) -> None:
+        self._line({"note": message})
+
+    def _line(self, facts: dict[str, object]) -> None:
+        print(json.dumps(facts), file=self.stream, flush=True)
+
+
+class BarReporter(Reporter):
+    """A live bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._bars = Progress(*columns, console=console, expand=True, transient=True)
+        self._bars.start()
+        self._task: TaskID | None = None
+
+    def started(self) -> None:
+        self._task = self._bars.add_task(self.stage_name, total=self.total or None, figures="")
+
+    def poll(self) -> None:
+        assert self._task is not None, "polled within a stage"
+        self._bars.update(self._task, completed=self.done, figures=figures(self))
+
+    def finished(self) -> None:
+        assert self._task is not None, "finished after it started"
+        self._bars.remove_task(self._task)
+        count = f"{self.done} images, {self.rate:.0f} img/s, {self.failed} failed" if self.total else ""
+        self._bars.console.print(f"{self.stage_name:<9} {self.seconds:6.1f} s  {count}", highlight=False)
+
+    def note(self, message: str) -> None:
+        self._bars.console.print(message, highlight=False, markup=False)
+
+    def close(self) -> None:
+        self._bars.stop()
+
+
+def figures(reporter: Reporter) -> str:
+    """Images done, speed, failures and time left, in words."""
+    left = f", {duration(reporter.remaining)} left" if reporter.remaining else ""
+    return f"{reporter.done}/{reporter.total} images, {reporter.rate:.0f} img/s, {reporter.failed} failed{left}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def reporter_for(stream: TextIO, log: str) -> Reporter:
+    """The one that fits a stream: JSON where asked for, else a bar on a terminal, else plain lines."""
+    if log == "json":
+        return JsonReporter(stream=stream)
+    console = Console(file=stream)
+    return BarReporter(console) if console.is_terminal else PlainReporter(stream=stream)

@@ -1,0 +1,3 @@
+from fruitpipe.manifest import Manifest
+def render(manifest: Manifest) -> str:
+    return "<p>"

@@ -1,0 +1,171 @@
+"""The runs of a result: look at them, publish an older one, clear away what no run needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from fruitpipe import layout
+from fruitpipe.errors import UserError
+from fruitpipe.lease import Lease
+from fruitpipe.manifest import Manifest, Outcome
+from fruitpipe.model import Model, load_model
+from fruitpipe.store import TEMPORARY, Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published run."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.run
+
+    def path(self, name: str = "") -> str:
+        """Where the run's folder, or a file in it, lies."""
+        return self.store.location(layout.run(self.id, name))
+
+    @property
+    def vectors(self) -> str:
+        """The folder of Parquet files with columns path, label, vector."""
+        return self.path(layout.FOLDER["parquet"])
+
+    @property
+    def model(self) -> Model:
+        return load_model(self.path("model"))
+
+
+class RunRow(BaseModel):
+    """A run in a list, published or not."""
+
+    run: str
+    status: Literal["latest", "published", "failed", "interrupted", "unfinished"]
+    started: datetime | None = None
+    seconds: float | None = None
+    images: int | None = None
+    failed: int | None = None
+    new: int | None = None
+    components: int | None = None
+    explained: float | None = None
+    reason: str | None = None
+
+
+def list_runs(store: Store) -> list[RunRow]:
+    """All runs, oldest first. Raises UserError where there is no result."""
+    require_result(store)
+    latest = latest_run(store)
+    return [row_of(store, run_id, latest) for run_id in store.folders(layout.RUNS)]
+
+
+def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
+    if (document := store.find(layout.manifest(run_id))) is not None:
+        manifest = Manifest.model_validate_json(document)
+        return RunRow(
+            run=run_id,
+            status="latest" if run_id == latest else "published",
+            started=manifest.started,
+            seconds=(manifest.finished - manifest.started).total_seconds(),
+            images=manifest.counts.images,
+            failed=manifest.counts.failed,
+            new=manifest.plan.todo,
+            components=manifest.model.components,
+            explained=manifest.model.explained,
+        )
+    if (document := store.find(layout.outcome(run_id))) is not None:
+        outcome = Outcome.model_validate_json(document)
+        seconds = (outcome.finished - outcome.started).total_seconds()
+        return RunRow(
+            run=run_id, status=outcome.status, started=outcome.started, seconds=seconds, reason=outcome.reason
+        )
+    return RunRow(run=run_id, status="unfinished")
+
+
+def open_run(store: Store, run_id: str = "latest") -> Run:
+    """A published run. Raises UserError where there is none of this name."""
+    require_result(store)
+    name = (latest_run(store) or "") if run_id == "latest" else run_id
+    document = store.find(layout.manifest(name)) if is_name(name) else None
+    if document is None:
+        advice = f"`fruitpipe runs {store.url}` lists those there are."
+        raise UserError(f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}")
+    return Run(store, Manifest.model_validate_json(document))
+
+
+def is_name(name: str) -> bool:
+    return bool(name) and "/" not in name and not name.startswith(".")
+
+
+def require_result(store: Store) -> None:
+    if store.find(layout.MARKER) is None:
+        raise UserError(f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`.")
+
+
+def latest_run(store: Store) -> str | None:
+    """Id of the run that is published as the latest."""
+    document = store.find(layout.LATEST)
+    return str(json.loads(document)["run"]) if document else None
+
+
+def point_latest(store: Store, run_id: str) -> None:
+    store.put(layout.LATEST, json.dumps({"run": run_id}).encode())
+
+
+def publish(store: Store, run_id: str) -> Run:
+    """Make an older run the latest. Raises UserError where it was never published, or somebody is writing."""
+    run = open_run(store, run_id)
+    with Lease(store, "fruitpipe publish"):
+        point_latest(store, run.id)
+    return run
+
+
+def model_path(store: Store, name: str) -> str:
+    """The model folder that `reuse` means: `latest`, a run id of this result, or a path."""
+    if name == "latest" or (is_name(name) and not Path(name).exists()):
+        return open_run(store, name).path("model")
+    return name
+
+
+class Garbage(NamedTuple):
+    """An object that no published run needs."""
+
+    name: str
+    bytes: int
+
+
+def garbage(store: Store) -> list[Garbage]:
+    """Unfinished and failed runs, work files, temporary files, and features that no published run uses."""
+    require_result(store)
+    published, used = set(), set()
+    for run_id in store.folders(layout.RUNS):
+        if (document := store.find(layout.manifest(run_id))) is not None:
+            published.add(run_id)
+            used.update(Manifest.model_validate_json(document).feature_parts)
+
+    def needed(name: str) -> bool:
+        if name.endswith(TEMPORARY):
+            return False
+        folder, _, rest = name.partition("/")
+        if folder == layout.FEATURES:
+            return name in used
+        return rest.split("/")[0] in published and not name.startswith(layout.work(rest.split("/")[0]) + "/")
+
+    found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.list(folder))
+    return sorted(each for each in found if not needed(each.name))
+
+
+def collect(store: Store) -> list[Garbage]:
+    """Delete the garbage and say what it was. Raises UserError where somebody is writing."""
+    with Lease(store, "fruitpipe gc"):
+        found = garbage(store)
+        for each in found:
+            store.delete(each.name)
+    return found
+
