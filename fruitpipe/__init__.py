@@ -1,9 +1,9 @@
 """fruitpipe: a folder of images to deep features reduced by PCA, one Parquet row per image.
 
-    import fruitpipe
+import fruitpipe
 
-    run = fruitpipe.run(fruitpipe.load_config(input="photos", output="out"))
-    model = fruitpipe.load_model(run.path("model"))
+run = fruitpipe.run(fruitpipe.load_config(input="photos", output="out"))
+model = fruitpipe.load_model(run.path("model"))
 """
 
 from fruitpipe.config import Config

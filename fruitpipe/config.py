@@ -90,10 +90,10 @@ class Config(Section):
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
-    image: ImageConfig = ImageConfig()
-    pca: PcaConfig = PcaConfig()
-    failures: FailuresConfig = FailuresConfig()
-    spark: SparkConfig = SparkConfig()
+    image: ImageConfig = Field(default_factory=ImageConfig)
+    pca: PcaConfig = Field(default_factory=PcaConfig)
+    failures: FailuresConfig = Field(default_factory=FailuresConfig)
+    spark: SparkConfig = Field(default_factory=SparkConfig)
 
 
 BACKBONES: tuple[str, ...] = get_args(BackboneName)
@@ -178,6 +178,15 @@ def load(
     return check(tree, lines, source=str(path) if path else None)
 
 
+def validate(path: str | os.PathLike[str]) -> None:
+    """Check a YAML file on its own; `input` and `output` may still come from the command line.
+
+    Raises ConfigError with every mistake.
+    """
+    tree, lines = read_yaml(Path(path))
+    check({"input": "IMAGES", "output": "OUT"} | tree, lines, source=str(path))
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """The mapping in a YAML file and the line (from 1) of each of its keys.
 
@@ -210,7 +219,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     return tree, lines
 
 
-def walk(node: yaml.Node, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+def walk(node: yaml.Node | None, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
     """Every key of a YAML document, as a path of names, with its line."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

@@ -51,7 +51,9 @@ class Facts:
     status: list[str] = field(default_factory=list)
     error: list[str | None] = field(default_factory=list)
 
-    def add(self, path: str, etag: str, content: str | None, size: tuple[int | None, int | None], error: BadImage | None) -> None:
+    def add(
+        self, path: str, etag: str, content: str | None, size: tuple[int | None, int | None], error: BadImage | None
+    ) -> None:
         self.path.append(path)
         self.etag.append(etag)
         self.content.append(content)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
 
@@ -65,9 +65,9 @@ def decode(data: bytes, side: int, rules: ImageConfig) -> Picture:
             return Picture(pixels, *oriented.size)
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadImage("undecodable", "not an image of a known format") from None
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise a dozen types for broken files
+    except Exception as error:
         raise BadImage("undecodable", f"{type(error).__name__}: {error}") from error
 
 

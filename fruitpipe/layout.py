@@ -1,15 +1,15 @@
 """Where everything lies in a result. The only module that knows.
 
-    OUT/
-      fruitpipe.json                       marks a result, with the version of this layout
-      lease.json                           who is writing, while somebody is
-      latest.json                          the published run
-      features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
-      runs/<run id>/
-        config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
-        vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
-        model/                             pca.npz, model.json, backbone.tflite
-        work/                              plan of an unfinished run: todo, index, moments
+OUT/
+  fruitpipe.json                       marks a result, with the version of this layout
+  lease.json                           who is writing, while somebody is
+  latest.json                          the published run
+  features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
+  runs/<run id>/
+    config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
+    vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
+    model/                             pca.npz, model.json, backbone.tflite
+    work/                              plan of an unfinished run: todo, index, moments
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class Job:
                 lease.check()
                 self.store.put(layout.manifest(self.id), manifest.model_dump_json(indent=2).encode())
                 point_latest(self.store, self.id)
-        for name, _ in list(self.store.list(layout.work(self.id))):
+        for name, _ in list(self.store.names(layout.work(self.id))):
             self.store.delete(name)
         return Run(self.store, manifest)
 

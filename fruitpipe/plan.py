@@ -106,7 +106,7 @@ class Plan:
         """)
 
     def _known(self, store: Store, digest: str) -> Iterator[pa.RecordBatch]:
-        for name, _ in store.list(layout.features(digest)):
+        for name, _ in store.names(layout.features(digest)):
             if not name.endswith(".parquet"):
                 continue
             try:

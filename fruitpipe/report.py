@@ -1,3 +1,5 @@
 from fruitpipe.manifest import Manifest
+
+
 def render(manifest: Manifest) -> str:
     return "<p>"

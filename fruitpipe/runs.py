@@ -95,7 +95,9 @@ def open_run(store: Store, run_id: str = "latest") -> Run:
     document = store.find(layout.manifest(name)) if is_name(name) else None
     if document is None:
         advice = f"`fruitpipe runs {store.url}` lists those there are."
-        raise UserError(f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}")
+        raise UserError(
+            f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}"
+        )
     return Run(store, Manifest.model_validate_json(document))
 
 
@@ -157,7 +159,7 @@ def garbage(store: Store) -> list[Garbage]:
             return name in used
         return rest.split("/")[0] in published and not name.startswith(layout.work(rest.split("/")[0]) + "/")
 
-    found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.list(folder))
+    found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.names(folder))
     return sorted(each for each in found if not needed(each.name))
 
 
@@ -168,4 +170,3 @@ def collect(store: Store) -> list[Garbage]:
         for each in found:
             store.delete(each.name)
     return found
-

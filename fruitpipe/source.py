@@ -71,7 +71,9 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
             identity = os.stat(folder)
             entries = os.scandir(folder)
         except OSError as error:
-            raise UserError(f"cannot list {folder}: {error.strerror}. Give read rights on it or move it away.") from error
+            raise UserError(
+                f"cannot list {folder}: {error.strerror}. Give read rights on it or move it away."
+            ) from error
         here = (identity.st_dev, identity.st_ino)
         if here in ancestors:  # a link to a folder above
             continue
@@ -128,5 +130,3 @@ def digest_of_file(path: str) -> str | None:
         return digest(Path(path).read_bytes())
     except OSError:
         return None  # never equal to a known digest: reading it again as a part of the run gives the status
-
-

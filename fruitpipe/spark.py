@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -32,7 +32,7 @@ class Finished(AccumulatorParam[list[Any]]):
     def zero(self, value: list[Any]) -> list[Any]:
         return []
 
-    def addInPlace(self, value1: list[Any], value2: list[Any]) -> list[Any]:  # noqa: N802
+    def addInPlace(self, value1: list[Any], value2: list[Any]) -> list[Any]:
         value1 += value2
         return value1
 
@@ -68,11 +68,11 @@ class Cluster:
 
         Raises FruitpipeError with the cause where a task fails for the fourth time.
         """
-        finished = self._context.accumulator(cast(list[Any], []), Finished())
+        finished = self._context.accumulator([], Finished())
         outcome: list[list[Result]] = []
         failure: list[BaseException] = []
 
-        def each(number: int, _: Iterator[int]) -> Iterator[Result]:
+        def each(number: int, _: Iterable[int]) -> Iterator[Result]:
             result = task(number)
             finished.add([result])
             return iter([result])
@@ -115,10 +115,8 @@ def load_worker(_: int) -> None:
 
 
 def cancel(context: SparkContext) -> None:
-    try:
+    with suppress(Py4JError, OSError):  # if Spark itself is gone, so are its tasks
         context.cancelAllJobs()
-    except (Py4JError, OSError):
-        pass  # Spark itself is gone, and its tasks with it
 
 
 @contextmanager
@@ -160,12 +158,10 @@ def start(
 
 def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None:
     """Stop Spark and its JVM, so that the same process can start another."""
-    try:
+    with suppress(Py4JError, OSError):  # the JVM may have died before us
         context.stop()
         if process is not None:
             cast(Any, SparkContext._gateway).shutdown()
-    except (Py4JError, OSError):
-        pass  # the JVM died before us
     SparkContext._gateway = SparkContext._jvm = None
     if process is not None and process.stdin:
         process.stdin.close()  # the JVM ends when its standard input does

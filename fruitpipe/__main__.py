@@ -1,0 +1,3 @@
+from fruitpipe.cli import main
+
+main()

@@ -1,0 +1,357 @@
+"""The command line: a verb each for what the Python API does, and errors as one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fruitpipe import config as configs
+from fruitpipe.errors import FruitpipeError, Interrupted
+from fruitpipe.progress import duration, reporter_for
+from fruitpipe.store import Store
+
+app = typer.Typer(
+    name="fruitpipe",
+    help="A folder of images to deep features reduced by PCA: one Parquet row per image, and a model to apply again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Log(StrEnum):
+    auto = "auto"
+    json = "json"
+
+
+Images = Annotated[str | None, typer.Argument(help="Folder of images, searched recursively. [config: input]")]
+Out = Annotated[str | None, typer.Argument(help="Folder of results. [config: output]")]
+Result = Annotated[str, typer.Argument(metavar="OUT", help="Folder of results of earlier runs.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; `fruitpipe schema` says what it may hold.")
+]
+Set = Annotated[
+    list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one key, such as pca.variance=0.9.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify-content", help="Tell changed images by their bytes. [config: verify_content]")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def main() -> NoReturn:
+    """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        app(standalone_mode=True)
+    except FruitpipeError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: stopped.", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(
+            f"error: {error.strerror}: {error.filename or 'while writing'}. Computed features are kept.",
+            file=sys.stderr,
+        )
+        sys.exit(FruitpipeError.exit_code)
+    sys.exit(0)
+
+
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fruitpipe {version('fruitpipe')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    images: Images = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006 - typer's way to say "none"
+    verify_content: Verify = False,
+    log: Annotated[
+        Log, typer.Option(help="auto: a bar on a terminal, lines elsewhere. json: one object per stage.")
+    ] = Log.auto,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Spark's own messages.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn images into published vectors. Continues where an earlier run stopped."""
+    from fruitpipe import pipeline
+
+    settings = load(config, assignments, images, out, verify_content)
+    reporter = reporter_for(sys.stderr, log)
+    try:
+        done = pipeline.run(settings, reporter, verbose)
+    finally:
+        reporter.close()
+    manifest = done.manifest
+    facts = {
+        "run": done.id,
+        "vectors": done.vectors,
+        "model": done.path("model"),
+        "report": done.path("report.html"),
+        "images": manifest.counts.images,
+        "failed": manifest.counts.failed,
+        "components": manifest.model.components,
+        "explained": manifest.model.explained,
+    }
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for warning in manifest.warnings:
+        print(f"note: {warning}.")
+    counts, model = manifest.counts, manifest.model
+    failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
+    print(
+        f"\n{counts.ok} images to vectors of {model.components} components, {model.explained:.1%} of the variance{failed}."
+    )
+    if manifest.drift:
+        drift = manifest.drift
+        print(
+            f"drift: {drift.beyond_p99:.1%} of the images lie beyond the fit's 99th percentile (1 % expected); "
+            f"reconstruction error {drift.reconstruction_error:.3g}, {drift.fit_reconstruction_error:.3g} at the fit."
+        )
+    print(f"vectors  {done.vectors}\nmodel    {facts['model']}\nreport   {facts['report']}\n")
+    print(f"next: fruitpipe show {quote(settings.output)}")
+
+
+@app.command()
+def validate(config: Annotated[Path, typer.Argument(help="YAML file.")], as_json: AsJson = False) -> None:
+    """Check a config file: every mistake at once, with its line and the key that was probably meant."""
+    try:
+        configs.validate(config)
+    except configs.ConfigError as error:
+        if not as_json:
+            raise
+        print(json.dumps([vars(mistake) for mistake in error.mistakes]))
+        raise typer.Exit(error.exit_code) from None
+    print("[]" if as_json else f"{config}: ok")
+
+
+@app.command()
+def plan(
+    images: Images = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    verify_content: Verify = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would do, without doing it."""
+    from fruitpipe import pipeline
+
+    settings = load(config, assignments, images, out, verify_content)
+    summary = pipeline.plan(settings)
+    if as_json:
+        print(json.dumps(summary.model_dump() | {"todo": summary.todo}))
+        return
+    labels = ", ".join(f"{name} {count}" for name, count in list(summary.labels.items())[:5])
+    more = f", … {len(summary.labels)} in all" if len(summary.labels) > 5 else ""
+    rows = {
+        "images": f"{summary.images}, {size(summary.bytes)}",
+        "labels": f"{labels}{more}" if labels else "none",
+        "new": summary.new,
+        "changed": summary.changed,
+        "to retry": summary.retried,
+        "known": summary.known,
+        "known bad": summary.known_failed,
+        "gone": summary.gone,
+    }
+    show_rows(rows.items())
+    print(f"\na run would featurize {summary.todo} images with {settings.backbone}, then "
+          f"{'fit and ' if settings.model == 'fit' else ''}project {summary.known + summary.todo}.")  # fmt: skip
+    if summary.todo or summary.gone:
+        print(f"next: fruitpipe run {quote(settings.input)} {quote(settings.output)}")
+
+
+@app.command()
+def transform(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder of images, searched recursively.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write.")],
+    labels: Annotated[str, typer.Option(help="parent or none.")] = "parent",
+    as_json: AsJson = False,
+) -> None:
+    """Apply a saved model to other images, on this machine and without Spark."""
+    from fruitpipe.transform import transform_folder
+
+    counts = transform_folder(model, images, out, labels)
+    if as_json:
+        print(json.dumps(counts))
+        return
+    reasons = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{out}: {reasons}")
+
+
+@app.command()
+def runs(out: Result, as_json: AsJson = False) -> None:
+    """List the runs of a result."""
+    from fruitpipe.runs import list_runs
+
+    rows = list_runs(Store(out))
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "status", "images", "new", "failed"):
+        table.add_column(column, justify="left" if column in {"run", "status"} else "right", no_wrap=True)
+    for column in ("k", "explained", "time"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold")
+    for row in rows:
+        counts = (row.images, row.new, row.failed, row.components)
+        images, new, failed, k = ("" if value is None else str(value) for value in counts)
+        explained = f"{row.explained:.1%}" if row.explained is not None else ""
+        time = duration(row.seconds) if row.seconds is not None else ""
+        table.add_row(row.run, row.status, images, new, failed, k, explained, time, row.reason or "")
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@app.command()
+def show(
+    out: Result,
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    as_json: AsJson = False,
+) -> None:
+    """Show one run: counts, model, times, files."""
+    from fruitpipe.runs import open_run
+
+    shown = open_run(Store(out), run_id)
+    manifest = shown.manifest
+    if as_json:
+        print(manifest.model_dump_json())
+        return
+    counts, model = manifest.counts, manifest.model
+    cumulative: list[float] = []
+    for ratio in model.explained_variance_ratio:
+        cumulative.append((cumulative[-1] if cumulative else 0.0) + ratio)
+    needed = {
+        f"{share:.0%}": next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), len(cumulative))
+        for share in (0.90, 0.95, 0.99)
+    }
+    plan = manifest.plan
+    rows: dict[str, Any] = {
+        "run": manifest.run,
+        "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
+        "input": manifest.config.input,
+        "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
+        "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
+        "labels": len(counts.by_label),
+        "backbone": f"{manifest.backbone.name}, {manifest.backbone.dimension} features ({manifest.backbone.layer})",
+        "model": f"fitted by {model.fitted_by} on {model.images} images",
+        "components": f"{model.components}, {model.explained:.2%} of the variance",
+        "k for": ", ".join(f"{share}: {k}" for share, k in needed.items()),
+    }
+    if manifest.drift:
+        rows["drift"] = (
+            f"{manifest.drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
+            f"{manifest.drift.reconstruction_error:.3g} ({manifest.drift.fit_reconstruction_error:.3g} at the fit)"
+        )
+    rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in manifest.timings.items())
+    if manifest.images_per_second:
+        rows["speed"] = f"{manifest.images_per_second:.0f} img/s"
+    rows["vectors"] = shown.vectors
+    rows["model at"] = shown.path("model")
+    rows["report"] = shown.path("report.html")
+    show_rows(rows.items())
+    for warning in manifest.warnings:
+        print(f"note: {warning}.")
+
+
+@app.command()
+def publish(
+    out: Result, run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")], as_json: AsJson = False
+) -> None:
+    """Point latest.json at another run: roll back, or forward again."""
+    from fruitpipe import runs
+
+    published = runs.publish(Store(out), run_id)
+    print(json.dumps({"run": published.id}) if as_json else f"latest is now {published.id}")
+
+
+@app.command()
+def gc(
+    out: Result,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Really delete; without it, only say what would go.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Clear away unpublished leftovers and features that no published run uses."""
+    from fruitpipe import runs
+
+    store = Store(out)
+    found = runs.collect(store) if delete else runs.garbage(store)
+    total = sum(each.bytes for each in found)
+    if as_json:
+        print(json.dumps({"deleted": delete, "bytes": total, "objects": [each.name for each in found]}))
+        return
+    for each in found:
+        print(f"{size(each.bytes):>10}  {each.name}")
+    print(f"{'deleted' if delete else 'would delete'} {len(found)} objects, {size(total)}")
+    if found and not delete:
+        print(f"next: fruitpipe gc {quote(out)} --delete")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the config."""
+    print(json.dumps(configs.Config.model_json_schema(), indent=2))
+
+
+def load(
+    path: Path | None, assignments: list[str], images: str | None, out: str | None, verify_content: bool
+) -> configs.Config:
+    settings = configs.load(path, assignments, input=images, output=out, verify_content=verify_content or None)
+    return settings
+
+
+def show_rows(rows: Iterable[tuple[str, object]]) -> None:
+    for name, value in rows:
+        print(f"{name:<11} {value}")
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+def quote(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
