@@ -134,9 +134,8 @@ def run(
         print(f"note: {warning}.")
     counts, model = manifest.counts, manifest.model
     failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
-    print(
-        f"\n{counts.ok} images to vectors of {model.components} components, {model.explained:.1%} of the variance{failed}."
-    )
+    kept = f"{model.components} components, {model.explained:.1%} of the variance"
+    print(f"\n{counts.ok} images to vectors of {kept}{failed}.")
     if manifest.drift:
         drift = manifest.drift
         print(

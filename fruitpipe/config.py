@@ -276,7 +276,7 @@ def explain(detail: Any, lines: Mapping[tuple[str, ...], int]) -> Mistake:
             suggestion = close[0] if close else home_of(location[-1])
             return Mistake(key, "no such key.", line, suggestion)
         case "missing":
-            return Mistake(key, "missing: it has no default.")
+            return Mistake(key, f"missing: give it on the command line, or as `{key}:` in a config file.")
         case "literal_error":
             given = str(detail["input"])
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]

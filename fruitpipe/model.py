@@ -128,7 +128,8 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UserError(
-            f"{path} is no model: it has no {missing}. Give a folder such as OUT/runs/RUN/model (`fruitpipe runs OUT` lists runs)."
+            f"{path} is no model: it has no {missing}. Give a folder such as OUT/runs/RUN/model; "
+            "`fruitpipe runs OUT` lists runs."
         ) from None
     except (OSError, ValueError, KeyError, ValidationError) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error

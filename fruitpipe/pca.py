@@ -102,7 +102,7 @@ def choose(eigenvalues: Float64, rank: int, components: int | None, variance: fl
 
 
 def components_for(cumulative: Float64, variance: float) -> int:
-    """The fewest components whose cumulative ratio reaches `variance`; the slack forgives the rounding of a sum to 1."""
+    """The fewest components whose cumulative ratio reaches `variance`; the slack forgives a sum that rounds below 1."""
     return int(np.searchsorted(cumulative, variance - 1e-12) + 1)
 
 
@@ -113,7 +113,7 @@ def rank_of(eigenvalues: Float64, count: int) -> int:
 
 
 def is_constant(variance: Float64, mean: Float64, count: int) -> NDArray[np.bool_]:
-    """Features whose variance is within the rounding error of computing it, the bound of scikit-learn's StandardScaler."""
+    """Features whose variance is within the rounding error of computing it, by the bound of scikit-learn's scaler."""
     eps = np.finfo(np.float64).eps
     return np.asarray(variance <= count * eps * variance + (count * mean * eps) ** 2)
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from fruitpipe import layout, pca, reduce, source
-from fruitpipe.backbones import Backbone, flatbuffer
+from fruitpipe.backbones import Backbone, by_name, flatbuffer
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
 from fruitpipe.featurize import Featurize, PartStats, features_digest
@@ -31,10 +31,14 @@ from fruitpipe.plan import Plan, Summary
 from fruitpipe.progress import Reporter
 from fruitpipe.report import render
 from fruitpipe.runs import Run, model_path, point_latest
-from fruitpipe.spark import Cluster, cluster
 from fruitpipe.store import Store
 
+if TYPE_CHECKING:
+    from fruitpipe.spark import Cluster
+
 Entered = TypeVar("Entered")
+SAMPLE = 2000
+"""Images in the report's picture."""
 
 
 def run(config: Config, reporter: Reporter | None = None, verbose: bool = False) -> Run:
@@ -73,10 +77,12 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
 def plan(config: Config) -> Summary:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
     store = Store(config.output)
-    backbone, _ = flatbuffer(config.backbone, Environment.read())
     with planning(config) as the_plan:
         add_images(the_plan, config)
-        the_plan.add_features(store, features_digest(backbone.digest, config.image))
+        backbone = by_name(config.backbone, Environment.read().keras_home)
+        # Without its weights on this machine there can be no features of a backbone.
+        digest = features_digest(backbone.digest, config.image) if backbone else "unknown"
+        the_plan.add_features(store, digest)
         return the_plan.summary()
 
 
@@ -135,6 +141,8 @@ class Job:
 
     def run(self, lease: Lease) -> Run:
         """All stages. Spark starts and the backbone is converted while the images are listed."""
+        from fruitpipe.spark import cluster  # only here: who applies a model needs no Spark
+
         environment = Environment.read()
         with (
             tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
@@ -163,7 +171,8 @@ class Job:
                 files = [File(**asdict(file)) for part in projected for file in part.files]
                 files += self.write_rest(the_plan, model)
                 manifest = self.manifest(summary, counts, converted, model, drift, files, the_plan.feature_parts())
-                self.store.put(layout.report(self.id), render(manifest).encode())
+                sample = [row for part in projected for row in part.sample]
+                self.store.put(layout.report(self.id), render(manifest, sample).encode())
                 lease.check()
                 self.store.put(layout.manifest(self.id), manifest.model_dump_json(indent=2).encode())
                 point_latest(self.store, self.id)
@@ -232,8 +241,8 @@ class Job:
         reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
         limit = f"more than failures.max_rate ({self.config.failures.max_rate:g})" if ok else "all of them"
         raise TooManyFailures(
-            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published, all features "
-            f"are kept. Look at {self.store.location(failures)}, then mend the images or raise failures.max_rate."
+            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published, "
+            f"all features are kept. See {self.store.location(failures)}, then mend the images or raise failures.max_rate."
         )
 
     def fit(self, spark: Cluster, parts: int, converted: Converted) -> Model:
@@ -265,7 +274,7 @@ class Job:
             "fruitpipe.components": str(len(model.pca.components)),
             "fruitpipe.backbone": model.card.backbone,
         }
-        task = reduce.Project(self.config.output, self.id, ("parquet", *self.config.formats), metadata)
+        task = reduce.Project(self.config.output, self.id, ("parquet", *self.config.formats), metadata, SAMPLE // parts)
         shared = spark.share(model.pca)
         with self.reporter.stage("project"):
             return spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)

@@ -73,17 +73,16 @@ class Plan:
         """Feature parts that could not be read; their images are computed again."""
         self._key = "content" if verify_content else "etag"
         self._retry = retry
-        self._database = duckdb.connect(
-            str(scratch / "plan.duckdb"), config={"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
-        )
+        settings = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
+        self._database = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
+        self._database.execute("SET enable_progress_bar = false")  # it would go to standard output, among our JSON
 
     def close(self) -> None:
         self._database.close()
 
     def add_images(self, listing: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
         """Take the images of a run, in batches of `fruitpipe.source.LISTING`."""
-        batches = pa.RecordBatchReader.from_batches(schema, listing)
-        self._database.execute("CREATE OR REPLACE TABLE images AS SELECT * FROM batches")
+        self._take("images", schema, listing)
 
     @property
     def images(self) -> int:
@@ -92,8 +91,7 @@ class Plan:
 
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features now, and join. Call again when more have been written."""
-        batches = pa.RecordBatchReader.from_batches(PLACED, self._known(store, digest))
-        self._database.execute("CREATE OR REPLACE TABLE features AS SELECT * FROM batches")
+        self._take("features", PLACED, self._known(store, digest))
         # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
         self._database.execute(f"""
             CREATE OR REPLACE TABLE joined AS
@@ -104,6 +102,25 @@ class Plan:
             FROM (SELECT images.*, known FROM images LEFT JOIN best
                   ON best.path = images.path AND best.key = images.{self._key}) AS images
         """)
+
+    def _take(self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        failure: list[Exception] = []
+
+        def guarded() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from batches
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        self._database.register("stream", pa.RecordBatchReader.from_batches(schema, guarded()))
+        try:
+            self._database.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM stream")
+        except duckdb.Error as error:
+            # DuckDB wraps what a stream raises; whoever listed the images knows better what to say.
+            raise failure[0] if failure else error from None
+        finally:
+            self._database.unregister("stream")
 
     def _known(self, store: Store, digest: str) -> Iterator[pa.RecordBatch]:
         for name, _ in store.names(layout.features(digest)):
@@ -148,7 +165,7 @@ class Plan:
         return dict(self._database.execute(f"{query} ORDER BY n DESC, 1").fetchall())
 
     def write_todo(self, path: Path, slots: int) -> list[int]:
-        """Write the images to featurize as Parquet, ordered by path, one row group per task; return the tasks' sizes."""
+        """Write the images to featurize as Parquet, ordered by path, a row group per task; return the tasks' sizes."""
         (count,) = self._row("SELECT count(*) FROM joined WHERE todo")
         sizes = part_sizes(count, slots)
         self._write("SELECT path, etag, size FROM joined WHERE todo ORDER BY path", path, sizes)
@@ -202,7 +219,7 @@ def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.
 
 
 def part_sizes(count: int, slots: int) -> list[int]:
-    """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at about the same time.
+    """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at nearly one time.
 
     Guided self-scheduling: Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987.
     """

@@ -1,4 +1,4 @@
-"""Fit and project, a vector part at a time: moments of features, then vectors. Runs in Spark tasks; imports no Spark."""
+"""Fit and project, a vector part at a time: moments of features, then vectors. Spark tasks that import no Spark."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class Projected:
     files: list[VectorFile]
     errors: NDArray[np.float32]
     """(n,): reconstruction error of each image"""
+    sample: list[tuple[str, float, float]]
+    """label and first two components of some images, evenly spaced, for the report"""
 
 
 class Index:
@@ -131,6 +133,8 @@ class Project:
     run: str
     formats: tuple[str, ...]
     metadata: dict[str, str]
+    sample: int
+    """images to return for the report"""
 
     def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
         store = Store(self.output)
@@ -139,7 +143,8 @@ class Project:
             pairs = [pca().transform_with_error(block) for block in index.blocks()]
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
-        return Projected([self._write(store, number, table, name) for name in self.formats], errors)
+        files = [self._write(store, number, table, name) for name in self.formats]
+        return Projected(files, errors, sample_of(table, self.sample))
 
     def _write(self, store: Store, number: int, table: pa.Table, format: str) -> VectorFile:
         data = SERIALISE[format](table)
@@ -162,6 +167,16 @@ def to_table(
         metadata=metadata,
     )
     return pa.table([path, label, column], schema=schema)
+
+
+def sample_of(table: pa.Table, count: int) -> list[tuple[str, float, float]]:
+    """Label and first two components of at most `count` evenly spaced rows."""
+    chosen = np.unique(np.linspace(0, len(table) - 1, count).astype(int))
+    some = table.take(chosen)
+    vectors = vectors_of(some)
+    second = vectors[:, 1] if vectors.shape[1] > 1 else np.zeros(len(some))
+    labels = [label or "" for label in some["label"].to_pylist()]
+    return list(zip(labels, vectors[:, 0].tolist(), second.tolist(), strict=True))
 
 
 def vectors_of(table: pa.Table) -> NDArray[np.float32]:

@@ -1,5 +1,95 @@
+"""The page that shows what a run did: one HTML file that needs nothing else, pictures drawn as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import jinja2
+
 from fruitpipe.manifest import Manifest
+from fruitpipe.progress import duration
+
+WIDTH, HEIGHT = 640, 300
+MOST_LABELS = 40
+"""Bars in the page; a run may have thousands of labels."""
+
+PAGES = jinja2.Environment(loader=jinja2.PackageLoader("fruitpipe", "."), autoescape=True, trim_blocks=True)
 
 
-def render(manifest: Manifest) -> str:
-    return "<p>"
+class Dot(NamedTuple):
+    """An image in the plane of the first two components; x and y in pixels, hue in degrees."""
+
+    x: float
+    y: float
+    hue: int
+    label: str
+
+
+class Mark(NamedTuple):
+    """The fewest components that explain a share of the variance."""
+
+    share: float
+    components: int
+    x: float
+    y: float
+
+
+def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> str:
+    """The page.
+
+    sample: label and first two components of some images.
+    """
+    cumulative = list(accumulate(manifest.model.explained_variance_ratio))
+    labels = list(manifest.counts.by_label.items())
+    hues = {label: round(360 * index / max(len(labels), 1)) for index, (label, _) in enumerate(sorted(labels))}
+    page = PAGES.get_template("report.html")
+    return page.render(
+        manifest=manifest,
+        duration=duration((manifest.finished - manifest.started).total_seconds()),
+        width=WIDTH,
+        height=HEIGHT,
+        curve=curve(cumulative),
+        marks=marks(cumulative),
+        kept=place(manifest.model.components, manifest.model.explained, len(cumulative)),
+        labels=labels[:MOST_LABELS],
+        more_labels=len(labels) - MOST_LABELS,
+        hues=hues,
+        dots=scatter(sample, hues),
+    )
+
+
+def place(component: int, explained: float, count: int) -> tuple[float, float]:
+    """Where a point of the curve lies, pixels. Components are on a square-root scale: the first ones matter most."""
+    return WIDTH * (component / count) ** 0.5, HEIGHT * (1 - explained)
+
+
+def curve(cumulative: Sequence[float]) -> str:
+    """Explained variance against components, as the points of a polyline."""
+    points = (place(k, share, len(cumulative)) for k, share in enumerate([0.0, *cumulative]))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def marks(cumulative: Sequence[float]) -> list[Mark]:
+    found = []
+    for share in (0.5, 0.9, 0.95, 0.99):
+        k = next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), None)
+        if k is not None:
+            found.append(Mark(share, k, *place(k, share, len(cumulative))))
+    return found
+
+
+def scatter(sample: Sequence[tuple[str, float, float]], hues: dict[str, int]) -> list[Dot]:
+    """Images scaled into the picture, with a margin."""
+
+    def scaled(values: list[float], length: int) -> list[float]:
+        low, high = min(values), max(values)
+        return [8 + (length - 16) * ((value - low) / (high - low) if high > low else 0.5) for value in values]
+
+    if not sample:
+        return []
+    xs = scaled([x for _, x, _ in sample], WIDTH)
+    ys = scaled([-y for _, _, y in sample], HEIGHT)
+    names = [label for label, _, _ in sample]
+    return [Dot(x, y, hues.get(name, 0), name) for x, y, name in zip(xs, ys, names, strict=True)]

@@ -68,7 +68,7 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
     while folders:
         folder, ancestors = folders.pop()
         try:
-            identity = os.stat(folder)
+            identity = Path(folder).stat()
             entries = os.scandir(folder)
         except OSError as error:
             raise UserError(

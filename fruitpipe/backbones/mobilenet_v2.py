@@ -24,11 +24,11 @@ def build() -> Any:
     try:
         network = keras.applications.MobileNetV2(weights="imagenet")
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
         raise UserError(
-            f"no ImageNet weights for mobilenet_v2 ({reason}). Let Keras download them once, set KERAS_HOME to a folder "
-            f"that holds models/{weights_file(Path()).name}, or use --set backbone=efficientnet_lite0, "
-            "whose weights came with fruitpipe."
+            f"no ImageNet weights for mobilenet_v2, and Keras cannot download them ({reason}): run once where there is "
+            f"a network, or set KERAS_HOME to a folder that holds models/{weights_file(Path()).name}, or use "
+            "--set backbone=efficientnet_lite0, whose weights came with fruitpipe."
         ) from error
     features = keras.Model(network.input, network.layers[-2].output)
     image = keras.Input((INPUT_SIZE, INPUT_SIZE, 3), batch_size=1)

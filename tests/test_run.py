@@ -1,0 +1,316 @@
+"""The main job from end to end, on drawn pictures, with embedded Spark."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+import pytest
+from command import fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from fruitpipe.backbones import flatbuffer
+from fruitpipe.config import Environment
+from fruitpipe.engine import Engine
+from fruitpipe.model import load_model
+
+
+@pytest.fixture(scope="session")
+def first(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of one run over the drawn pictures; tests do not change it."""
+    out = tmp_path_factory.mktemp("first")
+    run(fruits, out, "formats=[json, csv]")
+    return out
+
+
+@pytest.fixture
+def copy(fruits: Path, first: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of that result, and a copy of few of its pictures, for tests that change them."""
+    shutil.copytree(first, tmp_path / "out")
+    return fruits, tmp_path / "out"
+
+
+def as_matrix(table: Any) -> np.ndarray[Any, Any]:
+    return np.stack(table["vector"].to_numpy())
+
+
+def test_vectors_are_those_of_scikit_learn_on_features_of_the_bare_backbone(fruits: Path, first: Path) -> None:
+    _, path = flatbuffer("efficientnet_lite0", Environment.read())
+    engine = Engine(path.read_bytes())
+    table = vectors(first)
+    features = np.zeros((len(table), engine.dimension), np.float32)
+    for row, name in enumerate(table["path"].to_pylist()):
+        pixels = Image.open(name).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+        engine.run(np.asarray(pixels), features[row])
+    standard = StandardScaler().fit_transform(features.astype(np.float64))
+    oracle = PCA(0.95, svd_solver="full").fit(standard)
+    ours = as_matrix(table)
+    theirs = oracle.transform(standard)
+    assert ours.shape == theirs.shape
+    signs = np.sign((ours * theirs).sum(axis=0))
+    np.testing.assert_allclose(ours, theirs * signs, atol=1e-4)
+    model = manifest(first)["model"]
+    kept = model["components"]
+    np.testing.assert_allclose(model["explained_variance_ratio"][:kept], oracle.explained_variance_ratio_, atol=1e-9)
+
+
+def test_every_picture_has_one_row_with_the_name_of_its_folder(fruits: Path, first: Path) -> None:
+    table = vectors(first)
+    assert table["path"].to_pylist() == sorted(str(path) for path in fruits.rglob("*.jpg"))
+    assert table["label"].to_pylist() == [Path(path).parent.name for path in table["path"].to_pylist()]
+
+
+def test_pandas_and_duckdb_read_the_vectors_as_they_are(first: Path) -> None:
+    folder = first / "runs" / manifest(first)["run"] / "vectors"
+    count = manifest(first)["counts"]["ok"]
+    assert len(pd.read_parquet(folder)) == count
+    assert duckdb.sql(f"SELECT count(DISTINCT path) FROM '{folder}/*.parquet'").fetchall() == [(count,)]
+
+
+def test_json_lines_and_csv_hold_the_same_vectors(first: Path) -> None:
+    folder = first / "runs" / manifest(first)["run"]
+    expected = vectors(first)
+    lines = pyarrow.json.read_json(folder / "json" / "part-00000.jsonl")
+    assert lines["path"].equals(expected["path"])
+    np.testing.assert_array_equal(np.stack(lines["vector"].to_numpy()).astype(np.float32), as_matrix(expected))
+    table = pyarrow.csv.read_csv(folder / "csv" / "part-00000.csv")
+    assert table.column_names[:3] == ["path", "label", "c0"]
+    columns = np.stack([column.to_numpy() for column in table.columns[2:]], axis=1)
+    np.testing.assert_allclose(columns, as_matrix(expected), rtol=1e-6)
+
+
+def test_the_manifest_comes_last_and_names_every_file_with_its_digest(first: Path) -> None:
+    document = manifest(first)
+    folder = first / "runs" / document["run"]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    assert newest.name == "manifest.json"
+    named = {file["name"] for file in document["files"]}
+    assert {path.relative_to(folder).as_posix() for path in files} - named == {"manifest.json", "report.html"}
+    for file in document["files"]:
+        data = (folder / file["name"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])
+    assert document["counts"]["by_status"] == {"ok": 320}
+    assert sum(file["rows"] for file in document["files"] if file["name"].startswith("vectors/")) == 320
+
+
+def test_the_schema_of_vectors_names_run_and_components(first: Path) -> None:
+    document = manifest(first)
+    (part,) = (first / "runs" / document["run"] / "vectors").glob("*.parquet")
+    schema = pq.read_schema(part)
+    assert schema.metadata[b"fruitpipe.run"].decode() == document["run"]
+    assert int(schema.metadata[b"fruitpipe.components"]) == schema.field("vector").type.list_size
+
+
+def test_the_saved_model_gives_the_published_vectors_without_spark(fruits: Path, first: Path, tmp_path: Path) -> None:
+    folder = first / "runs" / manifest(first)["run"] / "model"
+    out = tmp_path / "vectors.parquet"
+    fruitpipe("transform", folder, fruits, out)
+    ours = duckdb.sql(f"SELECT path, vector FROM '{out}' ORDER BY path").to_arrow_table()
+    np.testing.assert_allclose(as_matrix(ours), as_matrix(vectors(first)), atol=1e-5)
+    assert load_model(folder).card.images == 320
+
+
+def test_a_second_run_computes_no_feature_and_gives_the_same_bits(copy: tuple[Path, Path]) -> None:
+    images, out = copy
+    before = {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")}
+    expected = vectors(out)
+    document = run(images, out)
+    assert {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")} == before
+    assert (document["plan"]["known"], document["plan"]["new"]) == (320, 0)
+    assert document["images_per_second"] is None
+    assert same_vectors(vectors(out), expected)
+
+
+def test_the_number_of_cores_does_not_change_a_bit(fruits: Path, first: Path, tmp_path: Path) -> None:
+    document = run(fruits, tmp_path / "out", "spark.master=local[1]")
+    assert document["plan"]["new"] == 320
+    assert same_vectors(vectors(tmp_path / "out"), vectors(first))
+
+
+def test_only_new_and_changed_pictures_are_computed(fruits: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(fruits, images)
+    run(images, out)
+    paths = sorted(images.rglob("*.jpg"))
+    shutil.copy(paths[0], paths[0].with_name("new one.jpg"))
+    shutil.copy(paths[-1], paths[1])
+    paths[2].unlink()
+    document = run(images, out)
+    plan = document["plan"]
+    assert (plan["new"], plan["changed"], plan["known"], plan["gone"]) == (1, 1, 318, 1)
+    table = vectors(out)
+    rows = dict(zip(table["path"].to_pylist(), as_matrix(table), strict=True))
+    assert len(rows) == 320
+    np.testing.assert_array_equal(rows[str(paths[0])], rows[str(paths[0].with_name("new one.jpg"))])
+    np.testing.assert_array_equal(rows[str(paths[1])], rows[str(paths[-1])])
+
+
+def test_bad_pictures_are_rows_and_too_many_of_them_publish_nothing(fruits: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(fruits / "Apple", images / "Apple")
+    (images / "Apple" / "empty.jpg").touch()
+    (images / "Apple" / "text.png").write_text("not an image")
+    (images / "Apple" / "dangling.gif").symlink_to("nowhere")
+    failed = fruitpipe("run", images, out, "--set", "backbone=efficientnet_lite0", code=3)
+    assert "3 of 43 images failed" in one_line_error(failed)
+    assert not (out / "latest.json").exists()
+    assert not list(out.glob("runs/*/manifest.json"))
+    (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)
+    assert (row["status"], "failures.max_rate" in row["reason"]) == ("failed", True)
+    document = run(images, out, "failures.max_rate=0.5")
+    assert document["plan"]["known"] == 40  # what the failed run computed
+    assert document["counts"]["by_status"] == {"ok": 40, "undecodable": 2, "missing": 1}
+    failures = pq.read_table(out / "runs" / document["run"] / "failures.parquet").to_pylist()
+    assert [(Path(row["path"]).name, row["status"]) for row in failures] == [
+        ("dangling.gif", "missing"),
+        ("empty.jpg", "undecodable"),
+        ("text.png", "undecodable"),
+    ]
+    assert all(row["error"] for row in failures)
+
+
+def test_a_picture_that_comes_back_is_tried_again(fruits: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(fruits / "Apple", images / "Apple")
+    link = images / "Apple" / "link.jpg"
+    link.symlink_to(tmp_path / "later.jpg")
+    assert run(images, out)["counts"]["by_status"] == {"ok": 40, "missing": 1}
+    assert run(images, out, "failures.retry=none")["plan"]["known_failed"] == 1
+    assert run(images, out)["plan"]["retried"] == 1
+    shutil.copy(images / "Apple" / "apple_000.jpg", tmp_path / "later.jpg")
+    assert run(images, out)["counts"]["by_status"] == {"ok": 41}
+
+
+def test_names_of_all_kinds_survive_to_the_output(fruits: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "im ages#1 %20", tmp_path / "out put#2 %41"
+    names = [
+        "a b.jpg",
+        "#hash.jpg",
+        "100%.jpg",
+        "%20.jpg",
+        "été 水果 🍎.jpg",
+        "new\nline.jpg",
+        "-dash.jpg",
+        "quo'te\".jpg",
+    ]
+    folder = images / "Apple & Pear, 50%"
+    folder.mkdir(parents=True)
+    for source, name in zip(sorted(fruits.rglob("*.jpg")), names, strict=False):
+        shutil.copy(source, folder / name)
+    run(images, out)
+    table = vectors(out)
+    assert table["path"].to_pylist() == sorted(str(folder / name) for name in names)
+    assert set(table["label"].to_pylist()) == {folder.name}
+
+
+def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[Path, Path], tmp_path: Path) -> None:
+    fruits, out = copy
+    fitted = manifest(out)
+    same = run(fruits, out, "model=reuse")
+    assert same["model"]["fitted_by"] == fitted["run"]
+    assert same_vectors(vectors(out, same["run"]), vectors(out, fitted["run"]))
+    assert same["drift"]["beyond_p99"] == pytest.approx(0.01, abs=0.005)
+    inverted = tmp_path / "inverted" / "Apple"
+    inverted.mkdir(parents=True)
+    for path in (fruits / "Apple").iterdir():
+        Image.eval(Image.open(path), lambda value: 255 - value).save(inverted / path.name)
+    other = run(inverted, out, "model=reuse", f"reuse={fitted['run']}")
+    assert other["drift"]["beyond_p99"] > 0.9
+    assert other["drift"]["reconstruction_error"] > 2 * other["drift"]["fit_reconstruction_error"]
+    by_path = run(inverted, tmp_path / "elsewhere", "model=reuse", f"reuse={out}/runs/{fitted['run']}/model")
+    assert by_path["model"]["fitted_by"] == fitted["run"]
+    refused = fruitpipe(
+        "run",
+        fruits,
+        out,
+        "-s",
+        "backbone=efficientnet_lite0",
+        "-s",
+        "model=reuse",
+        "-s",
+        "image.resample=bilinear",
+        code=2,
+    )
+    assert "bicubic resampling" in one_line_error(refused)
+
+
+def test_an_older_run_can_be_published_again(copy: tuple[Path, Path]) -> None:
+    fruits, out = copy
+    old = manifest(out)["run"]
+    new = run(fruits, out, "pca.components=3")["run"]
+    assert manifest(out)["run"] == new
+    fruitpipe("publish", out, old)
+    assert manifest(out)["run"] == old
+    rows = json.loads(fruitpipe("runs", out, "--json").stdout)
+    assert [(row["run"], row["status"]) for row in rows] == [(old, "latest"), (new, "published")]
+    assert "no published run nonsense" in one_line_error(fruitpipe("publish", out, "nonsense", code=2))
+
+
+def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Path, Path]) -> None:
+    fruits, out = copy
+    expected = vectors(out)
+    run(fruits, out, "image.resample=bilinear", "pca.components=2")
+    needless = manifest(out)["run"]
+    fruitpipe("publish", out, next(path.name for path in sorted((out / "runs").iterdir())))
+    (out / "runs" / needless / "manifest.json").unlink()
+    (out / "features" / ".part.parquet.12.tmp").write_text("left by a crash")
+    before = sorted(path for path in out.rglob("*") if path.is_file())
+    listed = json.loads(fruitpipe("gc", out, "--json").stdout)
+    assert not listed["deleted"]
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == before
+    deleted = json.loads(fruitpipe("gc", out, "--delete", "--json").stdout)
+    assert deleted["objects"] == listed["objects"]
+    assert not (out / "runs" / needless).exists()
+    assert len(list((out / "features").iterdir())) == 1
+    assert same_vectors(vectors(out), expected)
+    assert run(fruits, out)["plan"]["known"] == 320
+
+
+def test_an_output_inside_the_images_is_never_input(fruits: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(fruits / "Apple", images / "Apple")
+    out = images / "out"
+    run(images, out)
+    shutil.copy(images / "Apple" / "apple_000.jpg", out / "runs" / "picture.jpg")
+    assert run(images, out)["counts"]["images"] == 40
+
+
+def test_a_single_picture_gives_one_component(fruits: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(fruits / "Apple" / "apple_000.jpg", images)
+    run(images, tmp_path / "out")
+    assert vectors(tmp_path / "out")["vector"].to_pylist() == [[0.0]]
+
+
+def test_mobilenet_on_photographs_agrees_with_keras_and_scikit_learn(
+    data: Path, mobilenet: object, tmp_path: Path
+) -> None:
+    oracle = np.load(data / "oracle" / "sample-mobilenetv2.npz")
+    images = data / "fruits-360" / "Sample"
+    fruitpipe("run", images, tmp_path / "out")
+    document = manifest(tmp_path / "out")
+    cumulative = np.cumsum(oracle["explained_variance_ratio"])
+    assert document["model"]["components"] == int(np.searchsorted(cumulative, 0.95) + 1)
+    ratios = document["model"]["explained_variance_ratio"]
+    np.testing.assert_allclose(ratios[: len(cumulative) - 1], oracle["explained_variance_ratio"][:-1], atol=1e-4)
+    rows = {}
+    for part in (tmp_path / "out" / "features").rglob("*.parquet"):
+        table = pq.read_table(part)
+        for path, feature in zip(table["path"].to_pylist(), table["feature"].to_pylist(), strict=True):
+            rows[path] = np.frombuffer(feature, np.float32)
+    for path, expected in zip(oracle["paths"], oracle["features"], strict=True):
+        ours = rows[str(images / path)]
+        assert ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected) >= 0.9999
