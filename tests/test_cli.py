@@ -1,0 +1,151 @@
+"""What a user types, and what they read when they mistype."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from command import BACKBONE, command, fruitpipe, one_line_error
+
+import fruitpipe as api
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
+    done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
+    assert "no folder" in one_line_error(done)
+
+
+def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = fruitpipe("plan", tmp_path / "empty", tmp_path / "out", code=2)
+    assert "no images in" in one_line_error(done)
+
+
+def test_a_run_without_weights_is_one_line_with_the_ways_out(fruits: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"KERAS_HOME": str(tmp_path / "keras"), "FRUITPIPE_CACHE": str(tmp_path / "cache")}
+    environment |= {"https_proxy": "http://127.0.0.1:9", "no_proxy": ""}  # a closed site
+    done = subprocess.run(
+        command("run", fruits, tmp_path / "out"), capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 2
+    line = one_line_error(done)
+    assert "KERAS_HOME" in line
+    assert "backbone=efficientnet_lite0" in line
+
+
+def test_a_run_without_java_is_one_line(fruits: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": "/nowhere"}
+    done = subprocess.run(
+        command("run", fruits, tmp_path / "out", "--set", BACKBONE),
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no Java" in one_line_error(done)
+
+
+def test_validate_names_every_mistake_with_line_and_meaning(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("backbon: mobilenet_v2\npca:\n  varience: 0.9\n  components: 0\nscale: true\n")
+    done = fruitpipe("validate", config, code=2)
+    lines = [line.removeprefix(f"error: {config}: ") for line in done.stderr.splitlines()]
+    assert [line.split(":")[0] for line in lines] == ["line 1", "line 3", "line 4", "line 5"]
+    assert "'backbone'" in lines[0]
+    assert "'variance'" in lines[1]
+    assert "'pca.scale'" in lines[3]
+    mistakes = json.loads(fruitpipe("validate", config, "--json", code=2).stdout)
+    assert [mistake["line"] for mistake in mistakes] == [1, 3, 4, 5]
+    config.write_text("pca: {variance: 0.9}\n")
+    assert fruitpipe("validate", config).stdout == f"{config}: ok\n"
+
+
+def test_the_schema_accepts_what_the_config_accepts_and_refuses_typos() -> None:
+    schema = json.loads(fruitpipe("schema").stdout)
+    valid = api.load_config(input="a", output="b").model_dump(mode="json")
+    jsonschema.validate(valid, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(valid | {"backbon": "mobilenet_v2"}, schema)
+    described = [key for key, value in schema["properties"].items() if "description" in value or "$ref" in value]
+    assert described == list(schema["properties"])
+
+
+def test_plan_counts_without_writing_anything(fruits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = json.loads(fruitpipe("plan", fruits, out, "--set", BACKBONE, "--json").stdout)
+    assert (summary["images"], summary["new"], summary["todo"]) == (320, 320, 320)
+    assert summary["bytes"] == sum(path.stat().st_size for path in fruits.rglob("*.jpg"))
+    assert summary["labels"]["Apple"] == 40
+    assert not out.exists()
+
+
+def test_a_bar_shows_on_a_terminal_and_the_last_lines_say_what_to_do_next(fruits: Path, tmp_path: Path) -> None:
+    """`script` gives the command a terminal."""
+    line = " ".join(map(repr, command("run", str(fruits), str(tmp_path / "out"), "--set", BACKBONE)))
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", line, "/dev/null"],
+        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "100", "TERM": "xterm"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout)
+    assert re.search(r"featurize .*\d+/320 .*img/s, 0 failed, .* left", text)
+    assert "next: fruitpipe show" in text.splitlines()[-1]
+
+
+def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Path) -> None:
+    done = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE)
+    stages = ["list", "plan", "start", "featurize", "fit", "project", "publish"]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == stages
+    done = fruitpipe(
+        "run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "image.resample=bilinear", "--log", "json"
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["stage"] for line in lines] == stages
+    assert next(line for line in lines if line["stage"] == "featurize")["images"] == 320
+
+
+def test_verbose_brings_back_what_spark_says(fruits: Path, tmp_path: Path) -> None:
+    done = fruitpipe("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
+    assert "WARN" in done.stderr or "INFO" in done.stderr
+
+
+def test_configs_merge_in_one_order(fruits: Path, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        yaml.safe_dump({"input": "elsewhere", "backbone": "efficientnet_lite0", "pca": {"components": 9}})
+    )
+    out = tmp_path / "out"
+    done = fruitpipe("run", fruits / "Apple", out, "--config", config, "--set", "pca.components=4", "--json")
+    facts = json.loads(done.stdout)
+    assert facts["components"] == 4
+    shown = json.loads(fruitpipe("show", out, "--json").stdout)
+    assert shown["config"]["input"] == str(fruits / "Apple")
+    kept = yaml.safe_load((out / "runs" / facts["run"] / "config.yaml").read_text())
+    assert kept == shown["config"]
+    assert f"components  4, {shown['model']['explained']:.2%}" in fruitpipe("show", out).stdout
+
+
+def test_a_folder_that_is_no_result_is_one_line(tmp_path: Path) -> None:
+    for verb in ("runs", "show", "gc"):
+        assert "is no result" in one_line_error(fruitpipe(verb, tmp_path, code=2))
+    assert "is no model" in one_line_error(fruitpipe("transform", tmp_path, tmp_path, tmp_path / "o.parquet", code=2))
+
+
+def test_the_python_interface_runs_twice_in_one_process(fruits: Path, tmp_path: Path) -> None:
+    """In a process of its own, since the tests' own may have another Spark running."""
+    program = """
+import sys, fruitpipe
+config = fruitpipe.load_config(input=sys.argv[1], output=sys.argv[2], backbone="efficientnet_lite0")
+first, second = fruitpipe.run(config), fruitpipe.run(config)
+assert second.manifest.plan.known == first.manifest.counts.ok == 40
+print(second.model.transform(__import__("numpy").zeros((2, 1280))).shape[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, fruits / "Apple", tmp_path / "out"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fruitpipe import config as configs
+from fruitpipe.config import BACKBONES, Config, ConfigError, Environment, load
+from fruitpipe.errors import UserError
+
+MINIMAL = "input: photos\noutput: out\n"
+TEXT = st.text(min_size=1)
+TREES = st.fixed_dictionaries(
+    {"input": TEXT, "output": TEXT},
+    optional={
+        "labels": st.sampled_from(["parent", "none"]),
+        "backbone": st.sampled_from(BACKBONES),
+        "verify_content": st.booleans(),
+        "model": st.sampled_from(["fit", "reuse"]),
+        "reuse": TEXT,
+        "formats": st.lists(st.sampled_from(["json", "csv"]), unique=True),
+        "image": st.fixed_dictionaries(
+            {},
+            optional={
+                "resample": st.sampled_from(["bicubic", "bilinear"]),
+                "max_bytes": st.integers(1, 1 << 62),
+                "max_pixels": st.integers(1, 1 << 62),
+                "max_aspect": st.floats(1, 1e300),
+            },
+        ),
+        "pca": st.fixed_dictionaries(
+            {},
+            optional={
+                "components": st.none() | st.integers(1, 1 << 31),
+                "variance": st.none() | st.floats(0, 1, exclude_min=True),
+                "scale": st.booleans(),
+            },
+        ),
+        "failures": st.fixed_dictionaries(
+            {}, optional={"max_rate": st.floats(0, 1), "retry": st.sampled_from(["transient", "all", "none"])}
+        ),
+        "spark": st.fixed_dictionaries(
+            {},
+            optional={
+                "master": TEXT,
+                "memory": st.from_regex(r"[1-9][0-9]{0,3}[kmgt]", fullmatch=True),
+                "conf": st.dictionaries(TEXT, st.text()),
+            },
+        ),
+    },
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistakes(*args: Any, **kwargs: Any) -> dict[str, configs.Mistake]:
+    with pytest.raises(ConfigError) as caught:
+        load(*args, **kwargs)
+    return {mistake.key: mistake for mistake in caught.value.mistakes}
+
+
+def test_every_mistake_is_told_at_once_with_its_line_and_the_key_that_was_meant(tmp_path: Path) -> None:
+    text = """\
+input: photos
+outptu: out
+backbone: mobilenet_v3
+pca:
+  varience: 0.9
+  components: 0
+resample: bilinear
+failures: {max_rate: 2}
+formats:
+  - json
+  - jsom
+"""
+    found = mistakes(write(tmp_path, text))
+    assert {key: (m.line, m.suggestion) for key, m in found.items()} == {
+        "output": (None, None),
+        "outptu": (2, "output"),
+        "backbone": (3, "mobilenet_v2"),
+        "pca.varience": (5, "variance"),
+        "pca.components": (6, None),
+        "resample": (7, "image.resample"),
+        "failures.max_rate": (8, None),
+        "formats.1": (11, "json"),
+    }
+
+
+def test_each_mistake_is_one_line_that_begins_with_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "input: photos\noutptu: out\npca: {scale: maybe}\n")
+    with pytest.raises(UserError) as caught:
+        load(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    assert f"{path}: line 2: outptu: no such key. Did you mean 'output'?" in lines
+
+
+def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "backbone: efficientnet_lite0\nlabels: none\npca: {variance: 0.5, scale: false}\n")
+    config = load(path, ["pca.variance=0.6", "labels=parent", "input=assigned"], input="given", output=None)
+    assert config.failures.max_rate == 0.05, "default"
+    assert config.backbone == "efficientnet_lite0", "file over default"
+    assert config.pca == configs.PcaConfig(variance=0.6, scale=False), "assignment over file, key by key"
+    assert config.labels == "parent"
+    assert config.input == "given", "keyword over assignment"
+    assert config.output == "out", "None is not a value"
+
+
+def test_no_file_is_needed() -> None:
+    assert load(input="photos", output="out") == Config(input="photos", output="out")
+
+
+def test_spark_settings_keep_their_dots_in_yaml_and_in_assignments(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "spark:\n  conf:\n    spark.executor.cores: '2'\n    spark.a.b: x\n")
+    config = load(path, ["spark.conf.spark.executor.cores=4", "spark.conf.spark.sql.ansi.enabled=true"])
+    assert config.spark.conf == {
+        "spark.executor.cores": "4",
+        "spark.a.b": "x",
+        "spark.sql.ansi.enabled": "true",
+    }
+
+
+@pytest.mark.parametrize("text", ["pca.variance", "=3", "pca.variance: 0.9"])
+def test_an_assignment_without_a_key_or_a_value_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected key=value"):
+        load(None, [text], input="a", output="b")
+
+
+def test_an_assignment_that_is_not_yaml_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(None, ["formats=[json"], input="a", output="b")
+
+
+def test_mistakes_in_assignments_are_told_together_with_the_others() -> None:
+    assert mistakes(None, ["nonsense", "pca.varience=1"], input="a", output="b").keys() == {"", "pca.varience"}
+
+
+def test_a_wrong_assignment_is_not_blamed_on_a_line_of_the_file(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, MINIMAL + "labels: parent\n"), ["labels=nobody"])
+    assert found["labels"].line is None
+
+
+def test_a_wrong_keyword_is_not_blamed_on_a_line_of_the_file(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, MINIMAL + "labels: parent\n"), labels="nobody")
+    assert found["labels"].line is None
+
+
+def test_a_key_named_twice_is_told_with_both_lines(tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, MINIMAL + "pca:\n  scale: true\n  scale: false\n"))
+    assert found["pca.scale"].line == 5
+    assert "line 4" in found["pca.scale"].message
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "3\n"])
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="key: value"):
+        load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("input: a\npca: {scale: true\n", 3),
+        ("input: a\n\tpca: 1\n", 2),
+        ("input: a: b\n", 1),
+        ("input: a\n? [x, y]\n: 1\n", 2),
+        ("input: *nobody\n", 1),
+    ],
+)
+def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, text))
+    assert [mistake.line for mistake in caught.value.mistakes] == [line]
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["input: &a [*a]\n", "1: 2\n", "input: !!python/object/apply:os.getcwd []\n"])
+def test_strange_yaml_is_a_mistake_and_no_crash(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        load(write(tmp_path, text))
+
+
+def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_line(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00input")
+    for path in (tmp_path / "nowhere.yaml", binary, tmp_path):
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_empty_file_is_a_config_without_values(tmp_path: Path) -> None:
+    assert mistakes(write(tmp_path, "")).keys() == {"input", "output"}
+
+
+def test_a_file_may_leave_input_and_output_to_the_command_line(tmp_path: Path) -> None:
+    configs.validate(write(tmp_path, "pca: {variance: 0.9}\n"))
+    with pytest.raises(ConfigError, match="line 1"):
+        configs.validate(write(tmp_path, "pca: {variance: 9}\n"))
+
+
+@given(TREES)
+def test_any_config_dumped_to_yaml_loads_back_equal(tree: dict[str, Any]) -> None:
+    config = Config.model_validate(tree)
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder), yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        assert load(path) == config
+
+
+@given(TREES)
+def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
+    dumped = Config.model_validate(tree).model_dump(mode="json")
+    jsonschema.validate(dumped, Config.model_json_schema(), cls=jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"spark": {"memory": "lots"}}]
+)
+def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
+    tree = {"input": "a", "output": "b"} | wrong
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree, Config.model_json_schema())
+    with pytest.raises(ConfigError):
+        load(None, (), **tree)
+
+
+def test_every_key_of_the_schema_is_described() -> None:
+    schema = Config.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    bare = [
+        name for section in sections for name, key in section["properties"].items()
+        if "description" not in key and "$ref" not in key
+    ]  # fmt: skip
+    assert not bare
+
+
+@pytest.mark.parametrize("limit", [math.inf, 12.5])
+def test_any_config_survives_json(limit: float) -> None:
+    """Manifests and model cards hold configs as JSON, which knows no infinity."""
+    try:
+        config = load(input="a", output="b", image={"max_aspect": limit})
+    except ConfigError:
+        return  # refusing it is as good
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FRUITPIPE_CACHE", "KERAS_HOME", "JAVA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert Environment.read() == Environment(Path("/xdg/fruitpipe"), Path("/home/somebody/.keras"), None)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert Environment.read().cache == Path("/home/somebody/.cache/fruitpipe")
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/cache")
+    monkeypatch.setenv("KERAS_HOME", "/keras")
+    monkeypatch.setenv("JAVA_HOME", "/java")
+    assert Environment.read() == Environment(Path("/cache"), Path("/keras"), Path("/java"))

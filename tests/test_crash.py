@@ -1,0 +1,155 @@
+"""Processes really die; the next run goes on from what was finished and ends with the same vectors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from command import BACKBONE, command, manifest, one_line_error, run, same_vectors, vectors
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run(fruits, out)
+    return out
+
+
+@contextmanager
+def running(images: Path, out: Path, parts: int = 2) -> Iterator[subprocess.Popen[str]]:
+    """A run that is in the middle of its work: some feature parts are written, others are not."""
+    options = ("--set", BACKBONE)
+    process = subprocess.Popen(command("run", images, out, *options), stderr=subprocess.PIPE, text=True)
+    try:
+        wait(lambda: len(finished_parts(out)) >= parts or process.poll() is not None)
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def finished_parts(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (out / "features").rglob("part-*.parquet")}
+
+
+def wait(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Until something is so. The limit only keeps a broken test from hanging."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    _, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, "", errors)
+
+
+def goes_on(images: Path, out: Path, undisturbed: Path) -> None:
+    """The next run computes only what is missing, and gives the vectors of an undisturbed run."""
+    before = finished_parts(out)
+    assert before, "the disturbed run had finished parts"
+    document = run(images, out)
+    assert 0 < document["plan"]["known"] < 320
+    assert document["plan"]["known"] + document["plan"]["new"] == 320
+    after = finished_parts(out)
+    assert {path: after[path] for path in before} == before
+    assert same_vectors(vectors(out), vectors(undisturbed))
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The Python workers: children of Spark's daemon, which is a child of the JVM."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    daemons = [child.pid for child in children if "pyspark.daemon" in child.cmdline()]
+    return [child for child in children if child.ppid() in daemons]
+
+
+def jvm_of(process: subprocess.Popen[str]) -> psutil.Process:
+    return next(child for child in psutil.Process(process.pid).children(recursive=True) if child.name() == "java")
+
+
+def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with running(fruits, tmp_path) as process:
+        jvm = jvm_of(process)
+        process.kill()
+        process.wait()
+    wait(lambda: not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE)
+    assert not list(tmp_path.glob("runs/*/manifest.json"))
+    goes_on(fruits, tmp_path, undisturbed)
+
+
+def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with running(fruits, tmp_path) as process:
+        workers_of(process)[0].kill()
+        assert ended(process).returncode == 0
+    assert manifest(tmp_path)["counts"]["ok"] == 320
+    assert same_vectors(vectors(tmp_path), vectors(undisturbed))
+
+
+def test_a_killed_jvm_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with running(fruits, tmp_path) as process:
+        jvm_of(process).kill()
+        done = ended(process)
+    assert done.returncode == 1
+    assert "Spark's JVM died" in one_line_error(done)
+    goes_on(fruits, tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_the_next_goes_on(
+    number: signal.Signals, fruits: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with running(fruits, tmp_path) as process:
+        process.send_signal(number)
+        done = ended(process)
+    assert done.returncode == 130
+    assert "continues from them" in one_line_error(done)
+    assert not (tmp_path / "lease.json").exists()
+    goes_on(fruits, tmp_path, undisturbed)
+
+
+def test_a_second_run_on_one_output_is_refused_until_the_first_is_gone(
+    fruits: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with running(fruits, tmp_path) as process:
+        second = subprocess.run(
+            command("run", fruits, tmp_path, "--set", BACKBONE), capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 2
+        assert f"process {process.pid}" in one_line_error(second)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert (tmp_path / "lease.json").exists()
+    goes_on(fruits, tmp_path, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a part or two."""
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, small_disk: Path) -> None:
+    done = subprocess.run(
+        command("run", fruits, small_disk, "--set", BACKBONE), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "disk is full" in one_line_error(done)
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    goes_on(fruits, small_disk, undisturbed)
