@@ -108,6 +108,8 @@ class Environment:
     keras_home: Path
     """Where Keras keeps downloaded weights."""
     java_home: Path | None
+    submitted: bool
+    """Whether spark-submit started this process, and with it Spark."""
 
     @classmethod
     def read(cls) -> Environment:
@@ -117,6 +119,7 @@ class Environment:
             cache=Path(cache),
             keras_home=Path(home.get("KERAS_HOME") or Path.home() / ".keras"),
             java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
+            submitted="PYSPARK_GATEWAY_PORT" in home,
         )
 
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+_silencing = threading.Lock()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep LiteRT from announcing its delegate on file descriptor 2, where no setting of Python's reaches."""
+    with _silencing, Path(os.devnull).open("wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
 
 class Engine:
     """A LiteRT interpreter of one flatbuffer, batch size 1. Not for use by two threads at once."""
 
     def __init__(self, flatbuffer: bytes) -> None:
-        self._interpreter: Any = Interpreter(model_content=flatbuffer, num_threads=1)
-        self._interpreter.allocate_tensors()
+        with silence():
+            self._interpreter: Any = Interpreter(model_content=flatbuffer, num_threads=1)
+            self._interpreter.allocate_tensors()
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._feature = self._interpreter.get_output_details()[0]["index"]
         self.side: int = int(self._interpreter.get_input_details()[0]["shape"][1])

@@ -241,8 +241,8 @@ class Job:
         reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
         limit = f"more than failures.max_rate ({self.config.failures.max_rate:g})" if ok else "all of them"
         raise TooManyFailures(
-            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published, "
-            f"all features are kept. See {self.store.location(failures)}, then mend the images or raise failures.max_rate."
+            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published. Features "
+            f"are kept. See {self.store.location(failures)}, then mend the images or raise failures.max_rate."
         )
 
     def fit(self, spark: Cluster, parts: int, converted: Converted) -> Model:

@@ -73,7 +73,7 @@ class Plan:
         """Feature parts that could not be read; their images are computed again."""
         self._key = "content" if verify_content else "etag"
         self._retry = retry
-        settings = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
+        settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
         self._database = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
         self._database.execute("SET enable_progress_bar = false")  # it would go to standard output, among our JSON
 

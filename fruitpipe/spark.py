@@ -125,9 +125,8 @@ def cluster(config: SparkConfig, environment: Environment, log: Path, verbose: b
 
     Raises UserError where there is no Java, FruitpipeError where Spark does not start.
     """
-    active = SparkContext._active_spark_context
-    if active is not None:
-        yield Cluster(active)
+    if environment.submitted or SparkContext._active_spark_context is not None:
+        yield Cluster(SparkContext.getOrCreate())
         return
     with log.open("ab") as noise:
         context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)

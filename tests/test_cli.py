@@ -136,6 +136,22 @@ def test_a_folder_that_is_no_result_is_one_line(tmp_path: Path) -> None:
     assert "is no model" in one_line_error(fruitpipe("transform", tmp_path, tmp_path, tmp_path / "o.parquet", code=2))
 
 
+def test_under_spark_submit_its_settings_count(fruits: Path, tmp_path: Path) -> None:
+    submit = [
+        Path(sys.executable).with_name("spark-submit"),
+        "--master",
+        "local[1]",
+        "--conf",
+        "spark.ui.enabled=false",
+    ]
+    program = Path(api.__file__).with_name("__main__.py")
+    arguments = ["run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--json"]
+    environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    done = subprocess.run([*submit, program, *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 40
+
+
 def test_the_python_interface_runs_twice_in_one_process(fruits: Path, tmp_path: Path) -> None:
     """In a process of its own, since the tests' own may have another Spark running."""
     program = """
