@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -33,10 +31,6 @@ class PartStats:
     statuses: Counter[str]
     bytes: int
     """read"""
-    seconds: float
-    rss: int
-    """resident set of the Python process, bytes"""
-    pid: int
 
 
 @dataclass
@@ -75,7 +69,6 @@ class Featurize:
     image: ImageConfig
 
     def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> PartStats:
-        started = time.perf_counter()
         store = Store(self.output)
         with store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
@@ -83,9 +76,7 @@ class Featurize:
         engine = load_engine(self.flatbuffer_digest, flatbuffer)
         facts, features, read = featurize(paths, etags, engine, self.image)
         store.put(layout.feature_part(self.digest, zip(paths, etags, strict=True)), to_parquet(facts, features))
-        process = psutil.Process()
-        seconds = time.perf_counter() - started
-        return PartStats(Counter(facts.status), read, seconds, process.memory_info().rss, process.pid)
+        return PartStats(Counter(facts.status), read)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig) -> str:

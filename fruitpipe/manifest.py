@@ -97,7 +97,7 @@ class Manifest(BaseModel):
     """seconds by stage"""
     images_per_second: float | None
     """of the feature stage; None where nothing was new"""
-    worker_memory: int | None
+    worker_memory: int
     """largest resident set of a Python worker, bytes"""
     warnings: list[str]
     versions: dict[str, str]

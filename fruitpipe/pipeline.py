@@ -137,7 +137,6 @@ class Job:
     id: str = field(default_factory=layout.new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     warnings: list[str] = field(default_factory=list)
-    parts: list[PartStats] = field(default_factory=list)
 
     def run(self, lease: Lease) -> Run:
         """All stages. Spark starts and the backbone is converted while the images are listed."""
@@ -170,7 +169,9 @@ class Job:
                 model, drift = self.judge(model, projected, reused is not None)
                 files = [File(**asdict(file)) for part in projected for file in part.files]
                 files += self.write_rest(the_plan, model)
-                manifest = self.manifest(summary, counts, converted, model, drift, files, the_plan.feature_parts())
+                manifest = self.manifest(
+                    summary, counts, converted, model, drift, files, the_plan.feature_parts(), spark.worker_memory
+                )
                 sample = [row for part in projected for row in part.sample]
                 self.store.put(layout.report(self.id), render(manifest, sample).encode())
                 lease.check()
@@ -213,7 +214,6 @@ class Job:
         shared = spark.share(converted.flatbuffer)
 
         def watch(part: PartStats) -> None:
-            self.parts.append(part)
             images = part.statuses.total()
             self.reporter.advance(images, images - part.statuses[OK])
 
@@ -325,6 +325,7 @@ class Job:
         drift: Drift | None,
         files: list[File],
         feature_parts: list[str],
+        worker_memory: int,
     ) -> Manifest:
         seconds = self.reporter.timings.get("featurize")
         config = self.config.model_dump_json()
@@ -362,7 +363,7 @@ class Job:
             feature_parts=feature_parts,
             timings={name: round(value, 3) for name, value in self.reporter.timings.items()},
             images_per_second=round(summary.todo / seconds, 1) if seconds else None,
-            worker_memory=max((part.rss for part in self.parts), default=None),
+            worker_memory=worker_memory,
             warnings=self.warnings,
             versions=versions(),
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import IO, Any, TypeVar, cast
 
 import pyspark
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
-from pyspark import AccumulatorParam, SparkConf, SparkContext
+from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 
 from fruitpipe.config import Environment, SparkConfig
@@ -44,6 +46,8 @@ class Cluster:
         self._context = context
         self.slots = max(context.defaultParallelism, 1)
         """Tasks that run at once."""
+        self.worker_memory = 0
+        """Largest resident set that a Python worker has had, bytes."""
 
     def warm_up(self) -> None:
         """Start the Python workers and let them import what featurizing needs, before there is work."""
@@ -68,13 +72,13 @@ class Cluster:
 
         Raises FruitpipeError with the cause where a task fails for the fourth time.
         """
-        finished = self._context.accumulator([], Finished())
+        finished: Accumulator[list[tuple[Result, int]]] = self._context.accumulator([], Finished())
         outcome: list[list[Result]] = []
         failure: list[BaseException] = []
 
         def each(number: int, _: Iterable[int]) -> Iterator[Result]:
             result = task(number)
-            finished.add([result])
+            finished.add([(result, peak_memory())])
             return iter([result])
 
         def run() -> None:
@@ -100,11 +104,18 @@ class Cluster:
             raise explain(failure[0]) from failure[0]
         return outcome[0]
 
-    @staticmethod
-    def _report(results: list[Result], seen: int, watch: Callable[[Result], None]) -> int:
-        for result in results[seen:]:
+    def _report(self, results: list[tuple[Result, int]], seen: int, watch: Callable[[Result], None]) -> int:
+        fresh = results[seen:]
+        for result, memory in fresh:
+            self.worker_memory = max(self.worker_memory, memory)
             watch(result)
-        return len(results)
+        return seen + len(fresh)
+
+
+def peak_memory() -> int:
+    """Largest resident set that this process has had, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def load_worker(_: int) -> None:
@@ -151,8 +162,15 @@ def start(
     except Exception as error:
         raise FruitpipeError(f"Spark did not start: {last_line(log) or error}") from error
     context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
+    hush(context)
     context.setLogLevel("WARN")
     return context, getattr(gateway, "proc", None)
+
+
+def hush(context: SparkContext) -> None:
+    """Keep PySpark from printing stack traces when its JVM dies: the job that fails then says so in one line."""
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    cast(Any, context)._accumulatorServer.handle_error = lambda request, address: None
 
 
 def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None:
