@@ -24,15 +24,6 @@ AHEAD = 16
 """Images fetched before their turn."""
 
 
-@dataclass(frozen=True)
-class PartStats:
-    """What came of one feature part."""
-
-    statuses: Counter[str]
-    bytes: int
-    """read"""
-
-
 @dataclass
 class Facts:
     """Columns of a feature part while it grows; `feature` comes apart."""
@@ -59,7 +50,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Featurize:
-    """The task: row group `number` of a todo file becomes one feature part."""
+    """The task: row group `number` of a todo file becomes one feature part; returns how many have each status."""
 
     output: str
     todo: str
@@ -68,15 +59,15 @@ class Featurize:
     flatbuffer_digest: str
     image: ImageConfig
 
-    def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> PartStats:
+    def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Counter[str]:
         store = Store(self.output)
         with store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         paths, etags = rows["path"].to_pylist(), rows["etag"].to_pylist()
         engine = load_engine(self.flatbuffer_digest, flatbuffer)
-        facts, features, read = featurize(paths, etags, engine, self.image)
+        facts, features = featurize(paths, etags, engine, self.image)
         store.put(layout.feature_part(self.digest, zip(paths, etags, strict=True)), to_parquet(facts, features))
-        return PartStats(Counter(facts.status), read)
+        return Counter(facts.status)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig) -> str:
@@ -98,18 +89,14 @@ def load_engine(digest: str, flatbuffer: Callable[[], bytes]) -> Engine:
 
 def featurize(
     paths: list[str], etags: list[str], engine: Engine, rules: ImageConfig
-) -> tuple[Facts, NDArray[np.float32], int]:
-    """Features of images.
-
-    Returns their facts, features of shape (n, d) with zeros where the status is not `ok`, and the bytes read.
-    """
-    facts, read = Facts(), 0
+) -> tuple[Facts, NDArray[np.float32]]:
+    """Facts of images and their features, shape (n, d), zeros where the status is not `ok`."""
+    facts = Facts()
     features = np.zeros((len(paths), engine.dimension), np.float32)
     for index, (path, etag, data) in enumerate(zip(paths, etags, fetch(paths, rules.max_bytes), strict=True)):
         try:
             if isinstance(data, BadImage):
                 raise data
-            read += len(data)
             content = source.digest(data)
             picture = decode(data, engine.side, rules)
             engine.run(picture.pixels, features[index])
@@ -117,7 +104,7 @@ def featurize(
         except BadImage as error:
             known = None if isinstance(data, BadImage) else content
             facts.add(path, etag, known, (None, None), error)
-    return facts, features, read
+    return facts, features
 
 
 def fetch(paths: Iterable[str], max_bytes: int) -> Iterator[bytes | BadImage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from importlib.metadata import version
 from platform import python_version
@@ -9,9 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
+from fruitpipe.model import Model
 from fruitpipe.plan import Summary
 
+Data = bytes | memoryview
 REPORTED = ("fruitpipe", "pyspark", "ai-edge-litert", "tensorflow", "keras", "pillow", "numpy", "pyarrow", "duckdb")
 
 
@@ -23,6 +27,10 @@ class File(BaseModel):
     rows: int | None = None
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, name: str, data: Data, rows: int | None = None) -> File:
+        return cls(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class Counts(BaseModel):
@@ -45,6 +53,16 @@ class BackboneFacts(BaseModel):
     dimension: int
     digest: str
 
+    @classmethod
+    def of(cls, backbone: Backbone, dimension: int) -> BackboneFacts:
+        return cls(
+            name=backbone.name,
+            layer=backbone.layer,
+            input_size=backbone.input_size,
+            dimension=dimension,
+            digest=backbone.digest,
+        )
+
 
 class ModelFacts(BaseModel):
     """The scaler and PCA that gave the vectors."""
@@ -63,6 +81,21 @@ class ModelFacts(BaseModel):
     reconstruction_error: float
     """mean over the images of the fit"""
     reconstruction_error_p99: float
+
+    @classmethod
+    def of(cls, model: Model) -> ModelFacts:
+        ratios = model.pca.explained_variance_ratio
+        kept = len(model.pca.components)
+        return cls(
+            fitted_by=model.card.run,
+            images=model.card.images,
+            components=kept,
+            explained=float(ratios[:kept].sum()),
+            explained_variance=model.pca.explained_variance.tolist(),
+            explained_variance_ratio=ratios.tolist(),
+            reconstruction_error=model.card.reconstruction_error,
+            reconstruction_error_p99=model.card.reconstruction_error_p99,
+        )
 
 
 class Drift(BaseModel):
@@ -95,12 +128,16 @@ class Manifest(BaseModel):
     feature_parts: list[str]
     timings: dict[str, float]
     """seconds by stage"""
-    images_per_second: float | None
-    """of the feature stage; None where nothing was new"""
     worker_memory: int
     """largest resident set of a Python worker, bytes"""
     warnings: list[str]
     versions: dict[str, str]
+
+    @property
+    def images_per_second(self) -> float | None:
+        """of the feature stage; None where nothing was new"""
+        seconds = self.timings.get("featurize")
+        return self.plan.todo / seconds if seconds else None
 
 
 class Outcome(BaseModel):

@@ -86,7 +86,7 @@ class Model:
     def _transform_chunk(self, paths: list[str]) -> list[Vector]:
         from fruitpipe.featurize import featurize
 
-        facts, features, _ = featurize(paths, [""] * len(paths), self._engine, self.card.image)
+        facts, features = featurize(paths, [""] * len(paths), self._engine, self.card.image)
         vectors = self.transform(features)
         return [
             Vector(path, status, error, vector if status == "ok" else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruitpipe import layout
+from fruitpipe.manifest import File
 from fruitpipe.moments import Moments
 from fruitpipe.pca import Pca
 from fruitpipe.store import Store
@@ -26,21 +26,10 @@ BLOCK = 2048
 
 
 @dataclass(frozen=True)
-class VectorFile:
-    """One published file."""
-
-    name: str
-    """within the run"""
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Projected:
     """What came of one vector part."""
 
-    files: list[VectorFile]
+    files: list[File]
     errors: NDArray[np.float32]
     """(n,): reconstruction error of each image"""
     sample: list[tuple[str, float, float]]
@@ -146,11 +135,11 @@ class Project:
         files = [self._write(store, number, table, name) for name in self.formats]
         return Projected(files, errors, sample_of(table, self.sample))
 
-    def _write(self, store: Store, number: int, table: pa.Table, format: str) -> VectorFile:
+    def _write(self, store: Store, number: int, table: pa.Table, format: str) -> File:
         data = SERIALISE[format](table)
         name = layout.vectors(self.run, number, format)
         store.put(name, data)
-        return VectorFile(layout.within(self.run, name), len(table), len(data), hashlib.sha256(data).hexdigest())
+        return File.of(layout.within(self.run, name), data, len(table))
 
 
 def to_table(

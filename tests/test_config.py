@@ -15,6 +15,7 @@ from fruitpipe import config as configs
 from fruitpipe.config import BACKBONES, Config, ConfigError, Environment, load
 from fruitpipe.errors import UserError
 
+VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
 MINIMAL = "input: photos\noutput: out\n"
 TEXT = st.text(min_size=1)
 TREES = st.fixed_dictionaries(
@@ -223,7 +224,7 @@ def test_any_config_dumped_to_yaml_loads_back_equal(tree: dict[str, Any]) -> Non
 @given(TREES)
 def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
     dumped = Config.model_validate(tree).model_dump(mode="json")
-    jsonschema.validate(dumped, Config.model_json_schema(), cls=jsonschema.Draft202012Validator)
+    VALIDATOR.validate(dumped)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,7 @@ def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
 def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
     tree = {"input": "a", "output": "b"} | wrong
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(tree, Config.model_json_schema())
+        VALIDATOR.validate(tree)
     with pytest.raises(ConfigError):
         load(None, (), **tree)
 

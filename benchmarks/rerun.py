@@ -1,0 +1,121 @@
+"""Runs after the first: with nothing new, and with 1 % new images, as shares of the first run's time; and memory.
+
+Times are of whole processes, start-up included. Memory is resident memory during the first run, sampled from outside.
+
+    python benchmarks/rerun.py IMAGES
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from common import subset, timed
+
+from fruitpipe.manifest import Manifest
+from fruitpipe.runs import open_run
+from fruitpipe.store import Store
+
+EVERY = 0.1
+"""Seconds between samples of memory."""
+MB = 1e6
+
+
+class Watch(threading.Thread):
+    """Peaks of resident memory, in bytes, of the fruitpipe that runs as a child of this process."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.driver = self.jvm = self.both = self.worker = 0
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._ended.wait(EVERY):
+            for driver in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    self.sample(driver)
+
+    def sample(self, driver: psutil.Process) -> None:
+        """The driver is Python, its child called java the JVM; below that are pyspark.daemon and its workers."""
+        children = [child for child in driver.children(recursive=True) if child.name() == "java"]
+        python, java = resident(driver), sum(map(resident, children))
+        workers = [resident(worker) for child in children for worker in child.children(recursive=True)]
+        self.driver, self.jvm = max(self.driver, python), max(self.jvm, java)
+        self.both = max(self.both, python + java)
+        self.worker = max(self.worker, *workers, 0)
+
+
+def resident(process: psutil.Process) -> int:
+    """Resident memory in bytes; 0 for a process that has just ended."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def hold_out(images: Path, into: Path) -> None:
+    """Move every hundredth image, and one at least, to the same place in another folder."""
+    for path in sorted(path for path in images.rglob("*") if path.is_file())[::100]:
+        target = into / path.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+
+def run_fruitpipe(images: Path, out: Path) -> tuple[float, Manifest]:
+    seconds = timed([sys.executable, "-m", "fruitpipe", "run", str(images), str(out)])
+    return seconds, open_run(Store(str(out))).manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of images; it is copied")
+    parser.add_argument("--count", type=int, help="how many of them (default: all)")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-rerun-") as folder:
+        images, held, out = Path(folder, "images"), Path(folder, "held"), Path(folder, "out")
+        shutil.copytree(subset(options.images, options.count, Path(folder, "subset")), images)
+        # The first run on a machine converts the backbone and writes Spark's class archive, which no later one does.
+        run_fruitpipe(subset(images, 20, Path(folder, "few")), Path(folder, "out-few"))
+
+        hold_out(images, held)
+        with Watch() as memory:
+            runs = [run_fruitpipe(images, out)]
+        runs.append(run_fruitpipe(images, out))
+        shutil.copytree(held, images, dirs_exist_ok=True)
+        runs.append(run_fruitpipe(images, out))
+
+    names = ("first run", "nothing new", "1 % new images")
+    print(f"{'':<16}{'images':>8}{'new':>8}{'seconds':>9}{'of first':>10}{'target':>9}")
+    for name, target, (seconds, manifest) in zip(names, ("", "<= 0.15", "<= 0.20"), runs, strict=True):
+        share = f"{seconds / runs[0][0]:.3f}"
+        print(f"{name:<16}{manifest.counts.images:>8}{manifest.plan.todo:>8}{seconds:>9.1f}{share:>10}{target:>9}")
+
+    peaks = (
+        ("driver, Python", memory.driver, ""),
+        ("driver, JVM (its child java)", memory.jvm, ""),
+        ("driver, both at once", memory.both, "<= 1500"),
+        ("largest worker, by the manifest", runs[0][1].worker_memory or 0, "<= 400"),
+        ("largest worker or daemon (below java)", memory.worker, ""),
+    )
+    print(f"\n{'peak resident memory of the first run':<40}{'MB':>11}{'target':>9}")
+    for name, peak, target in peaks:
+        print(f"{name:<40}{peak / MB:>11.0f}{target:>9}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The stages of a run that work on images: featurize, count, fit, project. Each hands Spark its tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from fruitpipe import layout, pca, reduce
+from fruitpipe.backbones import Backbone
+from fruitpipe.config import Config
+from fruitpipe.errors import TooManyFailures
+from fruitpipe.featurize import Featurize
+from fruitpipe.images import OK
+from fruitpipe.manifest import Counts, File
+from fruitpipe.model import Card, Model
+from fruitpipe.plan import Plan
+from fruitpipe.progress import Reporter
+from fruitpipe.store import Store
+
+if TYPE_CHECKING:
+    from fruitpipe.spark import Cluster
+
+SAMPLE = 2000
+"""Images in the report's picture."""
+
+
+class Converted(NamedTuple):
+    """A backbone, ready to run."""
+
+    backbone: Backbone
+    flatbuffer: bytes
+    features: str
+    """digest of the features that it gives under this config"""
+
+
+@dataclass
+class Stages:
+    """What the stages of one run share."""
+
+    config: Config
+    store: Store
+    reporter: Reporter
+    id: str
+    scratch: Path
+    plan: Plan
+    spark: Cluster
+    converted: Converted
+    warnings: list[str] = field(default_factory=list)
+
+    def featurize(self) -> None:
+        """Compute the features that are missing; afterwards the plan knows all."""
+        todo = self.scratch / layout.TODO
+        sizes = self.plan.write_todo(todo, self.spark.slots)
+        if not sizes:
+            return
+        name = layout.work(self.id, layout.TODO)
+        self.store.upload(todo, name)
+        converted = self.converted
+        task = Featurize(self.store.url, name, converted.features, converted.backbone.digest, self.config.image)
+        shared = self.spark.share(converted.flatbuffer)
+
+        def watch(statuses: Counter[str]) -> None:
+            self.reporter.advance(statuses.total(), statuses.total() - statuses[OK])
+
+        with self.reporter.stage("featurize", sum(sizes)):
+            self.spark.map(lambda number: task(number, shared), len(sizes), watch, self.reporter.poll)
+        self.plan.add_features(self.store, converted.features)
+
+    def count(self) -> Counts:
+        """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""
+        by_status = self.plan.count_by("status")
+        ok = by_status.get(OK, 0)
+        counts = Counts(
+            images=self.plan.images,
+            ok=ok,
+            failed=self.plan.images - ok,
+            by_status=by_status,
+            by_label=self.plan.count_by("label", f"status = '{OK}'"),
+        )
+        self.warnings += [f"{name} could not be read and was computed again" for name in self.plan.broken]
+        if ok and counts.failed <= self.config.failures.max_rate * counts.images:
+            return counts
+        failures = layout.failures(self.id)
+        self.store.put(failures, to_parquet(self.plan.failures()))
+        reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
+        limit = f"more than failures.max_rate ({self.config.failures.max_rate:g})" if ok else "all of them"
+        raise TooManyFailures(
+            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published. Features "
+            f"are kept. See {self.store.location(failures)}, then mend the images or raise failures.max_rate."
+        )
+
+    def index(self) -> int:
+        """Write where the features of each vector part lie; return how many parts there are."""
+        index = self.scratch / layout.INDEX
+        sizes = self.plan.write_index(index)
+        self.store.upload(index, layout.work(self.id, layout.INDEX))
+        return len(sizes)
+
+    def fit(self, parts: int) -> Model:
+        """Fit scaler and PCA. Reconstruction errors are known only when the vectors are."""
+        with self.reporter.stage("fit"):
+            self.spark.map(reduce.Fit(self.store.url, self.id), parts, poll=self.reporter.poll)
+            moments = reduce.merge(self.store, self.id, parts)
+            options = self.config.pca
+            fitted = pca.fit(moments, options.components, options.variance, options.scale)
+        if options.variance is None and (options.components or 0) > len(fitted.components):
+            self.warnings.append(
+                f"pca.components is {options.components}, but {moments.count} images have only "
+                f"{len(fitted.components)} independent components"
+            )
+        card = Card(
+            run=self.id,
+            backbone=self.converted.backbone.name,
+            features=self.converted.features,
+            image=self.config.image,
+            images=moments.count,
+            reconstruction_error=0.0,
+            reconstruction_error_p99=0.0,
+        )
+        return Model(card, fitted, self.converted.flatbuffer)
+
+    def project(self, parts: int, model: Model) -> list[reduce.Projected]:
+        """Write the vectors."""
+        metadata = {
+            "fruitpipe.run": self.id,
+            "fruitpipe.model": model.card.run,
+            "fruitpipe.components": str(len(model.pca.components)),
+            "fruitpipe.backbone": model.card.backbone,
+        }
+        formats = ("parquet", *self.config.formats)
+        task = reduce.Project(self.store.url, self.id, formats, metadata, SAMPLE // parts)
+        shared = self.spark.share(model.pca)
+        with self.reporter.stage("project"):
+            return self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
+
+    def write_rest(self, model: Model) -> list[File]:
+        """Write the model, the failures and the config."""
+        failures = self.plan.failures()
+        objects: dict[str, bytes | memoryview] = {
+            layout.model(self.id, name): data for name, data in model.files().items()
+        }
+        objects[layout.failures(self.id)] = to_parquet(failures)
+        objects[layout.config(self.id)] = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False).encode()
+        files = []
+        for name, data in objects.items():
+            self.store.put(name, data)
+            rows = len(failures) if name == layout.failures(self.id) else None
+            files.append(File.of(layout.within(self.id, name), data, rows))
+        return files
+
+
+def to_parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return memoryview(sink.getvalue())
