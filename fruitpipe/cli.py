@@ -37,6 +37,11 @@ class Log(StrEnum):
     json = "json"
 
 
+class Labels(StrEnum):
+    parent = "parent"
+    none = "none"
+
+
 Images = Annotated[str | None, typer.Argument(help="Folder of images, searched recursively. [config: input]")]
 Out = Annotated[str | None, typer.Argument(help="Folder of results. [config: output]")]
 Result = Annotated[str, typer.Argument(metavar="OUT", help="Folder of results of earlier runs.")]
@@ -200,7 +205,7 @@ def transform(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder of images, searched recursively.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write.")],
-    labels: Annotated[str, typer.Option(help="parent or none.")] = "parent",
+    labels: Annotated[Labels, typer.Option(help="Label of an image: the name of its folder, or none.")] = Labels.parent,
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""

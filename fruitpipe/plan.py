@@ -41,6 +41,11 @@ PLACED = FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.i
 RETRIED = {"transient": (*TRANSIENT, "too_large"), "all": None, "none": ()}
 
 
+# With `verify_content`, the bytes that were read may no longer be those that were listed.
+RESOLVED = """SELECT * REPLACE (coalesce(status, 'changed') AS status,
+    if(status IS NULL, 'changed between listing and reading: run again', error) AS error) FROM joined"""
+
+
 class Summary(BaseModel):
     """Figures of a plan."""
 
@@ -71,7 +76,7 @@ class Plan:
     def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
         self.broken: list[str] = []
         """Feature parts that could not be read; their images are computed again."""
-        self._key = "content" if verify_content else "etag"
+        self._verify_content = verify_content
         self._retry = retry
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
         self._database = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
@@ -92,15 +97,21 @@ class Plan:
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features now, and join. Call again when more have been written."""
         self._take("features", PLACED, self._known(store, digest))
+        # What could not be read has no digest of its content, and is known by its etag even with `verify_content`.
+        key, columns = ("coalesce(content, etag)", ("content", "etag")) if self._verify_content else ("etag", ("etag",))
+        known = f"coalesce({', '.join(f'by_{column}.known' for column in columns)})"
+        joins = " ".join(
+            f"LEFT JOIN best AS by_{column} ON by_{column}.path = images.path AND by_{column}.key = images.{column}"
+            for column in columns
+        )
         # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
         self._database.execute(f"""
             CREATE OR REPLACE TABLE joined AS
             WITH best AS (
-                SELECT path, {self._key} AS key, arg_min(features, (status <> '{OK}', part, row)) AS known
-                FROM features WHERE {self._key} IS NOT NULL GROUP BY ALL)
-            SELECT images.path, images.etag, images.size, images.label, {self._todo()} AS todo, known.*
-            FROM (SELECT images.*, known FROM images LEFT JOIN best
-                  ON best.path = images.path AND best.key = images.{self._key}) AS images
+                SELECT path, {key} AS key, arg_min(features, (status <> '{OK}', part, row)) AS known
+                FROM features GROUP BY ALL),
+            matched AS (SELECT images.*, {known} AS known FROM images {joins})
+            SELECT path, etag, size, label, {self._todo()} AS todo, known.* EXCLUDE (path, etag) FROM matched
         """)
 
     def _take(self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
@@ -129,8 +140,9 @@ class Plan:
             try:
                 with store.open(name) as file, pq.ParquetFile(file) as part:
                     facts = part.read(FACTS.names).cast(FACTS)
-            except (pa.ArrowInvalid, pa.ArrowKeyError, OSError):
-                self.broken.append(name)
+            except (ValueError, KeyError, OSError):  # what pyarrow raises for damaged and for foreign files
+                if name not in self.broken:
+                    self.broken.append(name)
                 continue
             rows = pa.array(range(len(facts)), pa.int32())
             names = pa.repeat(name, len(facts))
@@ -153,7 +165,9 @@ class Plan:
                 count(*) FILTER (NOT todo AND status <> '{OK}')
             FROM joined
         """)
-        (gone,) = self._row("SELECT count(DISTINCT path) FROM features WHERE path NOT IN (SELECT path FROM images)")
+        (gone,) = self._row(
+            f"SELECT count(DISTINCT path) FROM features WHERE status = '{OK}' AND path NOT IN (SELECT path FROM images)"
+        )
         return Summary(
             images=images, bytes=size, labels=self.count_by("label"), new=new, changed=changed,
             retried=retried, known=known, known_failed=failed, gone=gone,
@@ -161,7 +175,7 @@ class Plan:
 
     def count_by(self, column: Literal["label", "status"], where: str = "true") -> dict[str, int]:
         """Number of images by label or status, largest first."""
-        query = f"SELECT {column}, count(*) AS n FROM joined WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
+        query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self._database.execute(f"{query} ORDER BY n DESC, 1").fetchall())
 
     def write_todo(self, path: Path, slots: int) -> list[int]:
@@ -186,8 +200,8 @@ class Plan:
 
     def failures(self) -> pa.Table:
         """Images without a feature: path, label, etag, size, width, height, status, error."""
-        columns = "path, label, etag, size, width, height, coalesce(status, 'unknown') AS status, error"
-        query = f"SELECT {columns} FROM joined WHERE status IS DISTINCT FROM '{OK}' ORDER BY path"
+        columns = "path, label, etag, size, width, height, status, error"
+        query = f"SELECT {columns} FROM ({RESOLVED}) WHERE status <> '{OK}' ORDER BY path"
         return self._database.sql(query).to_arrow_table()
 
     def feature_parts(self) -> list[str]:

@@ -156,7 +156,9 @@ class BarReporter(Reporter):
 
 
 def figures(reporter: Reporter) -> str:
-    """Images done, speed, failures and time left, in words."""
+    """Images done, speed, failures and time left, in words; the time so far in stages that count no images."""
+    if not reporter.total:
+        return duration(reporter.seconds)
     left = f", {duration(reporter.remaining)} left" if reporter.remaining else ""
     return f"{reporter.done}/{reporter.total} images, {reporter.rate:.0f} img/s, {reporter.failed} failed{left}"
 
