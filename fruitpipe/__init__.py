@@ -10,7 +10,7 @@ from fruitpipe.config import Config
 from fruitpipe.config import load as load_config
 from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
 from fruitpipe.model import Model, load_model
-from fruitpipe.pipeline import plan, run
+from fruitpipe.pipeline import run
 from fruitpipe.runs import Run
 
 __all__ = [
@@ -23,6 +23,5 @@ __all__ = [
     "UserError",
     "load_config",
     "load_model",
-    "plan",
     "run",
 ]

@@ -19,6 +19,8 @@ from fruitpipe.errors import UserError
 
 BackboneName = Literal["mobilenet_v2", "efficientnet_lite0"]
 Text = Annotated[str, StringConstraints(min_length=1)]
+Key = tuple[str, ...]
+Lines = dict[Key, int]
 MIB = 1 << 20
 
 
@@ -35,7 +37,7 @@ class ImageConfig(Section):
     """Larger files are not read (status `too_large`)."""
     max_pixels: int = Field(50_000_000, ge=1)
     """Images with more pixels are not decoded (status `too_large`)."""
-    max_aspect: float = Field(100.0, ge=1)
+    max_aspect: float = Field(100.0, ge=1, allow_inf_nan=False)
     """Images whose longer side is more than this many times the shorter are not decoded (status `too_large`)."""
 
 
@@ -144,8 +146,9 @@ class ConfigError(UserError):
     def __init__(self, mistakes: Sequence[Mistake], source: str | None = None) -> None:
         self.mistakes = list(mistakes)
         self.source = source
+        # What has no line did not come from the file.
         prefix = f"{source}: " if source else ""
-        super().__init__("\n".join(f"{prefix}{mistake}" for mistake in self.mistakes))
+        super().__init__("\n".join(f"{prefix if mistake.line else ''}{mistake}" for mistake in self.mistakes))
 
 
 def load(
@@ -166,7 +169,7 @@ def load(
     ConfigError: with every mistake that was found.
     """
     tree, lines = read_yaml(Path(path)) if path else ({}, {})
-    mistakes = []
+    mistakes: list[Mistake] = []
     for assignment in assignments:
         try:
             key, value = parse_assignment(assignment)
@@ -174,11 +177,17 @@ def load(
             mistakes.append(Mistake("", str(error)))
             continue
         put(tree, key, value)
-        lines = {k: v for k, v in lines.items() if k[: len(key)] != key}
-    tree |= {key: value for key, value in values.items() if value is not None}
-    if mistakes:
-        raise ConfigError(mistakes)
-    return check(tree, lines, source=str(path) if path else None)
+        lines = without(lines, key)
+    for name, value in values.items():
+        if value is not None:
+            tree[name] = value
+            lines = without(lines, (name,))
+    return check(tree, lines, source=str(path) if path else None, mistakes=mistakes)
+
+
+def without(lines: Lines, key: Key) -> Lines:
+    """The lines of a file without those that something after the file overrides."""
+    return {name: line for name, line in lines.items() if name[: len(key)] != key}
 
 
 def validate(path: str | os.PathLike[str]) -> None:
@@ -190,13 +199,16 @@ def validate(path: str | os.PathLike[str]) -> None:
     check({"input": "IMAGES", "output": "OUT"} | tree, lines, source=str(path))
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """The mapping in a YAML file and the line (from 1) of each of its keys.
 
     Raises ConfigError where the file is missing, is not YAML, names a key twice or holds no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
+        if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
+            mistake = Mistake("", "YAML aliases (*name) are not supported.", aliases[0].start_mark.line + 1)
+            raise ConfigError([mistake], str(path))
         node = yaml.compose(text, yaml.SafeLoader)
         tree = yaml.safe_load(text)
     except FileNotFoundError as error:
@@ -211,7 +223,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         return {}, {}
     if not isinstance(tree, dict):
         raise ConfigError([Mistake("", "expected `key: value` lines at the top.", 1)], str(path))
-    lines: dict[tuple[str, ...], int] = {}
+    lines: Lines = {}
     twice = []
     for key, line in walk(node):
         if key in lines:
@@ -257,26 +269,29 @@ def put(tree: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
     tree[key[-1]] = value
 
 
-def check(tree: Mapping[str, Any], lines: Mapping[tuple[str, ...], int], source: str | None = None) -> Config:
+def check(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: Sequence[Mistake] = ()) -> Config:
     """Validate a merged tree.
 
-    Raises ConfigError with all mistakes, their lines and the keys that were probably meant.
+    Raises ConfigError with all mistakes, those found before included, their lines and the keys probably meant.
     """
+    found = list(mistakes)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
-        mistakes = [explain(detail, lines) for detail in error.errors(include_url=False)]
-        raise ConfigError(sorted(mistakes, key=lambda m: m.line or 0), source) from None
+        found += [explain(detail, lines) for detail in error.errors(include_url=False)]
+    if found:
+        raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0), source)
+    return config
 
 
-def explain(detail: Any, lines: Mapping[tuple[str, ...], int]) -> Mistake:
+def explain(detail: Any, lines: Lines) -> Mistake:
     location = tuple(str(part) for part in detail["loc"])
     key, line = ".".join(location), lines.get(location)
     match detail["type"]:
         case "extra_forbidden":
             fields = fields_at(location[:-1])
             close = difflib.get_close_matches(location[-1], fields, 1)
-            suggestion = close[0] if close else home_of(location[-1])
+            suggestion = home_of(location[-1], 1.0) or (close[0] if close else home_of(location[-1], 0.8))
             return Mistake(key, "no such key.", line, suggestion)
         case "missing":
             return Mistake(key, f"missing: give it on the command line, or as `{key}:` in a config file.")
@@ -296,12 +311,12 @@ def fields_at(location: tuple[str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def home_of(name: str) -> str | None:
-    """The dotted key that ends in this name, for a key that was written one level off."""
+def home_of(name: str, likeness: float) -> str | None:
+    """The dotted key that ends in a name as alike as this, for a key that was written one level off."""
     for key, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            close = difflib.get_close_matches(name, field.annotation.model_fields, 1, 0.8)
+            close = difflib.get_close_matches(name, field.annotation.model_fields, 1, likeness)
             if close:
                 return f"{key}.{close[0]}"
-    close = difflib.get_close_matches(name, Config.model_fields, 1, 0.8)
+    close = difflib.get_close_matches(name, Config.model_fields, 1, likeness)
     return close[0] if close else None

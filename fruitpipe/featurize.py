@@ -17,7 +17,6 @@ from fruitpipe import layout, source
 from fruitpipe.config import ImageConfig
 from fruitpipe.engine import Engine
 from fruitpipe.images import DECODE_RULES, OK, BadImage, decode
-from fruitpipe.plan import FACTS
 from fruitpipe.store import Store
 
 AHEAD = 16
@@ -132,9 +131,17 @@ def to_parquet(facts: Facts, features: NDArray[np.float32]) -> memoryview:
     failed = np.array([status != OK for status in facts.status], bool)
     validity = pa.py_buffer(np.packbits(~failed, bitorder="little")) if failed.any() else None
     column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * dimension), count, [validity, pa.py_buffer(features)])
-    columns = [pa.array(getattr(facts, name), FACTS.field(name).type) for name in FACTS.names]
-    table = pa.table([*columns, column], schema=FACTS.append(pa.field("feature", column.type)))
+    columns = [pa.array(getattr(facts, name), layout.FACTS.field(name).type) for name in layout.FACTS.names]
+    table = pa.table([*columns, column], schema=layout.FACTS.append(pa.field("feature", column.type)))
     sink = pa.BufferOutputStream()
     dictionary = ["status", "error", "width", "height"]
-    pq.write_table(table, sink, compression="zstd", compression_level=1, use_dictionary=dictionary, row_group_size=512)
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=dictionary,
+        row_group_size=512,
+        write_page_checksum=True,
+    )
     return memoryview(sink.getvalue())

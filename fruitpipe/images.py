@@ -12,8 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fruitpipe.config import ImageConfig
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-# MPO is what many phones write under the name .jpg.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DECODE_RULES = 1
 """Version of the rules in this module: a change of what they give for any image changes the features' identity."""
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -65,6 +64,8 @@ def decode(data: bytes, side: int, rules: ImageConfig) -> Picture:
             return Picture(pixels, *oriented.size)
     except BadImage:
         raise
+    except MemoryError:
+        raise BadImage("unreadable", "not enough memory to decode it") from None
     except UnidentifiedImageError:
         raise BadImage("undecodable", "not an image of a known format") from None
     except Exception as error:

@@ -19,6 +19,8 @@ import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+import pyarrow as pa
+
 MARKER = "fruitpipe.json"
 LEASE = "lease.json"
 LATEST = "latest.json"
@@ -28,6 +30,19 @@ TODO, INDEX = "todo.parquet", "index.parquet"
 VERSION = 1
 SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv"}
 FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv"}
+
+FACTS = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("content", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""Columns of a feature part, besides `feature`."""
 
 
 def new_run_id() -> str:

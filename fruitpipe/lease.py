@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
 import time
 from types import TracebackType
-from typing import Any
 
 import psutil
+from pydantic import BaseModel, ValidationError
 
 from fruitpipe import layout
 from fruitpipe.errors import FruitpipeError, UserError
@@ -29,12 +28,13 @@ class Lease:
 
     def __init__(self, store: Store, purpose: str) -> None:
         self._store = store
-        self._me = {
-            "purpose": purpose,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_started": psutil.Process().create_time(),
-        }
+        self._me = Document(
+            purpose=purpose,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+            renewed=0.0,
+        )
         self._held: bytes | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -43,7 +43,7 @@ class Lease:
         current = self._store.find(layout.LEASE)
         if current is not None and (holder := holder_of(current)):
             raise UserError(
-                f"{holder['purpose']} (process {holder['pid']} on {holder['host']}) is writing to {self._store.url}: "
+                f"{holder.purpose} (process {holder.pid} on {holder.host}) is writing to {self._store.url}: "
                 "wait for it to end, or choose another output."
             )
         fresh = self._document()
@@ -63,11 +63,12 @@ class Lease:
     def check(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
         current = self._store.find(layout.LEASE)
-        if current is None or not self._me.items() <= json.loads(current).items():
+        holder = holder_of(current) if current else None
+        if holder is None or holder.model_copy(update={"renewed": 0.0}) != self._me:
             raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
     def _document(self) -> bytes:
-        return json.dumps(self._me | {"renewed": time.time()}).encode()
+        return self._me.model_copy(update={"renewed": time.time()}).model_dump_json().encode()
 
     def _keep(self) -> None:
         while not self._stop.wait(LIFETIME / 4):
@@ -81,19 +82,33 @@ class Lease:
             self._held = fresh
 
 
-def holder_of(document: bytes) -> dict[str, Any] | None:
-    """Who holds a lease, or None if it lapsed."""
+class Document(BaseModel):
+    """What a lease says."""
+
+    purpose: str
+    host: str
+    pid: int
+    process_started: float
+    renewed: float
+
+
+def holder_of(document: bytes) -> Document | None:
+    """Who holds a lease, or None if it lapsed or says nothing."""
     try:
-        lease: dict[str, Any] = json.loads(document)
-    except ValueError:
+        lease = Document.model_validate_json(document)
+    except ValidationError:
         return None
-    if time.time() - lease["renewed"] > LIFETIME:
+    if time.time() - lease.renewed > LIFETIME:
         return None
-    if lease["host"] == socket.gethostname():
-        try:
-            started = psutil.Process(lease["pid"]).create_time()
-        except psutil.NoSuchProcess:
-            return None
-        if abs(started - lease["process_started"]) > 1:  # the number was given to another process since
-            return None
+    if lease.host == socket.gethostname() and not lives(lease.pid, lease.process_started):
+        return None
     return lease
+
+
+def lives(pid: int, started: float) -> bool:
+    """Whether a process of this machine still runs; its number may have been given to another since."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -5,6 +5,7 @@ Loading one needs NumPy; images need LiteRT and Pillow besides. No Spark, no Ten
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
@@ -15,6 +16,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +49,8 @@ class Card(BaseModel):
     """mean over those images"""
     reconstruction_error_p99: float
     """99th percentile over those images"""
+    flatbuffer: str
+    """SHA-256 of the backbone's flatbuffer"""
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         card = Card.model_validate_json((folder / CARD).read_bytes())
         with np.load(folder / PCA, allow_pickle=False) as arrays:
             pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
-        return Model(card, pca, (folder / FLATBUFFER).read_bytes())
+        flatbuffer = (folder / FLATBUFFER).read_bytes()
+        if hashlib.sha256(flatbuffer).hexdigest() != card.flatbuffer:
+            raise ValueError(f"{FLATBUFFER} is damaged")
+        return Model(card, pca, flatbuffer)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UserError(
             f"{path} is no model: it has no {missing}. Give a folder such as OUT/runs/RUN/model; "
             "`fruitpipe runs OUT` lists runs."
         ) from None
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"]))
+        raise UserError(f"cannot read the model {path}: {CARD}: {where}: {wrong['msg']}.") from error
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error

@@ -92,7 +92,7 @@ def planning(config: Config, scratch: Path | None = None) -> Iterator[Plan]:
 
 def add_images(the_plan: Plan, config: Config) -> None:
     """List the input into a plan. Raises UserError where there are no images."""
-    listing = source.list_images(config.input, config.labels, config.verify_content)
+    listing = source.list_images(config.input, config.labels, config.verify_content, config.image.max_bytes)
     the_plan.add_images(listing, source.LISTING)
     if not the_plan.images:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))

@@ -23,19 +23,7 @@ from fruitpipe.store import Store
 MEMORY = "1GB"
 SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 4096
 
-FACTS = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-        pa.field("content", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-    ]
-)
-"""Columns of a feature part, besides `feature`."""
-PLACED = FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
+PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 
 # `too_large` depends on the limits in the config and costs no inference to check again.
 RETRIED = {"transient": (*TRANSIENT, "too_large"), "all": None, "none": ()}
@@ -139,7 +127,7 @@ class Plan:
                 continue
             try:
                 with store.open(name) as file, pq.ParquetFile(file) as part:
-                    facts = part.read(FACTS.names).cast(FACTS)
+                    facts = part.read(layout.FACTS.names).cast(layout.FACTS)
             except (ValueError, KeyError, OSError):  # what pyarrow raises for damaged and for foreign files
                 if name not in self.broken:
                     self.broken.append(name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruitpipe import layout
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.manifest import File
 from fruitpipe.moments import Moments
 from fruitpipe.pca import Pca
@@ -65,8 +66,12 @@ class Index:
 
     @lru_cache(maxsize=4)  # noqa: B019 - an index lives as long as its task
     def _read(self, name: str) -> NDArray[np.float32]:
-        with self._store.open(name) as file:
-            column = pq.ParquetFile(file).read(["feature"])["feature"].combine_chunks()
+        try:
+            with self._store.open(name) as file:
+                part = pq.ParquetFile(file, page_checksum_verification=True)
+                column = part.read(["feature"])["feature"].combine_chunks()
+        except (ValueError, OSError) as error:
+            raise FruitpipeError(f"{self._store.location(name)} is damaged: delete it and run again") from error
         width = column.type.byte_width
         _, values = column.buffers()
         return np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)

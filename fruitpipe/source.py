@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fruitpipe.config import ImageConfig
 from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS, BadImage
 from fruitpipe.layout import MARKER
@@ -30,9 +31,15 @@ STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES
 
 
 def list_images(
-    folder: str, labels: str = "parent", verify_content: bool = False, batch: int = BATCH
+    folder: str,
+    labels: str = "parent",
+    verify_content: bool = False,
+    max_bytes: int = ImageConfig().max_bytes,
+    batch: int = BATCH,
 ) -> Iterator[pa.RecordBatch]:
     """Every image below a folder, as batches of the schema LISTING, in no particular order.
+
+    With `verify_content`, images of up to `max_bytes` are read for their digest.
 
     Streams: at no time is more held than one batch and the names of folders still to visit. Hidden files and folders
     and results of fruitpipe are passed over.
@@ -40,7 +47,7 @@ def list_images(
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """
     root = Path(folder).absolute()
-    if not root.exists():
+    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for names that are too long
         raise UserError(f"no folder {folder}: check the path of the images.")
     if not root.is_dir():
         raise UserError(f"{folder} is not a folder: give the folder that holds the images.")
@@ -49,7 +56,8 @@ def list_images(
         path = name_of(entry.path)
         size, etag = size_and_etag(entry)
         label = Path(path).parent.name if labels == "parent" else None
-        rows.append((path, etag, digest_of_file(entry.path) if verify_content else None, size, label))
+        content = digest_of_file(entry.path, max_bytes) if verify_content else None
+        rows.append((path, etag, content, size, label))
         if len(rows) == batch:
             yield to_batch(rows)
             rows.clear()
@@ -58,7 +66,9 @@ def list_images(
 
 
 def to_batch(rows: list[tuple[str, str, str | None, int, str | None]]) -> pa.RecordBatch:
-    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), LISTING, strict=True)]
+    columns = [
+        pa.array(list(column), field.type) for column, field in zip(zip(*rows, strict=True), LISTING, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=LISTING)
 
 
@@ -81,11 +91,18 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    if not Path(entry.path, MARKER).exists():
+                if is_folder(entry):
+                    if not os.path.exists(os.path.join(entry.path, MARKER)):  # noqa: PTH110, PTH118
                         folders.append((entry.path, ancestors | {here}))
                 elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - ten times a Path's speed
                     yield entry
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or through a folder that is closed to us
+        return False
 
 
 def size_and_etag(entry: os.DirEntry[str]) -> tuple[int, str]:
@@ -107,8 +124,7 @@ def read_image(path: str, max_bytes: int) -> bytes:
     Raises BadImage: `missing`, `forbidden`, `unreadable` or, above `max_bytes`, `too_large`.
     """
     try:
-        # Without O_NONBLOCK a named pipe called x.jpg would hold the task for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:  # noqa: PTH123
+        with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "not a regular file")
@@ -120,13 +136,18 @@ def read_image(path: str, max_bytes: int) -> bytes:
         raise BadImage(status_name, error.strerror or str(error)) from error
 
 
+def open_without_waiting(path: str, flags: int) -> int:
+    """A named pipe called x.jpg would hold whoever opens it until somebody writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def digest(data: bytes) -> str:
     """Digest of an image's bytes, 128 bits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def digest_of_file(path: str) -> str | None:
+def digest_of_file(path: str, max_bytes: int) -> str | None:
     try:
-        return digest(Path(path).read_bytes())
-    except OSError:
-        return None  # never equal to a known digest: reading it again as a part of the run gives the status
+        return digest(read_image(path, max_bytes))
+    except BadImage:
+        return None  # the run itself reads it again, and tells why it cannot

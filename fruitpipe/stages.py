@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,7 @@ class Stages:
             images=moments.count,
             reconstruction_error=0.0,
             reconstruction_error_p99=0.0,
+            flatbuffer=hashlib.sha256(self.converted.flatbuffer).hexdigest(),
         )
         return Model(card, fitted, self.converted.flatbuffer)
 
@@ -133,7 +135,7 @@ class Stages:
             "fruitpipe.components": str(len(model.pca.components)),
             "fruitpipe.backbone": model.card.backbone,
         }
-        formats = ("parquet", *self.config.formats)
+        formats = ("parquet", *dict.fromkeys(self.config.formats))
         task = reduce.Project(self.store.url, self.id, formats, metadata, SAMPLE // parts)
         shared = self.spark.share(model.pca)
         with self.reporter.stage("project"):

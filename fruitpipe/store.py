@@ -95,7 +95,11 @@ class Store:
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder, name)
-                yield path.relative_to(self.root).as_posix(), path.stat().st_size
+                try:
+                    size = path.stat().st_size
+                except FileNotFoundError:  # gone since, as temporary files of others are
+                    continue
+                yield path.relative_to(self.root).as_posix(), size
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below a folder, sorted."""
@@ -107,6 +111,9 @@ class Store:
         path = self.root / name
         path.unlink(missing_ok=True)
         for folder in path.parents:
-            if folder == self.root or any(folder.iterdir()):
+            if folder == self.root:
                 break
-            folder.rmdir()
+            if folder.exists():
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()

@@ -33,7 +33,7 @@ def flatbuffer(name: str, environment: Environment) -> tuple[Backbone, Path]:
         raise UserError(f"cannot write to the cache {folder} ({error.strerror}): set FRUITPIPE_CACHE.") from error
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made = Path(scratch) / "backbone.tflite"
-        run_conversion(name, made)
+        run_conversion(name, made, environment)
         # Keras may have downloaded the weights just now.
         backbone = backbone or by_name(name, environment.keras_home)
         if backbone is None:
@@ -47,9 +47,10 @@ def path_of(backbone: Backbone, environment: Environment) -> Path:
     return environment.cache / "backbones" / f"{backbone.name}-{backbone.digest[:16]}.tflite"
 
 
-def run_conversion(name: str, target: Path) -> None:
+def run_conversion(name: str, target: Path, environment: Environment) -> None:
     command = [sys.executable, "-m", "fruitpipe.backbones.convert", name, str(target)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+    quiet["KERAS_HOME"] = str(environment.keras_home)
     done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

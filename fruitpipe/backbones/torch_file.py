@@ -49,11 +49,14 @@ class Unpickler(pickle.Unpickler):
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
     """Tensors by name. Raises ValueError where the file is of another kind."""
     with path.open("rb") as file:
-        magic, _, _, saved, keys = (Unpickler(file).load() for _ in range(5))
-        if magic != MAGIC:
-            raise ValueError(f"{path} is not a torch.save file of before PyTorch 1.6")
-        dtypes = {tensor.storage[0]: tensor.storage[1] for tensor in saved.values()}
-        storages = {key: read_storage(file, dtypes[key]) for key in keys}
+        try:
+            if Unpickler(file).load() != MAGIC:
+                raise ValueError("another magic number")
+            _, _, saved, keys = (Unpickler(file).load() for _ in range(4))
+            dtypes = {tensor.storage[0]: tensor.storage[1] for tensor in saved.values()}
+            storages = {key: read_storage(file, dtypes[key]) for key in keys}
+        except (pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise ValueError(f"{path} is not a torch.save file of before PyTorch 1.6: {error}") from error
     return {name: view(storages[tensor.storage[0]], tensor) for name, tensor in saved.items()}
 
 
@@ -63,5 +66,8 @@ def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def view(storage: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if 0 not in tensor.shape and not 0 <= last < len(storage):
+        raise ValueError("a tensor reaches beyond its storage")
     strides = [stride * storage.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)

@@ -1,0 +1,97 @@
+"""What tests share: data that may be missing, backbones, drawn pictures, a Spark."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+import pytest
+from draw_fruits import draw
+from hypothesis import settings
+
+from fruitpipe.backbones import Backbone, flatbuffer
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError
+
+CI = os.environ.get("CI") == "true"
+
+settings.register_profile("fruitpipe", deadline=None, derandomize=CI)
+settings.load_profile("fruitpipe")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip, but never in CI: there everything runs."""
+    if CI:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Real photographs, weights and oracles."""
+    folder = os.environ.get("FRUITPIPE_DATA")
+    if not folder:
+        unavailable("set FRUITPIPE_DATA to a folder with fruits-360, oracle and imagenet-check")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def lite0() -> tuple[Backbone, Path]:
+    """The backbone whose weights pip brings, and its flatbuffer in the user's cache."""
+    return flatbuffer("efficientnet_lite0", Environment.read())
+
+
+@pytest.fixture(scope="session")
+def mobilenet() -> tuple[Backbone, Path]:
+    """The default backbone, and its flatbuffer in the user's cache."""
+    try:
+        return flatbuffer("mobilenet_v2", Environment.read())
+    except FruitpipeError as error:
+        unavailable(str(error))
+
+
+@pytest.fixture(scope="session")
+def fruits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures, 8 varieties of 40."""
+    folder = tmp_path_factory.mktemp("fruits")
+    draw(folder)
+    return folder
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """An empty folder that every user can reach; pytest's own are for one user."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Act as a user without rights: root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A SparkSession that ends with its module: a Spark that still ran would be used by the pipeline's own tests."""
+    from pyspark.sql import SparkSession
+
+    from fruitpipe.spark import cluster
+
+    log = tmp_path_factory.mktemp("spark") / "spark.log"
+    with cluster(SparkConfig(master="local[2]"), Environment.read(), log):
+        session = SparkSession.builder.getOrCreate()
+        yield session
+        session.stop()

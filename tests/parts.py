@@ -1,0 +1,47 @@
+"""Build listings and feature parts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruitpipe import layout
+from fruitpipe.featurize import Facts, to_parquet
+from fruitpipe.images import OK, BadImage
+from fruitpipe.source import LISTING
+from fruitpipe.store import Store
+
+
+class Image(NamedTuple):
+    """A row of a listing, and what a feature part says of it."""
+
+    path: str
+    etag: str = "1"
+    status: str = OK
+    content: str | None = None
+    label: str | None = "x"
+
+
+def listing(images: Iterable[Image]) -> list[pa.RecordBatch]:
+    rows = [
+        {"path": each.path, "etag": each.etag, "content": each.content, "size": 10, "label": each.label}
+        for each in images
+    ]
+    return pa.Table.from_pylist(rows, LISTING).to_batches()
+
+
+def put_part(store: Store, digest: str, images: Sequence[Image], features: NDArray[np.float32] | None = None) -> str:
+    """Write a feature part as a task does; return its name."""
+    facts = Facts()
+    for each in images:
+        error = None if each.status == OK else BadImage(each.status, "as the test has it")
+        facts.add(each.path, each.etag, each.content, (None, None) if error else (4, 3), error)
+    if features is None:
+        features = np.zeros((len(images), 3), np.float32)
+    name = layout.feature_part(digest, [(each.path, each.etag) for each in images])
+    store.put(name, to_parquet(facts, features))
+    return name

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+
+from fruitpipe import pca
+from fruitpipe.backbones import Backbone
+from fruitpipe.config import ImageConfig
+from fruitpipe.engine import Engine
+from fruitpipe.errors import UserError
+from fruitpipe.featurize import featurize
+from fruitpipe.model import CARD, FLATBUFFER, PCA, Card, Model, load_model
+from fruitpipe.moments import Moments
+
+
+def write(model: Model, folder: Path) -> Path:
+    folder.mkdir()
+    for name, data in model.files().items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paths(fruits: Path) -> list[str]:
+    return [str(path) for path in sorted(fruits.rglob("*.jpg"))[::16]]
+
+
+@pytest.fixture(scope="module")
+def features(paths: list[str], lite0: tuple[Backbone, Path]) -> np.ndarray:
+    _, found = featurize(paths, [""] * len(paths), Engine(lite0[1].read_bytes()), ImageConfig())
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
+    card = Card(
+        run="r",
+        backbone="efficientnet_lite0",
+        features="d",
+        image=ImageConfig(max_bytes=100_000),
+        images=len(features),
+        reconstruction_error=0.25,
+        reconstruction_error_p99=0.5,
+    )
+    return Model(card, pca.fit(Moments.of(features), 5), lite0[1].read_bytes())
+
+
+@pytest.fixture
+def folder(model: Model, tmp_path: Path) -> Path:
+    return write(model, tmp_path / "model")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        list(load_model(folder).transform_images([__file__]))
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert str(folder) in message
+    return message
+
+
+def test_a_model_comes_back_from_its_files_as_it_was(model: Model, folder: Path, features: np.ndarray) -> None:
+    loaded = load_model(folder)
+    assert loaded.card == model.card
+    assert loaded.flatbuffer == model.flatbuffer
+    for name in ("mean", "scale", "components", "explained_variance"):
+        assert np.array_equal(getattr(loaded.pca, name), getattr(model.pca, name))
+    assert np.array_equal(loaded.transform(features), model.transform(features))
+
+
+def test_the_same_model_has_the_same_files(model: Model) -> None:
+    assert model.files() == model.files()
+
+
+def test_images_become_the_vectors_of_their_features_in_order(
+    model: Model, paths: list[str], features: np.ndarray
+) -> None:
+    for threads in (1, 3):
+        vectors = list(model.transform_images(paths, threads))
+        assert [each.path for each in vectors] == paths
+        assert {each.status for each in vectors} == {"ok"}
+        np.testing.assert_array_equal(np.array([each.vector for each in vectors]), model.transform(features))
+
+
+def test_images_come_in_order_across_chunks(model: Model, paths: list[str]) -> None:
+    many = [path for number in range(700) for path in (f"/nowhere/{number}.jpg",)]
+    many[300] = paths[0]
+    vectors = list(model.transform_images(iter(many), 2))
+    assert [each.path for each in vectors] == many
+    assert [each.status for each in vectors] == ["missing"] * 300 + ["ok"] + ["missing"] * 399
+
+
+def test_a_bad_image_gets_a_status_and_no_vector(model: Model, tmp_path: Path) -> None:
+    expected = hostile.make(tmp_path / "hostile")
+    vectors = list(model.transform_images(str(tmp_path / "hostile" / name) for name in expected))
+    assert {Path(each.path).name: each.status for each in vectors} == expected
+    assert all((each.vector is None) == (each.status != "ok") == (each.error is not None) for each in vectors)
+
+
+def test_the_models_own_limits_hold(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(bytes(100_001))
+    (vector,) = model.transform_images([str(tmp_path / "x.jpg")])
+    assert vector.status == "too_large"
+
+
+def test_no_images_give_no_vectors(model: Model) -> None:
+    assert list(model.transform_images([])) == []
+
+
+@pytest.mark.parametrize("shape", [(3, 1279), (1280,), (3, 0)])
+def test_features_of_a_wrong_dimension_are_a_value_error(model: Model, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="1280"):
+        model.transform(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("name", [PCA, CARD, FLATBUFFER])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert name in refusal(folder)
+
+
+def test_a_folder_that_is_missing_or_no_folder_is_no_model(folder: Path, tmp_path: Path) -> None:
+    refusal(tmp_path / "nowhere")
+    refusal(folder / PCA)
+
+
+@pytest.mark.parametrize("name", [PCA, CARD, FLATBUFFER])
+@pytest.mark.parametrize("kind", ["empty", "garbage", "truncated"])
+def test_a_broken_file_is_a_user_error_of_one_line(folder: Path, name: str, kind: str) -> None:
+    data = (folder / name).read_bytes()
+    broken = {"empty": b"", "garbage": np.random.default_rng(0).bytes(1000), "truncated": data[: len(data) // 2]}[kind]
+    (folder / name).write_bytes(broken)
+    refusal(folder)
+
+
+def test_arrays_that_are_missing_or_pickled_are_refused(folder: Path) -> None:
+    np.savez(folder / PCA, mean=np.zeros(3))
+    refusal(folder)
+    np.savez(folder / PCA, mean=np.array([{}]), scale=0, components=0, explained_variance=0)
+    assert "allow_pickle" in refusal(folder)
+
+
+def test_a_card_of_another_kind_is_refused_and_the_wrong_key_named(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | {"images": "many"}))
+    assert "images" in refusal(folder)
+
+
+WITHOUT = """
+import sys
+import fruitpipe.model
+from fruitpipe.model import load_model
+model = load_model(sys.argv[1])
+import numpy as np
+assert model.transform(np.zeros((2, 1280), np.float32)).shape == (2, 5)
+(vector,) = model.transform_images([sys.argv[2]])
+assert vector.status == "ok", vector
+print(*sorted({"tensorflow", "keras", "pyspark", "duckdb", "pandas"} & sys.modules.keys()))
+"""
+
+
+def test_a_model_is_applied_without_tensorflow_keras_and_spark(folder: Path, paths: list[str]) -> None:
+    command = [sys.executable, "-c", WITHOUT, str(folder), paths[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not {"tensorflow", "keras", "pyspark"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["featurize", "reduce", "pca", "moments"])
+def test_the_code_of_tasks_imports_no_tensorflow_keras_or_spark(module: str) -> None:
+    code = f"import sys, fruitpipe.{module}; print(*({{'tensorflow', 'keras', 'pyspark'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_a_model_folder_can_be_moved(folder: Path, tmp_path: Path, features: np.ndarray) -> None:
+    before = load_model(folder).transform(features)
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert np.array_equal(load_model(tmp_path / "elsewhere").transform(features), before)

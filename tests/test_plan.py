@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parts import Image, listing, put_part
+
+from fruitpipe import layout, source
+from fruitpipe.images import PERMANENT, TRANSIENT
+from fruitpipe.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
+from fruitpipe.store import Store
+
+DIGEST = "d" * 64
+STATUSES = (*TRANSIENT, *PERMANENT)
+RETRIED = {"transient": {*TRANSIENT, "too_large"}, "all": set(STATUSES), "none": set()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "out"))
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    """Make plans of images, and close them in the end."""
+    plans: list[Plan] = []
+
+    def plan_of(
+        images: Sequence[Image], store: Store | None = None, verify_content: bool = False, retry: Any = "transient"
+    ) -> Plan:
+        scratch = tmp_path / f"scratch{len(plans)}"
+        scratch.mkdir()
+        plans.append(Plan(scratch, verify_content, retry))
+        plans[-1].add_images(listing(images), source.LISTING)
+        if store is not None:
+            plans[-1].add_features(store, DIGEST)
+        return plans[-1]
+
+    yield plan_of
+    for each in plans:
+        each.close()
+
+
+def todo(the_plan: Plan, tmp_path: Path) -> list[str]:
+    the_plan.write_todo(tmp_path / "todo.parquet", 2)
+    return pq.read_table(tmp_path / "todo.parquet")["path"].to_pylist()
+
+
+def groups(path: Path) -> list[pa.Table]:
+    file = pq.ParquetFile(path)
+    return [file.read_row_group(number) for number in range(file.num_row_groups)]
+
+
+@pytest.mark.parametrize("retry", RETRIED)
+def test_every_image_is_counted_once_under_every_retry_policy(
+    make: Any, store: Store, tmp_path: Path, retry: str
+) -> None:
+    known = [Image("ok1"), Image("ok2"), *(Image(status, status=status) for status in STATUSES)]
+    put_part(store, DIGEST, [*known, Image("changed", etag="old"), Image("gone1"), Image("gone2")])
+    images = [*known, Image("changed", etag="new"), Image("new1"), Image("new2"), Image("new3")]
+    the_plan = make(images, store, retry=retry)
+    summary = the_plan.summary()
+    retried = RETRIED[retry]
+    assert summary.model_dump(exclude={"labels", "bytes"}) == {
+        "images": len(images), "new": 3, "changed": 1, "retried": len(retried), "known": 2,
+        "known_failed": len(STATUSES) - len(retried), "gone": 2,
+    }  # fmt: skip
+    assert summary.bytes == 10 * len(images)
+    expected = sorted({"changed", "new1", "new2", "new3", *retried})
+    assert todo(the_plan, tmp_path) == expected
+    assert summary.todo == len(expected)
+
+
+def test_images_that_failed_and_went_away_had_no_features_to_be_gone(make: Any, store: Store) -> None:
+    put_part(store, DIGEST, [Image("a"), Image("b", status="missing")])
+    assert make([Image("c")], store).summary().gone == 1
+
+
+def test_an_empty_store_makes_all_images_new(make: Any, store: Store) -> None:
+    summary = make([Image("a", label="x"), Image("b", label="x"), Image("c", label=None)], store).summary()
+    assert (summary.new, summary.todo, summary.labels) == (3, 3, {"x": 2})
+
+
+def test_features_of_another_backbone_do_not_count(make: Any, store: Store) -> None:
+    put_part(store, "e" * 64, [Image("a")])
+    assert make([Image("a")], store).summary().new == 1
+
+
+def test_a_touched_file_with_the_same_bytes_is_known_where_content_is_verified(make: Any, store: Store) -> None:
+    put_part(store, DIGEST, [Image("a", etag="old", content="same")])
+    images = [Image("a", etag="new", content="same")]
+    assert make(images, store).summary().changed == 1
+    summary = make(images, store, verify_content=True).summary()
+    assert (summary.known, summary.changed) == (1, 0)
+
+
+def test_changed_bytes_with_the_same_size_and_time_are_found_only_where_content_is_verified(
+    make: Any, store: Store
+) -> None:
+    put_part(store, DIGEST, [Image("a", content="old")])
+    images = [Image("a", content="new")]
+    assert make(images, store).summary().known == 1
+    assert make(images, store, verify_content=True).summary().changed == 1
+
+
+def test_of_a_file_that_changed_back_the_old_feature_counts(make: Any, store: Store) -> None:
+    put_part(store, DIGEST, [Image("a", etag="1")])
+    put_part(store, DIGEST, [Image("a", etag="2")])
+    assert make([Image("a", etag="1")], store).summary().known == 1
+
+
+@pytest.mark.parametrize("verify_content", [False, True])
+@pytest.mark.parametrize("status", [*TRANSIENT, "too_large"])
+def test_an_image_that_could_not_be_read_keeps_its_status(
+    make: Any, store: Store, verify_content: bool, status: str
+) -> None:
+    """The content of such a file is unknown to the part that tried it, and often to the listing, too."""
+    put_part(store, DIGEST, [Image("a", status=status), Image("b", content="b")])
+    images = [Image("a", content="a" if status == "too_large" and verify_content else None), Image("b", content="b")]
+    the_plan = make(images, store, verify_content=verify_content, retry="none")
+    assert the_plan.count_by("status") == {"ok": 1, status: 1}
+    assert the_plan.failures()["status"].to_pylist() == [status]
+    assert the_plan.summary().known_failed == 1
+
+
+def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, store: Store, tmp_path: Path) -> None:
+    put_part(store, DIGEST, [Image("a", status="unreadable"), Image("b")])
+    good = put_part(store, DIGEST, [Image("z"), Image("a")])
+    put_part(store, DIGEST, [Image("a", status="missing"), Image("y"), Image("x")])
+    the_plan = make([Image("a")], store)
+    assert the_plan.summary().known == 1
+    assert the_plan.write_index(tmp_path / "index.parquet") == [1]
+    row = pq.read_table(tmp_path / "index.parquet").to_pylist()
+    assert row == [{"path": "a", "label": "x", "part": good, "row": 1}]
+    assert the_plan.feature_parts() == [good]
+
+
+def test_row_groups_of_the_todo_are_ordered_by_path_and_sized_as_told(make: Any, store: Store, tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    paths = [f"{number} é#\n🍎" for number in range(3000)]
+    the_plan = make([Image(paths[i], etag=f"e{i}") for i in chance.permutation(3000)], store)
+    sizes = the_plan.write_todo(tmp_path / "todo.parquet", 3)
+    tables = groups(tmp_path / "todo.parquet")
+    assert [len(table) for table in tables] == sizes == part_sizes(3000, 3)
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [row["path"] for row in rows] == sorted(paths)
+    assert {row["path"]: row["etag"] for row in rows} == {path: f"e{i}" for i, path in enumerate(paths)}
+
+
+def test_nothing_to_do_has_no_parts(make: Any, store: Store, tmp_path: Path) -> None:
+    put_part(store, DIGEST, [Image("a")])
+    assert make([Image("a")], store).write_todo(tmp_path / "todo.parquet", 4) == []
+
+
+def test_the_index_is_ordered_by_path_and_tells_where_each_feature_lies(
+    make: Any, store: Store, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(0)
+    images = [Image(f"{number:05}", label=f"l{number % 7}") for number in range(9000)]
+    shuffled = [images[i] for i in chance.permutation(9000)]
+    where = {}
+    for start in range(0, 9000, 3000):
+        block = [*shuffled[start : start + 3000], Image(f"bad{start}", status="undecodable")]
+        name = put_part(store, DIGEST, block)
+        where |= {image.path: (name, row) for row, image in enumerate(block)}
+    the_plan = make([*images, Image("bad0"), Image("bad3000")], store)
+    sizes = the_plan.write_index(tmp_path / "index.parquet")
+    tables = groups(tmp_path / "index.parquet")
+    assert [len(table) for table in tables] == sizes == [3000, 3000, 3000]
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [(row["path"], row["label"]) for row in rows] == [(image.path, image.label) for image in images]
+    assert all((row["part"], row["row"]) == where[row["path"]] for row in rows)
+
+
+def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any, tmp_path: Path) -> None:
+    images = [Image(f"{number:04}") for number in range(5000)]
+    found = []
+    for size in (5000, 700):
+        store = Store(str(tmp_path / f"out{size}"))
+        for start in range(0, 5000, size):
+            put_part(store, DIGEST, images[start : start + size])
+        the_plan = make(images, store)
+        path = tmp_path / f"index{size}.parquet"
+        found.append((the_plan.write_index(path), [table["path"].to_pylist() for table in groups(path)]))
+    assert found[0] == found[1]
+
+
+def test_no_ok_image_has_no_index(make: Any, store: Store, tmp_path: Path) -> None:
+    put_part(store, DIGEST, [Image("a", status="missing")])
+    assert make([Image("a")], store).write_index(tmp_path / "index.parquet") == []
+
+
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    other = pa.BufferOutputStream()
+    pq.write_table(pa.table({"x": [1]}), other)
+    path.write_bytes(
+        {
+            "empty": b"",
+            "garbage": np.random.default_rng(0).bytes(1000),
+            "truncated": data[: len(data) // 2],
+            "headless": data[10:],
+            "another table": other.getvalue().to_pybytes(),
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("kind", ["empty", "garbage", "truncated", "headless", "another table"])
+def test_a_broken_part_is_named_and_its_images_are_computed_again(
+    make: Any, store: Store, tmp_path: Path, kind: str
+) -> None:
+    broken = put_part(store, DIGEST, [Image("a"), Image("b")])
+    put_part(store, DIGEST, [Image("c")])
+    damage(store.root / broken, kind)
+    the_plan = make([Image("a"), Image("b"), Image("c")], store)
+    assert the_plan.broken == [broken]
+    assert todo(the_plan, tmp_path) == ["a", "b"]
+    assert the_plan.summary().known == 1
+
+
+def test_a_broken_part_is_named_once_however_often_features_are_added(make: Any, store: Store) -> None:
+    broken = put_part(store, DIGEST, [Image("a")])
+    damage(store.root / broken, "garbage")
+    the_plan = make([Image("a")], store)
+    put_part(store, DIGEST, [Image("a"), Image("b")])
+    the_plan.add_features(store, DIGEST)
+    assert the_plan.broken == [broken]
+    assert the_plan.summary().known == 1
+
+
+def test_temporary_files_are_no_parts(make: Any, store: Store) -> None:
+    store.put(f"{layout.features(DIGEST)}/.part-x.parquet.1234.tmp", b"half")
+    assert make([Image("a")], store).broken == []
+
+
+def test_features_that_came_later_are_known_when_added_again(make: Any, store: Store, tmp_path: Path) -> None:
+    the_plan = make([Image("a"), Image("b"), Image("c")], store)
+    assert todo(the_plan, tmp_path) == ["a", "b", "c"]
+    put_part(store, DIGEST, [Image("a"), Image("b", status="undecodable")])
+    the_plan.add_features(store, DIGEST)
+    assert todo(the_plan, tmp_path) == ["c"]
+    assert the_plan.count_by("status") == {"ok": 1, "undecodable": 1, "changed": 1}
+    assert the_plan.count_by("label", "status = 'ok'") == {"x": 1}
+
+
+def test_failures_tell_of_every_image_without_a_feature(make: Any, store: Store) -> None:
+    put_part(store, DIGEST, [Image("b", status="undecodable"), Image("ok")])
+    rows = make([Image("b"), Image("a"), Image("ok")], store).failures().to_pylist()
+    assert [(row["path"], row["status"]) for row in rows] == [("a", "changed"), ("b", "undecodable")]
+    assert rows[1]["error"] == "as the test has it"
+    assert "run again" in rows[0]["error"]
+
+
+def test_what_a_listing_raises_comes_out_as_it_is(make: Any) -> None:
+    class Broken(Exception):
+        pass
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from listing([Image("a")])
+        raise Broken
+
+    with pytest.raises(Broken):
+        make([]).add_images(batches(), source.LISTING)
+
+
+@given(st.integers(0, 200_000) | st.integers(0, 30_000_000), st.integers(1, 5000))
+def test_part_sizes_are_positive_never_grow_and_sum_to_the_count(count: int, slots: int) -> None:
+    sizes = part_sizes(count, slots)
+    assert sum(sizes) == count
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(1 <= size <= LARGEST_PART for size in sizes)
+    assert all(size >= SMALLEST_PART for size in sizes[:-1])
+
+
+@given(st.integers(1, 64))
+def test_there_are_parts_for_all_slots_where_there_are_images_for_them(slots: int) -> None:
+    assert len(part_sizes(SMALLEST_PART * slots, slots)) >= slots
+
+
+@given(st.lists(st.integers(0, 20), max_size=12), st.data())
+def test_regroup_gives_the_same_rows_in_tables_of_the_sizes_asked_for(lengths: list[int], data: st.DataObject) -> None:
+    rows = list(range(sum(lengths)))
+    cuts = sorted(data.draw(st.lists(st.sampled_from(rows), unique=True))) if rows else []
+    bounds = sorted({0, *cuts, len(rows)})
+    sizes = [end - start for start, end in pairwise(bounds)]
+    ends = np.cumsum([0, *lengths])
+    batches = [
+        pa.RecordBatch.from_pydict({"row": pa.array(rows[start:end], pa.int64())}) for start, end in pairwise(ends)
+    ]
+    tables = list(regroup(batches, sizes))
+    assert [len(table) for table in tables] == sizes
+    assert [row for table in tables for row in table["row"].to_pylist()] == rows
+    assert all(table["row"].num_chunks <= 1 for table in tables)

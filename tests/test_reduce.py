@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from parts import Image, put_part
+
+from fruitpipe import layout, pca, reduce
+from fruitpipe.moments import Moments
+from fruitpipe.pca import Pca
+from fruitpipe.store import Store
+
+DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
+COUNT, DIMENSION = 5000, 12
+METADATA = {"fruitpipe.run": RUN, "fruitpipe.components": "4"}
+
+
+class Features(NamedTuple):
+    """A store with feature parts and an index of two vector parts; the features in the index' order."""
+
+    store: Store
+    rows: NDArray[np.float32]
+    images: list[Image]
+
+
+def write_index(store: Store, rows: Sequence[tuple[str, str | None, str, int]], cuts: Sequence[int]) -> None:
+    """An index as the plan writes it, a row group between each two cuts."""
+    schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("part", pa.string()), ("row", pa.int32())])
+    table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema) as writer:
+        for start, end in pairwise(cuts):
+            writer.write_table(table[start:end], row_group_size=end - start)
+    store.put(layout.work(RUN, layout.INDEX), sink.getvalue())
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Features:
+    """Three feature parts in no order, with failures between, as after a run that was continued."""
+    chance = np.random.default_rng(0)
+    rows = (chance.normal(size=(COUNT, DIMENSION)) @ chance.normal(size=(DIMENSION, DIMENSION)) + 3).astype(np.float32)
+    images = [Image(f'{number:05} "é, #\n🍎.jpg', label=f"l, {number % 3}") for number in range(COUNT)]
+    order = chance.permutation(COUNT)
+    store, where = Store(str(tmp_path / "out")), {}
+    for chosen in np.split(order, [1500, 1510]):
+        block = [Image("bad", status="undecodable"), *(images[i] for i in chosen)]
+        name = put_part(store, DIGEST, block, np.vstack([np.zeros((1, DIMENSION), np.float32), rows[chosen]]))
+        where |= {images[i].path: (name, row) for row, i in enumerate(chosen, 1)}
+    write_index(store, [(image.path, image.label, *where[image.path]) for image in images], [0, 2400, COUNT])
+    return Features(store, rows, images)
+
+
+def fit(made: Features, parts: int = 2) -> Moments:
+    for number in range(parts):
+        reduce.Fit(made.store.url, RUN)(number)
+    return reduce.merge(made.store, RUN, parts)
+
+
+def project(made: Features, model: Pca, formats: tuple[str, ...] = ("parquet",)) -> list[reduce.Projected]:
+    task = reduce.Project(made.store.url, RUN, formats, METADATA, 10)
+    return [task(number, lambda: model) for number in (0, 1)]
+
+
+def table(made: Features) -> pa.Table:
+    return pa.concat_tables(pq.read_table(made.store.open(layout.vectors(RUN, number))) for number in (0, 1))
+
+
+def test_merged_moments_are_those_of_the_whole(made: Features) -> None:
+    found, expected = fit(made), Moments.of(made.rows)
+    assert found.count == expected.count == COUNT
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-10)
+    np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-10, atol=1e-10 * expected.scatter.max())
+
+
+def test_fitting_again_gives_the_same_bits_in_any_order_of_tasks(made: Features) -> None:
+    first = fit(made)
+    for number in (1, 0):
+        reduce.Fit(made.store.url, RUN)(number)
+    again = reduce.merge(made.store, RUN, 2)
+    assert np.array_equal(first.scatter, again.scatter)
+    assert np.array_equal(first.mean, again.mean)
+
+
+def test_other_vector_parts_give_the_same_moments(made: Features) -> None:
+    expected = fit(made)
+    rows = pq.read_table(made.store.open(layout.work(RUN, layout.INDEX))).to_pylist()
+    write_index(made.store, [tuple(row.values()) for row in rows], [0, 1, 700, 2500, 4999, COUNT])
+    found = fit(made, 5)
+    np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-10, atol=1e-10 * expected.scatter.max())
+
+
+def test_vectors_are_those_of_the_pca_of_the_whole_matrix(made: Features) -> None:
+    expected = pca.fit(Moments.of(made.rows), 4)
+    parts = project(made, pca.fit(fit(made), 4))
+    vectors, errors = expected.transform_with_error(made.rows)
+    published = table(made)
+    np.testing.assert_allclose(reduce.vectors_of(published), vectors, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([part.errors for part in parts]), errors, atol=1e-5)
+    assert published["path"].to_pylist() == [image.path for image in made.images]
+    assert published["label"].to_pylist() == [image.label for image in made.images]
+
+
+def test_the_published_schema_is_a_fixed_size_list_with_metadata(made: Features) -> None:
+    project(made, pca.fit(fit(made), 4))
+    schema = pq.read_schema(made.store.open(layout.vectors(RUN, 0)))
+    assert schema.names == ["path", "label", "vector"]
+    assert schema.field("vector").type == pa.list_(pa.float32(), 4)
+    assert not schema.field("path").nullable
+    assert not schema.field("vector").nullable
+    assert {key.encode(): value.encode() for key, value in METADATA.items()}.items() <= schema.metadata.items()
+
+
+def test_json_lines_and_csv_hold_the_vectors_of_the_parquet(made: Features) -> None:
+    project(made, pca.fit(fit(made), 4), ("parquet", "json", "csv"))
+    expected = table(made)
+    lines = b"".join(made.store.get(layout.vectors(RUN, number, "json")) for number in (0, 1)).splitlines()
+    documents = [json.loads(line) for line in lines]
+    assert [each["path"] for each in documents] == expected["path"].to_pylist()
+    assert [each["label"] for each in documents] == expected["label"].to_pylist()
+    vectors = np.array([each["vector"] for each in documents], np.float32)
+    assert np.array_equal(vectors, reduce.vectors_of(expected))
+    frames = pd.concat(pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1))
+    assert frames.columns.to_list() == ["path", "label", "c0", "c1", "c2", "c3"]
+    assert frames["path"].to_list() == expected["path"].to_pylist()
+    assert frames["label"].to_list() == expected["label"].to_pylist()
+    assert np.array_equal(frames[["c0", "c1", "c2", "c3"]].to_numpy(np.float32), reduce.vectors_of(expected))
+
+
+def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    rows = np.eye(3, dtype=np.float32)
+    name = put_part(store, DIGEST, [Image("a"), Image("b"), Image("c")], rows)
+    write_index(store, [(path, None, name, row) for row, path in enumerate("abc")], [0, 3])
+    model = pca.fit(Moments.of(rows), 1)
+    reduce.Project(store.url, RUN, ("parquet", "json", "csv"), {}, 10)(0, lambda: model)
+    assert pq.read_table(store.open(layout.vectors(RUN, 0)))["label"].to_pylist() == [None] * 3
+    lines = store.get(layout.vectors(RUN, 0, "json")).splitlines()
+    assert [json.loads(line)["label"] for line in lines] == [None] * 3
+    assert pd.read_csv(store.open(layout.vectors(RUN, 0, "csv")))["label"].isna().all()
+
+
+def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made: Features) -> None:
+    model = pca.fit(fit(made), 4)
+    formats = ("parquet", "json", "csv")
+    files = [file for part in project(made, model, formats) for file in part.files]
+    assert [file.rows for file in files] == [2400] * 3 + [2600] * 3
+    for file in files:
+        data = made.store.get(layout.run(RUN, file.name))
+        assert (file.bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert [file for part in project(made, model, formats) for file in part.files] == files
+
+
+def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> None:
+    parts = project(made, pca.fit(fit(made), 4))
+    published = table(made)
+    known = {
+        (label, *row[:2])
+        for label, row in zip(published["label"].to_pylist(), reduce.vectors_of(published).tolist(), strict=True)
+    }
+    sample = [row for part in parts for row in part.sample]
+    assert len(sample) == 20
+    assert set(sample) <= known
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_a_sample_is_never_larger_than_asked_for_nor_than_the_part(count: int) -> None:
+    vectors = np.arange(3, dtype=np.float32)[:, None]
+    names = pa.chunked_array([["a", "b", "c"]])
+    sample = reduce.sample_of(reduce.to_table(names, names, vectors, {}), count)
+    assert len(sample) == min(count, 3)
+    assert all(second == 0 for _, _, second in sample)
+
+
+def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None:
+    """Disks and networks flip bits; a run that fails is better than vectors that are wrong."""
+    chance = np.random.default_rng(0)
+    store, rows = Store(str(tmp_path)), chance.normal(size=(100, 64)).astype(np.float32)
+    name = put_part(store, DIGEST, [Image(f"{number:03}") for number in range(100)], rows)
+    write_index(store, [(f"{number:03}", None, name, number) for number in range(100)], [0, 100])
+    whole = store.get(name)
+    column = pq.read_metadata(io.BytesIO(whole)).row_group(0).column(7)
+    assert column.path_in_schema == "feature"
+    first = column.data_page_offset
+    for place in chance.integers(first + 100, first + column.total_compressed_size - 100, 30):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        store.put(name, bytes(damaged))
+        try:
+            (found,) = reduce.Index(store, layout.work(RUN, layout.INDEX), 0).blocks()
+        except OSError:
+            continue
+        assert np.array_equal(found, rows)

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile
+import pyarrow as pa
+import pytest
+from conftest import nobody
+
+from fruitpipe import layout, source
+from fruitpipe.errors import UserError
+from fruitpipe.images import BadImage
+from fruitpipe.source import list_images, read_image
+
+STRANGE = [
+    "with space.jpg", "#1.png", "100%.jpg", "%20.jpg", "naïve.jpg", "日本.jpg", "🍎.jpg", "two\nlines.jpg", "tab\t.jpg",
+    "-rf.jpg", "--help.jpg", "'quote\".jpg", "a;b|c&d.jpg", "back\\slash.jpg", "*?[x].jpg", "~.jpg", "$HOME.jpg",
+    "x" * 250 + ".jpg",
+]  # fmt: skip
+LIMIT = 1 << 20
+
+
+def rows(folder: Path | str, **options: object) -> dict[str, dict[str, object]]:
+    """The listing by path."""
+    listed = [row for batch in list_images(str(folder), **options) for row in batch.to_pylist()]  # type: ignore[arg-type]
+    assert len({row["path"] for row in listed}) == len(listed)
+    return {row["path"]: row for row in listed}
+
+
+def names(folder: Path) -> set[str]:
+    return {Path(path).relative_to(folder).as_posix() for path in rows(folder)}
+
+
+def touch(path: Path, data: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def status(path: Path, limit: int = LIMIT) -> str:
+    with pytest.raises(BadImage) as caught:
+        read_image(str(path), limit)
+    assert str(caught.value)
+    return caught.value.status
+
+
+def refusal(folder: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        rows(folder)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_strange_names_are_listed_and_read(tmp_path: Path) -> None:
+    for name in STRANGE:
+        touch(tmp_path / name, name.encode())
+    assert names(tmp_path) == set(STRANGE)
+    for path in rows(tmp_path):
+        assert read_image(path, LIMIT) == Path(path).name.encode()
+
+
+def test_strange_names_of_folders_become_labels(tmp_path: Path) -> None:
+    for name in STRANGE:
+        touch(tmp_path / name / "x.jpg")
+    assert {row["label"] for row in rows(tmp_path).values()} == set(STRANGE)
+
+
+def test_a_name_that_is_not_utf8_gets_a_row_of_its_own(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123
+        file.write(b"x")
+    assert names(tmp_path) == {"\\xff\\xfe.jpg"}
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in (".hidden.jpg", ".git/x.jpg", "a/.thumbs/x.jpg", "a/seen.jpg"):
+        touch(tmp_path / name)
+    assert names(tmp_path) == {"a/seen.jpg"}
+
+
+def test_results_of_earlier_runs_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path / "out" / layout.MARKER)
+    touch(tmp_path / "out" / "runs" / "chart.png")
+    touch(tmp_path / "seen.png")
+    assert names(tmp_path) == {"seen.png"}
+
+
+def test_extensions_count_in_any_case_and_others_do_not(tmp_path: Path) -> None:
+    for name in (
+        "a.JPG",
+        "b.Jpeg",
+        "c.PNG",
+        "d.webp",
+        "e.TIFF",
+        "f.tif",
+        "g.bmp",
+        "h.gif",
+        "no.txt",
+        "jpg",
+        "x.jpg.bak",
+        "y.heic",
+    ):
+        touch(tmp_path / name)
+    assert names(tmp_path) == {"a.JPG", "b.Jpeg", "c.PNG", "d.webp", "e.TIFF", "f.tif", "g.bmp", "h.gif"}
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "x.jpg" / "inner.png")
+    assert names(tmp_path) == {"x.jpg/inner.png"}
+
+
+def test_labels_are_folder_names_or_none(tmp_path: Path) -> None:
+    touch(tmp_path / "apple" / "a.jpg")
+    touch(tmp_path / "deep" / "pear" / "b.jpg")
+    touch(tmp_path / "c.jpg")
+    labels = {Path(path).name: row["label"] for path, row in rows(tmp_path).items()}
+    assert labels == {"a.jpg": "apple", "b.jpg": "pear", "c.jpg": tmp_path.name}
+    assert {row["label"] for row in rows(tmp_path, labels="none").values()} == {None}
+
+
+def test_paths_are_absolute_however_the_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("in", "./in/", str(tmp_path / "in")):
+        assert list(rows(folder)) == [str(tmp_path / "in" / "a.jpg")]
+
+
+def test_the_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.jpg", b"1")
+    os.utime(path, ns=(10**18, 10**18))
+    first = rows(tmp_path)[str(path)]
+    path.write_bytes(b"12")
+    os.utime(path, ns=(10**18, 10**18))
+    longer = rows(tmp_path)[str(path)]
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    later = rows(tmp_path)[str(path)]
+    assert len({first["etag"], longer["etag"], later["etag"]}) == 3
+    assert (first["size"], longer["size"], first["content"]) == (1, 2, None)
+
+
+def test_content_is_a_digest_of_the_bytes_where_asked_for(tmp_path: Path) -> None:
+    for name, data in {"a.jpg": b"same", "b.jpg": b"same", "c.jpg": b"other"}.items():
+        touch(tmp_path / name, data)
+    content = {Path(path).name: row["content"] for path, row in rows(tmp_path, verify_content=True).items()}
+    assert content["a.jpg"] == content["b.jpg"] == source.digest(b"same")
+    assert content["c.jpg"] == source.digest(b"other") != content["a.jpg"]
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "a.jpg", b"content")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "b.jpg").symlink_to(tmp_path / "elsewhere" / "a.jpg")
+    assert names(folder) == {"linked/a.jpg", "b.jpg"}
+    assert {read_image(path, LIMIT) for path in rows(folder)} == {b"content"}
+
+
+def test_a_dangling_link_is_listed_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert names(tmp_path) == {"x.jpg"}
+    assert status(tmp_path / "x.jpg") == "missing"
+    assert rows(tmp_path, verify_content=True)[str(tmp_path / "x.jpg")]["content"] is None
+
+
+def test_a_link_to_itself_is_listed_and_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "x.jpg")
+    touch(tmp_path / "y.jpg")
+    assert status(tmp_path / "x.jpg") == "missing"
+    assert names(tmp_path) == {"x.jpg", "y.jpg"}
+
+
+def test_a_link_through_a_file_is_listed_and_not_ok(tmp_path: Path) -> None:
+    touch(tmp_path / "y.jpg")
+    (tmp_path / "x.jpg").symlink_to(tmp_path / "y.jpg" / "z.jpg")
+    assert status(tmp_path / "x.jpg") in {"missing", "unreadable"}
+    assert names(tmp_path) == {"x.jpg", "y.jpg"}
+
+
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "x.jpg")
+    touch(tmp_path / "b" / "y.jpg")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "across").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    assert names(tmp_path) == {"a/x.jpg", "b/y.jpg", "a/across/y.jpg", "b/across/x.jpg"}
+
+
+def test_a_file_without_read_rights_is_listed_and_forbidden(public_folder: Path) -> None:
+    path = touch(public_folder / "x.jpg")
+    path.chmod(0)
+    (public_folder / "y.jpg").write_bytes(b"x")
+    with nobody():
+        assert names(public_folder) == {"x.jpg", "y.jpg"}
+        assert status(path) == "forbidden"
+        assert read_image(str(public_folder / "y.jpg"), LIMIT) == b"x"
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o100])
+def test_a_folder_without_rights_is_a_user_error_that_names_it(public_folder: Path, mode: int) -> None:
+    closed = public_folder / "closed"
+    touch(closed / "x.jpg")
+    os.chown(closed, 65534, 65534)
+    closed.chmod(mode)
+    try:
+        with nobody():
+            if mode == 0o400:  # names can be read, files cannot
+                assert names(public_folder) == {"closed/x.jpg"}
+                assert status(closed / "x.jpg") == "forbidden"
+            else:
+                assert str(closed) in refusal(public_folder)
+                assert str(closed) in refusal(closed)
+    finally:
+        closed.chmod(0o700)
+
+
+def test_a_link_into_a_folder_without_rights_is_listed_and_forbidden(public_folder: Path) -> None:
+    target = touch(public_folder / "secret" / "x.jpg")
+    target.parent.chmod(0o700)
+    folder = public_folder / "in"
+    folder.mkdir()
+    (folder / "x.jpg").symlink_to(target)
+    with nobody():
+        assert status(folder / "x.jpg") == "forbidden"
+        assert names(folder) == {"x.jpg"}
+
+
+READ = """
+import sys
+from fruitpipe.images import BadImage
+from fruitpipe.source import read_image
+try:
+    read_image(sys.argv[1] + "/x.jpg", 1000)
+except BadImage as error:
+    print(error.status)
+"""
+LIST_WITH_CONTENT = """
+import sys
+from fruitpipe.source import list_images
+print(sum(map(len, list_images(sys.argv[1], verify_content=True))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "printed"), [(READ, "unreadable\n"), (LIST_WITH_CONTENT, "1\n")], ids=["read", "digest"]
+)
+def test_a_named_pipe_holds_nobody_up(tmp_path: Path, code: str, printed: str) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    assert names(tmp_path) == {"x.jpg"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout == printed, done.stderr
+
+
+def test_a_socket_is_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("x.jpg")
+        assert status(tmp_path / "x.jpg") == "unreadable"
+
+
+def test_a_folder_in_place_of_a_file_is_unreadable_and_leaves_nothing_open(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for _ in range(5):
+        assert status(tmp_path) == "unreadable"
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_file_that_is_gone_is_missing(tmp_path: Path) -> None:
+    assert status(tmp_path / "gone.jpg") == "missing"
+
+
+def test_a_file_is_read_up_to_the_limit_and_refused_beyond(tmp_path: Path) -> None:
+    path = touch(tmp_path / "x.jpg", bytes(100))
+    assert read_image(str(path), 100) == bytes(100)
+    assert status(path, 99) == "too_large"
+
+
+def test_a_huge_sparse_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "x.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    assert status(tmp_path / "x.jpg", 64 << 20) == "too_large"
+
+
+def test_a_folder_that_is_missing_or_no_folder_is_a_user_error_of_one_line(tmp_path: Path) -> None:
+    path = touch(tmp_path / "x.jpg")
+    assert "no folder" in refusal(tmp_path / "nowhere")
+    assert "not a folder" in refusal(path)
+    assert refusal("y" * 300)
+
+
+def test_an_empty_folder_gives_no_batch(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert list(list_images(str(tmp_path))) == []
+
+
+def test_batches_have_the_schema_and_the_size_asked_for(tmp_path: Path) -> None:
+    hostile.make(tmp_path)
+    total = len(hostile.CASES)
+    batches = list(list_images(str(tmp_path), batch=4))
+    assert [len(batch) for batch in batches[:-1]] == [4] * (total // 4)
+    assert sum(map(len, batches)) == total
+    assert all(batch.schema == source.LISTING for batch in batches)
+    assert pa.Table.from_batches(batches)["etag"].null_count == 0
+
+
+PEAK = """
+import sys, tracemalloc
+from fruitpipe.source import list_images
+list(list_images(sys.argv[1]))  # imports
+for folder in sys.argv[1:]:
+    tracemalloc.start()
+    seen = sum(len(batch) for batch in list_images(folder, batch=1000))
+    print(seen, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+"""
+
+
+def test_ten_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    for image in range(1000):
+        touch(tmp_path / "images" / f"{image}.jpg")
+    for root, folders in ((few, 4), (many, 40)):
+        root.mkdir()
+        for number in range(folders):
+            (root / str(number)).symlink_to(tmp_path / "images")
+    command = [sys.executable, "-c", PEAK, str(few), str(many)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    images_of_few, peak_of_few, images_of_many, peak_of_many = map(int, printed)
+    assert (images_of_few, images_of_many) == (4000, 40_000)
+    assert peak_of_many < peak_of_few + 500_000, "36,000 rows held at once would be ten million bytes"
