@@ -207,7 +207,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         text = path.read_text(encoding="utf-8")
         if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
-            mistake = Mistake("", "YAML aliases (*name) are not supported.", aliases[0].start_mark.line + 1)
+            mark = aliases[0].start_mark
+            mistake = Mistake("", "YAML aliases (*name) are not supported.", mark.line + 1 if mark else None)
             raise ConfigError([mistake], str(path))
         node = yaml.compose(text, yaml.SafeLoader)
         tree = yaml.safe_load(text)

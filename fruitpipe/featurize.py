@@ -134,13 +134,12 @@ def to_parquet(facts: Facts, features: NDArray[np.float32]) -> memoryview:
     columns = [pa.array(getattr(facts, name), layout.FACTS.field(name).type) for name in layout.FACTS.names]
     table = pa.table([*columns, column], schema=layout.FACTS.append(pa.field("feature", column.type)))
     sink = pa.BufferOutputStream()
-    dictionary = ["status", "error", "width", "height"]
     pq.write_table(
         table,
         sink,
         compression="zstd",
         compression_level=1,
-        use_dictionary=dictionary,
+        use_dictionary=["status", "error", "width", "height"],
         row_group_size=512,
         write_page_checksum=True,
     )

@@ -129,9 +129,6 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         with np.load(folder / PCA, allow_pickle=False) as arrays:
             pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
         flatbuffer = (folder / FLATBUFFER).read_bytes()
-        if hashlib.sha256(flatbuffer).hexdigest() != card.flatbuffer:
-            raise ValueError(f"{FLATBUFFER} is damaged")
-        return Model(card, pca, flatbuffer)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UserError(
@@ -144,3 +141,6 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         raise UserError(f"cannot read the model {path}: {CARD}: {where}: {wrong['msg']}.") from error
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
+    if hashlib.sha256(flatbuffer).hexdigest() != card.flatbuffer:
+        raise UserError(f"cannot read the model {path}: {FLATBUFFER} is damaged.")
+    return Model(card, pca, flatbuffer)

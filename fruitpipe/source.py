@@ -66,10 +66,10 @@ def list_images(
 
 
 def to_batch(rows: list[tuple[str, str, str | None, int, str | None]]) -> pa.RecordBatch:
-    columns = [
-        pa.array(list(column), field.type) for column, field in zip(zip(*rows, strict=True), LISTING, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=LISTING)
+    columns = zip(*rows, strict=True)
+    # A list, not the tuple that it is: for a tuple, pyarrow would load pandas.
+    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, LISTING, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=LISTING)
 
 
 def walk(root: Path) -> Iterator[os.DirEntry[str]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -48,6 +49,7 @@ def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
         images=len(features),
         reconstruction_error=0.25,
         reconstruction_error_p99=0.5,
+        flatbuffer=hashlib.sha256(lite0[1].read_bytes()).hexdigest(),
     )
     return Model(card, pca.fit(Moments.of(features), 5), lite0[1].read_bytes())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import hostile
 import numpy as np
 import pandas as pd
 import pyarrow.csv
@@ -179,6 +180,18 @@ def test_bad_pictures_are_rows_and_too_many_of_them_publish_nothing(fruits: Path
         ("text.png", "undecodable"),
     ]
     assert all(row["error"] for row in failures)
+
+
+def test_hostile_files_come_out_with_the_status_that_fits_them(fruits: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    expected = hostile.make(images)
+    shutil.copytree(fruits / "Apple", images / "Apple")
+    document = run(images, tmp_path / "out", "failures.max_rate=1")
+    failures = pq.read_table(tmp_path / "out" / "runs" / document["run"] / "failures.parquet")
+    found = {Path(path).name: "ok" for path in vectors(tmp_path / "out")["path"].to_pylist()}
+    found |= {Path(row["path"]).name: row["status"] for row in failures.to_pylist()}
+    assert {name: found[name] for name in expected} == expected
+    assert document["counts"]["by_label"]["Apple"] == 40
 
 
 def test_a_picture_that_comes_back_is_tried_again(fruits: Path, tmp_path: Path) -> None:

@@ -47,17 +47,21 @@ class Unpickler(pickle.Unpickler):
 
 
 def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Tensors by name. Raises ValueError where the file is of another kind."""
-    with path.open("rb") as file:
-        try:
-            if Unpickler(file).load() != MAGIC:
-                raise ValueError("another magic number")
-            _, _, saved, keys = (Unpickler(file).load() for _ in range(4))
-            dtypes = {tensor.storage[0]: tensor.storage[1] for tensor in saved.values()}
-            storages = {key: read_storage(file, dtypes[key]) for key in keys}
-        except (pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise ValueError(f"{path} is not a torch.save file of before PyTorch 1.6: {error}") from error
-    return {name: view(storages[tensor.storage[0]], tensor) for name, tensor in saved.items()}
+    """Tensors by name. Raises ValueError where the file is of another kind, damaged, or would run code."""
+    try:
+        with path.open("rb") as file:
+            return tensors_of(file)
+    except (pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is no whole torch.save file of before PyTorch 1.6: {error}") from error
+
+
+def tensors_of(file: BinaryIO) -> dict[str, NDArray[Any]]:
+    if Unpickler(file).load() != MAGIC:
+        raise ValueError("another magic number")
+    _, _, saved, keys = (Unpickler(file).load() for _ in range(4))
+    dtypes = {tensor.storage[0]: tensor.storage[1] for tensor in saved.values()}
+    storages = {key: read_storage(file, dtypes[key]) for key in keys}
+    return {name: view(name, storages[tensor.storage[0]], tensor) for name, tensor in saved.items()}
 
 
 def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -65,9 +69,9 @@ def read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.frombuffer(file.read(count * dtype.itemsize), dtype)
 
 
-def view(storage: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+def view(name: str, storage: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if 0 not in tensor.shape and not 0 <= last < len(storage):
-        raise ValueError("a tensor reaches beyond its storage")
+    if min(tensor.offset, 0, *tensor.shape, *tensor.strides) < 0 or (0 not in tensor.shape and last >= len(storage)):
+        raise ValueError(f"tensor {name} reaches beyond its storage")
     strides = [stride * storage.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
