@@ -174,12 +174,14 @@ def hush(context: SparkContext) -> None:
 
 
 def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None:
-    """Stop Spark and its JVM, so that the same process can start another."""
+    """Stop Spark and its JVM, so that the same process can start another.
+
+    SparkContext.stop() would wait a second for its own accumulator server, which ends with the JVM in any case.
+    """
     with suppress(Py4JError, OSError):  # the JVM may have died before us
-        context.stop()
-        if process is not None:
-            cast(Any, SparkContext._gateway).shutdown()
-    SparkContext._gateway = SparkContext._jvm = None
+        cast(Any, context)._jsc.stop()
+        cast(Any, SparkContext._gateway).shutdown()
+    SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
     if process is not None and process.stdin:
         process.stdin.close()  # the JVM ends when its standard input does
 
@@ -202,6 +204,8 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path) ->
         "spark.ui.showConsoleProgress": "false",
         # TCP on loopback costs 60 ms a task in delayed acknowledgements, a Unix socket 20.
         "spark.python.unix.domain.socket.enabled": "true",
+        # Huge pages for the workers' memory, where the kernel leaves the choice to programs: inference is 3 % faster.
+        "spark.executorEnv.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
 
 
