@@ -338,7 +338,7 @@ def schema() -> None:
 def load(
     path: Path | None, assignments: list[str], images: str | None, out: str | None, verify_content: bool
 ) -> configs.Config:
-    settings = configs.load(path, assignments, input=images, output=out, verify_content=verify_content or None)
+    settings = configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
     return settings
 
 

@@ -151,7 +151,7 @@ class ConfigError(UserError):
         super().__init__("\n".join(f"{prefix if mistake.line else ''}{mistake}" for mistake in self.mistakes))
 
 
-def load(
+def load_config(
     path: str | os.PathLike[str] | None = None,
     assignments: Sequence[str] = (),
     **values: Any,

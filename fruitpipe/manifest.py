@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
 from fruitpipe.model import Model
-from fruitpipe.plan import Summary
 
 Data = bytes | memoryview
 REPORTED = ("fruitpipe", "pyspark", "ai-edge-litert", "tensorflow", "keras", "pillow", "numpy", "pyarrow", "duckdb")
@@ -42,6 +41,30 @@ class Counts(BaseModel):
     by_status: dict[str, int]
     by_label: dict[str, int]
     """images with a vector"""
+
+
+class Summary(BaseModel):
+    """Figures of a plan."""
+
+    images: int
+    bytes: int
+    labels: dict[str, int]
+    new: int
+    """never seen before"""
+    changed: int
+    """seen before with another etag"""
+    retried: int
+    """failed before, to be tried again"""
+    known: int
+    """with features already"""
+    known_failed: int
+    """failed before, not to be tried again"""
+    gone: int
+    """with features, but no longer in the input"""
+
+    @property
+    def todo(self) -> int:
+        return self.new + self.changed + self.retried
 
 
 class BackboneFacts(BaseModel):

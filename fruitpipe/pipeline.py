@@ -22,9 +22,9 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.featurize import features_digest
 from fruitpipe.images import EXTENSIONS
 from fruitpipe.lease import Lease
-from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, versions
+from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
 from fruitpipe.model import Model, load_model
-from fruitpipe.plan import Plan, Summary
+from fruitpipe.plan import Plan
 from fruitpipe.progress import Reporter
 from fruitpipe.reduce import Projected
 from fruitpipe.report import render
@@ -42,7 +42,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
 
     Parameters
     ----------
-    config: see `fruitpipe.config.load`.
+    config: see `fruitpipe.load_config`.
     reporter: told how the run goes; None for silence.
     verbose: leave Spark's own messages on standard error.
 

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel
 
 from fruitpipe import layout
 from fruitpipe.images import OK, TRANSIENT
+from fruitpipe.manifest import Summary
 from fruitpipe.store import Store
 
 MEMORY = "1GB"
@@ -32,30 +32,6 @@ RETRIED = {"transient": (*TRANSIENT, "too_large"), "all": None, "none": ()}
 # With `verify_content`, the bytes that were read may no longer be those that were listed.
 RESOLVED = """SELECT * REPLACE (coalesce(status, 'changed') AS status,
     if(status IS NULL, 'changed between listing and reading: run again', error) AS error) FROM joined"""
-
-
-class Summary(BaseModel):
-    """Figures of a plan."""
-
-    images: int
-    bytes: int
-    labels: dict[str, int]
-    new: int
-    """never seen before"""
-    changed: int
-    """seen before with another etag"""
-    retried: int
-    """failed before, to be tried again"""
-    known: int
-    """with features already"""
-    known_failed: int
-    """failed before, not to be tried again"""
-    gone: int
-    """with features, but no longer in the input"""
-
-    @property
-    def todo(self) -> int:
-        return self.new + self.changed + self.retried
 
 
 class Plan:

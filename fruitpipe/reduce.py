@@ -22,7 +22,7 @@ from fruitpipe.moments import Moments
 from fruitpipe.pca import Pca
 from fruitpipe.store import Store
 
-BLOCK = 2048
+BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
 
 

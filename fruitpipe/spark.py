@@ -179,8 +179,9 @@ def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None
     SparkContext.stop() would wait a second for its own accumulator server, which ends with the JVM in any case.
     """
     with suppress(Py4JError, OSError):  # the JVM may have died before us
-        cast(Any, context)._jsc.stop()
-        cast(Any, SparkContext._gateway).shutdown()
+        if (running := cast(Any, context)._jsc) is not None:  # None where the user has stopped it
+            running.stop()
+            cast(Any, SparkContext._gateway).shutdown()
     SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
     if process is not None and process.stdin:
         process.stdin.close()  # the JVM ends when its standard input does

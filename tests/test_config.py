@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruitpipe import config as configs
-from fruitpipe.config import BACKBONES, Config, ConfigError, Environment, load
+from fruitpipe.config import BACKBONES, Config, ConfigError, Environment, load_config
 from fruitpipe.errors import UserError
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
@@ -67,7 +67,7 @@ def write(folder: Path, text: str) -> Path:
 
 def mistakes(*args: Any, **kwargs: Any) -> dict[str, configs.Mistake]:
     with pytest.raises(ConfigError) as caught:
-        load(*args, **kwargs)
+        load_config(*args, **kwargs)
     return {mistake.key: mistake for mistake in caught.value.mistakes}
 
 
@@ -101,7 +101,7 @@ formats:
 def test_each_mistake_is_one_line_that_begins_with_the_file_if_it_is_in_it(tmp_path: Path) -> None:
     path = write(tmp_path, "input: photos\noutptu: out\npca: {scale: maybe}\n")
     with pytest.raises(UserError) as caught:
-        load(path)
+        load_config(path)
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert [line.startswith(f"{path}: ") for line in lines] == [False, True, True], "`output` is nowhere in the file"
@@ -110,7 +110,7 @@ def test_each_mistake_is_one_line_that_begins_with_the_file_if_it_is_in_it(tmp_p
 
 def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "backbone: efficientnet_lite0\nlabels: none\npca: {variance: 0.5, scale: false}\n")
-    config = load(path, ["pca.variance=0.6", "labels=parent", "input=assigned"], input="given", output=None)
+    config = load_config(path, ["pca.variance=0.6", "labels=parent", "input=assigned"], input="given", output=None)
     assert config.failures.max_rate == 0.05, "default"
     assert config.backbone == "efficientnet_lite0", "file over default"
     assert config.pca == configs.PcaConfig(variance=0.6, scale=False), "assignment over file, key by key"
@@ -120,12 +120,12 @@ def test_later_sources_win_over_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_no_file_is_needed() -> None:
-    assert load(input="photos", output="out") == Config(input="photos", output="out")
+    assert load_config(input="photos", output="out") == Config(input="photos", output="out")
 
 
 def test_spark_settings_keep_their_dots_in_yaml_and_in_assignments(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "spark:\n  conf:\n    spark.executor.cores: '2'\n    spark.a.b: x\n")
-    config = load(path, ["spark.conf.spark.executor.cores=4", "spark.conf.spark.sql.ansi.enabled=true"])
+    config = load_config(path, ["spark.conf.spark.executor.cores=4", "spark.conf.spark.sql.ansi.enabled=true"])
     assert config.spark.conf == {
         "spark.executor.cores": "4",
         "spark.a.b": "x",
@@ -136,12 +136,12 @@ def test_spark_settings_keep_their_dots_in_yaml_and_in_assignments(tmp_path: Pat
 @pytest.mark.parametrize("text", ["pca.variance", "=3", "pca.variance: 0.9"])
 def test_an_assignment_without_a_key_or_a_value_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected key=value"):
-        load(None, [text], input="a", output="b")
+        load_config(None, [text], input="a", output="b")
 
 
 def test_an_assignment_that_is_not_yaml_is_refused() -> None:
     with pytest.raises(ConfigError, match="not YAML"):
-        load(None, ["formats=[json"], input="a", output="b")
+        load_config(None, ["formats=[json"], input="a", output="b")
 
 
 def test_mistakes_in_assignments_are_told_together_with_the_others() -> None:
@@ -167,7 +167,7 @@ def test_a_key_named_twice_is_told_with_both_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "3\n"])
 def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="key: value"):
-        load(write(tmp_path, text))
+        load_config(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> N
 )
 def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(write(tmp_path, text))
+        load_config(write(tmp_path, text))
     assert [mistake.line for mistake in caught.value.mistakes] == [line]
     assert len(str(caught.value).splitlines()) == 1
 
@@ -190,7 +190,7 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line:
 @pytest.mark.parametrize("text", ["input: &a [*a]\n", "1: 2\n", "input: !!python/object/apply:os.getcwd []\n"])
 def test_strange_yaml_is_a_mistake_and_no_crash(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError):
-        load(write(tmp_path, text))
+        load_config(write(tmp_path, text))
 
 
 def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_line(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_lin
     binary.write_bytes(b"\xff\xfe\x00input")
     for path in (tmp_path / "nowhere.yaml", binary, tmp_path):
         with pytest.raises(UserError) as caught:
-            load(path)
+            load_config(path)
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 
@@ -218,7 +218,7 @@ def test_any_config_dumped_to_yaml_loads_back_equal(tree: dict[str, Any]) -> Non
     config = Config.model_validate(tree)
     with TemporaryDirectory() as folder:
         path = write(Path(folder), yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-        assert load(path) == config
+        assert load_config(path) == config
 
 
 @given(TREES)
@@ -235,7 +235,7 @@ def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
         VALIDATOR.validate(tree)
     with pytest.raises(ConfigError):
-        load(None, (), **tree)
+        load_config(None, (), **tree)
 
 
 def test_every_key_of_the_schema_is_described() -> None:
@@ -252,7 +252,7 @@ def test_every_key_of_the_schema_is_described() -> None:
 def test_any_config_survives_json(limit: float) -> None:
     """Manifests and model cards hold configs as JSON, which knows no infinity."""
     try:
-        config = load(input="a", output="b", image={"max_aspect": limit})
+        config = load_config(input="a", output="b", image={"max_aspect": limit})
     except ConfigError:
         return  # refusing it is as good
     assert Config.model_validate_json(config.model_dump_json()) == config
