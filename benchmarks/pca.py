@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from fruitpipe import layout, pca, reduce
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.featurize import Facts, to_parquet
+from fruitpipe.images import Picture
 from fruitpipe.plan import Plan, part_sizes
 from fruitpipe.source import LISTING
 from fruitpipe.spark import cluster
@@ -63,13 +64,14 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int) -> int
     """Leave in `output` what a run has written before its fit: feature parts and index. Returns the fit's tasks."""
     store = Store(str(output))
     store.prepare()
+    picture = Picture(np.zeros((1, 1, 3), np.uint8), width=100, height=100)
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
     start = 0
     for size in part_sizes(len(features), cores):
         block = slice(start, start + size)
         facts = Facts()
         for path in paths[block]:
-            facts.add(path, ETAG, None, (100, 100), None)
+            facts.add(path, ETAG, None, picture)
         rows = ((path, ETAG) for path in paths[block])
         store.put(layout.feature_part(DIGEST, rows), to_parquet(facts, features[block]))
         start += size

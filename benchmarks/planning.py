@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fruitpipe.plan import FACTS, Plan
+from fruitpipe.layout import FACTS
+from fruitpipe.plan import Plan
 from fruitpipe.source import LISTING
 from fruitpipe.store import Store
 

@@ -109,7 +109,7 @@ def main() -> None:
         ("driver, Python", memory.driver, ""),
         ("driver, JVM (its child java)", memory.jvm, ""),
         ("driver, both at once", memory.both, "<= 1500"),
-        ("largest worker, by the manifest", runs[0][1].worker_memory or 0, "<= 400"),
+        ("largest worker, by the manifest", runs[0][1].worker_memory, "<= 400"),
         ("largest worker or daemon (below java)", memory.worker, ""),
     )
     print(f"\n{'peak resident memory of the first run':<40}{'MB':>11}{'target':>9}")

@@ -53,6 +53,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     Interrupted: by Ctrl-C or SIGTERM.
     FruitpipeError: Spark or the disk gave up; says why.
     """
+    source.root_of(config.input)  # before anything is made: a typo should leave no trace
     store = Store(config.output)
     store.prepare()
     job = Job(config, store, reporter or Reporter(), verbose)

@@ -46,13 +46,8 @@ def list_images(
 
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """
-    root = Path(folder).absolute()
-    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for names that are too long
-        raise UserError(f"no folder {folder}: check the path of the images.")
-    if not root.is_dir():
-        raise UserError(f"{folder} is not a folder: give the folder that holds the images.")
     rows: list[tuple[str, str, str | None, int, str | None]] = []
-    for entry in walk(root):
+    for entry in walk(root_of(folder)):
         path = name_of(entry.path)
         size, etag = size_and_etag(entry)
         label = Path(path).parent.name if labels == "parent" else None
@@ -63,6 +58,16 @@ def list_images(
             rows.clear()
     if rows:
         yield to_batch(rows)
+
+
+def root_of(folder: str) -> Path:
+    """The folder to search. Raises UserError where there is none."""
+    root = Path(folder).absolute()
+    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for names that are too long
+        raise UserError(f"no folder {folder}: check the path of the images.")
+    if not root.is_dir():
+        raise UserError(f"{folder} is not a folder: give the folder that holds the images.")
+    return root
 
 
 def to_batch(rows: list[tuple[str, str, str | None, int, str | None]]) -> pa.RecordBatch:

@@ -20,6 +20,7 @@ import fruitpipe as api
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:

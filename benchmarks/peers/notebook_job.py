@@ -1,8 +1,9 @@
-"""The job as Spark notebooks do it today: notebook_job.py IMAGES OUT COMPONENTS [--features-only].
+"""The job as Spark notebooks do it today: notebook_job.py IMAGES OUT COMPONENTS [--features-only] [--tuned].
 
 Image bytes through the JVM into an iterator pandas UDF, Keras in every worker, MLlib for the rest. Prints the seconds
-that the cell took which writes the features. Made reasonable where notebooks often are not: one TensorFlow thread for
-each task slot, two partitions for each slot (every partition builds the model anew), batches of 256 images.
+that the cell took which writes the features. As such notebooks are published: 24 partitions, TensorFlow and Arrow as
+they come. With --tuned, as somebody would have it who has measured: one TensorFlow thread for each task slot, two
+partitions for each slot (every partition builds the model anew), Arrow batches of 256 images.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from pyspark.sql.functions import element_at, pandas_udf, split
 SLOTS = os.cpu_count() or 1
 
 images, out, components, *options = sys.argv[1:]
+TUNED = "--tuned" in options
 
 spark = (
     SparkSession.builder.appName("notebook")
     .master(f"local[{SLOTS}]")
     .config("spark.driver.memory", "4g")
-    .config("spark.sql.execution.arrow.maxRecordsPerBatch", "256")
+    .config("spark.sql.execution.arrow.maxRecordsPerBatch", "256" if TUNED else "10000")
     .getOrCreate()
 )
 
@@ -53,8 +55,9 @@ def build() -> keras.Model:
     """The network up to its last layer but one, with the driver's weights."""
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if TUNED:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     model = MobileNetV2(weights=None)
     model.set_weights(weights.value)
     return keras.Model(model.input, model.layers[-2].output)
@@ -74,7 +77,8 @@ def featurize(contents: Iterator[pd.Series]) -> Iterator[pd.Series]:
 
 
 start = time.perf_counter()
-features = photographs.repartition(2 * SLOTS).select("path", "label", featurize("content").alias("features"))
+partitions = 2 * SLOTS if TUNED else 24
+features = photographs.repartition(partitions).select("path", "label", featurize("content").alias("features"))
 features.write.parquet(f"{out}/features")
 print(time.perf_counter() - start)
 
