@@ -16,6 +16,7 @@ from hypothesis import settings
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError
+from fruitpipe.store import Store
 
 CI = os.environ.get("CI") == "true"
 
@@ -28,6 +29,14 @@ def unavailable(reason: str) -> NoReturn:
     if CI:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty result."""
+    made = Store(str(tmp_path / "out"))
+    made.prepare()
+    return made
 
 
 @pytest.fixture(scope="session")

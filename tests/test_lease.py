@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -25,13 +24,6 @@ Lease(Store(sys.argv[1]), "run elsewhere").__enter__()
 print("held", flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(str(tmp_path / "out"))
-    made.prepare()
-    return made
 
 
 @pytest.fixture

@@ -24,13 +24,6 @@ RETRIED = {"transient": {*TRANSIENT, "too_large"}, "all": set(STATUSES), "none":
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(str(tmp_path / "out"))
-    made.prepare()
-    return made
-
-
-@pytest.fixture
 def make(tmp_path: Path) -> Iterator[Any]:
     """Make plans of images, and close them in the end."""
     plans: list[Plan] = []
