@@ -26,7 +26,9 @@ def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(images: Path, out: Path, parts: int = 2) -> Iterator[subprocess.Popen[str]]:
     """A run that is in the middle of its work: some feature parts are written, others are not."""
     options = ("--set", BACKBONE)
-    process = subprocess.Popen(command("run", images, out, *options), stderr=subprocess.PIPE, text=True)
+    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
+    listening = ["env", "--default-signal=INT", *command("run", images, out, *options)]
+    process = subprocess.Popen(listening, stderr=subprocess.PIPE, text=True)
     try:
         wait(lambda: len(finished_parts(out)) >= parts or process.poll() is not None)
         assert process.poll() is None, process.stderr and process.stderr.read()
@@ -67,7 +69,11 @@ def goes_on(images: Path, out: Path, undisturbed: Path) -> None:
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """The Python workers: children of Spark's daemon, which is a child of the JVM."""
-    children = psutil.Process(process.pid).children(recursive=True)
+    children = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE
+    ]
     daemons = [child.pid for child in children if "pyspark.daemon" in child.cmdline()]
     return [child for child in children if child.ppid() in daemons]
 
