@@ -22,7 +22,7 @@ from fruitpipe.store import Store
 
 GROUP = 16
 """Images decoded before the network runs on them: in turn, each would drive the other's data from the processor's
-caches, which costs 3 %."""
+caches, which costs 3 to 5 %."""
 AHEAD = 2 * GROUP
 """Images fetched before their turn."""
 
