@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -338,8 +339,7 @@ def schema() -> None:
 def load(
     path: Path | None, assignments: list[str], images: str | None, out: str | None, verify_content: bool
 ) -> configs.Config:
-    settings = configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
-    return settings
+    return configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
 
 
 def show_rows(rows: Iterable[tuple[str, object]]) -> None:
@@ -353,9 +353,3 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
-
-
-def quote(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
