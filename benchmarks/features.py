@@ -80,11 +80,11 @@ def start_loop(flatbuffer: Path, paths: list[Path]) -> Connection:
 def run_fruitpipe(images: Path, out: Path, backbone: str, cores: int) -> Seconds:
     """A run into a new folder: its feature stage, and the whole of it, with PCA and vectors."""
     from fruitpipe.runs import open_run
-    from fruitpipe.store import Store
+    from fruitpipe.store import LocalStore
 
     options = ["--set", f"backbone={backbone}", "--set", f"spark.master=local[{cores}]"]
     whole = timed([sys.executable, "-m", "fruitpipe", "run", str(images), str(out), *options])
-    return Seconds(open_run(Store(str(out))).manifest.timings["featurize"], whole)
+    return Seconds(open_run(LocalStore(str(out))).manifest.timings["featurize"], whole)
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from fruitpipe.images import Picture
 from fruitpipe.plan import Plan, part_sizes
 from fruitpipe.source import LISTING
 from fruitpipe.spark import cluster
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore
 
 DIMENSION = 1280
 RUN, DIGEST, ETAG = "benchmark", "0" * 64, "1-1"
@@ -62,7 +62,7 @@ def make_features(rows: int, seed: int = 0) -> NDArray[np.float32]:
 
 def write_result(output: Path, features: NDArray[np.float32], cores: int) -> int:
     """Leave in `output` what a run has written before its fit: feature parts and index. Returns the fit's tasks."""
-    store = Store(str(output))
+    store = LocalStore(str(output))
     store.prepare()
     picture = Picture(np.zeros((1, 1, 3), np.uint8), width=100, height=100)
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
@@ -99,8 +99,8 @@ def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
     """As `fruitpipe.pipeline.Job.fit` does it."""
     with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), output / "spark.log") as spark:
         start = time.perf_counter()
-        spark.map(reduce.Fit(str(output), RUN), parts)
-        moments = reduce.merge(Store(str(output)), RUN, parts)
+        spark.map(reduce.Fit(LocalStore(str(output)), RUN), parts)
+        moments = reduce.merge(LocalStore(str(output)), RUN, parts)
         fitted = pca.fit(moments, components=k)
         seconds = time.perf_counter() - start
     return Fitted(seconds, fitted.explained_variance_ratio, fitted.components)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from fruitpipe.layout import FACTS
 from fruitpipe.plan import Plan
 from fruitpipe.source import LISTING
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore
 
 BATCH = 100_000
 
@@ -73,7 +73,7 @@ def main() -> None:
         plan = Plan(Path(folder), verify_content=False, retry="transient")
         steps = {
             "list": lambda: plan.add_images(listing(count), LISTING),
-            "join": lambda: plan.add_features(Store(folder), "known"),
+            "join": lambda: plan.add_features(LocalStore(folder), "known"),
             "count": plan.summary,
             "write what is to do": lambda: plan.write_todo(Path(folder, "todo.parquet"), slots=2),
         }

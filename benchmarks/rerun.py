@@ -20,7 +20,7 @@ from common import subset, timed
 
 from fruitpipe.manifest import Manifest
 from fruitpipe.runs import open_run
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore
 
 EVERY = 0.1
 """Seconds between samples of memory."""
@@ -77,7 +77,7 @@ def hold_out(images: Path, into: Path) -> None:
 
 def run_fruitpipe(images: Path, out: Path) -> tuple[float, Manifest]:
     seconds = timed([sys.executable, "-m", "fruitpipe", "run", str(images), str(out)])
-    return seconds, open_run(Store(str(out))).manifest
+    return seconds, open_run(LocalStore(str(out))).manifest
 
 
 def main() -> None:

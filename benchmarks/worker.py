@@ -25,7 +25,7 @@ from fruitpipe.config import Environment, ImageConfig
 from fruitpipe.engine import Engine
 from fruitpipe.featurize import GROUP
 from fruitpipe.images import decode
-from fruitpipe.source import read_image
+from fruitpipe.source.files import read_image
 
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 RULES = ImageConfig()

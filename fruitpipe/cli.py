@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from shlex import quote
+from shlex import join
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fruitpipe import config as configs
-from fruitpipe.errors import FruitpipeError, Interrupted
-from fruitpipe.progress import duration, reporter_for
-from fruitpipe.store import Store
+from fruitpipe.errors import FruitpipeError, Interrupted, UserError
+from fruitpipe.progress import reporter_for
+from fruitpipe.store import Store, open_store
+from fruitpipe.units import duration, size
 
 app = typer.Typer(
     name="fruitpipe",
@@ -43,9 +44,16 @@ class Labels(StrEnum):
     none = "none"
 
 
-Images = Annotated[str | None, typer.Argument(help="Folder of images, searched recursively. [config: input]")]
-Out = Annotated[str | None, typer.Argument(help="Folder of results. [config: output]")]
-Result = Annotated[str, typer.Argument(metavar="OUT", help="Folder of results of earlier runs.")]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[IMAGES]... [OUT]",
+        help="Images: folders, globs, manifests, s3:// or gs:// prefixes. Last, the folder or prefix of results. "
+        "[config: input, output]",
+        show_default=False,
+    ),
+]
+Result = Annotated[str, typer.Argument(metavar="OUT", help="Folder or prefix of results of earlier runs.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; `fruitpipe schema` says what it may hold.")
 ]
@@ -102,8 +110,7 @@ def options(
 
 @app.command()
 def run(
-    images: Images = None,
-    out: Out = None,
+    places: Places = None,
     config: ConfigFile = None,
     assignments: Set = [],  # noqa: B006 - typer's way to say "none"
     verify_content: Verify = False,
@@ -116,7 +123,7 @@ def run(
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe import pipeline
 
-    settings = load(config, assignments, images, out, verify_content)
+    settings = load(config, assignments, places or [], verify_content)
     reporter = reporter_for(sys.stderr, log)
     try:
         done = pipeline.run(settings, reporter, verbose)
@@ -149,7 +156,7 @@ def run(
             f"reconstruction error {drift.reconstruction_error:.3g}, {drift.fit_reconstruction_error:.3g} at the fit."
         )
     print(f"vectors  {done.vectors}\nmodel    {facts['model']}\nreport   {facts['report']}\n")
-    print(f"next: fruitpipe show {quote(settings.output)}")
+    print(f"next: fruitpipe show {again([settings.output], config, assignments)}")
 
 
 @app.command()
@@ -167,8 +174,7 @@ def validate(config: Annotated[Path, typer.Argument(help="YAML file.")], as_json
 
 @app.command()
 def plan(
-    images: Images = None,
-    out: Out = None,
+    places: Places = None,
     config: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     verify_content: Verify = False,
@@ -177,7 +183,7 @@ def plan(
     """Say what a run would do, without doing it."""
     from fruitpipe import pipeline
 
-    settings = load(config, assignments, images, out, verify_content)
+    settings = load(config, assignments, places or [], verify_content)
     summary = pipeline.plan(settings)
     if as_json:
         print(json.dumps(summary.model_dump() | {"todo": summary.todo}))
@@ -198,21 +204,46 @@ def plan(
     print(f"\na run would featurize {summary.todo} images with {settings.backbone}, then "
           f"{'fit and ' if settings.model == 'fit' else ''}project {summary.known + summary.todo}.")  # fmt: skip
     if summary.todo or summary.gone:
-        print(f"next: fruitpipe run {quote(settings.input)} {quote(settings.output)}")
+        print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}")
+
+
+@app.command()
+def doctor(
+    places: Places = None,
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine and the places of a run, and say what to do where something is not well."""
+    from fruitpipe.doctor import examine
+
+    given = places or ([] if config else ["IMAGES", "OUT"])
+    found = []
+    for finding in examine(load(config, assignments, given), places=bool(places or config)):
+        found.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}: {finding.message}", flush=True)
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in found]))
+    if not all(finding.ok for finding in found):
+        raise typer.Exit(UserError.exit_code)
 
 
 @app.command()
 def transform(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder of images, searched recursively.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write.")],
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Images, as for `run`.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.parquet", help="File to write, on disk or in a bucket.")],
     labels: Annotated[Labels, typer.Option(help="Label of an image: the name of its folder, or none.")] = Labels.parent,
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""
     from fruitpipe.transform import transform_folder
 
-    counts = transform_folder(model, images, out, labels)
+    settings = load(config, [*assignments, f"labels={labels}"], [images, "OUT"])
+    counts = transform_folder(model, images, out, settings.labels, settings.s3)
     if as_json:
         print(json.dumps(counts))
         return
@@ -221,11 +252,11 @@ def transform(
 
 
 @app.command()
-def runs(out: Result, as_json: AsJson = False) -> None:
+def runs(out: Result, config: ConfigFile = None, assignments: Set = [], as_json: AsJson = False) -> None:  # noqa: B006
     """List the runs of a result."""
     from fruitpipe.runs import list_runs
 
-    rows = list_runs(Store(out))
+    rows = list_runs(result(out, config, assignments))
     if as_json:
         print(json.dumps([row.model_dump(mode="json") for row in rows]))
         return
@@ -234,26 +265,28 @@ def runs(out: Result, as_json: AsJson = False) -> None:
         table.add_column(column, justify="left" if column in {"run", "status"} else "right", no_wrap=True)
     for column in ("k", "explained", "time"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
         counts = (row.images, row.new, row.failed, row.components)
         images, new, failed, k = ("" if value is None else str(value) for value in counts)
         explained = f"{row.explained:.1%}" if row.explained is not None else ""
         time = duration(row.seconds) if row.seconds is not None else ""
         table.add_row(row.run, row.status, images, new, failed, k, explained, time, row.reason or "")
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 @app.command()
 def show(
     out: Result,
     run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Show one run: counts, model, times, files."""
     from fruitpipe.runs import open_run
 
-    shown = open_run(Store(out), run_id)
+    shown = open_run(result(out, config, assignments), run_id)
     manifest = shown.manifest
     if as_json:
         print(manifest.model_dump_json())
@@ -270,7 +303,7 @@ def show(
     rows: dict[str, Any] = {
         "run": manifest.run,
         "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
-        "input": manifest.config.input,
+        "input": ", ".join(manifest.config.inputs),
         "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
         "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
         "labels": len(counts.by_label),
@@ -297,12 +330,16 @@ def show(
 
 @app.command()
 def publish(
-    out: Result, run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")], as_json: AsJson = False
+    out: Result,
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")],
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
 ) -> None:
     """Point latest.json at another run: roll back, or forward again."""
     from fruitpipe import runs
 
-    published = runs.publish(Store(out), run_id)
+    published = runs.publish(result(out, config, assignments), run_id)
     print(json.dumps({"run": published.id}) if as_json else f"latest is now {published.id}")
 
 
@@ -312,12 +349,14 @@ def gc(
     delete: Annotated[
         bool, typer.Option("--delete", help="Really delete; without it, only say what would go.")
     ] = False,
+    config: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Clear away unpublished leftovers and features that no published run uses."""
     from fruitpipe import runs
 
-    store = Store(out)
+    store = result(out, config, assignments)
     found = runs.collect(store) if delete else runs.garbage(store)
     total = sum(each.bytes for each in found)
     if as_json:
@@ -327,7 +366,7 @@ def gc(
         print(f"{size(each.bytes):>10}  {each.name}")
     print(f"{'deleted' if delete else 'would delete'} {len(found)} objects, {size(total)}")
     if found and not delete:
-        print(f"next: fruitpipe gc {quote(out)} --delete")
+        print(f"next: fruitpipe gc {again([out], config, assignments)} --delete")
 
 
 @app.command()
@@ -336,20 +375,27 @@ def schema() -> None:
     print(json.dumps(configs.Config.model_json_schema(), indent=2))
 
 
-def load(
-    path: Path | None, assignments: list[str], images: str | None, out: str | None, verify_content: bool
-) -> configs.Config:
+def load(path: Path | None, assignments: list[str], places: list[str], verify_content: bool = False) -> configs.Config:
+    """The config, with the last of several places as output."""
+    inputs, out = (places, None) if len(places) < 2 else (places[:-1], places[-1])
+    images = inputs[0] if len(inputs) == 1 else inputs or None
     return configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
+
+
+def result(out: str, path: Path | None, assignments: list[str]) -> Store:
+    """The store of a result; the config says how to reach it."""
+    return open_store(out, load(path, assignments, ["IMAGES", out]).s3)
+
+
+def again(places: list[str], path: Path | None, assignments: list[str]) -> str:
+    """Arguments for another verb with the same config."""
+    options = ["--config", str(path)] if path else []
+    for assignment in assignments:
+        if assignment.startswith("s3."):
+            options += ["--set", assignment]
+    return join([*places, *options])
 
 
 def show_rows(rows: Iterable[tuple[str, object]]) -> None:
     for name, value in rows:
         print(f"{name:<11} {value}")
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -7,18 +7,82 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from fruitpipe.errors import UserError
 
 BackboneName = Literal["mobilenet_v2", "efficientnet_lite0"]
 Text = Annotated[str, StringConstraints(min_length=1)]
+SCHEMES = ("s3", "gs", "az", "file")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+NO_KEYS = (
+    "keys do not belong here: fruitpipe takes credentials from where AWS tools do (environment, profile, role), "
+    "so remove this and see `fruitpipe doctor`."
+)
+SECRET_NAME = re.compile(
+    r"secret|passw|credential|access.?key|session.?token|(^|_)(token|key_id|api_key)$", re.IGNORECASE
+)
+SECRET_VALUE = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{16}\b|://[^/\s]*:[^/\s]*@|X-Amz-(Signature|Credential|Security-Token)=|[?&]sig=",
+    re.IGNORECASE,
+)
+SECRET_SETTING = re.compile(r"(access|secret|session|account|sas)[._-]?(key|token)\b|password", re.IGNORECASE)
+"""In Spark's own settings, `secret` may name one of Kubernetes, which is the right way."""
+
+
+def location(url: str) -> str:
+    """Check a path or URL of a place. Raises ValueError, never quoting a key."""
+    if (scheme := SCHEME.match(url)) is None:
+        return url
+    if SECRET_VALUE.search(url):
+        raise ValueError(NO_KEYS)
+    if scheme[1] in {"s3a", "s3n", "S3"}:
+        raise ValueError("write s3:// here")
+    if scheme[1] in {"http", "https"}:
+        raise ValueError("write s3://bucket/folder here, and the server as s3.endpoint where it is not AWS")
+    if scheme[1] not in SCHEMES:
+        raise ValueError(f"no such scheme: a path, or {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme[1] != "file" and not re.match(r"[a-z0-9]+://[A-Za-z0-9]", url):
+        raise ValueError(f"expected {scheme[1]}://bucket/folder")
+    return url
+
+
+def is_remote(url: str) -> bool:
+    """Whether a place is in an object store."""
+    scheme = SCHEME.match(url)
+    return scheme is not None and scheme[1] != "file"
+
+
+def local_path(url: str) -> str:
+    """The path of a place on disk, which may be given as file://…"""
+    return url.removeprefix("file://") if url.startswith("file:///") else url
+
+
+def secret_free(value: str) -> str:
+    if SECRET_VALUE.search(value):
+        raise ValueError(NO_KEYS)
+    return value
+
+
+Location = Annotated[Text, AfterValidator(location)]
+ONE, SEVERAL = "(one)", "(several)"
 Key = tuple[str, ...]
 Lines = dict[Key, int]
 MIB = 1 << 20
@@ -73,13 +137,52 @@ class SparkConfig(Section):
     """Further Spark settings."""
 
 
+class S3Config(Section):
+    """How to reach s3:// buckets. Never credentials: those come from the environment, a profile or a role."""
+
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]+/?$"), AfterValidator(secret_free)] | None = (
+        None
+    )
+    """URL of an S3 server other than AWS."""
+    region: Text | None = None
+    """Region that buckets must be in; refused where they are elsewhere. Found out where it is not given."""
+    path_style: bool | None = None
+    """Bucket in the path of a URL instead of its host name. By default for every endpoint but AWS."""
+    allow_http: bool = False
+    """Accept an endpoint without TLS."""
+    ca_file: Text | None = None
+    """PEM file of the authority that signed the endpoint's certificate."""
+    requester_pays: bool = False
+    """Pay for requests to others' buckets."""
+    encryption: Literal["AES256", "aws:kms"] | None = None
+    """Server-side encryption of what is written, where the bucket's default will not do."""
+    kms_key: Text | None = None
+    """Id or ARN of the key, with `encryption: aws:kms`."""
+    checksum: Literal["sha256"] | None = None
+    """Checksum sent with what is written, for the server to check."""
+    tags: dict[str, str] = Field(default_factory=dict, max_length=10)
+    """Tags of the objects that are written."""
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        if self.endpoint and self.endpoint.startswith("http://") and not self.allow_http:
+            raise ValueError("the endpoint has no TLS: use https://, or say allow_http: true")
+        if self.kms_key and self.encryption != "aws:kms":
+            raise ValueError("kms_key needs encryption: aws:kms")
+        return self
+
+
 class Config(Section):
     """Everything that a run depends on."""
 
-    input: Text
-    """Folder of images, searched recursively."""
-    output: Text
-    """Folder of results; made if it does not exist."""
+    input: Annotated[
+        Annotated[Location, Tag(ONE)] | Annotated[list[Location], Field(min_length=1), Tag(SEVERAL)],
+        Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+    ]
+    """Images: a folder, searched recursively, a glob, or a manifest (Parquet, CSV, JSON lines, text, S3 Inventory);
+    on disk or as s3://bucket/folder. Several as a list."""
+    output: Location
+    """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
@@ -88,14 +191,20 @@ class Config(Section):
     """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
     """Fit scaler and PCA on these images, or reuse those of an earlier run, so that vectors stay comparable."""
-    reuse: Text = "latest"
+    reuse: Location = "latest"
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     pca: PcaConfig = Field(default_factory=PcaConfig)
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
+    s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The input as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
 
 
 BACKBONES: tuple[str, ...] = get_args(BackboneName)
@@ -112,6 +221,11 @@ class Environment:
     java_home: Path | None
     submitted: bool
     """Whether spark-submit started this process, and with it Spark."""
+    aws_region: str | None
+    """Where to look for buckets of a server that does not say where they are."""
+    aws_ca_file: str | None
+    gcs_emulator: str | None
+    """URL of a local stand-in for Google Cloud Storage."""
 
     @classmethod
     def read(cls) -> Environment:
@@ -122,6 +236,9 @@ class Environment:
             keras_home=Path(home.get("KERAS_HOME") or Path.home() / ".keras"),
             java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
             submitted="PYSPARK_GATEWAY_PORT" in home,
+            aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
+            aws_ca_file=home.get("AWS_CA_BUNDLE"),
+            gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
         )
 
 
@@ -275,18 +392,37 @@ def check(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: S
 
     Raises ConfigError with all mistakes, those found before included, their lines and the keys probably meant.
     """
-    found = list(mistakes)
+    secrets = list(find_secrets(tree))
+    found = [*mistakes, *(Mistake(".".join(key), NO_KEYS, lines.get(key)) for key in secrets)]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        found += [explain(detail, lines) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        found += [explain(detail, lines) for detail in details if key_of(detail) not in secrets]
     if found:
         raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0), source)
     return config
 
 
+def find_secrets(tree: Any, parents: Key = ()) -> Iterator[Key]:
+    """Keys of a tree that hold credentials, by their name or by their value."""
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, value in items:
+        key = (*parents, str(name))
+        named = SECRET_SETTING if parents == ("spark", "conf") else SECRET_NAME
+        free = parents == ("s3", "tags")
+        if (not free and named.search(str(name))) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+            yield key
+        else:
+            yield from find_secrets(value, key)
+
+
+def key_of(detail: Any) -> Key:
+    return tuple(str(part) for part in detail["loc"] if part not in {ONE, SEVERAL})
+
+
 def explain(detail: Any, lines: Lines) -> Mistake:
-    location = tuple(str(part) for part in detail["loc"])
+    location = key_of(detail)
     key, line = ".".join(location), lines.get(location)
     match detail["type"]:
         case "extra_forbidden":
@@ -301,6 +437,8 @@ def explain(detail: Any, lines: Lines) -> Mistake:
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
             close = difflib.get_close_matches(given, allowed, 1)
             return Mistake(key, f"{given!r} is not one of {', '.join(allowed)}.", line, close[0] if close else None)
+        case "value_error":  # ours: says what to do, and may be about what must not be repeated
+            return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:
             return Mistake(key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {detail['input']!r}.", line)
 

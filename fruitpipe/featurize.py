@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruitpipe import layout, source
-from fruitpipe.config import ImageConfig
+from fruitpipe import layout
+from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.images import DECODE_RULES, OK, BadImage, Picture, decode
+from fruitpipe.source import Reader, digest
+from fruitpipe.source.reader import threads_for
 from fruitpipe.store import Store
 
+Data = bytes | memoryview
 GROUP = 16
 """Images decoded before the network runs on them: in turn, each would drive the other's data from the processor's
 caches, which costs 3 to 5 %."""
-AHEAD = 2 * GROUP
-"""Images fetched before their turn."""
+AHEAD, AHEAD_BYTES = 2 * GROUP, 64 << 20
+"""Images fetched before their turn, and the bytes from which they are fewer."""
+
+
+class Image(NamedTuple):
+    """An image to featurize."""
+
+    path: str
+    etag: str = ""
+    size: int = 0
+    """bytes, where they are known"""
 
 
 @dataclass
@@ -53,21 +66,22 @@ class Facts:
 class Featurize:
     """The task: row group `number` of a todo file becomes one feature part; returns how many have each status."""
 
-    output: str
+    store: Store
     todo: str
     digest: str
     """of the features: see `features_digest`"""
     flatbuffer_digest: str
     image: ImageConfig
+    s3: S3Config
 
     def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Counter[str]:
-        store = Store(self.output)
-        with store.open(self.todo) as file:
+        with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
-        paths, etags = rows["path"].to_pylist(), rows["etag"].to_pylist()
+        images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         engine = load_engine(self.flatbuffer_digest, flatbuffer)
-        facts, features = featurize(paths, etags, engine, self.image)
-        store.put(layout.feature_part(self.digest, zip(paths, etags, strict=True)), to_parquet(facts, features))
+        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes))
+        name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
+        self.store.put(name, to_parquet(facts, features))
         return Counter(facts.status)
 
 
@@ -89,46 +103,50 @@ def load_engine(digest: str, flatbuffer: Callable[[], bytes]) -> Engine:
 
 
 def featurize(
-    paths: list[str], etags: list[str], engine: Engine, rules: ImageConfig
+    images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader
 ) -> tuple[Facts, NDArray[np.float32]]:
     """Facts of images and their features, shape (n, d), zeros where the status is not `ok`."""
     facts = Facts()
-    features = np.zeros((len(paths), engine.dimension), np.float32)
-    images = zip(features, paths, etags, fetch(paths, rules.max_bytes), strict=True)
-    while group := list(islice(images, GROUP)):
-        looks = [look(data, engine.side, rules) for _, _, _, data in group]
-        for (feature, path, etag, _), (content, seen) in zip(group, looks, strict=True):
+    features = np.zeros((len(images), engine.dimension), np.float32)
+    fetched = zip(features, images, fetch(images, reader), strict=True)
+    while group := list(islice(fetched, GROUP)):
+        looks = [look(data, engine.side, rules) for _, _, data in group]
+        for (feature, image, _), (content, seen) in zip(group, looks, strict=True):
             if isinstance(seen, Picture):
                 engine.run(seen.pixels, feature)
-            facts.add(path, etag, content, seen)
+            facts.add(image.path, image.etag, content, seen)
     return facts, features
 
 
-def look(data: bytes | BadImage, side: int, rules: ImageConfig) -> tuple[str | None, Picture | BadImage]:
+def look(data: Data | BadImage, side: int, rules: ImageConfig) -> tuple[str | None, Picture | BadImage]:
     """Digest of an image's bytes, where they were had, and the picture or why there is none."""
     if isinstance(data, BadImage):
         return None, data
     try:
-        return source.digest(data), decode(data, side, rules)
+        return digest(data), decode(data, side, rules)
     except BadImage as error:
-        return source.digest(data), error
+        return digest(data), error
 
 
-def fetch(paths: Iterable[str], max_bytes: int) -> Iterator[bytes | BadImage]:
+def fetch(images: list[Image], reader: Reader) -> Iterator[Data | BadImage]:
     """The bytes of each image, or why not, in order, a few ahead of their use."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead: deque[Future[bytes | BadImage]] = deque()
-        for path in paths:
-            ahead.append(pool.submit(read_or_error, path, max_bytes))
-            if len(ahead) > AHEAD:
-                yield ahead.popleft().result()
+    with ThreadPoolExecutor(max((threads_for(image.path) for image in images), default=1)) as pool:
+        ahead: deque[tuple[int, Future[Data | BadImage]]] = deque()
+        held = 0
+        for image in images:
+            ahead.append((image.size, pool.submit(read_or_error, reader, image)))
+            held += image.size
+            while len(ahead) > AHEAD or (held > AHEAD_BYTES and len(ahead) > 1):
+                size, first = ahead.popleft()
+                held -= size
+                yield first.result()
         while ahead:
-            yield ahead.popleft().result()
+            yield ahead.popleft()[1].result()
 
 
-def read_or_error(path: str, max_bytes: int) -> bytes | BadImage:
+def read_or_error(reader: Reader, image: Image) -> Data | BadImage:
     try:
-        return source.read_image(path, max_bytes)
+        return reader.read(image.path, image.etag)
     except BadImage as error:
         return error
 

@@ -19,7 +19,7 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 ORIENTATION = 0x0112
 
 OK = "ok"
-TRANSIENT = ("missing", "forbidden", "unreadable")
+TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
 """Statuses of images whose bytes could not be had; another time they may."""
 PERMANENT = ("undecodable", "too_large")
 """Statuses of images that stay bad until their bytes or the config change."""
@@ -47,7 +47,7 @@ class Picture:
     height: int
 
 
-def decode(data: bytes, side: int, rules: ImageConfig) -> Picture:
+def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     """Decode, orient, make RGB and resize to side x side.
 
     The first frame of an animation counts. Transparent pixels show white. Values of 16 bits are scaled to 8.

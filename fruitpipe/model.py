@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
@@ -22,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from fruitpipe.config import ImageConfig
+from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.pca import Pca
+from fruitpipe.source import Reader
+from fruitpipe.store import Store, open_store
 
 if TYPE_CHECKING:
     from fruitpipe.engine import Engine
@@ -76,21 +77,24 @@ class Model:
         """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
         return self.pca.transform(features)
 
-    def transform_images(self, paths: Iterable[str], threads: int | None = None) -> Iterator[Vector]:
-        """Vectors of image files, in order, on all cores; a bad image gives a status and no vector."""
+    def transform_images(
+        self, paths: Iterable[str], threads: int | None = None, s3: S3Config | None = None
+    ) -> Iterator[Vector]:
+        """Vectors of images on disk or in buckets, in order, on all cores; a bad one gives a status and no vector."""
+        reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
         threads = threads or len(os.sched_getaffinity(0))
         stream = iter(paths)
         chunks = iter(lambda: list(islice(stream, CHUNK)), [])
         with ThreadPoolExecutor(threads) as pool:
-            window = [pool.submit(self._transform_chunk, chunk) for chunk in islice(chunks, 2 * threads)]
+            window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]
             while window:
                 yield from window.pop(0).result()
-                window += [pool.submit(self._transform_chunk, chunk) for chunk in islice(chunks, 1)]
+                window += [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 1)]
 
-    def _transform_chunk(self, paths: list[str]) -> list[Vector]:
-        from fruitpipe.featurize import featurize
+    def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
+        from fruitpipe.featurize import Image, featurize
 
-        facts, features = featurize(paths, [""] * len(paths), self._engine, self.card.image)
+        facts, features = featurize([Image(path) for path in paths], self._engine, self.card.image, reader)
         vectors = self.transform(features)
         return [
             Vector(path, status, error, vector if status == "ok" else None)
@@ -118,23 +122,31 @@ class Model:
         return {PCA: arrays.getvalue(), CARD: card, FLATBUFFER: self.flatbuffer}
 
 
-def load_model(path: str | os.PathLike[str]) -> Model:
-    """Load a model folder, as in `OUT/runs/<run>/model`.
+def load_model(path: str | os.PathLike[str], s3: S3Config | None = None) -> Model:
+    """Load a model folder, as in `OUT/runs/<run>/model`, on disk or in a bucket.
 
     Raises UserError where it is none, or not a whole one.
     """
-    folder = Path(path)
+    return read_model(open_store(os.fspath(path), s3))
+
+
+def read_model(store: Store, folder: str = "") -> Model:
+    """Load a model from a folder of a store. Raises UserError as `load_model` does."""
+    path = store.location(folder)
+
+    def read(name: str) -> bytes:
+        if (data := store.find(f"{folder}/{name}".strip("/"))) is None:
+            raise UserError(
+                f"{path} is no model: it has no {name}. Give a folder such as OUT/runs/RUN/model; "
+                "`fruitpipe runs OUT` lists runs."
+            )
+        return data
+
     try:
-        card = Card.model_validate_json((folder / CARD).read_bytes())
-        with np.load(folder / PCA, allow_pickle=False) as arrays:
+        card = Card.model_validate_json(read(CARD))
+        with np.load(io.BytesIO(read(PCA)), allow_pickle=False) as arrays:
             pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
-        flatbuffer = (folder / FLATBUFFER).read_bytes()
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise UserError(
-            f"{path} is no model: it has no {missing}. Give a folder such as OUT/runs/RUN/model; "
-            "`fruitpipe runs OUT` lists runs."
-        ) from None
+        flatbuffer = read(FLATBUFFER)
     except ValidationError as error:
         wrong = error.errors()[0]
         where = ".".join(map(str, wrong["loc"]))

@@ -30,7 +30,7 @@ from fruitpipe.reduce import Projected
 from fruitpipe.report import render
 from fruitpipe.runs import Run, model_path, point_latest
 from fruitpipe.stages import Converted, Stages
-from fruitpipe.store import Store
+from fruitpipe.store import Store, open_store
 
 Entered = TypeVar("Entered")
 
@@ -53,12 +53,16 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     Interrupted: by Ctrl-C or SIGTERM.
     FruitpipeError: Spark or the disk gave up; says why.
     """
-    source.root_of(config.input)  # before anything is made: a typo should leave no trace
-    store = Store(config.output)
+    source.check(config.inputs, config.s3)  # before anything is made: a typo should leave no trace
+    store = open_store(config.output, config.s3)
     store.prepare()
     job = Job(config, store, reporter or Reporter(), verbose)
     with Lease(store, f"run {job.id}") as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
+        if not store.swaps():
+            job.warnings.append(
+                f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"
+            )
         try:
             return job.run(lease)
         except KeyboardInterrupt:
@@ -71,7 +75,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
 
 def plan(config: Config) -> Summary:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
-    store = Store(config.output)
+    store = open_store(config.output, config.s3)
     with planning(config) as the_plan:
         add_images(the_plan, config)
         backbone = by_name(config.backbone, Environment.read().keras_home)
@@ -93,11 +97,11 @@ def planning(config: Config, scratch: Path | None = None) -> Iterator[Plan]:
 
 def add_images(the_plan: Plan, config: Config) -> None:
     """List the input into a plan. Raises UserError where there are no images."""
-    listing = source.list_images(config.input, config.labels, config.verify_content, config.image.max_bytes)
-    the_plan.add_images(listing, source.LISTING)
+    listing = source.list_images(config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3)
+    the_plan.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs))
     if not the_plan.images:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"no images in {config.input}: looked for {kinds} there and in all folders below.")
+        raise UserError(f"no images in {', '.join(config.inputs)}: looked for {kinds} there and in all folders below.")
 
 
 @contextmanager
@@ -122,6 +126,7 @@ class Job:
     verbose: bool
     id: str = field(default_factory=layout.new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    warnings: list[str] = field(default_factory=list)
 
     def run(self, lease: Lease) -> Run:
         """List and plan while Spark starts and the backbone is converted; then the stages."""
@@ -143,7 +148,9 @@ class Job:
                 summary = the_plan.summary()
             with self.reporter.stage("start"):
                 spark = starting.result()
-            stages = Stages(self.config, self.store, self.reporter, self.id, Path(folder), the_plan, spark, converted)
+            stages = Stages(
+                self.config, self.store, self.reporter, self.id, Path(folder), the_plan, spark, converted, self.warnings
+            )
             stages.featurize()
             counts = stages.count()
             parts = stages.index()
@@ -188,7 +195,7 @@ class Job:
     def model_to_reuse(self, converted: Converted) -> Model | None:
         if self.config.model == "fit":
             return None
-        model = load_model(model_path(self.store, self.config.reuse))
+        model = load_model(model_path(self.store, self.config.reuse), self.config.s3)
         if model.card.features != converted.features:
             raise UserError(
                 f"the model to reuse ({self.config.reuse}) takes features of {model.card.backbone} with "

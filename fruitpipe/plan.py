@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,8 @@ from fruitpipe.manifest import Summary
 from fruitpipe.store import Store
 
 MEMORY = "1GB"
+READERS = 8
+"""Feature parts read at once: on object stores, each is a few requests."""
 SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 4096
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
@@ -49,9 +54,16 @@ class Plan:
     def close(self) -> None:
         self._database.close()
 
-    def add_images(self, listing: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
-        """Take the images of a run, in batches of `fruitpipe.source.LISTING`."""
+    def add_images(self, listing: Iterable[pa.RecordBatch], schema: pa.Schema, distinct: bool = True) -> None:
+        """Take the images of a run, in batches of `fruitpipe.source.LISTING`.
+
+        Without `distinct`, a path may come more than once; one of its rows is taken.
+        """
         self._take("images", schema, listing)
+        if not distinct:
+            self._database.execute(
+                "CREATE OR REPLACE TABLE images AS SELECT DISTINCT ON (path) * FROM images ORDER BY path, etag DESC"
+            )
 
     @property
     def images(self) -> int:
@@ -98,19 +110,14 @@ class Plan:
             self._database.unregister("stream")
 
     def _known(self, store: Store, digest: str) -> Iterator[pa.RecordBatch]:
-        for name, _ in store.names(layout.features(digest)):
-            if not name.endswith(".parquet"):
-                continue
-            try:
-                with store.open(name) as file, pq.ParquetFile(file) as part:
-                    facts = part.read(layout.FACTS.names).cast(layout.FACTS)
-            except (ValueError, KeyError, OSError):  # what pyarrow raises for damaged and for foreign files
-                if name not in self.broken:
-                    self.broken.append(name)
-                continue
-            rows = pa.array(range(len(facts)), pa.int32())
-            names = pa.repeat(name, len(facts))
-            yield from facts.append_column("part", names).append_column("row", rows).cast(PLACED).to_batches()
+        names = (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
+        with ThreadPoolExecutor(READERS) as pool:
+            while chunk := list(islice(names, 4 * READERS)):
+                for name, facts in zip(chunk, pool.map(partial(facts_of, store), chunk), strict=True):
+                    if facts is not None:
+                        yield from facts.to_batches()
+                    elif name not in self.broken:
+                        self.broken.append(name)
 
     def _todo(self) -> str:
         retried = RETRIED[self._retry]
@@ -182,6 +189,17 @@ class Plan:
         with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
+
+
+def facts_of(store: Store, name: str) -> pa.Table | None:
+    """The rows of a feature part without its features, as PLACED; None where it is damaged or none of ours."""
+    try:
+        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+            facts = part.read(layout.FACTS.names).cast(layout.FACTS)
+    except (ValueError, KeyError, OSError):  # what pyarrow raises
+        return None
+    rows = pa.array(range(len(facts)), pa.int32())
+    return facts.append_column("part", pa.repeat(name, len(facts))).append_column("row", rows).cast(PLACED)
 
 
 def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:

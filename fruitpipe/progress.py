@@ -13,6 +13,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fruitpipe.units import duration
+
 EVERY = 10.0
 """Seconds between plain lines."""
 
@@ -161,12 +163,6 @@ def figures(reporter: Reporter) -> str:
         return duration(reporter.seconds)
     left = f", {duration(reporter.remaining)} left" if reporter.remaining else ""
     return f"{reporter.done}/{reporter.total} images, {reporter.rate:.0f} img/s, {reporter.failed} failed{left}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def reporter_for(stream: TextIO, log: str) -> Reporter:

@@ -67,9 +67,8 @@ class Index:
     @lru_cache(maxsize=4)  # noqa: B019 - an index lives as long as its task
     def _read(self, name: str) -> NDArray[np.float32]:
         try:
-            with self._store.open(name) as file:
-                part = pq.ParquetFile(file, page_checksum_verification=True)
-                column = part.read(["feature"])["feature"].combine_chunks()
+            part = pq.ParquetFile(pa.BufferReader(self._store.get(name)), page_checksum_verification=True)
+            column = part.read(["feature"])["feature"].combine_chunks()
         except (ValueError, OSError) as error:
             raise FruitpipeError(f"{self._store.location(name)} is damaged: delete it and run again") from error
         width = column.type.byte_width
@@ -81,17 +80,16 @@ class Index:
 class Fit:
     """The task: moments of one vector part, kept as a file until the driver adds them up in order."""
 
-    output: str
+    store: Store
     run: str
 
     def __call__(self, number: int) -> None:
-        store = Store(self.output)
         with threadpool_limits(1):
-            moments = add_up(Index(store, layout.work(self.run, layout.INDEX), number).blocks())
+            moments = add_up(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
         arrays = io.BytesIO()
         upper = moments.scatter[np.triu_indices(len(moments.mean))]
         np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
-        store.put(layout.work(self.run, f"moments-{number:05d}.npz"), arrays.getvalue())
+        self.store.put(layout.work(self.run, f"moments-{number:05d}.npz"), arrays.getvalue())
 
 
 def add_up(blocks: Iterator[NDArray[np.float32]]) -> Moments:
@@ -123,7 +121,7 @@ def merge(store: Store, run: str, parts: int) -> Moments:
 class Project:
     """The task: vectors of one vector part, published in every format asked for."""
 
-    output: str
+    store: Store
     run: str
     formats: tuple[str, ...]
     metadata: dict[str, str]
@@ -131,19 +129,18 @@ class Project:
     """images to return for the report"""
 
     def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
-        store = Store(self.output)
-        index = Index(store, layout.work(self.run, layout.INDEX), number)
+        index = Index(self.store, layout.work(self.run, layout.INDEX), number)
         with threadpool_limits(1):
             pairs = [pca().transform_with_error(block) for block in index.blocks()]
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
-        files = [self._write(store, number, table, name) for name in self.formats]
+        files = [self._write(number, table, name) for name in self.formats]
         return Projected(files, errors, sample_of(table, self.sample))
 
-    def _write(self, store: Store, number: int, table: pa.Table, format: str) -> File:
+    def _write(self, number: int, table: pa.Table, format: str) -> File:
         data = SERIALISE[format](table)
         name = layout.vectors(self.run, number, format)
-        store.put(name, data)
+        self.store.put(name, data)
         return File.of(layout.within(self.run, name), data, len(table))
 
 

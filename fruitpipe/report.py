@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jinja2
 
 from fruitpipe.manifest import Manifest
-from fruitpipe.progress import duration
+from fruitpipe.units import duration
 
 WIDTH, HEIGHT = 640, 300
 MOST_LABELS = 40

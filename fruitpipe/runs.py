@@ -11,10 +11,11 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel
 
 from fruitpipe import layout
+from fruitpipe.config import is_remote
 from fruitpipe.errors import UserError
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import Manifest, Outcome
-from fruitpipe.model import Model, load_model
+from fruitpipe.model import Model, read_model
 from fruitpipe.store import TEMPORARY, Store
 
 
@@ -40,7 +41,7 @@ class Run:
 
     @property
     def model(self) -> Model:
-        return load_model(self.path("model"))
+        return read_model(self.store, layout.model(self.id))
 
 
 class RunRow(BaseModel):
@@ -130,7 +131,7 @@ def publish(store: Store, run_id: str) -> Run:
 
 def model_path(store: Store, name: str) -> str:
     """The model folder that `reuse` means: `latest`, a run id of this result, or a path."""
-    if name == "latest" or (is_name(name) and not Path(name).exists()):
+    if name == "latest" or (is_name(name) and not Path(name).exists() and not is_remote(name)):
         return open_run(store, name).path("model")
     return name
 
@@ -169,4 +170,5 @@ def collect(store: Store) -> list[Garbage]:
         found = garbage(store)
         for each in found:
             store.delete(each.name)
+        store.tidy()
     return found

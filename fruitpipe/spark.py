@@ -20,6 +20,7 @@ from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 
+from fruitpipe import errors
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
 
@@ -273,9 +274,12 @@ def explain(error: BaseException) -> BaseException:
     text = str(error)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
-    # Spark quotes the worker's traceback; the line after its indented ones names the cause.
-    match = re.search(r"^Traceback .*\n(?:[ \t].*\n)+(.+)$", text, re.MULTILINE)
-    cause = match[1] if match else text.strip().splitlines()[0]
+    # Spark quotes the worker's tracebacks; the line after the indented ones of the last names the cause.
+    causes = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
+    cause = causes[-1] if causes else text.strip().splitlines()[0]
+    name, _, message = cause.partition(": ")
+    if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
+        return (kind or UserError)(message)
     return FruitpipeError(f"a Spark task failed {ATTEMPTS} times: {cause[:500]}. What was computed is kept.")
 
 

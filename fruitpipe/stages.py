@@ -63,7 +63,9 @@ class Stages:
         name = layout.work(self.id, layout.TODO)
         self.store.upload(todo, name)
         converted = self.converted
-        task = Featurize(self.store.url, name, converted.features, converted.backbone.digest, self.config.image)
+        task = Featurize(
+            self.store, name, converted.features, converted.backbone.digest, self.config.image, self.config.s3
+        )
         shared = self.spark.share(converted.flatbuffer)
 
         def watch(statuses: Counter[str]) -> None:
@@ -106,7 +108,7 @@ class Stages:
     def fit(self, parts: int) -> Model:
         """Fit scaler and PCA. Reconstruction errors are known only when the vectors are."""
         with self.reporter.stage("fit"):
-            self.spark.map(reduce.Fit(self.store.url, self.id), parts, poll=self.reporter.poll)
+            self.spark.map(reduce.Fit(self.store, self.id), parts, poll=self.reporter.poll)
             moments = reduce.merge(self.store, self.id, parts)
             options = self.config.pca
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
@@ -136,7 +138,7 @@ class Stages:
             "fruitpipe.backbone": model.card.backbone,
         }
         formats = ("parquet", *dict.fromkeys(self.config.formats))
-        task = reduce.Project(self.store.url, self.id, formats, metadata, SAMPLE // parts)
+        task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts)
         shared = self.spark.share(model.pca)
         with self.reporter.stage("project"):
             return self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)

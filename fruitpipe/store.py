@@ -6,39 +6,102 @@ import fcntl
 import os
 import shutil
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
+from fruitpipe.objects import Bucket, open_bucket, split
 
 TEMPORARY = ".tmp"
 
 
-class Store:
-    """Objects in a local folder, by name relative to it with `/` between folders. Cheap to make; pickles.
+class Store(ABC):
+    """Objects below a folder or prefix, by name relative to it with `/` between folders. Cheap to make; pickles."""
 
-    Object stores will have the same methods over fsspec.
-    """
+    url: str
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the folder. Raises UserError where that cannot be."""
+
+    @abstractmethod
+    def location(self, name: str) -> str:
+        """What a person types to reach an object."""
+
+    @abstractmethod
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """Write a whole object: readers see the old one or the new one, and a crash leaves no half."""
+
+    @abstractmethod
+    def upload(self, file: Path, name: str) -> None:
+        """Put a local file, moving it where that is cheaper."""
+
+    @abstractmethod
+    def get(self, name: str) -> bytes:
+        """Raises FileNotFoundError."""
+
+    def find(self, name: str) -> bytes | None:
+        """The object, or None."""
+        try:
+            return self.get(name)
+        except FileNotFoundError:
+            return None
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """A seekable file for reading. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def swap(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
+        """Put an object (None: delete it) if what is there now is `expected` (None: nothing); say whether it was."""
+
+    @abstractmethod
+    def swaps(self) -> bool:
+        """Whether the store does so in one step, or two writers that come at the same moment may both succeed."""
+
+    @abstractmethod
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
+
+    @abstractmethod
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below a folder, sorted."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete an object, and the folders that this leaves empty. Deleting what is not there is no error."""
+
+    def tidy(self) -> int:
+        """Clear away what interrupted writes have left and no listing shows; say how many there were."""
+        return 0
+
+
+def open_store(url: str, s3: S3Config | None = None) -> Store:
+    """The store of a path or URL. Raises UserError where a bucket cannot be reached."""
+    return BucketStore(url, open_bucket(url, s3 or S3Config())) if is_remote(url) else LocalStore(local_path(url))
+
+
+class LocalStore(Store):
+    """A folder on disk."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = Path(url).absolute()
 
     def prepare(self) -> None:
-        """Make the folder. Raises UserError where that cannot be."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.url}: {error.strerror}. Choose another output folder.") from error
 
     def location(self, name: str) -> str:
-        """What a person types to reach an object."""
         return str(self.root / name)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        """Write a whole object: readers see the old one or the new one, and a crash leaves no half."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
@@ -53,28 +116,17 @@ class Store:
             raise
 
     def upload(self, file: Path, name: str) -> None:
-        """Put a local file, moving it where that is cheaper."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(file, path)
 
     def get(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
         return (self.root / name).read_bytes()
 
-    def find(self, name: str) -> bytes | None:
-        """The object, or None."""
-        try:
-            return self.get(name)
-        except FileNotFoundError:
-            return None
-
     def open(self, name: str) -> BinaryIO:
-        """A seekable file for reading. Raises FileNotFoundError."""
         return cast(BinaryIO, (self.root / name).open("rb"))
 
     def swap(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
-        """Put an object (None: delete it) if what is there now is `expected` (None: nothing); say whether it was."""
         with self._locked():
             if self.find(name) != expected:
                 return False
@@ -84,6 +136,9 @@ class Store:
                 (self.root / name).unlink(missing_ok=True)
             return True
 
+    def swaps(self) -> bool:
+        return True
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.root / ".lock").open("a") as file:
@@ -91,7 +146,6 @@ class Store:
             yield
 
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
         for folder, _, names in os.walk(self.root / prefix):
             for name in names:
                 path = Path(folder, name)
@@ -102,12 +156,10 @@ class Store:
                 yield path.relative_to(self.root).as_posix(), size
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below a folder, sorted."""
         path = self.root / prefix
         return sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
 
     def delete(self, name: str) -> None:
-        """Delete an object, and the folders that this leaves empty. Deleting what is not there is no error."""
         path = self.root / name
         path.unlink(missing_ok=True)
         for folder in path.parents:
@@ -117,3 +169,73 @@ class Store:
                 if any(folder.iterdir()):
                     break
                 folder.rmdir()
+
+
+class BucketStore(Store):
+    """A prefix of a bucket. There are no folders to make: an object's name holds them."""
+
+    def __init__(self, url: str, bucket: Bucket) -> None:
+        self.url = url.rstrip("/")
+        self.bucket = bucket
+        self._prefix = split(url)[2]
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}".strip("/")
+
+    def prepare(self) -> None:
+        self.bucket.check(self._prefix)
+
+    def location(self, name: str) -> str:
+        return f"{self.bucket.url}/{self._key(name)}"
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        self.bucket.put(self._key(name), data)
+
+    def upload(self, file: Path, name: str) -> None:
+        self.bucket.put(self._key(name), file)
+        file.unlink()
+
+    def get(self, name: str) -> bytes:
+        return bytes(self.bucket.get(self._key(name)).data)
+
+    def open(self, name: str) -> BinaryIO:
+        return cast(BinaryIO, self.bucket.open(self._key(name)))
+
+    def swap(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
+        key = self._key(name)
+        try:
+            found = self.bucket.get(key)
+        except FileNotFoundError:
+            if expected is not None:
+                return False
+            return data is None or self.bucket.put_if(key, data, None)
+        if bytes(found.data) != expected:
+            return False
+        if data is not None:
+            return self.bucket.put_if(key, data, found.etag)
+        self.bucket.delete(key)  # stores have no conditional delete; this one is a moment after the comparison
+        return True
+
+    def swaps(self) -> bool:
+        """Asks the store, by an object of its own: some accept conditions and pass over them."""
+        name = self._key(f".conditional-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+        try:
+            self.bucket.put(name, b"1")
+            return not self.bucket.put_if(name, b"2", None)
+        finally:
+            self.bucket.delete(name)
+
+    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+        start = len(self._key("x")) - 1
+        for page in self.bucket.pages(self._key(prefix)):
+            for key, size in zip(page["key"].to_pylist(), page["size"].to_pylist(), strict=True):
+                yield key[start:], size
+
+    def folders(self, prefix: str) -> list[str]:
+        return self.bucket.folders(self._key(prefix))
+
+    def delete(self, name: str) -> None:
+        self.bucket.delete(self._key(name))
+
+    def tidy(self) -> int:
+        return self.bucket.abort_uploads(self._prefix)

@@ -16,7 +16,7 @@ from hypothesis import settings
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore, Store
 
 CI = os.environ.get("CI") == "true"
 
@@ -34,7 +34,7 @@ def unavailable(reason: str) -> NoReturn:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty result."""
-    made = Store(str(tmp_path / "out"))
+    made = LocalStore(str(tmp_path / "out"))
     made.prepare()
     return made
 

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from fruitpipe.backbones import Backbone, by_name, flatbuffer
 from fruitpipe.backbones.backbone import definition
-from fruitpipe.config import BACKBONES, Environment, ImageConfig
+from fruitpipe.config import BACKBONES, Environment, ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import features_digest, featurize
+from fruitpipe.featurize import Image, features_digest, featurize
 from fruitpipe.images import decode
+from fruitpipe.source import Reader
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def pixels(path: Path) -> NDArray[np.float32]:
 
 
 def features(flat: Path, paths: list[Path]) -> NDArray[np.float32]:
-    facts, found = featurize([str(path) for path in paths], [""] * len(paths), Engine(flat.read_bytes()), ImageConfig())
+    images = [Image(str(path)) for path in paths]
+    facts, found = featurize(images, Engine(flat.read_bytes()), ImageConfig(), Reader(S3Config(), 1 << 20))
     assert set(facts.status) == {"ok"}
     return found
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from fruitpipe.backbones import Backbone
-from fruitpipe.config import ImageConfig
+from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engine import Engine
-from fruitpipe.featurize import featurize
+from fruitpipe.featurize import Image, featurize
 from fruitpipe.images import decode
+from fruitpipe.source import Reader
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def test_every_hostile_image_gets_its_status_and_no_other_image_suffers(engine: 
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     expected["gone.jpg"] = "missing"
     names = sorted(expected)
-    facts, features = featurize([str(tmp_path / name) for name in names], names, engine, ImageConfig())
+    images = [Image(str(tmp_path / name), name) for name in names]
+    facts, features = featurize(images, engine, ImageConfig(), Reader(S3Config(), 1 << 20))
     assert dict(zip(names, facts.status, strict=True)) == expected
     assert facts.etag == names
     assert [bool(row.any()) for row in features] == [status == "ok" for status in facts.status]

@@ -19,8 +19,8 @@ from fruitpipe.store import Store
 HOLDER = """
 import sys, time
 from fruitpipe.lease import Lease
-from fruitpipe.store import Store
-Lease(Store(sys.argv[1]), "run elsewhere").__enter__()
+from fruitpipe.store import LocalStore
+Lease(LocalStore(sys.argv[1]), "run elsewhere").__enter__()
 print("held", flush=True)
 time.sleep(600)
 """

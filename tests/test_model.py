@@ -13,12 +13,13 @@ import pytest
 
 from fruitpipe import pca
 from fruitpipe.backbones import Backbone
-from fruitpipe.config import ImageConfig
+from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import featurize
+from fruitpipe.featurize import Image, featurize
 from fruitpipe.model import CARD, FLATBUFFER, PCA, Card, Model, load_model
 from fruitpipe.moments import Moments
+from fruitpipe.source import Reader
 
 
 def write(model: Model, folder: Path) -> Path:
@@ -35,7 +36,8 @@ def paths(fruits: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def features(paths: list[str], lite0: tuple[Backbone, Path]) -> np.ndarray:
-    _, found = featurize(paths, [""] * len(paths), Engine(lite0[1].read_bytes()), ImageConfig())
+    images = [Image(path) for path in paths]
+    _, found = featurize(images, Engine(lite0[1].read_bytes()), ImageConfig(), Reader(S3Config(), 1 << 20))
     return found
 
 

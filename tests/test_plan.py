@@ -16,7 +16,7 @@ from parts import Image, listing, put_part
 from fruitpipe import layout, source
 from fruitpipe.images import PERMANENT, TRANSIENT
 from fruitpipe.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore, Store
 
 DIGEST = "d" * 64
 STATUSES = (*TRANSIENT, *PERMANENT)
@@ -59,8 +59,8 @@ def test_every_image_is_counted_once_under_every_retry_policy(
     make: Any, store: Store, tmp_path: Path, retry: str
 ) -> None:
     known = [Image("ok1"), Image("ok2"), *(Image(status, status=status) for status in STATUSES)]
-    put_part(store, DIGEST, [*known, Image("changed", etag="old"), Image("gone1"), Image("gone2")])
-    images = [*known, Image("changed", etag="new"), Image("new1"), Image("new2"), Image("new3")]
+    put_part(store, DIGEST, [*known, Image("altered", etag="old"), Image("gone1"), Image("gone2")])
+    images = [*known, Image("altered", etag="new"), Image("new1"), Image("new2"), Image("new3")]
     the_plan = make(images, store, retry=retry)
     summary = the_plan.summary()
     retried = RETRIED[retry]
@@ -69,7 +69,7 @@ def test_every_image_is_counted_once_under_every_retry_policy(
         "known_failed": len(STATUSES) - len(retried), "gone": 2,
     }  # fmt: skip
     assert summary.bytes == 10 * len(images)
-    expected = sorted({"changed", "new1", "new2", "new3", *retried})
+    expected = sorted({"altered", "new1", "new2", "new3", *retried})
     assert todo(the_plan, tmp_path) == expected
     assert summary.todo == len(expected)
 
@@ -179,7 +179,7 @@ def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any,
     images = [Image(f"{number:04}") for number in range(5000)]
     found = []
     for size in (5000, 700):
-        store = Store(str(tmp_path / f"out{size}"))
+        store = LocalStore(str(tmp_path / f"out{size}"))
         for start in range(0, 5000, size):
             put_part(store, DIGEST, images[start : start + size])
         the_plan = make(images, store)

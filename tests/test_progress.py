@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from fruitpipe import progress
-from fruitpipe.progress import BarReporter, JsonReporter, PlainReporter, Reporter, duration, figures, reporter_for
+from fruitpipe.progress import BarReporter, JsonReporter, PlainReporter, Reporter, figures, reporter_for
 
 
 def play(reporter: Reporter) -> None:
@@ -109,18 +109,3 @@ def test_a_file_gets_plain_lines_a_terminal_a_bar_and_machines_json() -> None:
         reporter.close()
         assert type(reporter) is BarReporter
     os.close(ours)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (61, "1 min 01 s"),
-        (3599.6, "1 h 00 min"),
-        (90_000, "25 h 00 min"),
-    ],
-)
-def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -20,7 +20,7 @@ from fruitpipe import layout, pca, reduce
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.moments import Moments
 from fruitpipe.pca import Pca
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore, Store
 
 DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
 COUNT, DIMENSION = 5000, 12
@@ -53,7 +53,7 @@ def made(tmp_path: Path) -> Features:
     rows = (chance.normal(size=(COUNT, DIMENSION)) @ chance.normal(size=(DIMENSION, DIMENSION)) + 3).astype(np.float32)
     images = [Image(f'{number:05} "é, #\n🍎.jpg', label=f"l, {number % 3}") for number in range(COUNT)]
     order = chance.permutation(COUNT)
-    store, where = Store(str(tmp_path / "out")), {}
+    store, where = LocalStore(str(tmp_path / "out")), {}
     for chosen in np.split(order, [1500, 1510]):
         block = [Image("bad", status="undecodable"), *(images[i] for i in chosen)]
         name = put_part(store, DIGEST, block, np.vstack([np.zeros((1, DIMENSION), np.float32), rows[chosen]]))
@@ -64,12 +64,12 @@ def made(tmp_path: Path) -> Features:
 
 def fit(made: Features, parts: int = 2) -> Moments:
     for number in range(parts):
-        reduce.Fit(made.store.url, RUN)(number)
+        reduce.Fit(made.store, RUN)(number)
     return reduce.merge(made.store, RUN, parts)
 
 
 def project(made: Features, model: Pca, formats: tuple[str, ...] = ("parquet",)) -> list[reduce.Projected]:
-    task = reduce.Project(made.store.url, RUN, formats, METADATA, 10)
+    task = reduce.Project(made.store, RUN, formats, METADATA, 10)
     return [task(number, lambda: model) for number in (0, 1)]
 
 
@@ -87,7 +87,7 @@ def test_merged_moments_are_those_of_the_whole(made: Features) -> None:
 def test_fitting_again_gives_the_same_bits_in_any_order_of_tasks(made: Features) -> None:
     first = fit(made)
     for number in (1, 0):
-        reduce.Fit(made.store.url, RUN)(number)
+        reduce.Fit(made.store, RUN)(number)
     again = reduce.merge(made.store, RUN, 2)
     assert np.array_equal(first.scatter, again.scatter)
     assert np.array_equal(first.mean, again.mean)
@@ -139,12 +139,12 @@ def test_json_lines_and_csv_hold_the_vectors_of_the_parquet(made: Features) -> N
 
 
 def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
+    store = LocalStore(str(tmp_path))
     rows = np.eye(3, dtype=np.float32)
     name = put_part(store, DIGEST, [Image("a"), Image("b"), Image("c")], rows)
     write_index(store, [(path, None, name, row) for row, path in enumerate("abc")], [0, 3])
     model = pca.fit(Moments.of(rows), 1)
-    reduce.Project(store.url, RUN, ("parquet", "json", "csv"), {}, 10)(0, lambda: model)
+    reduce.Project(store, RUN, ("parquet", "json", "csv"), {}, 10)(0, lambda: model)
     assert pq.read_table(store.open(layout.vectors(RUN, 0)))["label"].to_pylist() == [None] * 3
     lines = store.get(layout.vectors(RUN, 0, "json")).splitlines()
     assert [json.loads(line)["label"] for line in lines] == [None] * 3
@@ -186,7 +186,7 @@ def test_a_sample_is_never_larger_than_asked_for_nor_than_the_part(count: int) -
 def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None:
     """Disks and networks flip bits; a run that fails is better than vectors that are wrong."""
     chance = np.random.default_rng(0)
-    store, rows = Store(str(tmp_path)), chance.normal(size=(100, 64)).astype(np.float32)
+    store, rows = LocalStore(str(tmp_path)), chance.normal(size=(100, 64)).astype(np.float32)
     name = put_part(store, DIGEST, [Image(f"{number:03}") for number in range(100)], rows)
     write_index(store, [(f"{number:03}", None, name, number) for number in range(100)], [0, 100])
     whole = store.get(name)

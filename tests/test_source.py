@@ -14,7 +14,8 @@ from conftest import nobody
 from fruitpipe import layout, source
 from fruitpipe.errors import UserError
 from fruitpipe.images import BadImage
-from fruitpipe.source import list_images, read_image
+from fruitpipe.source import list_images
+from fruitpipe.source.files import read_image
 
 STRANGE = [
     "with space.jpg", "#1.png", "100%.jpg", "%20.jpg", "naïve.jpg", "日本.jpg", "🍎.jpg", "two\nlines.jpg", "tab\t.jpg",
@@ -233,7 +234,7 @@ def test_a_link_into_a_folder_without_rights_is_listed_and_forbidden(public_fold
 READ = """
 import sys
 from fruitpipe.images import BadImage
-from fruitpipe.source import read_image
+from fruitpipe.source.files import read_image
 try:
     read_image(sys.argv[1] + "/x.jpg", 1000)
 except BadImage as error:

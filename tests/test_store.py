@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from fruitpipe.errors import UserError
-from fruitpipe.store import TEMPORARY, Store
+from fruitpipe.store import TEMPORARY, LocalStore, Store
 
 # A limit on the size of files gives the error that a full disk gives.
 FULL_DISK = """
 import resource, signal, sys
-from fruitpipe.store import Store
+from fruitpipe.store import LocalStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    Store(sys.argv[1]).put("a.bin", bytes(100_000))
+    LocalStore(sys.argv[1]).put("a.bin", bytes(100_000))
 except OSError as error:
     print(error)
 """
 COUNT = """
 import sys
-from fruitpipe.store import Store
-store = Store(sys.argv[1])
+from fruitpipe.store import LocalStore
+store = LocalStore(sys.argv[1])
 for _ in range(50):
     while not store.swap("count", was := store.get("count"), str(int(was) + 1).encode()):
         pass
@@ -34,7 +34,7 @@ for _ in range(50):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(str(tmp_path / "out"))
+    made = LocalStore(str(tmp_path / "out"))
     made.prepare()
     return made
 
@@ -201,6 +201,6 @@ def test_a_folder_that_cannot_be_made_is_a_user_error_of_one_line(tmp_path: Path
     (tmp_path / "file").write_bytes(b"")
     for url in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(UserError) as caught:
-            Store(str(url)).prepare()
+            LocalStore(str(url)).prepare()
         assert str(url) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1

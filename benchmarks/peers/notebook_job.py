@@ -2,7 +2,7 @@
 
 Image bytes through the JVM into an iterator pandas UDF, Keras in every worker, MLlib for the rest. Prints the seconds
 that the cell took which writes the features. As such notebooks are published for one machine: master `local`, 24
-partitions, each of which builds the model with its ImageNet weights and then sets the driver's, vectors by a Python UDF,
+partitions, each of which builds the model with its ImageNet weights and then sets the driver's, vectors by a UDF,
 TensorFlow and Arrow as they come. With --tuned, as somebody would have it who has measured: a task slot for each core,
 one TensorFlow thread and two partitions for each slot, no weights loaded twice, Arrow batches of 256 images, no UDF for
 what MLlib has a function for.

@@ -1,80 +1,64 @@
-"""Where images come from: list a folder, read a file. Object stores will stand beside the local functions here."""
+"""Images on disk: everything below a folder, or what a glob says."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
-from fruitpipe.config import ImageConfig
 from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS, BadImage
 from fruitpipe.layout import MARKER
+from fruitpipe.source.listing import WILD, split_glob, to_listing
 
-LISTING = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
-        pa.field("content", pa.string()),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("label", pa.string()),
-    ]
-)
-"""One row per image. `etag`: changes with the file; `content`: digest of its bytes, where asked for."""
-BATCH = 10_000
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
 
 
-def list_images(
-    folder: str,
-    labels: str = "parent",
-    verify_content: bool = False,
-    max_bytes: int = ImageConfig().max_bytes,
-    batch: int = BATCH,
-) -> Iterator[pa.RecordBatch]:
-    """Every image below a folder, as batches of the schema LISTING, in no particular order.
-
-    With `verify_content`, images of up to `max_bytes` are read for their digest.
+def list_folder(name: str, by_parent: bool, batch: int) -> Iterator[pa.RecordBatch]:
+    """Images below a folder or of a glob.
 
     Streams: at no time is more held than one batch and the names of folders still to visit. Hidden files and folders
     and results of fruitpipe are passed over.
 
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """
-    rows: list[tuple[str, str, str | None, int, str | None]] = []
-    for entry in walk(root_of(folder)):
+    folder, pattern = root_of(name)
+    rows: list[tuple[str, str, int]] = []
+    for entry in walk(folder):
         path = name_of(entry.path)
-        size, etag = size_and_etag(entry)
-        label = Path(path).parent.name if labels == "parent" else None
-        content = digest_of_file(entry.path, max_bytes) if verify_content else None
-        rows.append((path, etag, content, size, label))
+        if pattern is None or pattern.match(path):
+            size, etag = size_and_etag(entry)
+            rows.append((path, etag, size))
         if len(rows) == batch:
-            yield to_batch(rows)
+            yield to_batch(rows, by_parent)
             rows.clear()
     if rows:
-        yield to_batch(rows)
+        yield to_batch(rows, by_parent)
 
 
-def root_of(folder: str) -> Path:
-    """The folder to search. Raises UserError where there is none."""
-    root = Path(folder).absolute()
-    if not os.path.exists(root):  # noqa: PTH110 - Path.exists raises for names that are too long
+def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
+    """The folder to search, and what to take of it. Raises UserError where there is no such folder."""
+    # A folder may have a wild name of its own.
+    literal = os.path.exists(name)  # noqa: PTH110 - Path.exists raises for names that are too long
+    wild = not literal and WILD.search(name)
+    folder, pattern = split_glob(str(Path(name).absolute())) if wild else (name, None)
+    root = Path(folder or "/").absolute()
+    if not os.path.exists(root):  # noqa: PTH110
         raise UserError(f"no folder {folder}: check the path of the images.")
     if not root.is_dir():
-        raise UserError(f"{folder} is not a folder: give the folder that holds the images.")
-    return root
+        raise UserError(f"{folder} is not a folder: give the folder that holds the images, or a manifest of them.")
+    return root, pattern
 
 
-def to_batch(rows: list[tuple[str, str, str | None, int, str | None]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    # A list, not the tuple that it is: for a tuple, pyarrow would load pandas.
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, LISTING, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=LISTING)
+def to_batch(rows: list[tuple[str, str, int]], by_parent: bool) -> pa.RecordBatch:
+    # Lists, not the tuples that they are: for a tuple, pyarrow would load pandas.
+    paths, etags, sizes = (pa.array(list(column)) for column in zip(*rows, strict=True))
+    return to_listing(paths, etags, sizes, None, by_parent)
 
 
 def walk(root: Path) -> Iterator[os.DirEntry[str]]:
@@ -110,7 +94,8 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def size_and_etag(entry: os.DirEntry[str]) -> tuple[int, str]:
+def size_and_etag(entry: os.DirEntry[str] | Path) -> tuple[int, str]:
+    """Size and etag of a file: its size and modification time."""
     try:
         status = entry.stat()
     except OSError as error:
@@ -144,15 +129,3 @@ def read_image(path: str, max_bytes: int) -> bytes:
 def open_without_waiting(path: str, flags: int) -> int:
     """A named pipe called x.jpg would hold whoever opens it until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def digest(data: bytes) -> str:
-    """Digest of an image's bytes, 128 bits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def digest_of_file(path: str, max_bytes: int) -> str | None:
-    try:
-        return digest(read_image(path, max_bytes))
-    except BadImage:
-        return None  # the run itself reads it again, and tells why it cannot

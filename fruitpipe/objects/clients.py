@@ -1,0 +1,158 @@
+"""Clients of object stores: where a bucket is, with whose credentials, with how much patience.
+
+Credentials come from botocore's chain (environment, profile, web identity, Pod Identity, instance role), for every
+request alike. botocore renews them by itself; clients ask it again every few seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fruitpipe.config import Environment, S3Config
+from fruitpipe.errors import UserError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
+    from obstore.store import S3Config as ClientSettings
+
+ASK_AGAIN = timedelta(minutes=5, seconds=5)
+"""Life told of credentials. Clients renew what has under five minutes left, so that they ask botocore every 5 s."""
+AT_FIRST = 2
+"""Retries of the first request, where a typo is likelier than a fault."""
+LATER = 30
+"""Retries once a store has answered: two to three minutes, as a restarted server needs."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A bucket and how to reach it; holds no credentials and no connection, so it may be sent to any process."""
+
+    scheme: str
+    name: str
+    endpoint: str | None
+    region: str | None
+    s3: S3Config
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.name}"
+
+    @property
+    def server(self) -> str:
+        """For people."""
+        return self.endpoint or {"s3": "AWS", "gs": "Google Cloud Storage", "az": "Azure"}[self.scheme]
+
+
+def client_of(place: Place, retries: int = LATER) -> ObjectStore:
+    """This process' client of a bucket. Clients do not survive a fork: the child makes its own."""
+    return _client(os.getpid(), place.url, place.endpoint, place.region, place.s3.model_dump_json(), retries)
+
+
+@lru_cache
+def _client(pid: int, url: str, endpoint: str | None, region: str | None, s3_json: str, retries: int) -> ObjectStore:
+    from obstore import store as stores
+
+    environment, s3 = Environment.read(), S3Config.model_validate_json(s3_json)
+    patience: RetryConfig = {
+        "max_retries": retries,
+        "retry_timeout": timedelta(minutes=3),
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+    }
+    options: ClientConfig = {
+        "allow_http": s3.allow_http,
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(minutes=2),
+    }
+    scheme, _, name = url.partition("://")
+    if scheme == "gs":
+        if environment.gcs_emulator:
+            return stores.GCSStore(
+                name,
+                config={"base_url": environment.gcs_emulator, "skip_signature": True},
+                client_options=options | {"allow_http": True},
+                retry_config=patience,
+            )
+        return stores.GCSStore(name, client_options=options, retry_config=patience)
+    if scheme == "az":
+        return stores.AzureStore(name, client_options=options, retry_config=patience)
+    if ca_file := authority(s3, environment):
+        options["root_certificate"] = Path(ca_file).read_bytes()
+    settings = {
+        "region": region,
+        "endpoint": endpoint,
+        "virtual_hosted_style_request": not path_style(s3, endpoint),
+        "request_payer": s3.requester_pays,
+        "server_side_encryption": s3.encryption,
+        "sse_kms_key_id": s3.kms_key,
+        "checksum_algorithm": s3.checksum,
+    }
+    return stores.S3Store(
+        name,
+        config=cast("ClientSettings", {key: value for key, value in settings.items() if value is not None}),
+        client_options=options,
+        retry_config=patience,
+        credential_provider=Credentials(),
+    )
+
+
+class Credentials:
+    """botocore's default chain, in the form that obstore asks for. Raises UserError where no link of it has any."""
+
+    def __init__(self) -> None:
+        self._credentials = session().get_credentials()
+        if self._credentials is None:
+            raise UserError(
+                "no AWS credentials: log in (`aws sso login`), set AWS_PROFILE, or give this machine or pod a role. "
+                "`fruitpipe doctor` says what was looked at."
+            )
+
+    def __call__(self) -> S3Credential:
+        frozen = self._credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + ASK_AGAIN,
+        }
+
+
+def session() -> Any:
+    import botocore.session
+
+    return botocore.session.Session()
+
+
+def botocore_client(place: Place, retries: int = LATER) -> Any:
+    """For what obstore cannot do: keys that it cannot name, where a bucket lives, unfinished uploads, who we are."""
+    return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3.model_dump_json(), retries)
+
+
+@lru_cache
+def _botocore_client(pid: int, endpoint: str | None, region: str | None, s3_json: str, retries: int) -> Any:
+    from botocore.config import Config
+
+    environment, s3 = Environment.read(), S3Config.model_validate_json(s3_json)
+    config = Config(
+        s3={"addressing_style": "path" if path_style(s3, endpoint) else "virtual"},
+        retries={"mode": "standard", "total_max_attempts": retries},
+        connect_timeout=5,
+    )
+    return session().create_client(
+        "s3", region_name=region, endpoint_url=endpoint, verify=authority(s3, environment), config=config
+    )
+
+
+def path_style(s3: S3Config, endpoint: str | None) -> bool:
+    return s3.path_style if s3.path_style is not None else endpoint is not None
+
+
+def authority(s3: S3Config, environment: Environment) -> str | None:
+    """PEM file of those whose certificates to trust besides the usual ones. Raises UserError where it is not there."""
+    if s3.ca_file and not Path(s3.ca_file).is_file():
+        raise UserError(f"no file {s3.ca_file}: s3.ca_file names the PEM file of the endpoint's authority.")
+    return s3.ca_file or environment.aws_ca_file

@@ -1,0 +1,87 @@
+"""List the images of a run's inputs, whatever each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
+from fruitpipe.images import BadImage
+from fruitpipe.objects import open_bucket
+from fruitpipe.source import buckets, files, manifests
+from fruitpipe.source.listing import BATCH
+from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
+
+
+def list_images(
+    inputs: str | Sequence[str],
+    labels: Literal["parent", "none"] = "parent",
+    verify_content: bool = False,
+    max_bytes: int = ImageConfig().max_bytes,
+    s3: S3Config | None = None,
+    batch: int = BATCH,
+) -> Iterator[pa.RecordBatch]:
+    """Every image of the inputs, as batches of the schema LISTING, in no particular order.
+
+    Streams: at no time is more held than one batch and the names of folders still to visit. With `verify_content`,
+    images of up to `max_bytes` are read for their digest. An image that two inputs have comes twice.
+
+    Raises UserError where an input is missing, cannot be listed or read, or is nothing that holds images.
+    """
+    s3 = s3 or S3Config()
+    for name in [inputs] if isinstance(inputs, str) else inputs:
+        found = list_one(name, labels == "parent", s3, batch)
+        yield from with_content(found, Reader(s3, max_bytes)) if verify_content else found
+
+
+def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[pa.RecordBatch]:
+    match kind_of(name):
+        case "manifest":
+            return manifests.list_manifest(name, by_parent, s3)
+        case "bucket":
+            return buckets.list_bucket(name, by_parent, s3)
+        case "folder":
+            return files.list_folder(local_path(name), by_parent, batch)
+
+
+def kind_of(name: str) -> Literal["manifest", "bucket", "folder"]:
+    if name.lower().endswith(manifests.SUFFIXES) and not Path(name).is_dir():
+        return "manifest"
+    return "bucket" if is_remote(name) else "folder"
+
+
+def is_distinct(inputs: Sequence[str]) -> bool:
+    """Whether no image can come twice: a folder or bucket has each once."""
+    return len(inputs) == 1 and kind_of(inputs[0]) != "manifest"
+
+
+def check(inputs: Sequence[str], s3: S3Config) -> None:
+    """Raise UserError at once where an input cannot be listed, as after a typo."""
+    for name in inputs:
+        match kind_of(name):
+            case "manifest":
+                manifests.open_manifest(name, s3).close()
+            case "bucket":
+                open_bucket(name, s3).check(buckets.folder_of(name))
+            case "folder":
+                files.root_of(local_path(name))
+
+
+def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:
+    """The batches with digests of the images' bytes; null where they cannot be read, which the run itself will tell."""
+
+    def content_of(path: str) -> str | None:
+        try:
+            return digest(reader.read(path))
+        except BadImage:
+            return None
+
+    position = 2
+    with ThreadPoolExecutor(REMOTE_THREADS) as pool:
+        for batch in batches:
+            contents = pa.array(list(pool.map(content_of, batch["path"].to_pylist())), pa.string())
+            yield batch.set_column(position, batch.schema.field(position), contents)

@@ -1,0 +1,56 @@
+"""What is known of an image before it is read, and which names are images."""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.utils import glob_translate
+
+from fruitpipe.images import EXTENSIONS
+
+LISTING = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("content", pa.string()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("label", pa.string()),
+    ]
+)
+"""One row per image. `path`: absolute, or the URL of an object. `etag`: changes with the file; empty where unknown.
+`content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a manifest says, or the
+name of the folder."""
+BATCH = 10_000
+WILD = re.compile(r"[*?\[]")
+IMAGE = rf"(?i)\.({'|'.join(sorted(extension[1:] for extension in EXTENSIONS))})\z"
+PARENT = r"(?s)^(?:.*/)?([^/]*)/[^/]*\z"
+
+
+def to_listing(
+    paths: pa.Array, etags: pa.Array, sizes: pa.Array, labels: pa.Array | None, by_parent: bool
+) -> pa.RecordBatch:
+    """A batch of LISTING. Labels are those given, else the names of the folders if `by_parent`, else null."""
+    if labels is None:
+        labels = parents_of(paths) if by_parent else pa.nulls(len(paths), pa.string())
+    return pa.RecordBatch.from_arrays([paths, etags, pa.nulls(len(paths), pa.string()), sizes, labels], schema=LISTING)
+
+
+def parents_of(paths: pa.Array) -> pa.Array:
+    """Names of the folders that the paths are in."""
+    return pc.replace_substring_regex(paths, PARENT, r"\1")
+
+
+def are_images(names: pa.Array) -> pa.Array:
+    """Which names, relative to the input, end like images and are not hidden."""
+    hidden = pc.match_substring_regex(names, r"(^|/)\.")
+    return pc.and_not(pc.match_substring_regex(names, IMAGE), hidden)
+
+
+def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
+    """The folder that a glob starts from, and a pattern of whole paths; no pattern where there is nothing wild."""
+    wild = WILD.search(path)
+    if wild is None:
+        return path, None
+    return path[: wild.start()].rpartition("/")[0], re.compile(glob_translate(path))

@@ -1,0 +1,60 @@
+"""The bytes of an image, wherever it is."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+from fruitpipe.config import S3Config, is_remote, local_path
+from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.images import BadImage
+from fruitpipe.objects import Bucket, Changed, Forbidden, NoBucket, open_bucket, split
+from fruitpipe.source import files
+
+REMOTE_THREADS = 32
+"""Requests in flight: at 200 ms each, 160 images/s a worker, more than any backbone here takes."""
+
+
+class Reader:
+    """Reads images of up to `max_bytes`. Connects at the first image of a bucket, in the process that reads."""
+
+    def __init__(self, s3: S3Config, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bucket = lru_cache(maxsize=None)(lambda url: open_bucket(url, s3))
+
+    def read(self, path: str, etag: str = "") -> bytes | memoryview:
+        """The bytes of an image, those that were listed with this etag.
+
+        Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or `too_large`; UserError where nothing could
+        be read from there, such as for want of credentials.
+        """
+        if not is_remote(path):
+            return files.read_image(local_path(path), self._max_bytes)
+        scheme, name, key = split(path)
+        try:
+            bucket: Bucket = self._bucket(f"{scheme}://{name}")
+            return bucket.get(key, etag or None, self._max_bytes).data
+        except FileNotFoundError as error:
+            raise BadImage("missing", "no such object") from error
+        except NoBucket as error:
+            raise BadImage("missing", str(error)) from error
+        except Forbidden as error:
+            raise BadImage("forbidden", str(error)) from error
+        except Changed as error:
+            raise BadImage("changed", "changed between listing and reading: run again") from error
+        except OverflowError as error:
+            raise BadImage("too_large", f"more than image.max_bytes ({self._max_bytes})") from error
+        except UserError:
+            raise
+        except FruitpipeError as error:
+            raise BadImage("unreadable", str(error)) from error
+
+
+def threads_for(path: str) -> int:
+    """How many images of a place to read at once."""
+    return REMOTE_THREADS if is_remote(path) else 1
+
+
+def digest(data: bytes | memoryview) -> str:
+    """Digest of an image's bytes, 128 bits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from fruitpipe.units import duration, size
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_250_000, "1.2 MB"), (3_000_000_000, "3.0 GB")]
+)
+def test_sizes_are_in_words(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (61, "1 min 01 s"),
+        (3599.6, "1 h 00 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_durations_are_in_words(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
