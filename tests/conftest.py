@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 from draw_fruits import draw
 from hypothesis import settings
+from seaweed import Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import Environment, SparkConfig
@@ -69,6 +70,13 @@ def fruits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fruits")
     draw(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server for all tests that leave it as they found it: each uses a prefix or bucket of its own."""
+    with Server(tmp_path_factory.mktemp("s3"), tls=True) as started:
+        yield started
 
 
 @pytest.fixture
