@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help setup demo test lint unit clean
+.PHONY: help setup demo test lint unit s3 clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(VENV)/ready ## Make the virtual environment and install Java where it is missing
 
@@ -31,6 +31,9 @@ lint: setup ## ruff, mypy, shellcheck
 
 unit: setup ## Run the tests
 	@$(BIN)/python -m pytest
+
+s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
+	@$(BIN)/python tests/seaweed.py
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) $(DEMO)
