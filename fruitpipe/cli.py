@@ -47,7 +47,7 @@ class Labels(StrEnum):
 Places = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[IMAGES]... [OUT]",
+        metavar="IMAGES... OUT",
         help="Images: folders, globs, manifests, s3:// or gs:// prefixes. Last, the folder or prefix of results. "
         "[config: input, output]",
         show_default=False,

@@ -246,9 +246,9 @@ def _open(pid: int, url: str, s3_json: str) -> Bucket:
     if scheme != "s3":
         return Bucket(Place(scheme, name, None, None, s3))
     region = s3.region or Environment.read().aws_region
-    resolved = botocore_client(Place("s3", name, s3.endpoint, region or "us-east-1", s3)).meta
+    resolved = botocore_client(Place("s3", name, s3.endpoint, region, s3)).meta
     aws = resolved.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    place = Place("s3", name, None if aws else resolved.endpoint_url, region or resolved.region_name, s3)
+    place = Place("s3", name, None if aws else resolved.endpoint_url, region_or_default(resolved), s3)
     if (place.endpoint or "").startswith("http://") and not s3.allow_http:
         raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or say s3.allow_http: true.")
     if (aws or s3.region) and (actual := region_of(place)) not in {None, place.region}:
@@ -259,6 +259,11 @@ def _open(pid: int, url: str, s3_json: str) -> Bucket:
             )
         place = Place("s3", name, place.endpoint, actual, s3)
     return Bucket(place)
+
+
+def region_or_default(resolved: Any) -> str:
+    """Of the settings, the environment or the profile; S3's own default where none of them has one."""
+    return "us-east-1" if resolved.region_name in {None, "aws-global"} else str(resolved.region_name)
 
 
 def region_of(place: Place) -> str | None:

@@ -119,8 +119,9 @@ def explain(error: BaseException, place: Place, action: Action, key: str = "") -
         )
     right = f" ({RIGHT[action]})" if place.scheme == "s3" else ""
     advice = "; with the right to read alone, give a manifest of the images" if action == "list" else ""
+    said = text.replace(place.name, "").replace(key, "") if key else text.replace(place.name, "")  # names say nothing
     for pattern, kind, message in REASONS:
-        if re.search(pattern, text):
+        if re.search(pattern, said):
             facts = {"bucket": place.name, "server": place.server, "region": place.region, "url": url}
             return kind(message.format(**facts, action=action, right=right, advice=advice))
     return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. What was computed is kept: run again.")
