@@ -221,11 +221,15 @@ class Environment:
     java_home: Path | None
     submitted: bool
     """Whether spark-submit started this process, and with it Spark."""
+    worker: bool
+    """Whether Spark started this process to run tasks."""
     aws_region: str | None
     """Where to look for buckets of a server that does not say where they are."""
     aws_ca_file: str | None
     gcs_emulator: str | None
     """URL of a local stand-in for Google Cloud Storage."""
+    revision: str | None
+    """Commit that the container image was built of."""
 
     @classmethod
     def read(cls) -> Environment:
@@ -236,9 +240,11 @@ class Environment:
             keras_home=Path(home.get("KERAS_HOME") or Path.home() / ".keras"),
             java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
             submitted="PYSPARK_GATEWAY_PORT" in home,
+            worker="SPARK_REUSE_WORKER" in home,
             aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
+            revision=home.get("FRUITPIPE_REVISION") or None,
         )
 
 
@@ -369,13 +375,14 @@ def walk(node: yaml.Node | None, parents: tuple[str, ...] = ()) -> Iterator[tupl
 def parse_assignment(text: str) -> tuple[tuple[str, ...], Any]:
     """`a.b=1` as (("a", "b"), 1). Everything after `spark.conf.` is one key, as Spark's own keys have dots."""
     key, equals, value = text.partition("=")
+    shown = re.split(r"[\s:=]", text)[0]  # not the rest, which may be a key
     if not equals or not key:
-        raise ValueError(f"--set {text}: expected key=value, such as pca.variance=0.95.")
+        raise ValueError(f"--set {shown}: expected key=value, such as pca.variance=0.95.")
     names = tuple(key.split(".", 2)) if key.startswith("spark.conf.") else tuple(key.split("."))
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(f"--set {text}: the value is not YAML.") from error
+        raise ValueError(f"--set {shown}: the value is not YAML.") from error
     return names, str(value) if names[:2] == ("spark", "conf") else parsed
 
 
@@ -433,14 +440,23 @@ def explain(detail: Any, lines: Lines) -> Mistake:
         case "missing":
             return Mistake(key, f"missing: give it on the command line, or as `{key}:` in a config file.")
         case "literal_error":
-            given = str(detail["input"])
+            given = str(quoted(detail["input"]))
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
             close = difflib.get_close_matches(given, allowed, 1)
             return Mistake(key, f"{given!r} is not one of {', '.join(allowed)}.", line, close[0] if close else None)
         case "value_error":  # ours: says what to do, and may be about what must not be repeated
             return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:
-            return Mistake(key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {detail['input']!r}.", line)
+            return Mistake(
+                key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {quoted(detail['input'])!r}.", line
+            )
+
+
+def quoted(value: Any) -> Any:
+    """A wrong value as an error may show it: of mappings, lists and what may be a key, only what they are."""
+    if isinstance(value, Mapping | list):
+        return "a mapping" if isinstance(value, Mapping) else "a list"
+    return re.sub(r"[\w/+=-]{30,}", "…", value) if isinstance(value, str) else value
 
 
 def fields_at(location: tuple[str, ...]) -> list[str]:

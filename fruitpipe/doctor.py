@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -19,8 +21,9 @@ from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.images import BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
-from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
-from fruitpipe.objects.refusal import one_line
+from fruitpipe.objects.bucket import head
+from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, session
+from fruitpipe.objects.refusal import explained, one_line
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark import cluster, find_java, java_version
@@ -49,18 +52,25 @@ def examine(config: Config, places: bool = True) -> Iterator[Finding]:
     What depends on something that is not well is not looked at.
     """
     environment = Environment.read()
-    yield look("java", lambda: java(environment))
+    runtime = look("java", lambda: java(environment))
+    yield runtime
     yield look("memory", lambda: memory(config))
     yield look("weights", lambda: weights(config, environment))
-    yield look("spark", lambda: spark(config, environment))
+    if runtime.ok:
+        yield look("spark", lambda: spark(config, environment))
     if not places:
         return
-    buckets = ("{}://{}".format(*split(url)) for url in [*config.inputs, config.output] if is_remote(url))
-    for bucket in dict.fromkeys(buckets):
-        yield from examine_bucket(bucket, config)
+    unwell = set()
+    for bucket in dict.fromkeys(bucket_of(url) for url in [*config.inputs, config.output] if is_remote(url)):
+        for finding in examine_bucket(bucket, config):
+            yield finding
+            if not finding.ok:
+                unwell.add(bucket)
     for url in config.inputs:
-        yield look(f"input {url}", partial(readable, url, config))
-    yield look(f"output {config.output}", lambda: writable(config))
+        if bucket_of(url) not in unwell:
+            yield look(f"input {url}", partial(readable, url, config))
+    if bucket_of(config.output) not in unwell:
+        yield look(f"output {config.output}", lambda: writable(config))
 
 
 def look(subject: str, check: Callable[[], str]) -> Finding:
@@ -69,6 +79,12 @@ def look(subject: str, check: Callable[[], str]) -> Finding:
         return Finding(subject, True, check())
     except FruitpipeError as error:
         return Finding(subject, False, str(error))
+    except OSError as error:
+        return Finding(subject, False, f"{error.strerror}: {error.filename}. Give rights on it, or choose another.")
+
+
+def bucket_of(url: str) -> str:
+    return "{}://{}".format(*split(url))
 
 
 def java(environment: Environment) -> str:
@@ -77,7 +93,7 @@ def java(environment: Environment) -> str:
 
 
 def memory(config: Config) -> str:
-    slots = psutil.cpu_count() or 1
+    slots = workers_here(config.spark.master)
     needed, there = slots * WORKER + JVM, psutil.virtual_memory().available
     if needed > there:
         raise UserError(
@@ -87,8 +103,22 @@ def memory(config: Config) -> str:
     return f"{size(there)} free, about {size(needed)} needed for {slots} workers and Spark's JVM"
 
 
+def workers_here(master: str) -> int:
+    """Python workers that a Spark master means for this machine."""
+    local = re.match(r"local(?:\[(\*|\d+))?", master)
+    if local is None:
+        return 0
+    return psutil.cpu_count() or 1 if local[1] == "*" else int(local[1] or 1)
+
+
 def weights(config: Config, environment: Environment) -> str:
-    backbone = by_name(config.backbone, environment.keras_home)
+    try:
+        backbone = by_name(config.backbone, environment.keras_home)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the weights of {config.backbone} ({error.strerror}): give read rights on them, or set "
+            "KERAS_HOME to a folder with readable ones."
+        ) from error
     if backbone is None:
         raise UserError(
             f"no weights of {config.backbone} on this machine: Keras downloads them at the first run. Without a "
@@ -108,14 +138,17 @@ def spark(config: Config, environment: Environment) -> str:
 def examine_bucket(url: str, config: Config) -> Iterator[Finding]:
     scheme = split(url)[0]
     if scheme == "s3":
-        yield look(f"{url} credentials", credentials)
+        keys = look(f"{url} credentials", credentials)
+        yield keys
+        if not keys.ok:
+            return
     opened: list[Bucket] = []
 
     def endpoint() -> str:
         opened.append(open_bucket(url, config.s3))
         where = opened[0].place
         region = f", region {where.region}" if where.region else ""
-        return f"{where.server}{region}{identity() if where.endpoint is None and scheme == 's3' else ''}"
+        return f"{where.server}{region}{identity(where) if where.endpoint is None and scheme == 's3' else ''}"
 
     yield look(f"{url} endpoint", endpoint)
     if opened and scheme == "s3":
@@ -124,32 +157,42 @@ def examine_bucket(url: str, config: Config) -> Iterator[Finding]:
 
 def credentials() -> str:
     """Which link of the chain has credentials, and whose they are; of a key, only its end is shown."""
-    found = session().get_credentials()
-    if found is None:
+    try:
+        found = session().get_credentials()
+        key = found.get_frozen_credentials().access_key if found else ""
+    except Exception as error:
+        raise UserError(
+            f"{one_line(str(error)) or type(error).__name__}. Log in again, or mend what it names."
+        ) from error
+    if not key:
         raise UserError(
             "none: looked at the environment, profiles in ~/.aws, web identity, container and instance roles. Log in "
             "(`aws sso login`), set AWS_PROFILE, or give this machine or pod a role."
         )
-    return f"from {found.method}, access key …{found.get_frozen_credentials().access_key[-4:]}"
+    return f"from {found.method}, access key …{key[-4:]}"
 
 
-def identity() -> str:
-    """Who AWS says we are."""
+def identity(place: Place) -> str:
+    """Who AWS says we are; nothing where only S3 can be reached."""
+    from botocore.config import Config as Settings
     from botocore.exceptions import BotoCoreError, ClientError
 
+    brief = Settings(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2})
     try:
-        return f", as {session().create_client('sts').get_caller_identity()['Arn']}"
-    except (BotoCoreError, ClientError) as error:
+        client = session().create_client("sts", region_name=place.region, config=brief)
+        return f", as {client.get_caller_identity()['Arn']}"
+    except ClientError as error:
         raise UserError(f"AWS does not accept the credentials: {one_line(str(error))}. Log in again.") from error
+    except BotoCoreError:
+        return ""
 
 
 def clock(bucket: Bucket) -> str:
-    client = botocore_client(bucket.place, AT_FIRST)
-    try:
-        answer = client.head_bucket(Bucket=bucket.place.name)
-    except client.exceptions.ClientError as error:
-        answer = error.response
-    there = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    with explained(bucket.place, "list"):
+        told = head(botocore_client(bucket.place, AT_FIRST), bucket.place.name).get("date")
+    if not told:
+        return f"{bucket.place.server} does not tell the time"
+    there = parsedate_to_datetime(told)
     seconds = (datetime.now(UTC) - there).total_seconds()
     if abs(seconds) > SKEW:
         direction = "ahead of" if seconds > 0 else "behind"
@@ -158,6 +201,7 @@ def clock(bucket: Bucket) -> str:
 
 
 def readable(url: str, config: Config) -> str:
+    source.check([url], config.s3)
     batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000), None)
     if batch is None:
         raise UserError("no images there: check the path.")
@@ -165,25 +209,29 @@ def readable(url: str, config: Config) -> str:
     try:
         data = Reader(config.s3, config.image.max_bytes).read(first, etag)
     except BadImage as error:
-        raise UserError(f"{first} cannot be read, {error.status}: {error}.") from error
+        raise UserError(f"{first} cannot be read, {error.status}: {str(error).rstrip('.')}.") from error
     listed = "named" if kind_of(url) == "manifest" else "listed"
     return f"images {listed}, {first} read ({size(len(data))})"
 
 
 def writable(config: Config) -> str:
     store = open_store(config.output, config.s3)
-    made = not is_remote(config.output) and not Path(local_path(config.output)).exists()
-    store.prepare()
+    folder = Path(local_path(config.output)).absolute()
+    made = [] if is_remote(config.output) else [each for each in (folder, *folder.parents) if not each.exists()]
     name = f".doctor-{uuid.uuid4().hex[:8]}.tmp"
     try:
+        store.prepare()
         store.put(name, b"fruitpipe doctor")
         if store.find(name) != b"fruitpipe doctor":
             raise UserError("what was written is not what is read: this store is not consistent.")
         conditional = store.swaps()
+        store.delete(name)
     except OSError as error:
         raise UserError(f"cannot write: {error.strerror}. Choose another output.") from error
     finally:
-        store.delete(name)
-        if made:
-            Path(local_path(config.output)).rmdir()
+        with suppress(FruitpipeError, OSError):  # the first error is the one to tell
+            store.delete(name)
+        for each in made:
+            with suppress(OSError):  # not made, or no longer empty
+                each.rmdir()
     return f"written, read, deleted; conditional writes {'work' if conditional else 'are not supported'}"

@@ -75,6 +75,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
 
 def plan(config: Config) -> Summary:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
+    source.check(config.inputs, config.s3)
     store = open_store(config.output, config.s3)
     with planning(config) as the_plan:
         add_images(the_plan, config)

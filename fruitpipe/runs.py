@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from fruitpipe import layout
 from fruitpipe.config import is_remote
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import Manifest, Outcome
 from fruitpipe.model import Model, read_model
@@ -118,7 +118,9 @@ def latest_run(store: Store) -> str | None:
 
 
 def point_latest(store: Store, run_id: str) -> None:
-    store.put(layout.LATEST, json.dumps({"run": run_id}).encode())
+    """Raises FruitpipeError where somebody else does so at the same moment."""
+    if not store.swap(layout.LATEST, store.find(layout.LATEST), json.dumps({"run": run_id}).encode()):
+        raise FruitpipeError(f"another process has just published a run in {store.url}: this is not the latest.")
 
 
 def publish(store: Store, run_id: str) -> Run:

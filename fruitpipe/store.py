@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
@@ -17,6 +18,8 @@ from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, open_bucket, split
 
 TEMPORARY = ".tmp"
+UNNAMEABLE = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
+"""In an object's name: what obstore refuses to write."""
 
 
 class Store(ABC):
@@ -183,6 +186,8 @@ class BucketStore(Store):
         return f"{self._prefix}/{name}".strip("/")
 
     def prepare(self) -> None:
+        if self._prefix and UNNAMEABLE.search(self._prefix):
+            raise UserError(f"cannot write to {self.url!r}: take //, /./, /../ and control characters out of it.")
         self.bucket.check(self._prefix)
 
     def location(self, name: str) -> str:
@@ -212,7 +217,7 @@ class BucketStore(Store):
         if bytes(found.data) != expected:
             return False
         if data is not None:
-            return self.bucket.put_if(key, data, found.etag)
+            return self.bucket.put_if(key, data, found)
         self.bucket.delete(key)  # stores have no conditional delete; this one is a moment after the comparison
         return True
 
@@ -221,7 +226,9 @@ class BucketStore(Store):
         name = self._key(f".conditional-{uuid.uuid4().hex[:8]}{TEMPORARY}")
         try:
             self.bucket.put(name, b"1")
-            return not self.bucket.put_if(name, b"2", None)
+            found = self.bucket.get(name)
+            self.bucket.put(name, b"2")
+            return not self.bucket.put_if(name, b"3", None) and not self.bucket.put_if(name, b"3", found)
         finally:
             self.bucket.delete(name)
 

@@ -81,8 +81,10 @@ class Identity:
 class Server:
     """Runs from start() to stop(), or as a context. The bucket `photos` is there; more are the admin's to create."""
 
-    def __init__(self, folder: Path, first_port: int = 0, tls: bool = False) -> None:
+    def __init__(self, folder: Path, first_port: int = 0, tls: bool = False, host: str = "127.0.0.1") -> None:
+        """`host` is the address at which it is reached; all but S3 stays on loopback."""
         self.folder = folder
+        self.host = host
         first = first_port or free_ports(len(PORTS))
         self.ports = dict(zip(PORTS, range(first, first + len(PORTS)), strict=True))
         self.identities = {name: Identity.new(name, actions) for name, actions in ACTIONS.items()}
@@ -134,11 +136,11 @@ class Server:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.ports['s3.port']}"
+        return f"http://{self.host}:{self.ports['s3.port']}"
 
     @property
     def https_endpoint(self) -> str:
-        return f"https://127.0.0.1:{self.ports['s3.port.https']}"
+        return f"https://{self.host}:{self.ports['s3.port.https']}"
 
     @property
     def pid(self) -> int:
@@ -216,7 +218,7 @@ class Server:
 
     def _addresses(self) -> list[str]:
         tls = ["-s3.cert.file=server.pem", "-s3.key.file=server.key"] if self.ca_file else []
-        return [*(f"-{name}={port}" for name, port in self.ports.items()), *tls]
+        return [f"-s3.ip.bind={self.host}", *(f"-{name}={port}" for name, port in self.ports.items()), *tls]
 
     def _roles(self) -> dict[str, Any]:
         """A role per identity, with the same rights."""

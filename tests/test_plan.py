@@ -254,6 +254,16 @@ def test_failures_tell_of_every_image_without_a_feature(make: Any, store: Store)
     assert "run again" in rows[0]["error"]
 
 
+def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any, store: Store) -> None:
+    the_plan = make([])
+    put_part(store, DIGEST, [Image("a", etag="1"), Image("b", etag="")])
+    twice = [Image("a", etag=""), Image("a", etag="1"), Image("b", etag=""), Image("b", etag=""), Image("c")]
+    the_plan.add_images(listing(twice), source.LISTING, distinct=False)
+    the_plan.add_features(store, DIGEST)
+    summary = the_plan.summary()
+    assert (the_plan.images, summary.known, summary.new, summary.labels) == (3, 2, 1, {"x": 3})
+
+
 def test_what_a_listing_raises_comes_out_as_it_is(make: Any) -> None:
     class Broken(Exception):
         pass

@@ -4,14 +4,21 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import hostile
 import pyarrow as pa
 import pytest
 from conftest import nobody
+from faults import Proxy
+from s3 import environment
+from seaweed import BUCKET, Server
 
-from fruitpipe import layout, source
+from fruitpipe import layout, pipeline, source
+from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.images import BadImage
 from fruitpipe.source import list_images
@@ -23,6 +30,26 @@ STRANGE = [
     "x" * 250 + ".jpg",
 ]  # fmt: skip
 LIMIT = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def s3(server: Server) -> Iterator[S3Config]:
+    """How to reach the server, whose admin's keys are in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(server, server.identities["admin"]).items():
+            patch.setenv(name, value)
+        yield S3Config(endpoint=server.endpoint, allow_http=True)
+
+
+@pytest.fixture(scope="module")
+def admin(server: Server) -> Any:
+    """botocore's view of the server."""
+    return server.client(server.identities["admin"])
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"source/{uuid4().hex}"
 
 
 def rows(folder: Path | str, **options: object) -> dict[str, dict[str, object]]:
@@ -292,7 +319,8 @@ def test_a_folder_that_is_missing_or_no_folder_is_a_user_error_of_one_line(tmp_p
     path = touch(tmp_path / "x.jpg")
     assert "no folder" in refusal(tmp_path / "nowhere")
     assert "not a folder" in refusal(path)
-    assert refusal("y" * 300)
+    for name in ("y" * 300, "y" * 300 + ".csv", "y" * 300 + "/*.jpg"):
+        assert refusal(name)
 
 
 def test_an_empty_folder_gives_no_batch(tmp_path: Path) -> None:
@@ -335,3 +363,165 @@ def test_ten_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
     images_of_few, peak_of_few, images_of_many, peak_of_many = map(int, printed)
     assert (images_of_few, images_of_many) == (4000, 40_000)
     assert peak_of_many < peak_of_few + 500_000, "36,000 rows held at once would be ten million bytes"
+
+
+FOREST = (
+    "1.jpg", "a1.jpg", "apple/a1.jpg", "apple/b1.png", "apple/deep/a2.JPG", "banana/a3.jpg", "banana/c.jpg",
+    "banana/notes.txt", "apple/.hidden.jpg", ".git/a4.jpg", "[ab]/a5.jpg",
+)  # fmt: skip
+GLOBS = {
+    "*": {"1.jpg", "a1.jpg"},
+    "*.jpg": {"1.jpg", "a1.jpg"},
+    "?.jpg": {"1.jpg"},
+    "*/*.jpg": {"apple/a1.jpg", "banana/a3.jpg", "banana/c.jpg", "[ab]/a5.jpg"},
+    "**": {name for name in FOREST if "/." not in f"/{name}" and not name.endswith(".txt")},
+    "**/a*.jpg": {"a1.jpg", "apple/a1.jpg", "banana/a3.jpg", "[ab]/a5.jpg"},
+    "[!a]*/*": {"banana/a3.jpg", "banana/c.jpg", "[ab]/a5.jpg"},
+    "apple/**/[ab]*": {"apple/a1.jpg", "apple/b1.png", "apple/deep/a2.JPG"},
+    "[[]ab]/*": {"[ab]/a5.jpg"},
+    "b*a/c.jpg": {"banana/c.jpg"},
+    "nothing*/*": set(),
+}
+
+
+@pytest.fixture
+def forest(tmp_path: Path) -> Path:
+    for name in FOREST:
+        touch(tmp_path / "forest" / name)
+    return tmp_path / "forest"
+
+
+@pytest.fixture(scope="module")
+def forest_in_s3(admin: Any) -> str:
+    for name in FOREST:
+        admin.put_object(Bucket=BUCKET, Key=f"forest/{name}", Body=name.encode())
+    return f"s3://{BUCKET}/forest"
+
+
+@pytest.mark.parametrize("glob", GLOBS)
+def test_a_glob_takes_what_it_says_on_disk(forest: Path, glob: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {str(forest / name) for name in GLOBS[glob]}
+    assert set(rows(forest / glob)) == set(rows(f"file://{forest}/{glob}")) == expected
+    monkeypatch.chdir(forest)
+    assert set(rows(glob)) == expected
+
+
+@pytest.mark.parametrize("glob", GLOBS)
+def test_a_glob_takes_what_it_says_in_a_bucket(forest_in_s3: str, s3: S3Config, glob: str) -> None:
+    assert set(rows(f"{forest_in_s3}/{glob}", s3=s3)) == {f"{forest_in_s3}/{name}" for name in GLOBS[glob]}
+
+
+@pytest.mark.parametrize("wild", ["set[1]", "*", "what?", "[", "a*b[!c]"])
+def test_a_folder_with_a_wild_name_is_meant_as_it_is(
+    tmp_path: Path, wild: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {str(touch(tmp_path / wild / name)) for name in ("x.jpg", "deep/y.jpg")}
+    for other in ("set1", "axxb", "whatx"):
+        touch(tmp_path / other / "x.jpg")
+    assert set(rows(tmp_path / wild)) == images
+    assert set(rows(tmp_path / wild / "**")) == images
+    assert set(rows(tmp_path / wild / "*.jpg")) == {str(tmp_path / wild / "x.jpg")}
+    monkeypatch.chdir(tmp_path / wild)
+    assert set(rows("deep/?.jpg")) == {str(tmp_path / wild / "deep" / "y.jpg")}
+
+
+def test_a_glob_that_starts_nowhere_is_a_user_error_that_names_the_folder(tmp_path: Path, s3: S3Config) -> None:
+    touch(tmp_path / "x.jpg")
+    assert f"no folder {tmp_path}/nowhere/deep:" in refusal(tmp_path / "nowhere" / "deep" / "*.jpg")
+    assert f"{tmp_path}/x.jpg is not a folder" in refusal(tmp_path / "x.jpg" / "*.jpg")
+    for glob in (f"{tmp_path}/**.jpg", f"s3://{BUCKET}/**.jpg"):
+        with pytest.raises(UserError, match=r"\*\* stands for folders"):
+            source.check([glob], s3)
+
+
+def test_a_bucket_is_listed_from_its_root(admin: Any, s3: S3Config) -> None:
+    admin.create_bucket(Bucket="orchard")
+    keys = ["root.jpg", "apple/a.jpg", "pear/deep/b.png"]
+    for key in (*keys, "readme.txt", ".hidden.jpg", ".cache/c.jpg", "apple/.d.jpg"):
+        admin.put_object(Bucket="orchard", Key=key, Body=key.encode())
+    for url in ("s3://orchard", "s3://orchard/"):
+        listed = rows(url, s3=s3)
+        assert {path: row["label"] for path, row in listed.items()} == {
+            "s3://orchard/root.jpg": "orchard",
+            "s3://orchard/apple/a.jpg": "apple",
+            "s3://orchard/pear/deep/b.png": "deep",
+        }
+    assert {row["label"] for row in rows("s3://orchard", s3=s3, labels="none").values()} == {None}
+    for key in keys:
+        head = admin.head_object(Bucket="orchard", Key=key)
+        row = listed[f"s3://orchard/{key}"]
+        assert (row["size"], row["etag"]) == (head["ContentLength"], head["ETag"].strip('"'))
+
+
+def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(admin: Any, s3: S3Config, prefix: str) -> None:
+    for key in ("a/x.jpg", "a/deep/y.jpg", "ab/z.jpg", "a.jpg"):
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"")
+    url = f"s3://{BUCKET}/{prefix}/a"
+    assert set(rows(url, s3=s3)) == set(rows(f"{url}/", s3=s3)) == {f"{url}/x.jpg", f"{url}/deep/y.jpg"}
+
+
+def test_what_is_hidden_is_hidden_below_the_input_alone(admin: Any, s3: S3Config, prefix: str, tmp_path: Path) -> None:
+    for key in (".cache/x.jpg", ".cache/.y.jpg", ".cache/.deep/z.jpg"):
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"")
+        touch(tmp_path / key)
+    for root in (f"s3://{BUCKET}/{prefix}", str(tmp_path)):
+        assert set(rows(root, s3=s3)) == set()
+        assert set(rows(f"{root}/.cache", s3=s3)) == {f"{root}/.cache/x.jpg"}
+        assert set(rows(f"{root}/.cache/*", s3=s3)) == {f"{root}/.cache/x.jpg"}
+
+
+def test_a_result_is_no_input_of_the_next_run(admin: Any, s3: S3Config, prefix: str) -> None:
+    run = "20260101-000000-abcd"
+    written = [
+        *(layout.MARKER, layout.LEASE, layout.LATEST, layout.feature_part("d" * 64, []), layout.config(run)),
+        *(layout.manifest(run), layout.report(run), layout.outcome(run), layout.failures(run)),
+        *(layout.vectors(run, 0, kind) for kind in ("parquet", "json", "csv")),
+        *(layout.model(run, name) for name in ("pca.npz", "model.json", "backbone.tflite")),
+        *(layout.work(run, name) for name in (layout.TODO, layout.INDEX)),
+    ]
+    for name in written:
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"")
+    admin.put_object(Bucket=BUCKET, Key=f"{prefix}/apple/x.jpg", Body=b"")
+    assert set(rows(f"s3://{BUCKET}/{prefix}", s3=s3)) == {f"s3://{BUCKET}/{prefix}/apple/x.jpg"}
+
+
+def test_content_of_objects_is_a_digest_of_their_bytes(server: Server, admin: Any, s3: S3Config, prefix: str) -> None:
+    bodies = {"a.jpg": b"same", "b.jpg": b"same", "c.jpg": b"other", "large.jpg": bytes(101), "tab\t.jpg": b"tab"}
+    for name, body in bodies.items():
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=body)
+    url = f"s3://{BUCKET}/{prefix}"
+    content = {path: row["content"] for path, row in rows(url, s3=s3, verify_content=True, max_bytes=100).items()}
+    expected = {f"{url}/{name}": source.digest(body) for name, body in bodies.items()}
+    assert content == expected | {f"{url}/large.jpg": None}
+    with Proxy(server.endpoint) as proxy:
+        listed = rows(url, s3=s3.model_copy(update={"endpoint": proxy.endpoint}))
+        assert {row["content"] for row in listed.values()} == {None}
+        assert not [request for request in proxy.log if f"/{prefix}/" in request.path], "nothing is read unasked"
+
+
+def test_inputs_of_all_kinds_are_listed_together(forest: Path, forest_in_s3: str, s3: S3Config) -> None:
+    manifest = forest / "m.csv"
+    manifest.write_text(f"path\n{forest_in_s3}/1.jpg\nbanana/c.jpg\n")
+    inputs = [str(forest / "apple"), f"{forest_in_s3}/banana", f"{forest}/*.jpg", str(manifest)]
+    listed = [path for batch in list_images(inputs, s3=s3) for path in batch["path"].to_pylist()]
+    on_disk = ("1.jpg", "a1.jpg", "apple/a1.jpg", "apple/b1.png", "apple/deep/a2.JPG", "banana/c.jpg")
+    in_s3 = ("1.jpg", "banana/a3.jpg", "banana/c.jpg")
+    expected = [*(f"{forest}/{name}" for name in on_disk), *(f"{forest_in_s3}/{name}" for name in in_s3)]
+    assert sorted(listed) == sorted(expected)
+
+
+def test_an_image_of_several_inputs_counts_once(forest: Path, forest_in_s3: str, s3: S3Config, tmp_path: Path) -> None:
+    manifest = tmp_path / "m.txt"
+    manifest.write_text(f"{forest}/apple/a1.jpg\n{forest_in_s3}/1.jpg\n" * 2)
+    inputs = [str(forest), f"{forest}/apple", f"{forest_in_s3}/**", f"{forest_in_s3}/[ab]pple", str(manifest)]
+    summary = pipeline.plan(Config(input=inputs, output=str(tmp_path / "out"), s3=s3))
+    assert summary.images == summary.new == 2 * len(GLOBS["**"])
+    again = pipeline.plan(Config(input=str(manifest), output=str(tmp_path / "out"), s3=s3))
+    assert again.images == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_without_images_is_a_user_error(s3: S3Config, prefix: str, tmp_path: Path) -> None:
+    for empty in (f"s3://{BUCKET}/{prefix}", f"s3://{BUCKET}/{prefix}/*/x*.jpg", str(tmp_path), f"{tmp_path}/*.png"):
+        with pytest.raises(UserError, match="no images in"):
+            pipeline.plan(Config(input=empty, output=str(tmp_path / "out"), s3=s3))

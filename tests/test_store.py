@@ -1,15 +1,27 @@
+"""What a store promises, on a disk and in a bucket; then what only one of them does."""
+
 from __future__ import annotations
 
+import base64
+import hashlib
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
 
 import pytest
+from faults import Proxy, Response
+from s3 import environment
+from seaweed import BUCKET, KMS_KEY, Server
 
+from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.store import TEMPORARY, LocalStore, Store
+from fruitpipe.objects.bucket import LARGE
+from fruitpipe.store import TEMPORARY, LocalStore, Store, open_store
 
 # A limit on the size of files gives the error that a full disk gives.
 FULL_DISK = """
@@ -24,23 +36,73 @@ except OSError as error:
 """
 COUNT = """
 import sys
-from fruitpipe.store import LocalStore
-store = LocalStore(sys.argv[1])
-for _ in range(50):
+from fruitpipe.config import S3Config
+from fruitpipe.store import open_store
+store = open_store(sys.argv[1], S3Config.model_validate_json(sys.argv[2]))
+for _ in range(20):
     while not store.swap("count", was := store.get("count"), str(int(was) + 1).encode()):
         pass
 """
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> S3Config:
+    """How to reach the server, whose admin's keys are in the environment."""
+    for name, value in environment(server, server.identities["admin"]).items():
+        monkeypatch.setenv(name, value)
+    return S3Config(endpoint=server.endpoint, allow_http=True)
+
+
+@pytest.fixture(scope="module")
+def admin(server: Server) -> Any:
+    """botocore's view of the server."""
+    return server.client(server.identities["admin"])
+
+
+@pytest.fixture(scope="module")
+def network(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(network: Proxy) -> Proxy:
+    """Between us and the server, without the faults of the test before."""
+    network.slow_down = network.reset = network.truncated = 0
+    network.rewrite = None
+    network.log.clear()
+    network.injected.clear()
+    return network
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"store/{uuid4().hex}"
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStore:
     made = LocalStore(str(tmp_path / "out"))
     made.prepare()
     return made
 
 
-def files(store: Store) -> set[str]:
-    return {path.relative_to(store.root).as_posix() for path in store.root.rglob("*") if path.is_file()} - {".lock"}
+@pytest.fixture(params=["disk", "bucket"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """An empty one of each kind."""
+    if request.param == "disk":
+        return cast(Store, request.getfixturevalue("local"))
+    return in_bucket(request.getfixturevalue("prefix"), request.getfixturevalue("s3"))
+
+
+def in_bucket(prefix: str, s3: S3Config, **settings: Any) -> Store:
+    made = open_store(f"s3://{BUCKET}/{prefix}", s3.model_copy(update=settings))
+    made.prepare()
+    return made
+
+
+def names(store: Store) -> set[str]:
+    return {name for name, _ in store.names("")} - {".lock"}
 
 
 def test_what_was_put_is_found(store: Store) -> None:
@@ -49,9 +111,10 @@ def test_what_was_put_is_found(store: Store) -> None:
     with store.open("a/b/c.bin") as file:
         file.seek(3)
         assert file.read() == b"tent"
-    assert Path(store.location("a/b/c.bin")).read_bytes() == b"content"
     store.put("a/b/c.bin", memoryview(b"new"))
     assert store.get("a/b/c.bin") == b"new"
+    store.put("a/b/c.bin", b"")
+    assert store.get("a/b/c.bin") == b""
 
 
 def test_what_was_not_put_is_not_found(store: Store) -> None:
@@ -61,20 +124,12 @@ def test_what_was_not_put_is_not_found(store: Store) -> None:
             ask("nothing")
 
 
-def test_a_put_that_fails_leaves_the_old_object_and_no_temporary(store: Store) -> None:
+def test_a_put_that_fails_leaves_the_old_object_and_nothing_else(store: Store) -> None:
     store.put("a.bin", b"old")
     with pytest.raises(TypeError):
         store.put("a.bin", "no bytes")  # type: ignore[arg-type]
     assert store.get("a.bin") == b"old"
-    assert files(store) == {"a.bin"}
-
-
-def test_a_put_on_a_full_disk_leaves_the_old_object_and_no_temporary(store: Store) -> None:
-    store.put("a.bin", b"old")
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, store.url], capture_output=True, text=True, check=True)
-    assert "File too large" in done.stdout
-    assert store.get("a.bin") == b"old"
-    assert files(store) == {"a.bin"}
+    assert names(store) == {"a.bin"}
 
 
 def test_readers_see_the_old_object_or_the_new_one_and_nothing_else(store: Store) -> None:
@@ -113,14 +168,19 @@ def test_swap_puts_only_over_what_is_expected(store: Store) -> None:
     assert store.swap("x", None, None)
 
 
-def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store) -> None:
+@pytest.mark.parametrize("expected", [None, b"old"])
+@pytest.mark.parametrize("same", [False, True], ids=["different data", "same data"])
+def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store, expected: bytes | None, same: bool) -> None:
     contenders = 8
-    for round_ in range(20):
-        name, barrier, won = f"round{round_}", threading.Barrier(contenders), []
+    for round_ in range(20 if isinstance(store, LocalStore) else 1):
+        name, barrier = f"round{round_}", threading.Barrier(contenders)
+        won: list[int] = []
+        if expected is not None:
+            store.put(name, expected)
 
         def contend(number: int, name: str = name, barrier: threading.Barrier = barrier, won: list[int] = won) -> None:
             barrier.wait()
-            if store.swap(name, None, str(number).encode()):
+            if store.swap(name, expected, b"same" if same else str(number).encode()):
                 won.append(number)
 
         threads = [threading.Thread(target=contend, args=(number,)) for number in range(contenders)]
@@ -129,56 +189,42 @@ def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store) -> None:
         for thread in threads:
             thread.join()
         assert len(won) == 1
-        assert store.get(name) == str(won[0]).encode()
+        assert store.get(name) == (b"same" if same else str(won[0]).encode())
 
 
-def test_processes_that_count_with_swap_lose_no_count(store: Store) -> None:
+def test_processes_that_count_with_swap_lose_no_count(store: Store, s3: S3Config) -> None:
     store.put("count", b"0")
-    counting = [subprocess.Popen([sys.executable, "-c", COUNT, store.url]) for _ in range(2)]
+    command = [sys.executable, "-c", COUNT, store.url, s3.model_dump_json()]
+    counting = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait() for process in counting] == [0, 0]
-    assert store.get("count") == b"100"
-
-
-def test_delete_removes_the_folders_that_it_empties_but_not_the_root(store: Store) -> None:
-    store.put("a/b/c/x", b"1")
-    store.put("a/y", b"2")
-    store.delete("a/b/c/x")
-    assert not (store.root / "a" / "b").exists()
-    assert files(store) == {"a/y"}
-    store.delete("a/y")
-    assert store.root.is_dir()
-    assert list(store.root.iterdir()) == []
+    assert store.get("count") == b"40"
 
 
 @pytest.mark.parametrize("name", ["x", "a/x", "a/b/c/x"])
 def test_deleting_what_is_not_there_is_no_error(store: Store, name: str) -> None:
+    store.put("a/y", b"1")
     store.delete(name)
-    assert store.root.is_dir()
+    assert names(store) == {"a/y"}
+
+
+def test_what_was_deleted_is_gone_and_the_rest_stays(store: Store) -> None:
+    for name in ("a/b/c/x", "a/b/c/xx", "a/y"):
+        store.put(name, b"1")
+    store.delete("a/b/c/x")
+    assert names(store) == {"a/b/c/xx", "a/y"}
 
 
 def test_names_lists_objects_below_a_folder_with_their_sizes(store: Store) -> None:
     store.put("a/x", b"1")
     store.put("a/b/y", b"22")
     store.put("ab/z", b"333")
-    leftover = store.root / "a" / f".x.1234{TEMPORARY}"
-    leftover.write_bytes(b"half")
-    assert dict(store.names("a")) == {"a/x": 1, "a/b/y": 2, f"a/.x.1234{TEMPORARY}": 4}
+    assert dict(store.names("a")) == {"a/x": 1, "a/b/y": 2}
+    assert dict(store.names("")) == {"a/x": 1, "a/b/y": 2, "ab/z": 3}
     assert dict(store.names("nothing")) == {}
 
 
-def test_names_passes_over_what_vanishes_while_it_lists(store: Store) -> None:
-    """As temporary files do when another process' put ends."""
-    for name in "abc":
-        store.put(f"x/{name}", b"1")
-    listing = store.names("x")
-    first, _ = next(listing)
-    for name in {"x/a", "x/b", "x/c"} - {first}:
-        store.delete(name)
-    assert list(listing) == []
-
-
 def test_folders_are_sorted_and_right_below(store: Store) -> None:
-    for name in ("r/b/x", "r/a/deep/x", "r/file"):
+    for name in ("r/b/x", "r/a/deep/x", "r/file", "rr/c/x"):
         store.put(name, b"")
     assert store.folders("r") == ["a", "b"]
     assert store.folders("nothing") == []
@@ -197,10 +243,234 @@ def test_a_store_pickles(store: Store) -> None:
     assert pickle.loads(pickle.dumps(store)).get("x") == b"1"
 
 
-def test_a_folder_that_cannot_be_made_is_a_user_error_of_one_line(tmp_path: Path) -> None:
+def test_a_location_is_what_other_programs_take(local: Store, s3: S3Config) -> None:
+    local.put("a/b", b"content")
+    assert Path(local.location("a/b")).read_bytes() == b"content"
+    assert in_bucket("top/", s3).location("a/b") == f"s3://{BUCKET}/top/a/b"
+    assert in_bucket("", s3).location("a/b") == f"s3://{BUCKET}/a/b"
+
+
+def test_a_put_on_a_full_disk_leaves_the_old_object_and_no_temporary(local: Store) -> None:
+    local.put("a.bin", b"old")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, local.url], capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert local.get("a.bin") == b"old"
+    assert names(local) == {"a.bin"}
+
+
+def test_delete_removes_the_folders_that_it_empties_but_not_the_root(local: LocalStore) -> None:
+    local.put("a/b/c/x", b"1")
+    local.put("a/y", b"2")
+    local.delete("a/b/c/x")
+    assert not (local.root / "a" / "b").exists()
+    local.delete("a/y")
+    assert list(local.root.iterdir()) == []
+
+
+def test_names_shows_the_temporary_files_of_interrupted_puts(local: LocalStore) -> None:
+    local.put("a/x", b"1")
+    (local.root / "a" / f".x.1234{TEMPORARY}").write_bytes(b"half")
+    assert dict(local.names("a")) == {"a/x": 1, f"a/.x.1234{TEMPORARY}": 4}
+    assert local.tidy() == 0
+
+
+def test_names_passes_over_what_vanishes_while_it_lists(local: LocalStore) -> None:
+    """As temporary files do when another process' put ends."""
+    for name in "abc":
+        local.put(f"x/{name}", b"1")
+    listing = local.names("x")
+    first, _ = next(listing)
+    for name in {"x/a", "x/b", "x/c"} - {first}:
+        local.delete(name)
+    assert list(listing) == []
+
+
+def test_a_place_that_cannot_be_made_is_a_user_error_of_one_line(tmp_path: Path, s3: S3Config) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for url in (tmp_path / "file", tmp_path / "file" / "out"):
+    for url in (tmp_path / "file", tmp_path / "file" / "out", "s3://no-such-bucket/out"):
         with pytest.raises(UserError) as caught:
-            LocalStore(str(url)).prepare()
-        assert str(url) in str(caught.value)
+            open_store(str(url), s3).prepare()
+        assert str(url).removeprefix("s3://").partition("/")[0] in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("prefix", ["a//out", "a/../out", "./out", "a\tb", "a\nb/out"])
+def test_a_prefix_that_could_not_be_written_to_is_refused_before_anything_is(prefix: str, s3: S3Config) -> None:
+    with pytest.raises(UserError, match="cannot write to") as caught:
+        in_bucket(prefix, s3)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_prefix_may_have_any_other_name(s3: S3Config, prefix: str) -> None:
+    for name in ("with space", "100%", "%20#?", "é🍎", "..a.", ".hidden", "*[x]", "a+b&c=d"):
+        store = in_bucket(f"{prefix}/{name}", s3)
+        store.put("x/y", name.encode())
+        assert store.get("x/y") == name.encode()
+        assert names(store) == {"x/y"}
+        assert store.folders("") == ["x"]
+
+
+def test_stores_say_whether_they_swap_in_one_step(store: Store) -> None:
+    assert store.swaps()
+    assert names(store) == set()
+
+
+@pytest.mark.parametrize("condition", ["if-none-match", "if-match"])
+def test_a_store_that_passes_over_a_condition_does_not_swap(
+    proxy: Proxy, s3: S3Config, admin: Any, prefix: str, condition: str
+) -> None:
+    def fulfil(method: str, path: str, headers: dict[str, str]) -> Response | None:
+        """A condition that is made true is none."""
+        if method == "PUT" and condition in headers:
+            where = {"Bucket": BUCKET, "Key": path.removeprefix(f"/{BUCKET}/")}
+            if condition == "if-match":
+                admin.put_object(**where, Body=b"1")
+            else:
+                admin.delete_object(**where)
+        return None
+
+    proxy.rewrite = fulfil
+    store = in_bucket(prefix, s3, endpoint=proxy.endpoint)
+    assert not store.swaps()
+    assert names(store) == set()
+
+
+@pytest.mark.parametrize("bytes_more", [-1, 0, 6 << 20])
+def test_large_files_are_uploaded_in_parts_and_none_is_left(
+    s3: S3Config, admin: Any, prefix: str, tmp_path: Path, bytes_more: int
+) -> None:
+    data = hashlib.shake_128(prefix.encode()).digest(LARGE + bytes_more)
+    (tmp_path / "large").write_bytes(data)
+    store = in_bucket(prefix, s3)
+    store.upload(tmp_path / "large", "large")
+    assert store.get("large") == data
+    _, _, parts = admin.head_object(Bucket=BUCKET, Key=f"{prefix}/large")["ETag"].strip('"').partition("-")
+    assert parts == (str(-(-len(data) // (5 << 20))) if bytes_more >= 0 else "")
+    assert not admin.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads")
+
+
+def test_tidy_clears_interrupted_uploads_of_its_own_prefix_and_nothing_else(
+    s3: S3Config, admin: Any, prefix: str
+) -> None:
+    store = in_bucket(prefix, s3)
+    store.put("whole", b"1")
+    for key in (f"{prefix}/features/a", f"{prefix}/b", f"{prefix}-of-others/c"):
+        upload = admin.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        admin.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"half")
+    assert store.tidy() == 2
+    left = admin.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)["Uploads"]
+    assert [each["Key"] for each in left] == [f"{prefix}-of-others/c"]
+    assert names(store) == {"whole"}
+    assert store.tidy() == 0
+
+
+@pytest.fixture(params=["put", "swap", "upload"])
+def write(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """The ways into a store; each returns what it wrote."""
+
+    def write_by(store: Store) -> bytes:
+        data = b"content"
+        match request.param:
+            case "put":
+                store.put("x", data)
+            case "swap":
+                assert store.swap("x", None, data)
+            case "upload":
+                data = bytes(LARGE)
+                (tmp_path / "large").write_bytes(data)
+                store.upload(tmp_path / "large", "x")
+        return data
+
+    return write_by
+
+
+def test_tags_arrive(write: Any, s3: S3Config, admin: Any, prefix: str) -> None:
+    write(in_bucket(prefix, s3, tags={"team": "fruit & veg", "cost/centre": "1=2"}))
+    tags = admin.get_object_tagging(Bucket=BUCKET, Key=f"{prefix}/x")["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "fruit & veg", "cost/centre": "1=2"}
+
+
+@pytest.mark.parametrize("settings", [{"encryption": "AES256"}, {"encryption": "aws:kms", "kms_key": KMS_KEY}])
+def test_what_is_written_is_encrypted_as_told(
+    write: Any, s3: S3Config, admin: Any, prefix: str, settings: dict[str, str]
+) -> None:
+    data = write(store := in_bucket(prefix, s3, **settings))
+    head = admin.head_object(Bucket=BUCKET, Key=f"{prefix}/x")
+    assert head["ServerSideEncryption"] == settings["encryption"]
+    assert ("SSEKMSKeyId" in head) == ("kms_key" in settings)
+    assert store.get("x") == data
+
+
+def test_the_server_is_given_a_checksum(write: Any, s3: S3Config, admin: Any, prefix: str) -> None:
+    data = write(in_bucket(prefix, s3, checksum="sha256"))
+    given = admin.head_object(Bucket=BUCKET, Key=f"{prefix}/x", ChecksumMode="ENABLED")["ChecksumSHA256"]
+    blocks = [data[start : start + (5 << 20)] for start in range(0, len(data), 5 << 20)]
+    digests = [hashlib.sha256(block).digest() for block in blocks]
+    in_parts = base64.b64encode(hashlib.sha256(b"".join(digests)).digest()).decode() + f"-{len(blocks)}"
+    assert given == (in_parts if len(blocks) > 1 else base64.b64encode(digests[0]).decode())
+
+
+def test_every_request_says_that_the_requester_pays(proxy: Proxy, s3: S3Config, prefix: str) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def note(method: str, path: str, headers: dict[str, str]) -> None:
+        if path != f"/{BUCKET}":  # whether the bucket is there costs nothing
+            asked.append((f"{method} {path}", headers.get("x-amz-request-payer")))
+
+    proxy.rewrite = note
+    store = in_bucket(prefix, s3, endpoint=proxy.endpoint, requester_pays=True)
+    store.put("x", b"1")
+    assert store.swap("x", b"1", b"2")
+    assert store.get("x") == store.open("x").read() == b"2"
+    assert store.find("a name\twith a tab") is None
+    assert names(store) == {"x"}
+    assert store.folders("") == []
+    store.delete("x")
+    assert len(asked) >= 9
+    assert {payer for _, payer in asked} == {"requester"}, asked
+
+
+WRITES: dict[str, tuple[Callable[[Store], bool | None], list[str], tuple[bytes | None, bytes | None]]] = {
+    "put": (lambda store: store.put("x", b"new"), ["PUT", "PUT"], (b"new", None)),
+    "delete": (lambda store: store.delete("x"), ["POST", "POST"], (None, None)),
+    "swap": (lambda store: store.swap("x", b"old", b"new"), ["GET", "PUT", "PUT", "GET"], (b"new", None)),
+    "create": (lambda store: store.swap("y", None, b"new"), ["GET", "PUT", "PUT", "GET"], (b"old", b"new")),
+}
+"""What to do, the requests that it takes where the first that writes is lost, and what x and y are then."""
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_write_whose_connection_is_reset_is_repeated(proxy: Proxy, s3: S3Config, prefix: str, name: str) -> None:
+    act, requests, left = WRITES[name]
+    store = in_bucket(prefix, s3, endpoint=proxy.endpoint)
+    store.put("x", b"old")
+    before = len(proxy.log)
+
+    def arm(method: str, *_: object) -> None:
+        """For the request that comes next: the fault of this one has been chosen."""
+        proxy.reset = int(method == "GET" and not proxy.injected)
+
+    proxy.reset, proxy.rewrite = int(requests[0] != "GET"), arm
+    assert act(store) in {None, True}
+    assert [request.method for request in proxy.log[before:]] == requests
+    assert proxy.injected == {"reset": 1}
+    assert (store.find("x"), store.find("y")) == left
+
+
+def test_broken_connections_change_no_answer(proxy: Proxy, s3: S3Config, prefix: str) -> None:
+    """Among them those whose request was carried out, and was refused when it came again."""
+    store, count = in_bucket(prefix, s3, endpoint=proxy.endpoint), 8
+    proxy.reset, proxy.truncated = 0.2, 0.2
+    for number in range(count):
+        name, last = f"r/{number}/x", str(number).encode()
+        assert store.find(name) is None
+        assert store.swap(name, None, b"first")
+        assert not store.swap(name, None, b"other")
+        assert store.swap(name, b"first", last)
+        assert store.get(name) == last
+    assert store.folders("r") == sorted(map(str, range(count)))
+    assert len(names(store)) == count
+    for number in range(count):
+        store.delete(f"r/{number}/x")
+    assert names(store) == set()
+    assert set(proxy.injected) == {"reset", "truncated"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +18,14 @@ import pyarrow.compute as pc
 
 from fruitpipe.config import Environment, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, client_of
+from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, Place, botocore_client, client_of
 from fruitpipe.objects.file import BUFFER, ObjectFile
-from fruitpipe.objects.refusal import code_of, explain, explained
+from fruitpipe.objects.patience import Patience, insist
+from fruitpipe.objects.refusal import explain, explained
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, PutMode, UpdateVersion
+    from obstore.store import ObjectStore
 
 PAGE = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
 CONTENTS = ("Key", "Size", "ETag")
@@ -37,7 +41,12 @@ class Found(NamedTuple):
     """An object's content and its version."""
 
     data: memoryview
-    etag: str
+    version: UpdateVersion
+    """What the store compares: S3 and Azure etags, Google Cloud Storage a number."""
+
+
+opening = threading.Lock()
+"""A worker's 32 threads ask for their bucket at one time: the first one opens it, the others get what it got."""
 
 
 @dataclass(frozen=True)
@@ -54,33 +63,56 @@ class Bucket:
     def url(self) -> str:
         return self.place.url
 
+    def client(self, retries: int = LATER) -> ObjectStore:
+        """This process' connection.
+
+        Raises UserError in the child of a process that has used one: obstore's threads do not come along, and it would
+        wait for them forever.
+        """
+        if first_user() != os.getpid():
+            raise UserError(
+                "this process was forked from one that had used an object store: start it by `spawn` "
+                "(multiprocessing.get_context), or fork before that."
+            )
+        return client_of(self.place, retries)
+
     def check(self, prefix: str) -> None:
         """Raise UserError at once where the bucket cannot be listed, as after a typo."""
         import obstore
 
         unnameable = (ValueError, obstore.exceptions.InvalidPathError)  # shows as well that the store answers
         with explained(self.place, "list", prefix), suppress(*unnameable):
-            next(iter(obstore.list(client_of(self.place, AT_FIRST), prefix or None, chunk_size=1)), None)
+            insist(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
 
     def pages(self, prefix: str, last: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below a folder that come after a key, as batches of the schema PAGE, ordered by key."""
         import obstore
 
+        patience = Patience()
         with explained(self.place, "list", prefix):
-            try:
-                found = obstore.list(
-                    client_of(self.place), prefix or None, offset=last or None, chunk_size=1000, return_arrow=True
-                )
-                for page in found:
-                    batch = to_page(*(pa.array(page[name]) for name in ("path", "size", "e_tag")))
-                    last = batch["key"][-1].as_py()
-                    yield batch
-            except (ValueError, obstore.exceptions.InvalidPathError):
-                if self.place.scheme != "s3":
-                    raise UserError(
-                        f"{self.url} has a key with control characters after {last!r}: rename it."
-                    ) from None
-                yield from self._pages_of_any(prefix, last)
+            while True:
+                try:
+                    for batch in self._pages(prefix, last):
+                        patience, last = Patience(), batch["key"][-1].as_py()
+                        yield batch
+                except (ValueError, obstore.exceptions.InvalidPathError):
+                    if self.place.scheme != "s3":
+                        raise UserError(
+                            f"{self.url} has a key with control characters after {last!r}: rename it."
+                        ) from None
+                    yield from self._pages_of_any(prefix, last)
+                except obstore.exceptions.GenericError as error:
+                    patience.wait(error)
+                    continue
+                return
+
+    def _pages(self, prefix: str, last: str) -> Iterator[pa.RecordBatch]:
+        """As `pages`, until a connection breaks."""
+        import obstore
+
+        client, after = self.client(), last or None
+        for page in obstore.list(client, prefix or None, offset=after, chunk_size=1000, return_arrow=True):
+            yield to_page(*(pa.array(page[name]) for name in ("path", "size", "e_tag")))
 
     def _pages_of_any(self, prefix: str, last: str) -> Iterator[pa.RecordBatch]:
         """As `pages`, where there are keys that obstore refuses: control characters, `//`."""
@@ -93,8 +125,7 @@ class Bucket:
         if self.place.s3.requester_pays:
             options["RequestPayer"] = "requester"
         pages = botocore_client(self.place).get_paginator("list_objects_v2")
-        below = f"{prefix}/" if prefix else ""
-        yield from pages.paginate(Bucket=self.place.name, Prefix=below, StartAfter=last, **options)
+        yield from pages.paginate(Bucket=self.place.name, Prefix=below(prefix), StartAfter=last, **options)
 
     def split_after(self, prefix: str, last: str) -> tuple[list[str], list[pa.RecordBatch]] | None:
         """What comes after a key: folders right below the prefix, and objects that are in none.
@@ -103,24 +134,27 @@ class Bucket:
         """
         if self.place.scheme != "s3":
             return None
-        folders: list[str] = []
-        pages = []
+        start = below(prefix)
+        # The key's own folder may have more: Ceph does not tell, and SeaweedFS tells of folders within it instead.
+        inside, pages = [last], []
         with explained(self.place, "list", prefix):
             for answer in self._list(prefix, last, Delimiter="/"):
-                folders += [each["Prefix"].rstrip("/") for each in answer.get("CommonPrefixes", [])]
-                if not folders:
+                inside += [each["Prefix"] for each in answer.get("CommonPrefixes", [])]
+                folders = dict.fromkeys(key[: key.find("/", len(start))] for key in inside if "/" in key[len(start) :])
+                # A folder without a name, as in a//b, cannot be listed alone.
+                if not folders or start in folders:
                     return None
                 if found := answer.get("Contents"):
                     pages.append(to_page(*(pa.array([each[name] for each in found]) for name in CONTENTS)))
-        return folders, pages
+        return list(folders), pages
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below one, sorted."""
         import obstore
 
         with explained(self.place, "list", prefix):
-            found = obstore.list_with_delimiter(client_of(self.place), prefix or None)["common_prefixes"]
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+            found = insist(lambda: obstore.list_with_delimiter(self.client(), prefix or None))
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
     def get(self, key: str, etag: str | None = None, max_bytes: int | None = None) -> Found:
         """An object. Raises Changed where its etag is not `etag`, and OverflowError beyond `max_bytes`, unread."""
@@ -128,24 +162,34 @@ class Bucket:
 
         with explained(self.place, "read", key):
             try:
-                answer = obstore.get(client_of(self.place), key, options=self._if_match(etag))
+                return insist(lambda: self._get(key, etag, max_bytes))
             except obstore.exceptions.PreconditionError:
                 raise Changed from None
             except ValueError:
-                return self._get_any(key, etag)
-            if max_bytes is not None and answer.meta["size"] > max_bytes:
-                raise OverflowError
-            return Found(memoryview(answer.bytes()), answer.meta["e_tag"] or "")
+                return self._get_any(key, etag, max_bytes)
 
-    def _if_match(self, etag: str | None) -> GetOptions:
-        return {"if_match": f'"{etag}"' if self.place.scheme == "s3" else etag} if etag else {}
+    def _get(self, key: str, etag: str | None, max_bytes: int | None) -> Found:
+        import obstore
 
-    def _get_any(self, key: str, etag: str | None) -> Found:
+        condition: GetOptions = {"if_match": f'"{etag}"'} if etag else {}
+        answer = obstore.get(self.client(), key, options=condition)
+        if etag and (answer.meta["e_tag"] or "").strip('"') != etag:  # some accept conditions and pass over them
+            raise Changed
+        if max_bytes is not None and answer.meta["size"] > max_bytes:
+            raise OverflowError
+        version: UpdateVersion = {"e_tag": answer.meta["e_tag"] or ""}
+        if number := answer.meta["version"]:
+            version["version"] = number
+        return Found(memoryview(answer.bytes()), version)
+
+    def _get_any(self, key: str, etag: str | None, max_bytes: int | None) -> Found:
         """As `get`, of a key that obstore refuses."""
         if self.place.scheme != "s3":
             raise FileNotFoundError(key)
         client = botocore_client(self.place)
         options = {"IfMatch": f'"{etag}"'} if etag else {}
+        if self.place.s3.requester_pays:
+            options["RequestPayer"] = "requester"
         try:
             answer = client.get_object(Bucket=self.place.name, Key=key, **options)
         except client.exceptions.NoSuchKey:
@@ -154,11 +198,17 @@ class Bucket:
             if error.response["Error"]["Code"] in {"PreconditionFailed", "412"}:
                 raise Changed from None
             raise
-        return Found(memoryview(answer["Body"].read()), answer["ETag"])
+        if max_bytes is not None and answer["ContentLength"] > max_bytes:
+            answer["Body"].close()
+            raise OverflowError
+        return Found(memoryview(answer["Body"].read()), {"e_tag": answer["ETag"]})
 
-    def open(self, key: str) -> io.BufferedReader:
-        """A seekable file for reading."""
-        return io.BufferedReader(ObjectFile(self.place, key), BUFFER)
+    def open(self, key: str) -> io.BufferedIOBase:
+        """A seekable file for reading; held in memory where obstore refuses its key."""
+        try:
+            return io.BufferedReader(ObjectFile(self, key), BUFFER)
+        except ValueError:
+            return io.BytesIO(self.get(key).data)
 
     def put(self, key: str, data: bytes | memoryview | Path) -> None:
         """Write a whole object; readers see the old one or the new one."""
@@ -168,39 +218,33 @@ class Bucket:
         body = data if isinstance(data, Path) else memoryview(data).cast("B")
         size = body.stat().st_size if isinstance(body, Path) else len(body)
         with explained(self.place, "write", key):
-            obstore.put(client_of(self.place), key, body, tags=self.place.s3.tags or None, use_multipart=size >= LARGE)
+            obstore.put(self.client(), key, body, tags=self.place.s3.tags or None, use_multipart=size >= LARGE)
 
-    def put_if(self, key: str, data: bytes, etag: str | None) -> bool:
-        """Write an object where the one that is there has this etag (None: where there is none); say whether it did."""
+    def put_if(self, key: str, data: bytes, found: Found | None) -> bool:
+        """Write an object where `found` is still there (None: where there is none); say whether it did."""
         import obstore
 
         refused = (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError)
+        mode: PutMode = found.version if found else "create"
+        tags, mine = self.place.s3.tags or None, {"writer": uuid.uuid4().hex}
         with explained(self.place, "write", key):
             try:
-                obstore.put(
-                    client_of(self.place),
-                    key,
-                    data,
-                    mode={"e_tag": etag} if etag else "create",
-                    tags=self.place.s3.tags or None,
-                )
+                insist(lambda: obstore.put(self.client(), key, data, attributes=mine, mode=mode, tags=tags))
             except refused:
                 # A repeated request is refused if the first one was carried out and its answer lost.
                 try:
-                    return bytes(self.get(key).data) == data
+                    answer = insist(lambda: obstore.get(self.client(), key))
                 except FileNotFoundError:
                     return False
+                return answer.attributes.get("writer") == mine["writer"]
             return True
 
     def delete(self, key: str) -> None:
         """Deleting what is not there is no error."""
         import obstore
 
-        with explained(self.place, "delete", key):
-            try:
-                obstore.delete(client_of(self.place), key)
-            except FileNotFoundError:
-                return
+        with explained(self.place, "delete", key), suppress(FileNotFoundError):
+            insist(lambda: obstore.delete(self.client(), key))
 
     def abort_uploads(self, prefix: str) -> int:
         """Clear away what uploads in parts left behind that never ended; say how many there were. S3 only."""
@@ -208,13 +252,25 @@ class Bucket:
             return 0
         client, count = botocore_client(self.place), 0
         with explained(self.place, "delete", prefix):
-            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self.place.name, Prefix=prefix):
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.place.name, Prefix=below(prefix)):
                 for upload in page.get("Uploads", []):
                     client.abort_multipart_upload(
                         Bucket=self.place.name, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
                     count += 1
         return count
+
+
+@lru_cache
+def first_user() -> int:
+    """The process that obstore's threads are in; forked ones inherit the answer."""
+    return os.getpid()
+
+
+def below(prefix: str) -> str:
+    """What keys below a prefix begin with."""
+    return f"{prefix}/" if prefix else ""
 
 
 def to_page(*columns: pa.Array) -> pa.RecordBatch:
@@ -233,10 +289,11 @@ def split(url: str) -> tuple[str, str, str]:
 def open_bucket(url: str, s3: S3Config) -> Bucket:
     """The bucket of a URL.
 
-    Raises UserError where there are no credentials, no such bucket, or where it lives outside `s3.region`.
+    Raises UserError where nothing answers, where there are no credentials, or where it lives outside `s3.region`.
     """
     scheme, name, _ = split(url)
-    return _open(os.getpid(), f"{scheme}://{name}", s3.model_dump_json())
+    with opening:
+        return _open(os.getpid(), f"{scheme}://{name}", s3.model_dump_json())
 
 
 @lru_cache
@@ -245,13 +302,21 @@ def _open(pid: int, url: str, s3_json: str) -> Bucket:
     s3 = S3Config.model_validate_json(s3_json)
     if scheme != "s3":
         return Bucket(Place(scheme, name, None, None, s3))
-    region = s3.region or Environment.read().aws_region
-    resolved = botocore_client(Place("s3", name, s3.endpoint, region, s3)).meta
+    environment = Environment.read()
+    asked = Place("s3", name, s3.endpoint, s3.region or environment.aws_region, s3)
+    Credentials()  # at first, since whoever else finds none has no words for it
+    try:
+        with explained(asked, "list"):
+            resolved = botocore_client(asked).meta
+    except ValueError as error:
+        raise explain(error, asked, "list") from error
     aws = resolved.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     place = Place("s3", name, None if aws else resolved.endpoint_url, region_or_default(resolved), s3)
     if (place.endpoint or "").startswith("http://") and not s3.allow_http:
         raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or say s3.allow_http: true.")
-    if (aws or s3.region) and (actual := region_of(place)) not in {None, place.region}:
+    # Before there are workers, the driver has had an answer.
+    actual = region_of(place, LATER if environment.worker else AT_FIRST)
+    if (aws or s3.region) and actual not in {None, place.region}:
         if s3.region:
             raise UserError(
                 f"{place.url} is in {actual}, but s3.region is {s3.region}: nothing was read or written. Use a bucket "
@@ -266,17 +331,26 @@ def region_or_default(resolved: Any) -> str:
     return "us-east-1" if resolved.region_name in {None, "aws-global"} else str(resolved.region_name)
 
 
-def region_of(place: Place) -> str | None:
-    """Region that a bucket lives in; None where the store does not tell."""
-    client = botocore_client(place, AT_FIRST)
+def region_of(place: Place, retries: int) -> str | None:
+    """Region that a bucket lives in; None where the store does not tell. Raises UserError where nothing answers."""
+    client = botocore_client(place, retries)
+    with explained(place, "list"):
+        headers = head(client, place.name)
+    if "text/html" in headers.get("content-type", ""):
+        raise UserError(f"{place.server} is a web site, not an object store: check s3.endpoint and its port.")
+    region = headers.get("x-amz-bucket-region")
+    return str(region) if region else None
+
+
+def head(client: Any, name: str) -> dict[str, str]:
+    """Headers of the answer to a question about a bucket. Refusals have them too; the next request will say why."""
     try:
-        answer = client.head_bucket(Bucket=place.name)
+        answer = client.head_bucket(Bucket=name)
+    except RecursionError:  # botocore's answer to a redirect that does not say where to
+        return {}
     except client.exceptions.ClientError as error:
         answer = error.response
-        if code_of(error) in {"404", "NoSuchBucket"}:
-            missing = f"An error occurred (NoSuchBucket): {place.name}"
-            raise explain(RuntimeError(missing), place, "list") from None
-    except Exception as error:
-        raise explain(error, place, "list") from error
-    region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-    return str(region) if region else None
+        if answer["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            raise
+    headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+    return headers

@@ -7,6 +7,9 @@ request alike. botocore renews them by itself; clients ask it again every few se
 from __future__ import annotations
 
 import os
+import ssl
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fruitpipe.config import Environment, S3Config
 from fruitpipe.errors import UserError
+from fruitpipe.objects.refusal import no_credentials
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -26,6 +30,8 @@ AT_FIRST = 2
 """Retries of the first request, where a typo is likelier than a fault."""
 LATER = 30
 """Retries once a store has answered: two to three minutes, as a restarted server needs."""
+making = threading.Lock()
+"""A client takes a tenth of a second and asks for credentials: threads that want the same at one time get one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Place:
 
 def client_of(place: Place, retries: int = LATER) -> ObjectStore:
     """This process' client of a bucket. Clients do not survive a fork: the child makes its own."""
-    return _client(os.getpid(), place.url, place.endpoint, place.region, place.s3.model_dump_json(), retries)
+    with making:
+        return _client(os.getpid(), place.url, place.endpoint, place.region, place.s3.model_dump_json(), retries)
 
 
 @lru_cache
@@ -70,10 +77,11 @@ def _client(pid: int, url: str, endpoint: str | None, region: str | None, s3_jso
     }
     scheme, _, name = url.partition("://")
     if scheme == "gs":
-        if environment.gcs_emulator:
+        if host := environment.gcs_emulator:
             return stores.GCSStore(
                 name,
-                config={"base_url": environment.gcs_emulator, "skip_signature": True},
+                # It takes any token. Without one, obstore would look for credentials as soon as it writes.
+                config={"base_url": host if "://" in host else f"http://{host}", "bearer_token": "none"},
                 client_options=options | {"allow_http": True},
                 retry_config=patience,
             )
@@ -104,19 +112,25 @@ class Credentials:
     """botocore's default chain, in the form that obstore asks for. Raises UserError where no link of it has any."""
 
     def __init__(self) -> None:
-        self._credentials = session().get_credentials()
-        if self._credentials is None:
+        try:
+            self._credentials = session().get_credentials()
+            self._last = self._credentials and self._credentials.get_frozen_credentials()
+        except Exception as error:
+            raise no_credentials(error) from error
+        if self._last is None:
             raise UserError(
                 "no AWS credentials: log in (`aws sso login`), set AWS_PROFILE, or give this machine or pod a role. "
                 "`fruitpipe doctor` says what was looked at."
             )
 
     def __call__(self) -> S3Credential:
-        frozen = self._credentials.get_frozen_credentials()
+        # botocore renews ten minutes before the end. Until then the last ones will do, if who gives them is away.
+        with suppress(Exception):
+            self._last = self._credentials.get_frozen_credentials()
         return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
+            "access_key_id": self._last.access_key,
+            "secret_access_key": self._last.secret_key,
+            "token": self._last.token,
             "expires_at": datetime.now(UTC) + ASK_AGAIN,
         }
 
@@ -129,7 +143,8 @@ def session() -> Any:
 
 def botocore_client(place: Place, retries: int = LATER) -> Any:
     """For what obstore cannot do: keys that it cannot name, where a bucket lives, unfinished uploads, who we are."""
-    return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3.model_dump_json(), retries)
+    with making:
+        return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3.model_dump_json(), retries)
 
 
 @lru_cache
@@ -139,8 +154,9 @@ def _botocore_client(pid: int, endpoint: str | None, region: str | None, s3_json
     environment, s3 = Environment.read(), S3Config.model_validate_json(s3_json)
     config = Config(
         s3={"addressing_style": "path" if path_style(s3, endpoint) else "virtual"},
-        retries={"mode": "standard", "total_max_attempts": retries},
-        connect_timeout=5,
+        retries={"mode": "standard", "total_max_attempts": retries + 1},
+        connect_timeout=3 if retries == AT_FIRST else 5,
+        read_timeout=5 if retries == AT_FIRST else 60,
     )
     return session().create_client(
         "s3", region_name=region, endpoint_url=endpoint, verify=authority(s3, environment), config=config
@@ -152,7 +168,13 @@ def path_style(s3: S3Config, endpoint: str | None) -> bool:
 
 
 def authority(s3: S3Config, environment: Environment) -> str | None:
-    """PEM file of those whose certificates to trust besides the usual ones. Raises UserError where it is not there."""
-    if s3.ca_file and not Path(s3.ca_file).is_file():
-        raise UserError(f"no file {s3.ca_file}: s3.ca_file names the PEM file of the endpoint's authority.")
-    return s3.ca_file or environment.aws_ca_file
+    """PEM file of those whose certificates to trust besides the usual ones. Raises UserError where it is none."""
+    name, file = ("s3.ca_file", s3.ca_file) if s3.ca_file else ("AWS_CA_BUNDLE", environment.aws_ca_file)
+    if file:
+        try:
+            ssl.create_default_context(cafile=file)
+        except OSError as error:
+            why = "it has no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+            advice = f"{name} names the PEM file of the endpoint's authority"
+            raise UserError(f"cannot use {file}, {why}: {advice}.") from error
+    return file

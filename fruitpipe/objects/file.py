@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from fruitpipe.objects.clients import client_of
 from fruitpipe.objects.refusal import explained
 
 if TYPE_CHECKING:
-    from fruitpipe.objects.clients import Place
+    from fruitpipe.objects.bucket import Bucket
 
 BUFFER = 1 << 16
 """Bytes read at least, so that the end of a Parquet file with its index is one request."""
@@ -18,12 +17,12 @@ BUFFER = 1 << 16
 class ObjectFile(io.RawIOBase):
     """A seekable file for reading. Raises FileNotFoundError where there is no such object."""
 
-    def __init__(self, place: Place, key: str) -> None:
+    def __init__(self, bucket: Bucket, key: str) -> None:
         import obstore
 
-        self._place, self._key, self._position = place, key, 0
-        with explained(place, "read", key):
-            self._size = obstore.head(client_of(place), key)["size"]
+        self._bucket, self._key, self._position = bucket, key, 0
+        with explained(bucket.place, "read", key):
+            self._size = obstore.head(bucket.client(), key)["size"]
 
     def readable(self) -> bool:
         return True
@@ -45,8 +44,8 @@ class ObjectFile(io.RawIOBase):
         end = min(self._position + len(buffer), self._size)
         if end <= self._position:
             return 0
-        with explained(self._place, "read", self._key):
-            data = obstore.get_range(client_of(self._place), self._key, start=self._position, end=end)
+        with explained(self._bucket.place, "read", self._key):
+            data = obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

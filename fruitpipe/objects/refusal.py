@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from itertools import product
+from typing import TYPE_CHECKING, Literal
 
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects.clients import Place
+
+if TYPE_CHECKING:
+    from fruitpipe.objects.clients import Place
 
 Action = Literal["list", "read", "write", "delete"]
 RIGHT = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
@@ -24,12 +27,30 @@ class NoBucket(UserError):
 
 
 REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
+    (
+        "GCS error: (Error performing token request|Unable to (open|decode) service account)",
+        UserError,
+        "no valid credentials for {server}: log in (`gcloud auth application-default login`), name a service account's "
+        "key file in GOOGLE_APPLICATION_CREDENTIALS, or give this machine or pod a service account.",
+    ),
+    ("Azure error: Account must be specified", UserError, "no Azure account: set AZURE_STORAGE_ACCOUNT_NAME."),
+    (
+        "Azure error: (Error performing token request|Invalid Access Key)|<Code>AuthenticationFailed",
+        UserError,
+        "no valid credentials for {server}: set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, log in "
+        "(`az login`, AZURE_USE_AZURE_CLI=true), or give this machine or pod an identity.",
+    ),
+    (
+        "ContainerNotFound",
+        NoBucket,
+        "no container {bucket} at {server}: check its name and AZURE_STORAGE_ACCOUNT_NAME.",
+    ),
     ("NoSuchBucket", NoBucket, "no bucket {bucket} at {server}: check its name, s3.endpoint and s3.region."),
     (
         "InvalidAccessKeyId",
         UserError,
-        "{server} does not know the access key: credentials of another account or store, or revoked ones. "
-        "`fruitpipe doctor` says where they come from.",
+        "{server} does not know the access key: it is of another account or store, was revoked, or its session has "
+        "expired. Log in again; `fruitpipe doctor` says where it comes from.",
     ),
     (
         "SignatureDoesNotMatch",
@@ -51,7 +72,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         UserError,
         "{url} is in another region than {region}: set s3.region to where it is.",
     ),
-    ("SlowDown|ServiceUnavailable", FruitpipeError, "{server} kept asking to slow down. What was computed is kept."),
+    ("SlowDown|Service ?Unavailable", FruitpipeError, "{server} kept asking to slow down. What was computed is kept."),
     (
         "InvalidContentType|WRONG_VERSION_NUMBER|record layer",
         UserError,
@@ -64,17 +85,42 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         "the certificate of {server} is not trusted: give its authority's PEM file as s3.ca_file.",
     ),
     (
+        "lookup address|dns error|resolve host|Name or service not known",
+        UserError,
+        "cannot find {server} (no such host): check s3.endpoint, and the network.",
+    ),
+    (
         "ConnectionRefused|Could not connect to the endpoint",
         UserError,
         "nothing answers at {server}: check s3.endpoint, and that the server runs.",
     ),
-    ("lookup address|dns error", UserError, "no such host: {server}. Check s3.endpoint, and the network."),
+    (
+        "(?i:connect|read) timeout|timed out",
+        UserError,
+        "{server} does not answer in time: check s3.endpoint, and what is between (VPN, firewall, proxy).",
+    ),
+    (
+        "UnexpectedMessage|Connection was closed before",
+        UserError,
+        "{server} hangs up without an answer: check the port of s3.endpoint.",
+    ),
     (
         "AccessDenied|403 Forbidden|AccountProblem|AllAccessDisabled|lacked",
         Forbidden,
         "no right to {action} {url}{right}: ask for it, or use other credentials{advice}.",
     ),
-    ("404 Not Found", UserError, "{server} answers, but not as an object store: check s3.endpoint."),
+    (
+        r"404 Not Found|(?s:performing GET (?!.*<Code>).*status code: 4)",
+        UserError,
+        "{server} answers, but not as an object store: check s3.endpoint.",
+    ),
+    (
+        "Invalid endpoint|not a valid URI",
+        UserError,
+        "no address of a server in s3.endpoint or AWS_ENDPOINT_URL: write it as https://host:port.",
+    ),
+    ("region_name", UserError, "{region} is no region: set s3.region or AWS_REGION to one such as eu-west-3."),
+    ("Parameter validation failed", UserError, "{bucket} is no name of a bucket: check the URL."),
 )
 """What to look for in a client's error, in this order; what it means."""
 
@@ -110,27 +156,27 @@ def code_of(error: BaseException) -> str:
 
 def explain(error: BaseException, place: Place, action: Action, key: str = "") -> FruitpipeError:
     """The error of a client, as one of ours."""
-    text = str(error)
+    text = f"{error} {getattr(error, 'kwargs', {}).get('error', '')}"  # botocore keeps the cause apart
     url = f"{place.url}/{key}" if key else place.url
-    if (cause := re.search(r"External AWS credential provider: (?:\w+: )?(.+)", text)) or no_credentials(error):
-        why = cause[1] if cause else one_line(text)
-        return UserError(
-            f"no AWS credentials: {why.rstrip('.')}. Log in again; `fruitpipe doctor` says what was tried."
-        )
+    if type(error).__module__ == "botocore.exceptions" and "Credential" in type(error).__name__:
+        return no_credentials(error)
     right = f" ({RIGHT[action]})" if place.scheme == "s3" else ""
-    advice = "; with the right to read alone, give a manifest of the images" if action == "list" else ""
-    said = text.replace(place.name, "").replace(key, "") if key else text.replace(place.name, "")  # names say nothing
-    for pattern, kind, message in REASONS:
-        if re.search(pattern, said):
+    advice = "; images that a manifest names need no listing" if action == "list" else ""
+    names = "|".join(re.escape(name) for name in (place.name, key) if name)
+    said = re.sub(rf"(?<!\w)({names})(?!\w)", "", text)  # a bucket's name is no symptom
+    for word, (pattern, kind, message) in product((code_of(error), said), REASONS):
+        if re.search(pattern, word):
             facts = {"bucket": place.name, "server": place.server, "region": place.region, "url": url}
             return kind(message.format(**facts, action=action, right=right, advice=advice))
     return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. What was computed is kept: run again.")
 
 
-def no_credentials(error: BaseException) -> bool:
-    return type(error).__module__ == "botocore.exceptions" and "Credential" in type(error).__name__
+def no_credentials(error: BaseException) -> UserError:
+    """Why a link of botocore's chain failed; some read files, some run programs."""
+    why = one_line(str(error)) or type(error).__name__
+    return UserError(f"no AWS credentials: {why}. Log in again; `fruitpipe doctor` says what was tried.")
 
 
 def one_line(text: str) -> str:
     """The first line, without what the server said in XML."""
-    return re.sub(r"<\?xml.*", "", text.strip().splitlines()[0])[:300].rstrip(" :.")
+    return re.sub(r"<\?xml.*", "", text.strip().partition("\n")[0])[:300].rstrip(" :.")

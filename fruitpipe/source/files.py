@@ -14,7 +14,7 @@ import pyarrow as pa
 from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS, BadImage
 from fruitpipe.layout import MARKER
-from fruitpipe.source.listing import WILD, split_glob, to_listing
+from fruitpipe.source.listing import split_glob, to_listing
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
 
@@ -28,10 +28,11 @@ def list_folder(name: str, by_parent: bool, batch: int) -> Iterator[pa.RecordBat
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """
     folder, pattern = root_of(name)
+    start = len(name_of(os.path.join(folder, "")))  # noqa: PTH118 - a Path has no slash at its end, but for /
     rows: list[tuple[str, str, int]] = []
     for entry in walk(folder):
         path = name_of(entry.path)
-        if pattern is None or pattern.match(path):
+        if pattern is None or pattern.match(path, start):
             size, etag = size_and_etag(entry)
             rows.append((path, etag, size))
         if len(rows) == batch:
@@ -43,15 +44,14 @@ def list_folder(name: str, by_parent: bool, batch: int) -> Iterator[pa.RecordBat
 
 def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
     """The folder to search, and what to take of it. Raises UserError where there is no such folder."""
-    # A folder may have a wild name of its own.
-    literal = os.path.exists(name)  # noqa: PTH110 - Path.exists raises for names that are too long
-    wild = not literal and WILD.search(name)
-    folder, pattern = split_glob(str(Path(name).absolute())) if wild else (name, None)
-    root = Path(folder or "/").absolute()
-    if not os.path.exists(root):  # noqa: PTH110
-        raise UserError(f"no folder {folder}: check the path of the images.")
+    path = Path(name).absolute()
+    # What is there is meant as it is: folders may have wild names of their own.
+    root = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - names may be too long
+    folder, pattern = split_glob("" if root == path else str(path.relative_to(root)))
+    if folder:
+        raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
-        raise UserError(f"{folder} is not a folder: give the folder that holds the images, or a manifest of them.")
+        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a manifest of them.")
     return root, pattern
 
 

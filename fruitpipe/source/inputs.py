@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -49,7 +49,7 @@ def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[p
 
 
 def kind_of(name: str) -> Literal["manifest", "bucket", "folder"]:
-    if name.lower().endswith(manifests.SUFFIXES) and not Path(name).is_dir():
+    if name.lower().endswith(manifests.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
         return "manifest"
     return "bucket" if is_remote(name) else "folder"
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
+from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS
 
 LISTING = pa.schema(
@@ -49,8 +50,14 @@ def are_images(names: pa.Array) -> pa.Array:
 
 
 def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
-    """The folder that a glob starts from, and a pattern of whole paths; no pattern where there is nothing wild."""
+    """The folder that a glob starts from, and a pattern of whole paths; no pattern where there is nothing wild.
+
+    Raises UserError where `**` is not a whole folder.
+    """
     wild = WILD.search(path)
     if wild is None:
         return path, None
-    return path[: wild.start()].rpartition("/")[0], re.compile(glob_translate(path))
+    try:
+        return path[: wild.start()].rpartition("/")[0], re.compile(glob_translate(path))
+    except ValueError:
+        raise UserError(f"{path}: ** stands for folders, as in photos/**/*.jpg.") from None

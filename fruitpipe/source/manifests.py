@@ -1,16 +1,19 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
-A column `path` is needed; `label`, `etag` and `size` are used where they are there. Paths that are not absolute start
-from the manifest's folder. Files on disk are looked at for their etags; an object whose etag nobody says counts as one
-that never changes, so that a manifest costs no request for each image.
+A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. Paths that are not
+absolute start from the manifest's folder. Files on disk are looked at for their etags; an object whose etag nobody says
+counts as one that never changes, so that a manifest costs no request for each image.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -19,15 +22,16 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from fruitpipe.config import S3Config, is_remote, local_path
+from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
 from fruitpipe.source.files import size_and_etag
-from fruitpipe.source.listing import BATCH, IMAGE, to_listing
+from fruitpipe.source.listing import BATCH, are_images, parents_of, to_listing
 from fruitpipe.store import open_store
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
-REMOTE = r"^[a-z0-9]+://"
+REMOTE = rf"^{SCHEME.pattern}"
+OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
 BLOCK = 8 << 20
 """Bytes of CSV or JSON read at once."""
 
@@ -55,90 +59,102 @@ def split_name(name: str) -> tuple[str, str]:
 def list_manifest(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
     """Images of a manifest, as batches of LISTING. Raises UserError where it is damaged or has no paths."""
     try:
-        if name.endswith("manifest.json"):
+        if name.lower().endswith("manifest.json"):
             yield from list_inventory(name, by_parent, s3)
             return
-        for table in read(name, s3):
-            if "path" not in table.column_names:
-                found = ", ".join(table.column_names)
-                raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
-            yield from listing_of(table, split_name(name)[0], by_parent)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {name}: {str(error).splitlines()[0]}.") from error
+        for rows in read(name, s3):
+            yield listing_of(rows, split_name(name)[0], by_parent)
+    except (ValueError, KeyError, OSError, csv.Error, pa.ArrowException) as error:
+        raise UserError(f"cannot read {name}: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
 def read(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
-    """Batches of a manifest's columns as they are."""
+    """Batches of those of a manifest's columns that matter, as they are."""
     with open_manifest(name, s3) as file:
-        suffix = name.lower().rpartition(".")[2]
-        if suffix == "parquet":
-            yield from pq.ParquetFile(file).iter_batches(BATCH)
-        elif suffix == "csv":
-            yield from read_csv(file, None)
-        elif suffix == "txt":
-            yield from read_lines(file)
-        else:
-            # Columns may be missing from some rows; naming their types makes them null there.
-            options = pa.json.ParseOptions(
-                explicit_schema=pa.schema(list(SCHEMA.items())), unexpected_field_behavior="ignore"
-            )
-            yield from pa.json.open_json(file, pa.json.ReadOptions(block_size=BLOCK), options)
+        match name.lower().rpartition(".")[2]:
+            case "parquet":
+                parquet = pq.ParquetFile(file)
+                yield from parquet.iter_batches(BATCH, columns=known(name, parquet.schema_arrow.names))
+            case "csv":
+                yield from read_csv(file, {column: SCHEMA[column] for column in known(name, header_of(file))})
+            case "txt":
+                yield from read_lines(file)
+            case _:
+                first = next(filter(bytes.strip, file), b"")
+                known(name, pa.json.read_json(pa.BufferReader(first)).column_names)
+                file.seek(0)
+                # Columns may be missing from some rows; naming their types makes them null there.
+                options = pa.json.ParseOptions(
+                    explicit_schema=pa.schema(list(SCHEMA.items())), unexpected_field_behavior="ignore"
+                )
+                yield from pa.json.open_json(file, pa.json.ReadOptions(block_size=BLOCK), options)
 
 
-def read_csv(file: BinaryIO, names: list[str] | None) -> Iterator[pa.RecordBatch]:
-    """CSV with a header line, or with the names given."""
-    return iter(
-        pa.csv.open_csv(
-            file,
-            pa.csv.ReadOptions(block_size=BLOCK, column_names=names),
-            pa.csv.ParseOptions(newlines_in_values=True),
-            pa.csv.ConvertOptions(
-                column_types=SCHEMA if names is None else dict.fromkeys(names, pa.string()), strings_can_be_null=True
-            ),
-        )
+def known(name: str, columns: Sequence[str]) -> list[str]:
+    """Those of a manifest's columns that matter. Raises UserError where the paths are not among them."""
+    if not columns:
+        raise UserError(f"{name} is empty: it must name images.")
+    if "path" not in columns:
+        found = ", ".join(columns)
+        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
+    return [column for column in SCHEMA if column in columns]
+
+
+def header_of(file: BinaryIO) -> list[str]:
+    """Names of the columns of a CSV file."""
+    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    names = next(filter(None, csv.reader(text)), [])
+    text.detach().seek(0)
+    return names
+
+
+def read_csv(file: BinaryIO, types: dict[str, pa.DataType], names: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The columns of these types of a CSV file, which has a header line where no names are given."""
+    options = pa.csv.ConvertOptions(
+        column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
     )
+    reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names)
+    return iter(pa.csv.open_csv(file, reading, pa.csv.ParseOptions(newlines_in_values=True), options))
 
 
 def read_lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
     """A path a line. Lines may be of any length and hold anything but line ends."""
-    lines = [line for line in file.read().decode().splitlines() if line.strip()]
-    for start in range(0, len(lines), BATCH):
-        yield pa.record_batch({"path": pa.array(lines[start : start + BATCH], pa.string())})
+    lines = (line.decode("utf-8-sig").rstrip("\r\n") for line in file)
+    while chunk := list(islice(filter(str.strip, lines), BATCH)):
+        yield pa.record_batch({"path": pa.array(chunk, pa.string())})
 
 
-def listing_of(rows: pa.RecordBatch, folder: str, by_parent: bool) -> Iterator[pa.RecordBatch]:
-    """Rows of a manifest as LISTING."""
+def listing_of(rows: pa.RecordBatch, folder: str, by_parent: bool) -> pa.RecordBatch:
+    """Rows of a manifest as LISTING, without those that name nothing."""
 
-    def column(name: str) -> pa.Array | None:
-        return rows[name].cast(SCHEMA[name]) if name in rows.schema.names else None
+    def column(name: str) -> pa.Array:
+        return rows[name].cast(SCHEMA[name]) if name in rows.schema.names else pa.nulls(len(rows), SCHEMA[name])
 
-    rows = rows.filter(pc.is_valid(rows["path"]))
+    rows = rows.filter(pc.not_equal(column("path"), ""))
     paths = absolute(column("path"), folder)
-    etags, sizes = column("etag"), column("size")
-    if etags is None:
-        sizes, etags = facts_of(paths, sizes)
-    else:
-        etags = pc.utf8_trim(pc.fill_null(etags, ""), '"')
-    sizes = pc.fill_null(sizes, 0) if sizes is not None else pa.array([0] * len(paths), pa.int64())
-    labels = column("label") if by_parent else None
-    yield to_listing(paths, etags, sizes, labels, by_parent)
+    etags = pc.utf8_trim(column("etag"), '"')
+    on_disk = pc.and_(pc.is_null(etags), pc.starts_with(paths, "/"))
+    facts = [size_and_etag(Path(path)) for path in paths.filter(on_disk).to_pylist()]
+    sizes = pc.replace_with_mask(column("size"), on_disk, pa.array([size for size, _ in facts], pa.int64()))
+    etags = pc.replace_with_mask(etags, on_disk, pa.array([etag for _, etag in facts], pa.string()))
+    labels = pc.coalesce(column("label"), parents_of(paths)) if by_parent else None
+    return to_listing(paths, pc.fill_null(etags, ""), pc.fill_null(sizes, 0), labels, by_parent)
 
 
 def absolute(paths: pa.Array, folder: str) -> pa.Array:
-    """Paths from the manifest's folder, where they are not absolute; file:// taken off."""
+    """Paths from the manifest's folder, where they are not absolute; file:// taken off.
+
+    Raises ValueError where one is a URL of no object store.
+    """
     paths = pc.replace_substring_regex(paths, "^file:///", "/")
-    stays = pc.or_(pc.match_substring_regex(paths, REMOTE), pc.and_(pc.starts_with(paths, "/"), not is_remote(folder)))
+    remote = pc.match_substring_regex(paths, REMOTE)
+    for path in paths.filter(pc.and_not(remote, pc.match_substring_regex(paths, OBJECT))).to_pylist():
+        try:
+            location(path)
+        except ValueError as error:
+            raise ValueError(f"for a path in it, {error}") from error
+    stays = pc.or_(remote, pc.starts_with(paths, "/"))
     return pc.if_else(stays, paths, pc.binary_join_element_wise(folder, paths, "/"))
-
-
-def facts_of(paths: pa.Array, sizes: pa.Array | None) -> tuple[pa.Array, pa.Array]:
-    """Sizes and etags: of files on disk from the disk, of objects as given and empty."""
-    given = sizes.to_pylist() if sizes is not None else [0] * len(paths)
-    facts = [
-        (size, "") if is_remote(path) else size_and_etag(Path(path))
-        for path, size in zip(paths.to_pylist(), given, strict=True)
-    ]
-    return pa.array([size for size, _ in facts], pa.int64()), pa.array([etag for _, etag in facts], pa.string())
 
 
 def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -161,24 +177,21 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.Reco
             if form == "Parquet":
                 rows = pq.ParquetFile(file).iter_batches(BATCH)
             else:
-                rows = read_csv(pa.CompressedInputStream(file, "gzip"), columns)
+                rows = read_csv(pa.CompressedInputStream(file, "gzip"), dict.fromkeys(columns, pa.string()), columns)
             for batch in rows:
-                yield from inventory_rows(batch, form == "CSV", by_parent)
+                yield inventory_rows(batch, form == "CSV", by_parent)
 
 
-def inventory_rows(batch: pa.RecordBatch, quoted: bool, by_parent: bool) -> Iterator[pa.RecordBatch]:
+def inventory_rows(batch: pa.RecordBatch, quoted: bool, by_parent: bool) -> pa.RecordBatch:
+    """Current versions of images, as LISTING."""
     columns = {name.lower().replace("_", ""): batch[name] for name in batch.schema.names}
-    wanted = pc.match_substring_regex(columns["key"], IMAGE)
+    keys = columns["key"]
+    if quoted:
+        keys = pa.array([unquote_plus(key) for key in keys.to_pylist()], pa.string())
+    wanted = are_images(keys)
     for name, value in (("islatest", "true"), ("isdeletemarker", "false")):
         if name in columns:
             wanted = pc.and_(wanted, pc.equal(pc.utf8_lower(columns[name].cast(pa.string())), value))
-    chosen = pa.table({name: column for name, column in columns.items() if name in {"bucket", "key", "size", "etag"}})
-    chosen = chosen.filter(wanted).combine_chunks()
-    if not len(chosen):
-        return
-    keys: Any = chosen["key"].combine_chunks()
-    if quoted:
-        keys = pa.array([unquote_plus(key) for key in keys.to_pylist()], pa.string())
-    paths = pc.binary_join_element_wise("s3:/", chosen["bucket"].combine_chunks(), keys, "/")
-    rows = {"path": paths, **{name: chosen[name].combine_chunks() for name in ("etag", "size") if name in columns}}
-    yield from listing_of(pa.record_batch(rows), "s3://", by_parent)
+    paths = pc.binary_join_element_wise("s3:/", columns["bucket"], keys, "/")
+    facts = {name: columns[name] for name in ("etag", "size") if name in columns}
+    return listing_of(pa.record_batch({"path": paths, **facts}).filter(wanted), "s3://", by_parent)

@@ -1,0 +1,160 @@
+"""`fruitpipe doctor`: what it says of each link between this machine and a result; that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command import BACKBONE
+from s3 import Retelling, environment, fruitpipe, objects, options, upload
+from seaweed import BUCKET, Server
+
+IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
+CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
+MACHINE = ["java", "memory", "weights", "spark"]
+
+
+@pytest.fixture(scope="module")
+def admin(server: Server, fruits: Path) -> dict[str, str]:
+    """The environment of somebody who may do everything; the images are there."""
+    identity = server.identities["admin"]
+    upload(server.client(identity), fruits / "Apple", "doctor/images/Apple")
+    return environment(server, identity)
+
+
+def hurried(variables: dict[str, str]) -> dict[str, str]:
+    """Without Java, so that Spark, which takes seconds, is not looked at."""
+    return variables | {"JAVA_HOME": "/nowhere"}
+
+
+def doctor(variables: dict[str, str], *arguments: object, code: int = 2) -> dict[str, tuple[bool, str]]:
+    """What was looked at, in this order: whether it is well, and what is said of it."""
+    master = ("--set", "spark.master=local[1]")
+    done = fruitpipe(variables, "doctor", *arguments, *master, "--json", code=code, timeout=120)
+    return {each["subject"]: (each["ok"], each["message"]) for each in json.loads(done.stdout)}
+
+
+def unwell(found: dict[str, tuple[bool, str]]) -> dict[str, str]:
+    return {subject: message for subject, (ok, message) in found.items() if not ok and subject != "java"}
+
+
+def test_a_good_bucket_is_well_and_nothing_is_left_there(server: Server, admin: dict[str, str]) -> None:
+    client = server.client(server.identities["admin"])
+    before = objects(client, "")
+    found = doctor(admin, IMAGES, OUT, *options(server.endpoint, BACKBONE), code=0)
+    assert list(found) == [*MACHINE, CREDENTIALS, ENDPOINT, CLOCK, f"input {IMAGES}", f"output {OUT}"]
+    assert not unwell(found)
+    key = server.identities["admin"].access_key
+    assert found[CREDENTIALS][1] == f"from env, access key …{key[-4:]}"
+    assert found[ENDPOINT][1] == f"{server.endpoint}, region us-east-1"
+    assert found[f"output {OUT}"][1] == "written, read, deleted; conditional writes work"
+    assert objects(client, "") == before
+    assert not client.list_multipart_uploads(Bucket=BUCKET).get("Uploads")
+
+
+def test_good_folders_are_well_and_nothing_is_left_there(server: Server, fruits: Path, tmp_path: Path) -> None:
+    variables = environment(server, None) | {"TMPDIR": str(tmp_path)}
+    out = tmp_path / "not" / "there" / "yet"
+    settings = ("--set", BACKBONE, "--set", "spark.master=local[1]")
+    done = fruitpipe(variables, "doctor", fruits, out, *settings)
+    lines = done.stdout.splitlines()
+    assert all(line.startswith("ok    ") for line in lines)
+    subjects = [line.removeprefix("ok    ").partition(": ")[0] for line in lines]
+    assert subjects == [*MACHINE, f"input {fruits}", f"output {out}"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failures_are_lines_that_say_what_to_do(server: Server, admin: dict[str, str], tmp_path: Path) -> None:
+    """No credentials, no weights that can be read and no Java, at one time."""
+    weights = tmp_path / "models" / "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+    weights.parent.mkdir()
+    weights.symlink_to("/proc/self/mem")  # even root cannot read it
+    variables = environment(server, None) | {"KERAS_HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)}
+    done = fruitpipe(variables, "doctor", IMAGES, OUT, *options(server.endpoint), code=2)
+    failures = [line for line in done.stdout.splitlines() if not line.startswith("ok    ")]
+    assert [line.partition(": ")[0] for line in failures] == ["FAIL  java", "FAIL  weights", f"FAIL  {CREDENTIALS}"]
+    java, keras, keys = failures
+    assert "Install Java 17 or newer" in java
+    assert "cannot read the weights of mobilenet_v2 (Input/output error): give read rights on them" in keras
+    assert "none: looked at the environment, profiles in ~/.aws" in keys
+    assert "set AWS_PROFILE" in keys
+    assert "Traceback" not in done.stderr
+
+
+def test_without_places_only_the_machine_is_looked_at(server: Server, tmp_path: Path) -> None:
+    found = doctor(environment(server, None) | {"KERAS_HOME": str(tmp_path)})
+    assert list(found) == MACHINE
+    assert list(unwell(found)) == ["weights"]
+    assert "copy them to KERAS_HOME, or use --set backbone=efficientnet_lite0" in found["weights"][1]
+
+
+def test_a_profile_that_is_not_there(server: Server, admin: dict[str, str]) -> None:
+    variables = environment(server, None) | {"AWS_PROFILE": "typo"}
+    failures = unwell(doctor(hurried(variables), IMAGES, OUT, *options(server.endpoint, BACKBONE)))
+    assert failures == {
+        CREDENTIALS: "The config profile (typo) could not be found. Log in again, or mend what it names."
+    }
+
+
+def test_a_wrong_key(server: Server, admin: dict[str, str]) -> None:
+    wrong = environment(server, replace(server.identities["admin"], secret_key="guessed"))
+    failures = unwell(doctor(wrong, IMAGES, OUT, *options(server.endpoint, BACKBONE)))
+    assert list(failures) == [f"input {IMAGES}", f"output {OUT}"]
+    assert all("the secret key does not fit the access key" in message for message in failures.values())
+
+
+def test_no_right_to_list(server: Server, admin: dict[str, str]) -> None:
+    reader = environment(server, server.identities["reader"])
+    failures = unwell(doctor(hurried(reader), IMAGES, OUT, *options(server.endpoint, BACKBONE)))
+    assert list(failures) == [f"input {IMAGES}", f"output {OUT}"]
+    assert all("no right to list s3://" in message for message in failures.values())
+    assert all("(s3:ListBucket): ask for it" in message for message in failures.values())
+
+
+def test_no_right_to_read_or_write(server: Server, admin: dict[str, str]) -> None:
+    lister = environment(server, server.identities["lister"])
+    failures = unwell(doctor(lister, IMAGES, OUT, *options(server.endpoint, BACKBONE)))
+    assert list(failures) == [f"input {IMAGES}", f"output {OUT}"]
+    assert "forbidden: no right to read" in failures[f"input {IMAGES}"]
+    assert "(s3:GetObject): ask for it" in failures[f"input {IMAGES}"]
+    assert "no right to write" in failures[f"output {OUT}"]
+    assert "(s3:PutObject): ask for it" in failures[f"output {OUT}"]
+
+
+def test_missing_buckets(server: Server, admin: dict[str, str]) -> None:
+    places = ("s3://absent/images", IMAGES, "s3://away/out")
+    failures = unwell(doctor(hurried(admin), *places, *options(server.endpoint, BACKBONE)))
+    assert list(failures) == ["input s3://absent/images", "output s3://away/out"]
+    assert f"no bucket absent at {server.endpoint}: check its name" in failures["input s3://absent/images"]
+    assert f"no bucket away at {server.endpoint}: check its name" in failures["output s3://away/out"]
+
+
+def test_what_depends_on_a_server_that_is_down_is_not_looked_at(
+    admin: dict[str, str], fruits: Path, tmp_path: Path
+) -> None:
+    found = doctor(hurried(admin), fruits, IMAGES, OUT, *options("http://127.0.0.1:9", BACKBONE))
+    assert list(found) == [*MACHINE[:3], CREDENTIALS, ENDPOINT, f"input {fruits}"]
+    assert unwell(found) == {
+        ENDPOINT: "nothing answers at http://127.0.0.1:9: check s3.endpoint, and that the server runs."
+    }
+
+
+def test_a_clock_that_differs(server: Server, admin: dict[str, str]) -> None:
+    with Retelling(server.endpoint) as proxy:
+        proxy.headers = {"date": "Sat, 01 Jan 2000 00:00:00 GMT"}
+        failures = unwell(doctor(hurried(admin), IMAGES, OUT, *options(proxy.endpoint, BACKBONE)))
+    assert list(failures) == [CLOCK]
+    assert f"s ahead of {proxy.endpoint}: set its clock (NTP)." in failures[CLOCK]
+
+
+def test_a_bucket_outside_the_region(server: Server, admin: dict[str, str]) -> None:
+    with Retelling(server.endpoint) as proxy:
+        proxy.headers = {"x-amz-bucket-region": "us-west-2"}
+        failures = unwell(
+            doctor(hurried(admin), IMAGES, OUT, *options(proxy.endpoint, BACKBONE, "s3.region=eu-west-3"))
+        )
+    assert list(failures) == [ENDPOINT]
+    assert "is in us-west-2, but s3.region is eu-west-3" in failures[ENDPOINT]
+    assert {each.method for each in proxy.log} == {"HEAD"}
