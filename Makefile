@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+IMAGE ?= localhost/fruitpipe:dev
 
-.PHONY: help setup demo test lint unit s3 clean
+.PHONY: help setup demo test lint unit s3 image lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -23,17 +24,26 @@ demo: setup ## Draw a few hundred small fruits and run the main job on them
 
 test: setup lint unit ## Check style and types, run all tests
 
-lint: setup ## ruff, mypy, shellcheck
+lint: setup ## ruff, mypy, shellcheck, hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/shellcheck scripts/* .ci/run
+	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
+	@$(BIN)/hadolint docker/Dockerfile
 
 unit: setup ## Run the tests
 	@$(BIN)/python -m pytest
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py
+
+image: ## Build the container image; weights in KERAS_HOME go into it
+	@scripts/image $(IMAGE)
+
+lock: setup ## Lock the image's requirements anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+		--constraint docker/constraints.txt --custom-compile-command "make lock" \
+		--output-file docker/requirements.lock pyproject.toml
 
 clean: ## Remove what make has made
 	rm -rf $(VENV) $(DEMO)

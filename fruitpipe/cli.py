@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -369,6 +370,22 @@ def gc(
         print(f"next: fruitpipe gc {again([out], config, assignments)} --delete")
 
 
+@app.command("version")
+def show_versions(as_json: AsJson = False) -> None:
+    """Print the versions of fruitpipe and of what results depend on, and the commit of the image."""
+    from fruitpipe.manifest import versions
+    from fruitpipe.spark import find_java, java_version
+
+    environment = configs.Environment.read()
+    found: dict[str, str | None] = {**versions(), "java": None, "revision": environment.revision}
+    with suppress(UserError):  # only runs need Java
+        found["java"] = java_version(find_java(environment))
+    if as_json:
+        print(json.dumps(found))
+        return
+    show_rows((name, value or "none") for name, value in found.items())
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the config."""
@@ -397,5 +414,7 @@ def again(places: list[str], path: Path | None, assignments: list[str]) -> str:
 
 
 def show_rows(rows: Iterable[tuple[str, object]]) -> None:
-    for name, value in rows:
-        print(f"{name:<11} {value}")
+    found = list(rows)
+    width = max(11, *(len(name) for name, _ in found))
+    for name, value in found:
+        print(f"{name:<{width}} {value}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from datetime import datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Literal
 
@@ -15,7 +16,10 @@ from fruitpipe.config import Config
 from fruitpipe.model import Model
 
 Data = bytes | memoryview
-REPORTED = ("fruitpipe", "pyspark", "ai-edge-litert", "tensorflow", "keras", "pillow", "numpy", "pyarrow", "duckdb")
+REPORTED = (
+    *("fruitpipe", "pyspark", "ai-edge-litert", "tensorflow", "tensorflow-cpu", "keras"),
+    *("pillow", "numpy", "pyarrow", "duckdb"),
+)
 
 
 class File(BaseModel):
@@ -175,5 +179,9 @@ class Outcome(BaseModel):
 
 
 def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    return {"python": python_version()} | {name: version(name) for name in REPORTED}
+    """Versions of what results depend on. TensorFlow has one name or the other, by the machine."""
+    found = {"python": python_version()}
+    for name in REPORTED:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -29,9 +29,10 @@ def flatbuffer(name: str, environment: Environment) -> tuple[Backbone, Path]:
     folder = environment.cache / "backbones"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=folder)
     except OSError as error:
         raise UserError(f"cannot write to the cache {folder} ({error.strerror}): set FRUITPIPE_CACHE.") from error
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with temporary as scratch:
         made = Path(scratch) / "backbone.tflite"
         run_conversion(name, made, environment)
         # Keras may have downloaded the weights just now.

@@ -1,0 +1,253 @@
+"""The container image, as it comes out of `make image`: what is in it, who runs in it, and the main job."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from command import BACKBONE, manifest, one_line_error, same_vectors, vectors
+from conftest import unavailable
+
+ROOT, USER, STRANGER = "0", "185", "1000620000:0"  # the last as OpenShift makes them up
+SPARK = "org.apache.spark.deploy.SparkSubmit"
+
+
+@cache
+def engine() -> str:
+    """The program that runs containers here: docker may be installed without its daemon."""
+    for name in ("docker", "podman"):
+        if shutil.which(name) and not subprocess.run([name, "info"], capture_output=True, check=False).returncode:
+            return name
+    unavailable("install docker or podman")
+
+
+@cache
+def image() -> str:
+    if not (name := os.environ.get("FRUITPIPE_IMAGE")):
+        pytest.skip("run `make image` and set FRUITPIPE_IMAGE to the image's name")
+    return name
+
+
+def container(
+    *arguments: object, user: str = USER, entrypoint: str = "", options: tuple[str, ...] = (), code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """The finished container, which may write to /tmp alone and has no network; fails at another exit code."""
+    command = [engine(), "run", "--rm", "--read-only", "--network=none", "--memory=2g", f"--user={user}", *options]
+    if engine() == "podman":
+        command.append("--passwd=false")  # which would give every uid a name
+    if entrypoint:
+        command.append(f"--entrypoint={entrypoint}")
+    command += [image(), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, f"exit code {done.returncode}, expected {code}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def shell(script: str, user: str = USER) -> str:
+    return container("-c", script, entrypoint="bash", user=user).stdout
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    done = subprocess.run([engine(), "image", "inspect", image()], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)[0]
+    return found["Config"]
+
+
+class Member(NamedTuple):
+    """A file in a layer."""
+
+    layer: int
+    name: str
+
+
+@pytest.fixture(scope="module")
+def members() -> list[Member]:
+    """All files of all layers, those included that a later layer hides."""
+    found: dict[str, list[str]] = {}
+    order: list[str] = []
+    with (
+        subprocess.Popen([engine(), "save", image()], stdout=subprocess.PIPE) as saving,
+        tarfile.open(fileobj=saving.stdout, mode="r|") as outer,
+    ):
+        for member in outer:
+            file = outer.extractfile(member) if member.isfile() else None
+            if member.name == "manifest.json":
+                order = json.load(file)[0]["Layers"]
+            elif file:
+                found[member.name] = list(names(file))
+    return [Member(number, each) for number, layer in enumerate(order) for each in found[layer]]
+
+
+def names(file: Any) -> Iterator[str]:
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as layer:
+            for member in layer:
+                yield member.name
+    except tarfile.ReadError:
+        return  # a config
+
+
+def test_help_without_arguments():
+    assert "Commands:" in container().stdout
+
+
+def test_runs_as_nobody_special_below_tini(config):
+    assert config["User"] == USER
+    assert config["Entrypoint"] == ["tini", "-s", "--", "/opt/entrypoint"]
+    assert list(config["Volumes"]) == ["/tmp"]
+    assert shell("id --user --name; id --group; echo ~").split() == ["spark", "0", "/tmp"]
+
+
+def test_labels(config):
+    labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items() if "opencontainers" in name}
+    assert labels["title"] == "fruitpipe"
+    assert labels.keys() >= {"description", "licenses", "version", "revision"}
+    versions = json.loads(container("version", "--json").stdout)
+    assert versions["fruitpipe"] == labels["version"]
+    assert versions["revision"] == labels["revision"]
+    assert versions["java"] in shell("ls /opt/fruitpipe/cache/spark")
+
+
+def test_what_is_not_in_it():
+    assert not shell("find / -xdev -perm /6000 -type f", user=ROOT)
+    programs = "cc c++ gcc g++ ld make pip pip3 git curl wget apt-key"
+    assert not shell(f"type -P {programs} || true")
+    folders = "/build /package /root/.cache /run/secrets /tmp /var/cache /var/lib/apt/lists /var/log"
+    assert not shell(f"find {folders} -type f 2>/dev/null || true", user=ROOT)
+
+
+def test_only_root_may_change_what_is_in_it():
+    assert not shell("find / -xdev -not -user root -not -path '/proc/*' -o -xdev -type f -perm /022", user=ROOT)
+
+
+def test_byte_code_is_there_and_holds_whatever_the_time():
+    script = """
+import pathlib, fruitpipe, numpy, pyspark
+for package in fruitpipe, numpy, pyspark:
+    codes = list(pathlib.Path(package.__file__).parent.rglob("*.pyc"))
+    assert len(codes) > 20 and all(int.from_bytes(code.read_bytes()[4:8], "little") == 1 for code in codes), package
+"""
+    container("-c", script, entrypoint="python")
+
+
+def test_layers_hold_no_secrets(members):
+    assert len({member.layer for member in members}) >= 5
+    for member in members:
+        path = Path(member.name)
+        assert path.name not in {".netrc", "pip.conf", "pip_cert", "pip_index_url"}, member
+        assert "secrets" not in path.parts[:2], member
+
+
+def test_history_holds_no_secrets():
+    done = subprocess.run(
+        [engine(), "history", "--no-trunc", "--format={{.CreatedBy}}", image()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in ("PIP_INDEX_URL", "PIP_CERT"):
+        assert (value := os.environ.get(name)) is None or value not in done.stdout
+    assert "://" not in done.stdout
+
+
+def test_the_package_is_the_last_layer_and_alone(members):
+    last = max(member.layer for member in members)
+    files = [member.name for member in members if member.layer == last and not Path(member.name).is_absolute()]
+    package = [name for name in files if "fruitpipe" in name]
+    assert "opt/fruitpipe/sbom.json" in package
+    assert any(name.endswith("site-packages/fruitpipe/cli.py") for name in package)
+    parents = {parent.as_posix() for name in package for parent in Path(name).parents}
+    assert {name.rstrip("/") for name in files} - set(package) <= parents
+
+
+def test_bill_of_materials():
+    document = json.loads(shell("cat /opt/fruitpipe/sbom.json"))
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    assert document["metadata"]["component"]["name"] == "fruitpipe"
+    found = {each["purl"].partition("?")[0] for each in document["components"]}
+    for name, version in json.loads(container("version", "--json").stdout).items():
+        assert name in {"python", "fruitpipe", "java", "revision"} or f"pkg:pypi/{name}@{version}" in found
+    for package in shell("dpkg-query --show --showformat '${Package}\\n'").split():
+        assert any(purl.startswith(f"pkg:deb/debian/{package.replace('+', '%2B')}@") for purl in found), package
+    assert any(purl.startswith("pkg:maven/org.apache.spark/spark-core") for purl in found)
+
+
+def test_the_class_archive_counts_whatever_follows_its_classpath():
+    """With -Xshare:on, Java ends where it cannot use the archive."""
+    java = "java -Xshare:on -XX:SharedArchiveFile=$(echo /opt/fruitpipe/cache/spark/*.jsa)"
+    conf = "mkdir /tmp/conf && touch /tmp/conf/log4j2.properties"
+    shell(f'{conf} && {java} -cp "$SPARK_HOME/jars/*:/tmp/conf" {SPARK} --version')
+    done = container(
+        "-c", f'{conf} && {java} -cp "/tmp/conf:$SPARK_HOME/jars/*" {SPARK} --version', entrypoint="bash", code=1
+    )
+    assert "Unable to use shared archive" in done.stdout + done.stderr
+
+
+def test_local_runs_use_the_class_archive():
+    script = """
+from fruitpipe.config import Environment
+from fruitpipe.spark import class_archive, find_java
+environment = Environment.read()
+print(class_archive(environment, find_java(environment)))
+"""
+    assert container("-c", script, entrypoint="python").stdout.startswith("-Xshare:auto -XX:SharedArchiveFile=/opt/")
+
+
+@pytest.fixture
+def few(fruits, public_folder) -> Path:
+    """Some of the drawn pictures, and an empty folder `out` that everybody may write to."""
+    for label in sorted(fruits.iterdir())[:4]:
+        shutil.copytree(label, public_folder / "in" / label.name)
+    (public_folder / "out").mkdir()
+    (public_folder / "out").chmod(0o777)
+    return public_folder
+
+
+def run_in_container(folder: Path, user: str, *options: str) -> None:
+    mounts = (f"--volume={folder}/in:/in:ro", f"--volume={folder}/out:/out", *options)
+    container("run", "/in", "/out", "--set", BACKBONE, user=user, options=mounts)
+    assert manifest(folder / "out")["counts"]["by_status"] == {"ok": 160}
+
+
+def test_main_job_as_any_user_without_tensorflow(few):
+    """The job as the image's user and as a stranger, and nobody in it imports TensorFlow."""
+    trap = few / "trap"
+    trap.mkdir()
+    (trap / "tensorflow.py").write_text("raise RuntimeError('TensorFlow is imported')\n")
+    blocked = (f"--volume={trap}:/trap:ro", "--env=PYTHONPATH=/trap")
+    run_in_container(few, USER, *blocked)
+    first = vectors(few / "out")
+    shutil.rmtree(few / "out")
+    (few / "out").mkdir()
+    (few / "out").chmod(0o777)
+    run_in_container(few, STRANGER, *blocked)
+    assert same_vectors(first, vectors(few / "out"))
+
+
+def test_a_backbone_that_is_not_in_the_image(few):
+    mounts = (f"--volume={few}/in:/in:ro", f"--volume={few}/out:/out", "--env=KERAS_HOME=/tmp/keras")
+    done = container("run", "/in", "/out", "--set", "backbone=mobilenet_v2", options=mounts, code=2)
+    assert one_line_error(done).endswith("set FRUITPIPE_CACHE.")
+
+
+def test_decommissioning_waits_for_the_executor():
+    """The script tells the executor and returns when that has ended."""
+    script = """
+python -c '
+import signal, sys, time
+signal.signal(signal.SIGPWR, lambda *_: (time.sleep(1), print("ended", flush=True), sys.exit()))
+signal.pause()' org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend &
+sleep 1
+/opt/decom.sh
+echo returned
+"""
+    assert shell(script).split() == ["ended", "returned"]
