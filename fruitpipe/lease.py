@@ -75,7 +75,7 @@ class Lease:
             fresh = self._document()
             try:
                 renewed = self._store.swap(layout.LEASE, self._held, fresh)
-            except OSError:
+            except (OSError, FruitpipeError):
                 continue  # a full disk or a slow network, maybe for a moment: `check` has the last word
             if not renewed:
                 return

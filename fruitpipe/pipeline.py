@@ -209,8 +209,8 @@ class Job:
         outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
         try:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
-        except OSError as error:
-            self.reporter.note(f"could not write why the run ended to {self.store.url}: {error.strerror}")
+        except (OSError, FruitpipeError) as error:
+            self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:

@@ -62,7 +62,8 @@ class Plan:
         self._take("images", schema, listing)
         if not distinct:
             self._database.execute(
-                "CREATE OR REPLACE TABLE images AS SELECT DISTINCT ON (path) * FROM images ORDER BY path, etag DESC"
+                "CREATE OR REPLACE TABLE images AS "
+                "SELECT DISTINCT ON (path) * FROM images ORDER BY path, etag DESC, label"
             )
 
     @property

@@ -95,12 +95,12 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         "nothing answers at {server}: check s3.endpoint, and that the server runs.",
     ),
     (
-        "(?i:connect|read) timeout|timed out",
+        "(Connect|Read) timeout on endpoint",
         UserError,
         "{server} does not answer in time: check s3.endpoint, and what is between (VPN, firewall, proxy).",
     ),
     (
-        "UnexpectedMessage|Connection was closed before",
+        "Connection was closed before",
         UserError,
         "{server} hangs up without an answer: check the port of s3.endpoint.",
     ),
@@ -110,7 +110,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         "no right to {action} {url}{right}: ask for it, or use other credentials{advice}.",
     ),
     (
-        r"404 Not Found|(?s:performing GET (?!.*<Code>).*status code: 4)",
+        r"404 Not Found|(?s:list request(?!.*<Code>).*status code: 4)",
         UserError,
         "{server} answers, but not as an object store: check s3.endpoint.",
     ),
