@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -157,7 +158,10 @@ def text_of(name: str, data: bytes) -> bytes:
     """What is in an object; Parquet is compressed."""
     if not name.endswith(".parquet"):
         return data
-    table = pq.read_table(pa.BufferReader(data))
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid:  # half written yet
+        return data
     return repr(
         [table.schema.metadata, table.drop(["feature"] if "feature" in table.column_names else []).to_pylist()]
     ).encode()
@@ -166,11 +170,10 @@ def text_of(name: str, data: bytes) -> bytes:
 def files_in(folder: Path) -> dict[str, bytes]:
     """The files below a folder that can still be read: others are writing and deleting there."""
     found = {}
-    for path in folder.rglob("*"):
-        try:
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):  # passes over folders that vanish, where rglob fails
+        for path in (Path(parent, name) for name in names):
+            with suppress(OSError):
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
     return found
 
 
