@@ -11,11 +11,13 @@ from typing import Any, NoReturn
 
 import pytest
 from draw_fruits import draw
+from faults import Proxy
 from hypothesis import settings
+from s3 import environment
 from seaweed import Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.config import Environment, S3Config, SparkConfig
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.store import LocalStore, Store
 
@@ -77,6 +79,37 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An S3 server for all tests that leave it as they found it: each uses a prefix or bucket of its own."""
     with Server(tmp_path_factory.mktemp("s3"), tls=True) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def s3(server: Server) -> Iterator[S3Config]:
+    """How to reach the server, whose admin's keys are in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(server, server.identities["admin"]).items():
+            patch.setenv(name, value)
+        yield S3Config(endpoint=server.endpoint, allow_http=True)
+
+
+@pytest.fixture(scope="session")
+def admin(server: Server) -> Any:
+    """botocore's view of the server."""
+    return server.client(server.identities["admin"])
+
+
+@pytest.fixture(scope="module")
+def network(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.endpoint) as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(network: Proxy) -> Proxy:
+    """Between us and the server, without the faults of the test before."""
+    network.slow_down = network.reset = network.truncated = 0
+    network.rewrite = None
+    network.log.clear()
+    network.injected.clear()
+    return network
 
 
 @pytest.fixture

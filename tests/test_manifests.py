@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ import pytest
 from conftest import nobody
 from faults import Proxy
 from parts import Image, put_part
-from s3 import environment
 from seaweed import BUCKET, Server
 
 from fruitpipe import pipeline, source
@@ -35,21 +34,6 @@ Row = dict[str, Any]
 KINDS = ("parquet", "csv", "jsonl", "ndjson", "txt")
 WITH_COLUMNS = tuple(kind for kind in KINDS if kind != "txt")
 DIGEST = "d" * 64
-
-
-@pytest.fixture(scope="module")
-def s3(server: Server) -> Iterator[S3Config]:
-    """How to reach the server, whose admin's keys are in the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(server, server.identities["admin"]).items():
-            patch.setenv(name, value)
-        yield S3Config(endpoint=server.endpoint, allow_http=True)
-
-
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Any:
-    """botocore's view of the server."""
-    return server.client(server.identities["admin"])
 
 
 @pytest.fixture

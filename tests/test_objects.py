@@ -39,39 +39,8 @@ FLAT = 2_100
 
 
 @pytest.fixture(scope="module")
-def s3(server: Server) -> Iterator[S3Config]:
-    """How to reach the server, whose admin's keys are in the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(server, server.identities["admin"]).items():
-            patch.setenv(name, value)
-        yield S3Config(endpoint=server.endpoint, allow_http=True)
-
-
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Any:
-    """botocore's view of the server."""
-    return server.client(server.identities["admin"])
-
-
-@pytest.fixture(scope="module")
 def bucket(s3: S3Config) -> Bucket:
     return open_bucket(f"s3://{BUCKET}", s3)
-
-
-@pytest.fixture(scope="module")
-def network(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.endpoint) as started:
-        yield started
-
-
-@pytest.fixture
-def proxy(network: Proxy) -> Proxy:
-    """Between us and the server, without the faults of the test before."""
-    network.slow_down = network.reset = network.truncated = 0
-    network.rewrite = None
-    network.log.clear()
-    network.injected.clear()
-    return network
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pytest
 from conftest import nobody
 from faults import Proxy
-from s3 import environment
 from seaweed import BUCKET, Server
 
 from fruitpipe import layout, pipeline, source
@@ -30,21 +28,6 @@ STRANGE = [
     "x" * 250 + ".jpg",
 ]  # fmt: skip
 LIMIT = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def s3(server: Server) -> Iterator[S3Config]:
-    """How to reach the server, whose admin's keys are in the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(server, server.identities["admin"]).items():
-            patch.setenv(name, value)
-        yield S3Config(endpoint=server.endpoint, allow_http=True)
-
-
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Any:
-    """botocore's view of the server."""
-    return server.client(server.identities["admin"])
 
 
 @pytest.fixture

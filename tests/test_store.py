@@ -8,15 +8,14 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from faults import Proxy, Response
-from s3 import environment
-from seaweed import BUCKET, KMS_KEY, Server
+from seaweed import BUCKET, KMS_KEY
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
@@ -43,36 +42,6 @@ for _ in range(20):
     while not store.swap("count", was := store.get("count"), str(int(was) + 1).encode()):
         pass
 """
-
-
-@pytest.fixture
-def s3(server: Server, monkeypatch: pytest.MonkeyPatch) -> S3Config:
-    """How to reach the server, whose admin's keys are in the environment."""
-    for name, value in environment(server, server.identities["admin"]).items():
-        monkeypatch.setenv(name, value)
-    return S3Config(endpoint=server.endpoint, allow_http=True)
-
-
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Any:
-    """botocore's view of the server."""
-    return server.client(server.identities["admin"])
-
-
-@pytest.fixture(scope="module")
-def network(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.endpoint) as started:
-        yield started
-
-
-@pytest.fixture
-def proxy(network: Proxy) -> Proxy:
-    """Between us and the server, without the faults of the test before."""
-    network.slow_down = network.reset = network.truncated = 0
-    network.rewrite = None
-    network.log.clear()
-    network.injected.clear()
-    return network
 
 
 @pytest.fixture
