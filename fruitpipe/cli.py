@@ -205,7 +205,8 @@ def plan(
     print(f"\na run would featurize {summary.todo} images with {settings.backbone}, then "
           f"{'fit and ' if settings.model == 'fit' else ''}project {summary.known + summary.todo}.")  # fmt: skip
     if summary.todo or summary.gone:
-        print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}")
+        verified = " --verify-content" if verify_content else ""
+        print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}{verified}")
 
 
 @app.command()
@@ -408,8 +409,7 @@ def again(places: list[str], path: Path | None, assignments: list[str]) -> str:
     """Arguments for another verb with the same config."""
     options = ["--config", str(path)] if path else []
     for assignment in assignments:
-        if assignment.startswith("s3."):
-            options += ["--set", assignment]
+        options += ["--set", assignment]
     return join([*places, *options])
 
 

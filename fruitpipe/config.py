@@ -51,8 +51,7 @@ def location(url: str) -> str:
     """Check a path or URL of a place. Raises ValueError, never quoting a key."""
     if (scheme := SCHEME.match(url)) is None:
         return url
-    if SECRET_VALUE.search(url):
-        raise ValueError(NO_KEYS)
+    secret_free(url)
     if scheme[1] in {"s3a", "s3n", "S3"}:
         raise ValueError("write s3:// here")
     if scheme[1] in {"http", "https"}:
@@ -76,6 +75,7 @@ def local_path(url: str) -> str:
 
 
 def secret_free(value: str) -> str:
+    """Check that a value holds no key. Raises ValueError, not quoting it."""
     if SECRET_VALUE.search(value):
         raise ValueError(NO_KEYS)
     return value

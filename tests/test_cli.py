@@ -167,3 +167,15 @@ print(second.model.transform(__import__("numpy").zeros((2, 1280))).shape[0])
         [sys.executable, "-c", program, fruits / "Apple", tmp_path / "out"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_the_next_command_has_the_settings_of_this_one(fruits: Path, tmp_path: Path) -> None:
+    done = fruitpipe("plan", fruits, tmp_path / "out", "--set", BACKBONE, "--verify-content")
+    assert done.stdout.splitlines()[-1].endswith(f" --set {BACKBONE} --verify-content")
+
+
+@pytest.mark.parametrize("url", ["https://x/model", "s3a://x/model", "s3://key:hush@x/model"])
+def test_a_model_s_url_is_checked_as_those_of_a_config(url: str, fruits: Path, tmp_path: Path) -> None:
+    error = one_line_error(fruitpipe("transform", url, fruits, tmp_path / "out.parquet", code=2))
+    assert "cannot use a URL" in error
+    assert "hush" not in error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruitpipe.config import Environment, S3Config
+from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, Place, botocore_client, client_of
 from fruitpipe.objects.file import BUFFER, ObjectFile
@@ -289,9 +289,13 @@ def split(url: str) -> tuple[str, str, str]:
 def open_bucket(url: str, s3: S3Config) -> Bucket:
     """The bucket of a URL.
 
-    Raises UserError where nothing answers, where there are no credentials, or where it lives outside `s3.region`.
+    Raises UserError where it is no URL of one, where nothing answers, where there are no credentials, or where it lives
+    outside `s3.region`.
     """
-    scheme, name, _ = split(url)
+    try:
+        scheme, name, _ = split(location(url))
+    except ValueError as error:  # of a model, a manifest or an output that no config has checked
+        raise UserError(f"cannot use a URL: {str(error).rstrip('.')}.") from error
     with opening:
         return _open(os.getpid(), f"{scheme}://{name}", s3.model_dump_json())
 

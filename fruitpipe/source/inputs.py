@@ -13,7 +13,7 @@ from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.images import BadImage
 from fruitpipe.objects import open_bucket
 from fruitpipe.source import buckets, files, manifests
-from fruitpipe.source.listing import BATCH
+from fruitpipe.source.listing import BATCH, LISTING
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 
 
@@ -80,7 +80,7 @@ def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[
         except BadImage:
             return None
 
-    position = 2
+    position = LISTING.get_field_index("content")
     with ThreadPoolExecutor(REMOTE_THREADS) as pool:
         for batch in batches:
             contents = pa.array(list(pool.map(content_of, batch["path"].to_pylist())), pa.string())
