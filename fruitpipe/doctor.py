@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,14 +14,14 @@ from typing import NamedTuple
 
 import psutil
 
-from fruitpipe import source
+from fruitpipe import layout, source
 from fruitpipe.backbones import by_name
 from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.images import BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
-from fruitpipe.objects.bucket import head
 from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, session
+from fruitpipe.objects.opening import head
 from fruitpipe.objects.refusal import explained, one_line
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
@@ -218,14 +217,14 @@ def writable(config: Config) -> str:
     store = open_store(config.output, config.s3)
     folder = Path(local_path(config.output)).absolute()
     made = [] if is_remote(config.output) else [each for each in (folder, *folder.parents) if not each.exists()]
-    name = f".doctor-{uuid.uuid4().hex[:8]}.tmp"
+    name = layout.scratch()
     try:
         store.prepare()
         store.put(name, b"fruitpipe doctor")
         if store.find(name) != b"fruitpipe doctor":
             raise UserError("what was written is not what is read: this store is not consistent.")
-        conditional = store.swaps()
         store.delete(name)
+        conditional = store.swaps(name)
     except OSError as error:
         raise UserError(f"cannot write: {error.strerror}. Choose another output.") from error
     finally:

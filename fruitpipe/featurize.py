@@ -85,6 +85,21 @@ class Featurize:
         return Counter(facts.status)
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """The task that comes first in a worker, while the driver lists: load the code, connect to the buckets."""
+
+    store: Store
+    inputs: list[str]
+    s3: S3Config
+
+    def __call__(self, _: int) -> None:
+        import fruitpipe.reduce  # noqa: F401
+
+        self.store.find(layout.MARKER)
+        Reader(self.s3, 0).connect(self.inputs)
+
+
 def features_digest(backbone_digest: str, image: ImageConfig) -> str:
     """Identity of features: the network, and all that decides which pixels it sees."""
     rules = f"{backbone_digest}|decode {DECODE_RULES}|{image.resample}"

@@ -50,6 +50,11 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+def scratch() -> str:
+    """A name for an object of a moment, which `gc` clears away where a crash has left it."""
+    return f"{FEATURES}/.{secrets.token_hex(8)}.tmp"
+
+
 def features(digest: str) -> str:
     return f"{FEATURES}/{digest[:16]}"
 

@@ -19,8 +19,7 @@ from fruitpipe import layout, source
 from fruitpipe.backbones import by_name, flatbuffer
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, UserError
-from fruitpipe.featurize import features_digest
-from fruitpipe.images import EXTENSIONS
+from fruitpipe.featurize import WarmUp, features_digest
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
 from fruitpipe.model import Model, load_model
@@ -59,7 +58,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     job = Job(config, store, reporter or Reporter(), verbose)
     with Lease(store, f"run {job.id}") as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
-        if not store.swaps():
+        if not store.swaps(layout.scratch()):
             job.warnings.append(
                 f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"
             )
@@ -101,8 +100,7 @@ def add_images(the_plan: Plan, config: Config) -> None:
     listing = source.list_images(config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3)
     the_plan.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs))
     if not the_plan.images:
-        kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        raise UserError(f"no images in {', '.join(config.inputs)}: looked for {kinds} there and in all folders below.")
+        raise source.no_images(config.inputs)
 
 
 @contextmanager
@@ -133,10 +131,11 @@ class Job:
         """List and plan while Spark starts and the backbone is converted; then the stages."""
         from fruitpipe.spark import cluster  # only here: who applies a model needs no Spark
 
-        environment = Environment.read()
+        config, environment = self.config, Environment.read()
+        first = WarmUp(self.store, config.inputs, config.s3)
         with (
             tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-            background(cluster(self.config.spark, environment, Path(folder, "spark.log"), self.verbose)) as starting,
+            background(cluster(config.spark, environment, Path(folder, "spark.log"), self.verbose, first)) as starting,
             background(self.convert(environment)) as converting,
             planning(self.config, Path(folder)) as the_plan,
         ):

@@ -50,9 +50,14 @@ class Cluster:
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
 
-    def warm_up(self) -> None:
-        """Start the Python workers and let them import what featurizing needs, before there is work."""
-        self.map(load_worker, self.slots)
+    def warm_up(self, task: Callable[[int], None]) -> None:
+        """Start the Python workers and let each run a task, before there is work."""
+
+        def longer(number: int) -> None:
+            task(number)
+            time.sleep(0.2)  # long enough that every slot gets one of these tasks, and with it a process of its own
+
+        self.map(longer, self.slots)
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
@@ -119,21 +124,22 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def load_worker(_: int) -> None:
-    import fruitpipe.featurize
-    import fruitpipe.reduce  # noqa: F401
-
-    time.sleep(0.2)  # long enough that every slot gets one of these tasks, and with it a process of its own
-
-
 def cancel(context: SparkContext) -> None:
     with suppress(Py4JError, OSError):  # if Spark itself is gone, so are its tasks
         context.cancelAllJobs()
 
 
 @contextmanager
-def cluster(config: SparkConfig, environment: Environment, log: Path, verbose: bool = False) -> Iterator[Cluster]:
+def cluster(
+    config: SparkConfig,
+    environment: Environment,
+    log: Path,
+    verbose: bool = False,
+    first: Callable[[int], None] = lambda _: None,
+) -> Iterator[Cluster]:
     """The Spark that runs already, or an embedded one that ends with this block and writes its noise to `log`.
+
+    `first` runs once in each worker of the embedded one.
 
     Raises UserError where there is no Java, FruitpipeError where Spark does not start.
     """
@@ -144,7 +150,7 @@ def cluster(config: SparkConfig, environment: Environment, log: Path, verbose: b
         context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
         try:
             started = Cluster(context)
-            started.warm_up()
+            started.warm_up(first)
             yield started
         finally:
             stop(context, process)

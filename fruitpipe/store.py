@@ -63,8 +63,11 @@ class Store(ABC):
         """Put an object (None: delete it) if what is there now is `expected` (None: nothing); say whether it was."""
 
     @abstractmethod
-    def swaps(self) -> bool:
-        """Whether the store does so in one step, or two writers that come at the same moment may both succeed."""
+    def swaps(self, scratch: str) -> bool:
+        """Whether the store does so in one step, or two writers that come at the same moment may both succeed.
+
+        May find out by an object of the name `scratch`, which is not there before and not there afterwards.
+        """
 
     @abstractmethod
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -139,7 +142,7 @@ class LocalStore(Store):
                 (self.root / name).unlink(missing_ok=True)
             return True
 
-    def swaps(self) -> bool:
+    def swaps(self, scratch: str) -> bool:
         return True
 
     @contextmanager
@@ -188,7 +191,7 @@ class BucketStore(Store):
     def prepare(self) -> None:
         if self._prefix and UNNAMEABLE.search(self._prefix):
             raise UserError(f"cannot write to {self.url!r}: take //, /./, /../ and control characters out of it.")
-        self.bucket.check(self._prefix)
+        self.bucket.has_any(self._prefix)  # or says why it cannot be reached
 
     def location(self, name: str) -> str:
         return f"{self.bucket.url}/{self._key(name)}"
@@ -221,16 +224,15 @@ class BucketStore(Store):
         self.bucket.delete(key)  # stores have no conditional delete; this one is a moment after the comparison
         return True
 
-    def swaps(self) -> bool:
-        """Asks the store, by an object of its own: some accept conditions and pass over them."""
-        name = self._key(f".conditional-{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    def swaps(self, scratch: str) -> bool:
+        key = self._key(scratch)
         try:
-            self.bucket.put(name, b"1")
-            found = self.bucket.get(name)
-            self.bucket.put(name, b"2")
-            return not self.bucket.put_if(name, b"3", None) and not self.bucket.put_if(name, b"3", found)
+            self.bucket.put(key, b"1")
+            found = self.bucket.get(key)
+            self.bucket.put(key, b"2")  # some stores accept conditions and pass over them
+            return not self.bucket.put_if(key, b"3", None) and not self.bucket.put_if(key, b"3", found)
         finally:
-            self.bucket.delete(name)
+            self.bucket.delete(key)
 
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = len(self._key("x")) - 1

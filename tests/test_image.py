@@ -6,33 +6,25 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from command import BACKBONE, manifest, one_line_error, same_vectors, vectors
 from conftest import unavailable
+from containers import Layer, engine, inspect, layers
 
 ROOT, USER, STRANGER = "0", "185", "1000620000:0"  # the last as OpenShift makes them up
 SPARK = "org.apache.spark.deploy.SparkSubmit"
 
 
 @cache
-def engine() -> str:
-    """The program that runs containers here: docker may be installed without its daemon."""
-    for name in ("docker", "podman"):
-        if shutil.which(name) and not subprocess.run([name, "info"], capture_output=True, check=False).returncode:
-            return name
-    unavailable("install docker or podman")
-
-
-@cache
 def image() -> str:
     if not (name := os.environ.get("FRUITPIPE_IMAGE")):
-        pytest.skip("run `make image` and set FRUITPIPE_IMAGE to the image's name")
+        unavailable("run `make image` and set FRUITPIPE_IMAGE to the image's name")
+    if engine() is None:
+        unavailable("install docker or podman")
     return name
 
 
@@ -40,7 +32,7 @@ def container(
     *arguments: object, user: str = USER, entrypoint: str = "", options: tuple[str, ...] = (), code: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """The finished container, which may write to /tmp alone and has no network; fails at another exit code."""
-    command = [engine(), "run", "--rm", "--read-only", "--network=none", "--memory=2g", f"--user={user}", *options]
+    command = [str(engine()), "run", "--rm", "--read-only", "--network=none", "--memory=2g", f"--user={user}", *options]
     if engine() == "podman":
         command.append("--passwd=false")  # which would give every uid a name
     if entrypoint:
@@ -57,43 +49,13 @@ def shell(script: str, user: str = USER) -> str:
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    done = subprocess.run([engine(), "image", "inspect", image()], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)[0]
-    return found["Config"]
-
-
-class Member(NamedTuple):
-    """A file in a layer."""
-
-    layer: int
-    name: str
+    found: dict[str, Any] = inspect(image())["Config"]
+    return found
 
 
 @pytest.fixture(scope="module")
-def members() -> list[Member]:
-    """All files of all layers, those included that a later layer hides."""
-    found: dict[str, list[str]] = {}
-    order: list[str] = []
-    with (
-        subprocess.Popen([engine(), "save", image()], stdout=subprocess.PIPE) as saving,
-        tarfile.open(fileobj=saving.stdout, mode="r|") as outer,
-    ):
-        for member in outer:
-            file = outer.extractfile(member) if member.isfile() else None
-            if member.name == "manifest.json":
-                order = json.load(file)[0]["Layers"]
-            elif file:
-                found[member.name] = list(names(file))
-    return [Member(number, each) for number, layer in enumerate(order) for each in found[layer]]
-
-
-def names(file: Any) -> Iterator[str]:
-    try:
-        with tarfile.open(fileobj=file, mode="r|*") as layer:
-            for member in layer:
-                yield member.name
-    except tarfile.ReadError:
-        return  # a config
+def built() -> list[Layer]:
+    return layers(image())
 
 
 def test_help_without_arguments():
@@ -139,17 +101,17 @@ for package in fruitpipe, numpy, pyspark:
     container("-c", script, entrypoint="python")
 
 
-def test_layers_hold_no_secrets(members):
-    assert len({member.layer for member in members}) >= 5
-    for member in members:
-        path = Path(member.name)
-        assert path.name not in {".netrc", "pip.conf", "pip_cert", "pip_index_url"}, member
-        assert "secrets" not in path.parts[:2], member
+def test_layers_hold_no_secrets(built):
+    """Those included that a later layer hides."""
+    assert len(built) >= 5
+    for path in (Path(name) for layer in built for name in layer.names):
+        assert path.name not in {".netrc", "pip.conf", "pip_cert", "pip_index_url"}, path
+        assert "secrets" not in path.parts[:2], path
 
 
 def test_history_holds_no_secrets():
     done = subprocess.run(
-        [engine(), "history", "--no-trunc", "--format={{.CreatedBy}}", image()],
+        [str(engine()), "history", "--no-trunc", "--format={{.CreatedBy}}", image()],
         capture_output=True,
         text=True,
         check=True,
@@ -159,9 +121,8 @@ def test_history_holds_no_secrets():
     assert "://" not in done.stdout
 
 
-def test_the_package_is_the_last_layer_and_alone(members):
-    last = max(member.layer for member in members)
-    files = [member.name for member in members if member.layer == last and not Path(member.name).is_absolute()]
+def test_the_package_is_the_last_layer_and_alone(built):
+    files = [name for name in built[-1].names if not Path(name).is_absolute()]
     package = [name for name in files if "fruitpipe" in name]
     assert "opt/fruitpipe/sbom.json" in package
     assert any(name.endswith("site-packages/fruitpipe/cli.py") for name in package)

@@ -138,9 +138,11 @@ def test_a_name_that_no_bucket_can_have(server: Server, admin: dict[str, str]) -
     assert "My_Bucket! is no name of a bucket" in line
 
 
-def test_a_prefix_with_a_typo(server: Server, admin: dict[str, str]) -> None:
-    line = refused(admin, "plan", f"{IMAGES}s", OUT, *options(server.endpoint))
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_a_prefix_with_a_typo(server: Server, admin: dict[str, str], verb: str) -> None:
+    line = refused(admin, verb, f"{IMAGES}s", OUT, *options(server.endpoint, BACKBONE))
     assert f"no images in {IMAGES}s: looked for bmp" in line
+    assert not written(server)
 
 
 @pytest.mark.parametrize(

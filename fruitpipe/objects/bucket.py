@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
-from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, Place, botocore_client, client_of
+from fruitpipe.objects.clients import AT_FIRST, LATER, Place, botocore_client, client_of
 from fruitpipe.objects.file import BUFFER, ObjectFile
 from fruitpipe.objects.patience import Patience, insist
-from fruitpipe.objects.refusal import explain, explained
+from fruitpipe.objects.refusal import explained
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode, UpdateVersion
@@ -43,10 +41,6 @@ class Found(NamedTuple):
     data: memoryview
     version: UpdateVersion
     """What the store compares: S3 and Azure etags, Google Cloud Storage a number."""
-
-
-opening = threading.Lock()
-"""A worker's 32 threads ask for their bucket at one time: the first one opens it, the others get what it got."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +70,18 @@ class Bucket:
             )
         return client_of(self.place, retries)
 
-    def check(self, prefix: str) -> None:
-        """Raise UserError at once where the bucket cannot be listed, as after a typo."""
+    def has_any(self, prefix: str) -> bool:
+        """Whether there are objects below a folder.
+
+        Raises UserError at once where that cannot be told, as after a typo.
+        """
         import obstore
 
-        unnameable = (ValueError, obstore.exceptions.InvalidPathError)  # shows as well that the store answers
+        unnameable = (ValueError, obstore.exceptions.InvalidPathError)  # shows as well that there is something
         with explained(self.place, "list", prefix), suppress(*unnameable):
-            insist(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
+            first = insist(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
+            return first is not None
+        return True
 
     def pages(self, prefix: str, last: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below a folder that come after a key, as batches of the schema PAGE, ordered by key."""
@@ -277,84 +276,3 @@ def to_page(*columns: pa.Array) -> pa.RecordBatch:
     keys, sizes, etags = (column.cast(field.type) for column, field in zip(columns, PAGE, strict=True))
     # S3 puts its etags in quotes when it lists, and not in its inventories.
     return pa.RecordBatch.from_arrays([keys, sizes, pc.utf8_trim(pc.fill_null(etags, ""), '"')], schema=PAGE)
-
-
-def split(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and key of a URL: s3://bucket/a/b as ("s3", "bucket", "a/b"). The key has no slash at its ends."""
-    scheme, _, rest = url.partition("://")
-    name, _, key = rest.partition("/")
-    return scheme, name, key.strip("/")
-
-
-def open_bucket(url: str, s3: S3Config) -> Bucket:
-    """The bucket of a URL.
-
-    Raises UserError where it is no URL of one, where nothing answers, where there are no credentials, or where it lives
-    outside `s3.region`.
-    """
-    try:
-        scheme, name, _ = split(location(url))
-    except ValueError as error:  # of a model, a manifest or an output that no config has checked
-        raise UserError(f"cannot use a URL: {str(error).rstrip('.')}.") from error
-    with opening:
-        return _open(os.getpid(), f"{scheme}://{name}", s3.model_dump_json())
-
-
-@lru_cache
-def _open(pid: int, url: str, s3_json: str) -> Bucket:
-    scheme, name, _ = split(url)
-    s3 = S3Config.model_validate_json(s3_json)
-    if scheme != "s3":
-        return Bucket(Place(scheme, name, None, None, s3))
-    environment = Environment.read()
-    asked = Place("s3", name, s3.endpoint, s3.region or environment.aws_region, s3)
-    Credentials()  # at first, since whoever else finds none has no words for it
-    try:
-        with explained(asked, "list"):
-            resolved = botocore_client(asked).meta
-    except ValueError as error:
-        raise explain(error, asked, "list") from error
-    aws = resolved.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    place = Place("s3", name, None if aws else resolved.endpoint_url, region_or_default(resolved), s3)
-    if (place.endpoint or "").startswith("http://") and not s3.allow_http:
-        raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or say s3.allow_http: true.")
-    # Before there are workers, the driver has had an answer.
-    actual = region_of(place, LATER if environment.worker else AT_FIRST)
-    if (aws or s3.region) and actual not in {None, place.region}:
-        if s3.region:
-            raise UserError(
-                f"{place.url} is in {actual}, but s3.region is {s3.region}: nothing was read or written. Use a bucket "
-                f"in {s3.region}, or change s3.region if the data may leave it."
-            )
-        place = Place("s3", name, place.endpoint, actual, s3)
-    return Bucket(place)
-
-
-def region_or_default(resolved: Any) -> str:
-    """Of the settings, the environment or the profile; S3's own default where none of them has one."""
-    return "us-east-1" if resolved.region_name in {None, "aws-global"} else str(resolved.region_name)
-
-
-def region_of(place: Place, retries: int) -> str | None:
-    """Region that a bucket lives in; None where the store does not tell. Raises UserError where nothing answers."""
-    client = botocore_client(place, retries)
-    with explained(place, "list"):
-        headers = head(client, place.name)
-    if "text/html" in headers.get("content-type", ""):
-        raise UserError(f"{place.server} is a web site, not an object store: check s3.endpoint and its port.")
-    region = headers.get("x-amz-bucket-region")
-    return str(region) if region else None
-
-
-def head(client: Any, name: str) -> dict[str, str]:
-    """Headers of the answer to a question about a bucket. Refusals have them too; the next request will say why."""
-    try:
-        answer = client.head_bucket(Bucket=name)
-    except RecursionError:  # botocore's answer to a redirect that does not say where to
-        return {}
-    except client.exceptions.ClientError as error:
-        answer = error.response
-        if answer["ResponseMetadata"]["HTTPStatusCode"] >= 500:
-            raise
-    headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
-    return headers

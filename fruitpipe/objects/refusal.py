@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fruitpipe.objects.clients import Place
 
 Action = Literal["list", "read", "write", "delete"]
+SETTING = {"s3": "s3.endpoint", "gs": "STORAGE_EMULATOR_HOST", "az": "AZURE_STORAGE_ACCOUNT_NAME"}
+"""What decides which server is asked."""
 RIGHT = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
 CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)|An error occurred \((\w+)\)")
 
@@ -45,7 +47,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         NoBucket,
         "no container {bucket} at {server}: check its name and AZURE_STORAGE_ACCOUNT_NAME.",
     ),
-    ("NoSuchBucket", NoBucket, "no bucket {bucket} at {server}: check its name, s3.endpoint and s3.region."),
+    ("NoSuchBucket", NoBucket, "no bucket {bucket} at {server}: check its name, {setting} and the region."),
     (
         "InvalidAccessKeyId",
         UserError,
@@ -87,22 +89,22 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         "lookup address|dns error|resolve host|Name or service not known",
         UserError,
-        "cannot find {server} (no such host): check s3.endpoint, and the network.",
+        "cannot find {server} (no such host): check {setting}, and the network.",
     ),
     (
         "ConnectionRefused|Could not connect to the endpoint",
         UserError,
-        "nothing answers at {server}: check s3.endpoint, and that the server runs.",
+        "nothing answers at {server}: check {setting}, and that the server runs.",
     ),
     (
         "(Connect|Read) timeout on endpoint",
         UserError,
-        "{server} does not answer in time: check s3.endpoint, and what is between (VPN, firewall, proxy).",
+        "{server} does not answer in time: check {setting}, and what is between (VPN, firewall, proxy).",
     ),
     (
         "Connection was closed before",
         UserError,
-        "{server} hangs up without an answer: check the port of s3.endpoint.",
+        "{server} hangs up without an answer: check the port of {setting}.",
     ),
     (
         "AccessDenied|403 Forbidden|AccountProblem|AllAccessDisabled|lacked",
@@ -112,7 +114,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         r"404 Not Found|(?s:list request(?!.*<Code>).*status code: 4)",
         UserError,
-        "{server} answers, but not as an object store: check s3.endpoint.",
+        "{server} answers, but not as an object store: check {setting}.",
     ),
     (
         "Invalid endpoint|not a valid URI",
@@ -166,7 +168,13 @@ def explain(error: BaseException, place: Place, action: Action, key: str = "") -
     said = re.sub(rf"(?<!\w)({names})(?!\w)", "", text)  # a bucket's name is no symptom
     for word, (pattern, kind, message) in product((code_of(error), said), REASONS):
         if re.search(pattern, word):
-            facts = {"bucket": place.name, "server": place.server, "region": place.region, "url": url}
+            facts = {
+                "bucket": place.name,
+                "server": place.server,
+                "region": place.region,
+                "url": url,
+                "setting": SETTING[place.scheme],
+            }
             return kind(message.format(**facts, action=action, right=right, advice=advice))
     return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. What was computed is kept: run again.")
 

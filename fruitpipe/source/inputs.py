@@ -10,7 +10,8 @@ from typing import Literal
 import pyarrow as pa
 
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
-from fruitpipe.images import BadImage
+from fruitpipe.errors import UserError
+from fruitpipe.images import EXTENSIONS, BadImage
 from fruitpipe.objects import open_bucket
 from fruitpipe.source import buckets, files, manifests
 from fruitpipe.source.listing import BATCH, LISTING
@@ -60,15 +61,21 @@ def is_distinct(inputs: Sequence[str]) -> bool:
 
 
 def check(inputs: Sequence[str], s3: S3Config) -> None:
-    """Raise UserError at once where an input cannot be listed, as after a typo."""
+    """Raise UserError at once where an input cannot be listed, or is a prefix with nothing below, as after a typo."""
     for name in inputs:
         match kind_of(name):
             case "manifest":
                 manifests.open_manifest(name, s3).close()
             case "bucket":
-                open_bucket(name, s3).check(buckets.folder_of(name))
+                if not open_bucket(name, s3).has_any(buckets.folder_of(name)):
+                    raise no_images([name])
             case "folder":
                 files.root_of(local_path(name))
+
+
+def no_images(inputs: Sequence[str]) -> UserError:
+    kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+    return UserError(f"no images in {', '.join(inputs)}: looked for {kinds} there and in all folders below.")
 
 
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:

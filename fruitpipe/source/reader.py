@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 
 from fruitpipe.config import S3Config, is_remote, local_path
@@ -22,6 +23,15 @@ class Reader:
         self._max_bytes = max_bytes
         self._bucket = lru_cache(maxsize=None)(lambda url: open_bucket(url, s3))
 
+    def connect(self, places: Iterable[str]) -> None:
+        """Connect to the buckets among places now. Raises UserError where that cannot be."""
+        for place in filter(is_remote, places):
+            self._bucket_of(place).client()
+
+    def _bucket_of(self, path: str) -> Bucket:
+        scheme, name, _ = split(path)
+        return self._bucket(f"{scheme}://{name}")
+
     def read(self, path: str, etag: str = "") -> bytes | memoryview:
         """The bytes of an image, those that were listed with this etag.
 
@@ -30,10 +40,8 @@ class Reader:
         """
         if not is_remote(path):
             return files.read_image(local_path(path), self._max_bytes)
-        scheme, name, key = split(path)
         try:
-            bucket: Bucket = self._bucket(f"{scheme}://{name}")
-            return bucket.get(key, etag or None, self._max_bytes).data
+            return self._bucket_of(path).get(split(path)[2], etag or None, self._max_bytes).data
         except FileNotFoundError as error:
             raise BadImage("missing", "no such object") from error
         except NoBucket as error:

@@ -1,0 +1,34 @@
+"""The one config object, shared by the CLI, YAML files, the Python API and the JSON Schema; and the environment."""
+
+from fruitpipe.config.environment import Environment
+from fruitpipe.config.loading import load_config, validate
+from fruitpipe.config.mistakes import ConfigError, Mistake
+from fruitpipe.config.places import SCHEME, is_remote, local_path, location
+from fruitpipe.config.sections import (
+    BACKBONES,
+    Config,
+    FailuresConfig,
+    ImageConfig,
+    PcaConfig,
+    S3Config,
+    SparkConfig,
+)
+
+__all__ = [
+    "BACKBONES",
+    "SCHEME",
+    "Config",
+    "ConfigError",
+    "Environment",
+    "FailuresConfig",
+    "ImageConfig",
+    "Mistake",
+    "PcaConfig",
+    "S3Config",
+    "SparkConfig",
+    "is_remote",
+    "load_config",
+    "local_path",
+    "location",
+    "validate",
+]

@@ -1,0 +1,45 @@
+"""Environment variables. No other module reads any."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What fruitpipe takes from the environment, read at once so that nothing else needs to."""
+
+    cache: Path
+    """Where converted backbones and Spark's class archive are kept."""
+    keras_home: Path
+    """Where Keras keeps downloaded weights."""
+    java_home: Path | None
+    submitted: bool
+    """Whether spark-submit started this process, and with it Spark."""
+    worker: bool
+    """Whether Spark started this process to run tasks."""
+    aws_region: str | None
+    """Where to look for buckets of a server that does not say where they are."""
+    aws_ca_file: str | None
+    gcs_emulator: str | None
+    """URL of a local stand-in for Google Cloud Storage."""
+    revision: str | None
+    """Commit that the container image was built of."""
+
+    @classmethod
+    def read(cls) -> Environment:
+        home = os.environ
+        cache = home.get("FRUITPIPE_CACHE") or Path(home.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruitpipe"
+        return cls(
+            cache=Path(cache),
+            keras_home=Path(home.get("KERAS_HOME") or Path.home() / ".keras"),
+            java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
+            submitted="PYSPARK_GATEWAY_PORT" in home,
+            worker="SPARK_REUSE_WORKER" in home,
+            aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
+            aws_ca_file=home.get("AWS_CA_BUNDLE"),
+            gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
+            revision=home.get("FRUITPIPE_REVISION") or None,
+        )

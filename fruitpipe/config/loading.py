@@ -1,0 +1,136 @@
+"""One config out of defaults, a YAML file and assignments."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fruitpipe.config.mistakes import ConfigError, Lines, Mistake, check
+from fruitpipe.config.secrets import Key
+from fruitpipe.config.sections import Config
+from fruitpipe.errors import UserError
+
+
+def load_config(
+    path: str | os.PathLike[str] | None = None,
+    assignments: Sequence[str] = (),
+    **values: Any,
+) -> Config:
+    """Merge defaults, a YAML file, `key=value` assignments and keyword values, later ones winning.
+
+    Parameters
+    ----------
+    path: YAML file, or None.
+    assignments: dotted keys with YAML values, such as `pca.variance=0.9`.
+    values: top-level keys; those that are None are left out.
+
+    Raises
+    ------
+    ConfigError: with every mistake that was found.
+    """
+    tree, lines = read_yaml(Path(path)) if path else ({}, {})
+    mistakes: list[Mistake] = []
+    for assignment in assignments:
+        try:
+            key, value = parse_assignment(assignment)
+        except ValueError as error:
+            mistakes.append(Mistake("", str(error)))
+            continue
+        put(tree, key, value)
+        lines = without(lines, key)
+    for name, value in values.items():
+        if value is not None:
+            tree[name] = value
+            lines = without(lines, (name,))
+    return check(tree, lines, source=str(path) if path else None, mistakes=mistakes)
+
+
+def without(lines: Lines, key: Key) -> Lines:
+    """The lines of a file without those that something after the file overrides."""
+    return {name: line for name, line in lines.items() if name[: len(key)] != key}
+
+
+def validate(path: str | os.PathLike[str]) -> None:
+    """Check a YAML file on its own; `input` and `output` may still come from the command line.
+
+    Raises ConfigError with every mistake.
+    """
+    tree, lines = read_yaml(Path(path))
+    check({"input": "IMAGES", "output": "OUT"} | tree, lines, source=str(path))
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The mapping in a YAML file and the line (from 1) of each of its keys.
+
+    Raises ConfigError where the file is missing, is not YAML, names a key twice or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
+            mark = aliases[0].start_mark
+            mistake = Mistake("", "YAML aliases (*name) are not supported.", mark.line + 1 if mark else None)
+            raise ConfigError([mistake], str(path))
+        node = yaml.compose(text, yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise UserError(f"no config file {path}: check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else None)], str(path)) from error
+    if tree is None:
+        return {}, {}
+    if not isinstance(tree, dict):
+        raise ConfigError([Mistake("", "expected `key: value` lines at the top.", 1)], str(path))
+    lines: Lines = {}
+    twice = []
+    for key, line in walk(node):
+        if key in lines:
+            twice.append(Mistake(".".join(key), f"named twice, first on line {lines[key]}.", line))
+        lines[key] = line
+    if twice:
+        raise ConfigError(twice, str(path))
+    return tree, lines
+
+
+def walk(node: yaml.Node | None, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every key of a YAML document, as a path of names, with its line."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*parents, str(key.value))
+            yield path, key.start_mark.line + 1
+            yield from walk(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            path = (*parents, str(index))
+            yield path, item.start_mark.line + 1
+            yield from walk(item, path)
+
+
+def parse_assignment(text: str) -> tuple[tuple[str, ...], Any]:
+    """`a.b=1` as (("a", "b"), 1). Everything after `spark.conf.` is one key, as Spark's own keys have dots."""
+    key, equals, value = text.partition("=")
+    shown = re.split(r"[\s:=]", text)[0]  # not the rest, which may be a key
+    if not equals or not key:
+        raise ValueError(f"--set {shown}: expected key=value, such as pca.variance=0.95.")
+    names = tuple(key.split(".", 2)) if key.startswith("spark.conf.") else tuple(key.split("."))
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {shown}: the value is not YAML.") from error
+    return names, str(value) if names[:2] == ("spark", "conf") else parsed
+
+
+def put(tree: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
+    for name in key[:-1]:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    tree[key[-1]] = value

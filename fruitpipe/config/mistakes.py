@@ -1,0 +1,114 @@
+"""What is wrong with a config, for people."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from fruitpipe.config.secrets import NO_KEYS, Key, find_secrets
+from fruitpipe.config.sections import ONE, SEVERAL, Config, Section
+from fruitpipe.errors import UserError
+
+Lines = dict[Key, int]
+"""Line of a file, from 1, for each key in it."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with a config: where, what, and the key that was probably meant."""
+
+    key: str
+    message: str
+    line: int | None = None
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line else ""
+        hint = f" Did you mean {self.suggestion!r}?" if self.suggestion else ""
+        return f"{where}{self.key}: {self.message}{hint}" if self.key else f"{where}{self.message}{hint}"
+
+
+class ConfigError(UserError):
+    """A config that cannot be used, with every mistake in it."""
+
+    def __init__(self, mistakes: Sequence[Mistake], source: str | None = None) -> None:
+        self.mistakes = list(mistakes)
+        self.source = source
+        # What has no line did not come from the file.
+        prefix = f"{source}: " if source else ""
+        super().__init__("\n".join(f"{prefix if mistake.line else ''}{mistake}" for mistake in self.mistakes))
+
+
+def check(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: Sequence[Mistake] = ()) -> Config:
+    """Validate a merged tree.
+
+    Raises ConfigError with all mistakes, those found before included, their lines and the keys probably meant.
+    """
+    secrets = list(find_secrets(tree))
+    found = [*mistakes, *(Mistake(".".join(key), NO_KEYS, lines.get(key)) for key in secrets)]
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        found += [explain(detail, lines) for detail in details if key_of(detail) not in secrets]
+    if found:
+        raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0), source)
+    return config
+
+
+def key_of(detail: Any) -> Key:
+    return tuple(str(part) for part in detail["loc"] if part not in {ONE, SEVERAL})
+
+
+def explain(detail: Any, lines: Lines) -> Mistake:
+    location = key_of(detail)
+    key, line = ".".join(location), lines.get(location)
+    match detail["type"]:
+        case "extra_forbidden":
+            fields = fields_at(location[:-1])
+            close = difflib.get_close_matches(location[-1], fields, 1)
+            suggestion = home_of(location[-1], 1.0) or (close[0] if close else home_of(location[-1], 0.8))
+            return Mistake(key, "no such key.", line, suggestion)
+        case "missing":
+            return Mistake(key, f"missing: give it on the command line, or as `{key}:` in a config file.")
+        case "literal_error":
+            given = str(quoted(detail["input"]))
+            allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
+            close = difflib.get_close_matches(given, allowed, 1)
+            return Mistake(key, f"{given!r} is not one of {', '.join(allowed)}.", line, close[0] if close else None)
+        case "value_error":  # ours: says what to do, and may be about what must not be repeated
+            return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
+        case _:
+            return Mistake(
+                key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {quoted(detail['input'])!r}.", line
+            )
+
+
+def quoted(value: Any) -> Any:
+    """A wrong value as an error may show it: of mappings, lists and what may be a key, only what they are."""
+    if isinstance(value, Mapping | list):
+        return "a mapping" if isinstance(value, Mapping) else "a list"
+    return re.sub(r"[\w/+=-]{30,}", "…", value) if isinstance(value, str) else value
+
+
+def fields_at(location: tuple[str, ...]) -> list[str]:
+    section: Any = Config
+    for name in location:
+        section = section.model_fields[name].annotation
+    return list(section.model_fields)
+
+
+def home_of(name: str, likeness: float) -> str | None:
+    """The dotted key that ends in a name as alike as this, for a key that was written one level off."""
+    for key, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            close = difflib.get_close_matches(name, field.annotation.model_fields, 1, likeness)
+            if close:
+                return f"{key}.{close[0]}"
+    close = difflib.get_close_matches(name, Config.model_fields, 1, likeness)
+    return close[0] if close else None

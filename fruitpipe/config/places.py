@@ -1,0 +1,37 @@
+"""Paths and URLs."""
+
+from __future__ import annotations
+
+import re
+
+from fruitpipe.config.secrets import secret_free
+
+SCHEMES = ("s3", "gs", "az", "file")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+def location(url: str) -> str:
+    """Check a path or URL of a place. Raises ValueError, never quoting a key."""
+    if (scheme := SCHEME.match(url)) is None:
+        return url
+    secret_free(url)
+    if scheme[1] in {"s3a", "s3n", "S3"}:
+        raise ValueError("write s3:// here")
+    if scheme[1] in {"http", "https"}:
+        raise ValueError("write s3://bucket/folder here, and the server as s3.endpoint where it is not AWS")
+    if scheme[1] not in SCHEMES:
+        raise ValueError(f"no such scheme: a path, or {', '.join(f'{name}://' for name in SCHEMES)}")
+    if scheme[1] != "file" and not re.match(r"[a-z0-9]+://[A-Za-z0-9]", url):
+        raise ValueError(f"expected {scheme[1]}://bucket/folder")
+    return url
+
+
+def is_remote(url: str) -> bool:
+    """Whether a place is in an object store."""
+    scheme = SCHEME.match(url)
+    return scheme is not None and scheme[1] != "file"
+
+
+def local_path(url: str) -> str:
+    """The path of a place on disk, which may be given as file://…"""
+    return url.removeprefix("file://") if url.startswith("file:///") else url
