@@ -7,9 +7,8 @@ own CPU time, spread over all cores.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from common import EXTENSIONS, Row, count_images, output, report, subset, timed
+from common import EXTENSIONS, Row, count_images, report, subset, timed
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from seaweed import BUCKET, Server
@@ -27,12 +26,18 @@ TARGET, TARGET_WITHOUT_SERVER, TARGET_LOOP = 0.93, 0.97, 8.0
 
 
 class Seconds(NamedTuple):
-    """of one run"""
+    """of one run, or of its feature stage"""
 
-    featurize: float
-    whole: float
-    server: float = 0.0
+    wall: float
+    server: float
     """CPU time of the S3 server meanwhile, spread over all cores"""
+
+
+class Run(NamedTuple):
+    """Times of one run."""
+
+    featurize: Seconds
+    whole: Seconds
 
 
 def main() -> None:
@@ -65,7 +70,8 @@ def upload(images: Path, server: Server) -> None:
 
 
 def against_disk(images: Path, server: Server, scratch: Path, rounds: int) -> None:
-    disk, bucket = [], []
+    disk: list[Run] = []
+    bucket: list[Run] = []
     run(f"s3://{BUCKET}/images", f"s3://{BUCKET}/warm", server)
     for number in range(rounds):
         pair = [
@@ -75,37 +81,62 @@ def against_disk(images: Path, server: Server, scratch: Path, rounds: int) -> No
         for measure in pair[:: -1 if number % 2 else 1]:
             measure()
     count = count_images(images)
-    for stage in ("featurize", "whole"):
-        theirs = [getattr(each, stage) for each in disk]
+    for stage in Run._fields:
+        theirs = [getattr(each, stage).wall for each in disk]
         ours = [getattr(each, stage) for each in bucket]
-        # As if it served evenly over the run, which leaves out too little of it in the feature stage.
-        alone = [seconds * (1 - each.server / each.whole) for seconds, each in zip(ours, bucket, strict=True)]
         report(
             [
-                Row(f"disk, {stage}", ours, theirs, count, TARGET),
-                Row("  server left out", alone, theirs, count, TARGET_WITHOUT_SERVER),
+                Row(f"disk, {stage}", [each.wall for each in ours], theirs, count, TARGET),
+                Row(
+                    "  server left out",
+                    [each.wall - each.server for each in ours],
+                    theirs,
+                    count,
+                    TARGET_WITHOUT_SERVER,
+                ),
             ]
         )
-    print(f"CPU of the S3 server: {statistics.median(each.server for each in bucket):.1f} s on each core")
 
 
 def against_loop(images: Path, server: Server) -> None:
     run(f"s3://{BUCKET}/images", f"s3://{BUCKET}/warm", server)
-    ours = run(f"s3://{BUCKET}/images", f"s3://{BUCKET}/out", server).whole
+    ours = run(f"s3://{BUCKET}/images", f"s3://{BUCKET}/out", server).whole.wall
     theirs = timed([sys.executable, str(SCRIPT), BUCKET, "images", "loop", "200"])
     report([Row("loop over boto3", [ours], [theirs], count_images(images), TARGET_LOOP)])
 
 
-def run(images: str, out: str, server: Server) -> Seconds:
+def run(images: str, out: str, server: Server) -> Run:
+    """Run fruitpipe; look at the clocks as each stage ends, which a line on standard error tells."""
     command = [sys.executable, "-m", "fruitpipe", "run", images, out, "--json"]
     settings = ("pca.components=200", "s3.allow_http=true")
-    options = [part for setting in settings for part in ("--set", setting)]
-    cpu, start = server.cpu_seconds, time.perf_counter()
-    output([*command, *options])
-    whole = time.perf_counter() - start
-    served = (server.cpu_seconds - cpu) / (os.cpu_count() or 1)
-    shown = output([sys.executable, "-m", "fruitpipe", "show", out, "--json", *options])
-    return Seconds(json.loads(shown)["timings"]["featurize"], whole, served)
+    command += [part for setting in settings for part in ("--set", setting)]
+    begun, start = Moment.of(server), Moment.of(server)
+    featurized = None
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr or ():
+            lines.append(line)
+            if line.startswith("featurize:"):
+                featurized = Moment.of(server).since(start)
+            else:
+                start = Moment.of(server) if featurized is None else start
+    if process.returncode or featurized is None:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{''.join(lines)}")
+    return Run(featurized, Moment.of(server).since(begun))
+
+
+class Moment(NamedTuple):
+    """What the clock said, and the server's CPU time."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def of(cls, server: Server) -> Moment:
+        return cls(time.perf_counter(), server.cpu_seconds)
+
+    def since(self, earlier: Moment) -> Seconds:
+        return Seconds(self.clock - earlier.clock, (self.cpu - earlier.cpu) / (os.cpu_count() or 1))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from shutil import which
+from shutil import rmtree, which
 
 import pyspark
 from py4j.protocol import Py4JJavaError
@@ -58,10 +58,12 @@ def main() -> None:
         for master in MASTERS:
             with suppress(Py4JJavaError):
                 work(master, lists)
+        rmtree(Path(os.environ["SPARK_HOME"], "work"))  # which the second kind of master leaves
         merged = lists / "all"
         merged.write_text("\n".join(dict.fromkeys(classes(lists))))
-        archive = folder / f"{pyspark.__version__}-java-{version}.jsa"
-        jar = Path(os.environ["SPARK_HOME"], "jars", "classpath.jar")
+        jars = Path(os.environ["SPARK_HOME"], "jars")
+        archive = folder / f"{pyspark.__version__}-{jars.stat().st_mtime_ns}-java-{version}.jsa"  # as fruitpipe.spark
+        jar = jars / "classpath.jar"
         options = [f"-XX:SharedClassListFile={merged}", f"-XX:SharedArchiveFile={archive}", "-cp", str(jar)]
         subprocess.run(["java", "-Xshare:dump", "-Xlog:cds=error", *options], check=True)
 

@@ -26,6 +26,7 @@ from fruitpipe.errors import FruitpipeError, UserError
 
 OLDEST_JAVA = 17
 ATTEMPTS = 4
+MONTH = 30 * 24 * 3600
 Result = TypeVar("Result")
 
 
@@ -214,6 +215,8 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path) ->
         "spark.python.unix.domain.socket.enabled": "true",
         # Huge pages for the workers, where the kernel leaves the choice to programs: inference is up to 3 % faster.
         "spark.executorEnv.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
+        "spark.executorEnv.TOKIO_WORKER_THREADS": "1",
     }
 
 
@@ -221,9 +224,11 @@ def class_archive(environment: Environment, java: Path) -> str:
     """JVM options that use the archive of Spark's loaded classes or, the first time, write it as the JVM ends.
 
     The JVM writes the archive's header last and passes over one without: a half-written file does no harm, and one that
-    has stayed so for ten minutes is written again.
+    has stayed so for ten minutes is written again. It also passes over an archive of other jars, by their times: each
+    installation of Spark has its own, and those that nobody has used for a month go.
     """
-    archive = environment.cache / "spark" / f"{pyspark.__version__}-java-{java_version(java)}.jsa"
+    installed = Path(pyspark.__file__, "../jars").resolve().stat().st_mtime_ns
+    archive = environment.cache / "spark" / f"{pyspark.__version__}-{installed}-java-{java_version(java)}.jsa"
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with archive.open("rb") as file:
@@ -233,7 +238,10 @@ def class_archive(environment: Environment, java: Path) -> str:
         if time.time() - archive.stat().st_mtime < 600:
             return ""
     except FileNotFoundError:
-        pass
+        with suppress(OSError):
+            for other in archive.parent.glob("*.jsa"):
+                if time.time() - other.stat().st_atime > MONTH:
+                    other.unlink()
     except OSError:
         return ""  # a cache that cannot be written to costs three seconds at each start, no more
     return f"-XX:ArchiveClassesAtExit={archive} -Xlog:disable -Xlog:all=off"

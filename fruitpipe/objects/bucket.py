@@ -172,12 +172,13 @@ class Bucket:
 
         condition: GetOptions = {"if_match": f'"{etag}"'} if etag else {}
         answer = obstore.get(self.client(), key, options=condition)
-        if etag and (answer.meta["e_tag"] or "").strip('"') != etag:  # some accept conditions and pass over them
+        meta = answer.meta  # made anew each time
+        if etag and (meta["e_tag"] or "").strip('"') != etag:  # some accept conditions and pass over them
             raise Changed
-        if max_bytes is not None and answer.meta["size"] > max_bytes:
+        if max_bytes is not None and meta["size"] > max_bytes:
             raise OverflowError
-        version: UpdateVersion = {"e_tag": answer.meta["e_tag"] or ""}
-        if number := answer.meta["version"]:
+        version: UpdateVersion = {"e_tag": meta["e_tag"] or ""}
+        if number := meta["version"]:
             version["version"] = number
         return Found(memoryview(answer.bytes()), version)
 
