@@ -1,0 +1,93 @@
+"""SparkApplications on the cluster that `kubectl` reaches, with images and results on an S3 server of this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from seaweed import BUCKET, Server
+
+NAMESPACE = "spark-jobs"
+APPLICATION = Path(__file__).parents[1] / "k8s/application.yaml"
+EXECUTORS = "--selector=spark-role=executor"
+
+
+def kubectl(*arguments: str, given: Any = None) -> str:
+    command = ["kubectl", f"--namespace={NAMESPACE}", *arguments]
+    text = None if given is None else json.dumps(given)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert not done.returncode, f"{' '.join(command)}:\n{done.stderr}"
+    return done.stdout
+
+
+@contextmanager
+def s3_for_pods(folder: Path) -> Iterator[Server]:
+    """An S3 server on an address that pods reach: they know it as `s3:8333`, and its keys as the Secret `s3-keys`."""
+    node = json.loads(kubectl("get", "nodes", "--output=json"))["items"][0]
+    addresses = {each["type"]: each["address"] for each in node["status"]["addresses"]}
+    with Server(folder, host=addresses["InternalIP"]) as server:
+        admin = server.identities["admin"]
+        keys = {"AWS_ACCESS_KEY_ID": admin.access_key, "AWS_SECRET_ACCESS_KEY": admin.secret_key}
+        ports = [{"name": "s3", "port": server.ports["s3.port"]}]
+        objects = [
+            {"kind": "Secret", "metadata": {"name": "s3-keys"}, "stringData": keys},
+            {"kind": "Service", "metadata": {"name": "s3"}, "spec": {"ports": [{"name": "s3", "port": 8333}]}},
+            {
+                "kind": "Endpoints",
+                "metadata": {"name": "s3"},
+                "subsets": [{"addresses": [{"ip": server.host}], "ports": ports}],
+            },
+        ]
+        for each in objects:
+            kubectl("apply", "--filename=-", given={"apiVersion": "v1", **each})
+        try:
+            yield server
+        finally:
+            kubectl("delete", "--ignore-not-found", "secret/s3-keys", "service/s3")
+
+
+def apply(image: str, source: str, out: str) -> str:
+    """Submit the application of k8s/ with this image and these folders of the bucket; return its name."""
+    application = yaml.safe_load(APPLICATION.read_text())
+    name: str = application["metadata"]["name"]
+    kubectl("delete", "--ignore-not-found", "sparkapplication", name)
+    spec = application["spec"]
+    spec |= {"image": image, "imagePullPolicy": "IfNotPresent"}
+    spec["arguments"][1:3] = [f"s3://{BUCKET}/{source}", f"s3://{BUCKET}/{out}"]
+    kubectl("apply", "--filename=-", given=application)
+    return name
+
+
+def state(name: str) -> str:
+    found = kubectl("get", "sparkapplication", name, "--output=jsonpath={.status.applicationState.state}")
+    return found or "NEW"
+
+
+def wait_for(done: Callable[[], Any], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, kubectl("get", "pods,events")
+        time.sleep(0.5)
+
+
+def counts(places: Server, out: str) -> dict[str, int]:
+    """Images by status in the manifest that is published."""
+    client = places.client(places.identities["admin"])
+    latest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/latest.json")["Body"])["run"]
+    manifest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/runs/{latest}/manifest.json")["Body"])
+    found: dict[str, int] = manifest["counts"]["by_status"]
+    return found
+
+
+def completed(name: str) -> str:
+    """The driver's log, once the application has completed; fails where it has not."""
+    wait_for(lambda: state(name) in {"COMPLETED", "FAILED", "SUBMISSION_FAILED"}, 300)
+    log = kubectl("logs", f"{name}-driver")
+    assert state(name) == "COMPLETED", log
+    return log
