@@ -73,21 +73,24 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except FruitpipeError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        give_up(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("error: stopped.", file=sys.stderr)
-        sys.exit(Interrupted.exit_code)
+        give_up("stopped.", Interrupted.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(
-            f"error: {error.strerror}: {error.filename or 'while writing'}. Computed features are kept.",
-            file=sys.stderr,
-        )
-        sys.exit(FruitpipeError.exit_code)
+        what = f"{error.strerror}: {error.filename or 'while writing'}"
+        give_up(f"{what}. Computed features are kept.", FruitpipeError.exit_code)
     sys.exit(0)
+
+
+def give_up(reason: str, code: int) -> NoReturn:
+    """Say why on standard error and, in a pod, where Kubernetes looks for it, which takes 4 KiB."""
+    for line in reason.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    if log := configs.Environment.read().termination_log:
+        log.write_bytes(reason.encode()[:4096])
+    sys.exit(code)
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:

@@ -17,6 +17,13 @@ from command import BACKBONE, command, fruitpipe, one_line_error
 import fruitpipe as api
 
 
+def test_in_a_pod_the_reason_is_where_kubernetes_looks_for_it(tmp_path, monkeypatch):
+    log = tmp_path / "termination-log"
+    monkeypatch.setenv("FRUITPIPE_TERMINATION_LOG", str(log))
+    done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
+    assert one_line_error(done) == f"error: {log.read_text()}"
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)

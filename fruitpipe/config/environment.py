@@ -25,6 +25,8 @@ class Environment:
     aws_ca_file: str | None
     gcs_emulator: str | None
     """URL of a local stand-in for Google Cloud Storage."""
+    termination_log: Path | None
+    """Where Kubernetes looks for the reason why a container ended."""
     revision: str | None
     """Commit that the container image was built of."""
 
@@ -41,5 +43,6 @@ class Environment:
             aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
+            termination_log=Path(home["FRUITPIPE_TERMINATION_LOG"]) if home.get("FRUITPIPE_TERMINATION_LOG") else None,
             revision=home.get("FRUITPIPE_REVISION") or None,
         )

@@ -1,0 +1,159 @@
+{{/* Name of all objects: that of the release, as DNS-1035, and short enough for what Spark and the operator append. */}}
+{{- define "fruitpipe.name" -}}
+{{- $name := .Release.Name | lower | replace "." "-" -}}
+{{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "fp-%s" $name }}{{ end -}}
+{{- $name | trunc 36 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "fruitpipe.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "fruitpipe.selector" . }}
+{{- end }}
+
+{{- define "fruitpipe.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "fruitpipe.image" -}}
+{{- $image := .Values.image -}}
+{{- if eq $image.tag "latest" }}{{ fail "image.tag: `latest` names another image tomorrow: give a version or image.digest." }}{{ end -}}
+{{- if $image.digest -}}
+{{ printf "%s@%s" $image.repository $image.digest }}
+{{- else -}}
+{{ printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
+{{- end -}}
+{{- end }}
+
+{{/* The config as a file. */}}
+{{- define "fruitpipe.config" -}}
+{{- if not .Values.pipeline.input }}{{ fail "pipeline.input: say where the images are, such as s3://bucket/images." }}{{ end -}}
+{{- if not .Values.pipeline.output }}{{ fail "pipeline.output: say where results go, such as s3://bucket/results." }}{{ end -}}
+{{ toYaml .Values.pipeline }}
+{{- end }}
+
+{{/* Memory beside an executor's heap, MiB: its JVM's own, and a Python worker for each core. */}}
+{{- define "fruitpipe.overhead" -}}
+{{- default (printf "%dm" (add 300 (mul 450 (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
+{{- end }}
+
+{{/* Pod template of a role: (list root role values). It needs no webhook, and passes the profile `restricted`. */}}
+{{- define "fruitpipe.template" -}}
+{{- $root := index . 0 }}{{ $role := index . 1 }}{{ $values := index . 2 -}}
+metadata:
+  labels:
+    {{- include "fruitpipe.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $role }}
+    {{- with $values.labels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    # The operator runs the application again when its spec changes, and looks at nothing else.
+    fruitpipe/config: {{ include "fruitpipe.config" $root | sha256sum }}
+    fruitpipe/reprocess: {{ $root.Values.reprocess | quote }}
+    {{- with $values.annotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec:
+  automountServiceAccountToken: {{ eq $role "driver" }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 185
+    runAsGroup: 0
+    fsGroup: 185
+    seccompProfile: {type: RuntimeDefault}
+  {{- with $values.gracePeriodSeconds }}
+  terminationGracePeriodSeconds: {{ . }}
+  {{- end }}
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+  {{- with index $values $key }}
+  {{ $key }}: {{ toJson . }}
+  {{- end }}
+  {{- end }}
+  containers:
+    - name: spark-kubernetes-{{ $role }}
+      terminationMessagePolicy: FallbackToLogsOnError
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities: {drop: [ALL]}
+      {{- with $root.Values.secrets }}
+      envFrom:
+        {{- range . }}
+        - secretRef: {name: {{ . }}}
+        {{- end }}
+      {{- end }}
+      env:
+        {{- if eq $role "driver" }}
+        - {name: FRUITPIPE_TERMINATION_LOG, value: /dev/termination-log}
+        {{- else }}
+        - {name: TOKIO_WORKER_THREADS, value: "1"} # for each core's worker, not for each core of the node
+        {{- end }}
+        {{- range $name, $value := $values.env }}
+        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- end }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        {{- if eq $role "driver" }}
+        - {name: config, mountPath: /etc/fruitpipe, readOnly: true}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {}
+    {{- if eq $role "driver" }}
+    - name: config
+      configMap: {name: {{ include "fruitpipe.name" $root }}}
+    {{- end }}
+{{- end }}
+
+{{/* Spec of a SparkApplication. */}}
+{{- define "fruitpipe.application" -}}
+type: Python
+pythonVersion: "3"
+mode: cluster
+sparkVersion: {{ .Values.sparkVersion | quote }}
+image: {{ include "fruitpipe.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+mainApplicationFile: local:///opt/fruitpipe/main.py
+arguments: [run, --config, /etc/fruitpipe/run.yaml]
+restartPolicy:
+  type: OnFailure
+  onFailureRetries: {{ .Values.restart.retries }}
+  onFailureRetryInterval: {{ .Values.restart.interval }}
+  onSubmissionFailureRetries: {{ .Values.restart.retries }}
+  onSubmissionFailureRetryInterval: {{ .Values.restart.interval }}
+{{- with .Values.timeToLiveSeconds }}
+timeToLiveSeconds: {{ . }}
+{{- end }}
+sparkConf:
+  spark.decommission.enabled: "true"
+  spark.blockManager.port: "7079"
+  spark.driver.port: "7078"
+  # The service and volumes of a driver go with its pod: the driver needs no right to delete any.
+  spark.kubernetes.driver.service.deleteOnTermination: "false"
+  spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
+  # The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
+  spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
+  {{- range $key, $value := .Values.sparkConf }}
+  {{ $key }}: {{ $value | quote }}
+  {{- end }}
+driver:
+  cores: {{ .Values.driver.cores }}
+  memory: {{ .Values.driver.memory }}
+  memoryOverhead: {{ .Values.driver.memoryOverhead }}
+  serviceAccount: {{ include "fruitpipe.name" . }}
+  template:
+    {{- include "fruitpipe.template" (list . "driver" .Values.driver) | nindent 4 }}
+executor:
+  instances: {{ .Values.executor.instances }}
+  cores: {{ .Values.executor.cores }}
+  memory: {{ .Values.executor.memory }}
+  memoryOverhead: {{ include "fruitpipe.overhead" . }}
+  serviceAccount: {{ include "fruitpipe.name" . }}-executor
+  template:
+    {{- include "fruitpipe.template" (list . "executor" .Values.executor) | nindent 4 }}
+{{- end }}

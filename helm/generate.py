@@ -1,0 +1,113 @@
+"""Write the chart's values.schema.json and README.md: generate.py
+
+Types come from values.yaml's own defaults, those of `pipeline` from fruitpipe's config, descriptions from comments.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fruitpipe.config import Config
+from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
+
+CHART = Path(__file__).parent / "fruitpipe"
+COMMENT = re.compile(r"^( *)# -- (.*)\n((?: *# .*\n)*) *([A-Za-z]+):", re.MULTILINE)
+MEMORY = {"type": "string", "pattern": "^[1-9][0-9]*[kmgt]$"}
+FREE = {"type": "string", "not": {"pattern": f"(?i){SECRET_VALUE.pattern}"}}
+
+
+def without_secrets(names: re.Pattern[str]) -> dict[str, Any]:
+    """Any keys and values but those that are credentials."""
+    named = {"not": {"pattern": f"(?i){names.pattern}"}}
+    return {"type": "object", "propertyNames": named, "additionalProperties": FREE}
+
+
+NUMBER = {"type": "integer", "minimum": 1}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "image.tag": {"type": "string", "not": {"const": "latest"}},
+    "schedule.concurrencyPolicy": {"enum": ["Allow", "Forbid", "Replace"]},
+    "driver.cores": NUMBER,
+    "driver.memory": MEMORY,
+    "driver.memoryOverhead": MEMORY,
+    "driver.env": without_secrets(SECRET_NAME),
+    "executor.instances": NUMBER,
+    "executor.cores": NUMBER,
+    "executor.memory": MEMORY,
+    "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
+    "executor.env": without_secrets(SECRET_NAME),
+    "sparkConf": without_secrets(SECRET_SETTING),
+    "timeToLiveSeconds": {"type": ["integer", "null"], "minimum": 1},
+}
+"""Where a default says too little."""
+TYPES = {str: "string", bool: "boolean", int: "integer", list: "array"}
+
+
+def schema() -> str:
+    """JSON Schema of the values."""
+    pipeline = Config.model_json_schema()
+    definitions = pipeline.pop("$defs")
+    del pipeline["required"]  # the chart says so itself, in words
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values, ""), "$defs": definitions}
+    described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
+    return json.dumps(described, indent=2) + "\n"
+
+
+def of(value: Any, path: str) -> dict[str, Any]:
+    if path in SPECIAL:
+        return SPECIAL[path]
+    if not isinstance(value, dict):
+        return {"type": TYPES[type(value)]}
+    if not value:
+        return {"type": "object"}
+    properties = {name: of(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def comments() -> Iterator[tuple[str, str]]:
+    """Dotted keys of values.yaml and what is said of each."""
+    section = ""
+    text = (CHART / "values.yaml").read_text()
+    for line in re.finditer(r"^([A-Za-z]+):|" + COMMENT.pattern, text, re.MULTILINE):
+        if line[1]:
+            section = line[1]
+            continue
+        said = " ".join([line[3], *(each.strip(" #") for each in line[4].splitlines())])
+        yield (f"{section}.{line[5]}" if line[2] else line[5]), said
+
+
+def readme() -> str:
+    """The chart's README: all values with defaults."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    rows = []
+    for key, said in comments():
+        value = values
+        for name in key.split("."):
+            value = value[name]
+        rows.append(f"| `{key}` | `{json.dumps(value)}` | {said} |")
+    return "\n".join([HEAD, "| value | default | |", "|---|---|---|", *rows, ""])
+
+
+HEAD = """# fruitpipe on Kubernetes
+
+    helm install fruits helm/fruitpipe --set image.repository=REGISTRY/fruitpipe \\
+      --set pipeline.input=s3://bucket/images --set pipeline.output=s3://bucket/results
+
+Runs the main job as a SparkApplication of the Kubeflow Spark operator. A change of `pipeline` runs it again, as does
+any new `reprocess`; the same values do nothing. On Helm's command line, numbers with a point need `--set-json`.
+
+Written by `python helm/generate.py` from the comments of values.yaml.
+"""
+
+
+if __name__ == "__main__":
+    (CHART / "values.schema.json").write_text(schema())
+    (CHART / "README.md").write_text(readme())
