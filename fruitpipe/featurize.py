@@ -21,6 +21,7 @@ from fruitpipe import layout
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.images import DECODE_RULES, OK, BadImage, Picture, decode
+from fruitpipe.objects import Bucket
 from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
 from fruitpipe.store import Store
@@ -75,6 +76,7 @@ class Featurize:
     flatbuffer_digest: str
     image: ImageConfig
     s3: S3Config
+    opened: tuple[Bucket, ...] = ()
 
     def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Counter[str]:
         settle()
@@ -82,7 +84,7 @@ class Featurize:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         engine = load_engine(self.flatbuffer_digest, flatbuffer)
-        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes))
+        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
         self.store.put(name, to_parquet(facts, features))
         return Counter(facts.status)
@@ -93,12 +95,12 @@ class WarmUp:
     """The task that comes first in a worker, while the driver lists: load the code, connect to the buckets."""
 
     store: Store
-    inputs: list[str]
-    s3: S3Config
+    opened: tuple[Bucket, ...]
 
     def __call__(self, _: int) -> None:
         self.store.find(layout.MARKER)
-        Reader(self.s3, 0).connect(self.inputs)
+        for bucket in self.opened:
+            bucket.client()
         settle()
 
 

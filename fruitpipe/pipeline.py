@@ -132,7 +132,7 @@ class Job:
         from fruitpipe.spark import cluster  # only here: who applies a model needs no Spark
 
         config, environment = self.config, Environment.read()
-        first = WarmUp(self.store, config.inputs, config.s3)
+        first = WarmUp(self.store, source.opened(config.inputs, config.s3))
         with (
             tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
             background(cluster(config.spark, environment, Path(folder, "spark.log"), self.verbose, first)) as starting,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fruitpipe import layout, pca, reduce
+from fruitpipe import layout, pca, reduce, source
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
 from fruitpipe.errors import TooManyFailures
@@ -63,9 +63,10 @@ class Stages:
         name = layout.work(self.id, layout.TODO)
         self.store.upload(todo, name)
         converted = self.converted
-        task = Featurize(
-            self.store, name, converted.features, converted.backbone.digest, self.config.image, self.config.s3
-        )
+        config = self.config
+        opened = source.opened(config.inputs, config.s3)
+        digests = converted.features, converted.backbone.digest
+        task = Featurize(self.store, name, *digests, config.image, config.s3, opened)
         shared = self.spark.share(converted.flatbuffer)
 
         def watch(statuses: Counter[str]) -> None:

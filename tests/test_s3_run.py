@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import threading
 from collections import Counter
@@ -239,12 +241,17 @@ def test_faults_and_restarts_of_the_server_change_nothing(
 
 def test_a_killed_driver_loses_only_the_parts_in_flight_on_s3(place: Place, local: pa.Table, tmp_path: Path) -> None:
     started = subprocess.Popen(
-        command("run", place.images, place.out, "--set", BACKBONE, *place.options), stderr=subprocess.PIPE, text=True
+        command("run", place.images, place.out, "--set", BACKBONE, *place.options),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait(lambda: len(place.keys("features")) >= 2 or started.poll() is not None)
+    os.killpg(started.pid, signal.SIGSTOP)  # or it would be done before the second has asked
     second = fruitpipe("run", place.images, place.out, "--set", BACKBONE, *place.options, code=2)
     assert f"process {started.pid}" in one_line_error(second)
     started.kill()
+    os.killpg(started.pid, signal.SIGCONT)
     started.communicate()
     before = {key: etag_of(place, key) for key in place.keys("features")}
     assert before

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS, BadImage
-from fruitpipe.objects import open_bucket
+from fruitpipe.objects import Bucket, open_bucket
 from fruitpipe.source import buckets, files, manifests
 from fruitpipe.source.listing import BATCH, LISTING
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
@@ -71,6 +71,12 @@ def check(inputs: Sequence[str], s3: S3Config) -> None:
                     raise no_images([name])
             case "folder":
                 files.root_of(local_path(name))
+
+
+def opened(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
+    """The buckets among the inputs; those that manifests name are not known before."""
+    found = [open_bucket(name, s3) for name in inputs if kind_of(name) == "bucket"]
+    return tuple({bucket.url: bucket for bucket in found}.values())
 
 
 def no_images(inputs: Sequence[str]) -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 
 from fruitpipe.config import S3Config, is_remote, local_path
@@ -17,20 +17,20 @@ REMOTE_THREADS = 32
 
 
 class Reader:
-    """Reads images of up to `max_bytes`. Connects at the first image of a bucket, in the process that reads."""
+    """Reads images of up to `max_bytes`. Connects at the first image of a bucket, in the process that reads.
 
-    def __init__(self, s3: S3Config, max_bytes: int) -> None:
+    Where buckets are that the driver has opened need not be found out again.
+    """
+
+    def __init__(self, s3: S3Config, max_bytes: int, opened: Sequence[Bucket] = ()) -> None:
         self._max_bytes = max_bytes
+        self._opened = {bucket.url: bucket for bucket in opened}
         self._bucket = lru_cache(maxsize=None)(lambda url: open_bucket(url, s3))
-
-    def connect(self, places: Iterable[str]) -> None:
-        """Connect to the buckets among places now. Raises UserError where that cannot be."""
-        for place in filter(is_remote, places):
-            self._bucket_of(place).client()
 
     def _bucket_of(self, path: str) -> Bucket:
         scheme, name, _ = split(path)
-        return self._bucket(f"{scheme}://{name}")
+        url = f"{scheme}://{name}"
+        return self._opened.get(url) or self._bucket(url)
 
     def read(self, path: str, etag: str = "") -> bytes | memoryview:
         """The bytes of an image, those that were listed with this etag.
