@@ -17,9 +17,8 @@ from typing import Any
 from common import subset
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from cluster import EXECUTORS, apply, completed, kubectl, s3_for_pods, wait_for
+from cluster import EXECUTORS, apply, completed, kubectl, parts, s3_for_pods, wait_for
 from s3 import upload
-from seaweed import BUCKET
 
 
 def main() -> None:
@@ -31,12 +30,8 @@ def main() -> None:
         client = server.client(server.identities["admin"])
         upload(client, subset(options.images, 4, Path(scratch, "few")), "images")
         name = apply(options.image, "images", "out")
-
-        def parts() -> list[dict[str, Any]]:
-            return list(client.list_objects_v2(Bucket=BUCKET, Prefix="out/features/").get("Contents", []))
-
-        wait_for(parts, 300)
-        first = min(each["LastModified"] for each in parts())
+        wait_for(lambda: parts(client, "out"), 300)
+        first = min(each["LastModified"] for each in parts(client, "out"))
         executors = json.loads(kubectl("get", "pods", EXECUTORS, "--output=json"))["items"]
         driver = json.loads(kubectl("get", "pod", f"{name}-driver", "--output=json"))
         completed(name)

@@ -76,6 +76,12 @@ def wait_for(done: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.5)
 
 
+def parts(client: Any, out: str) -> list[dict[str, Any]]:
+    """The feature parts that are there, as S3 lists them."""
+    found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"{out}/features/").get("Contents", [])
+    return [each for each in found if each["Key"].endswith(".parquet")]
+
+
 def counts(places: Server, out: str) -> dict[str, int]:
     """Images by status in the manifest that is published."""
     client = places.client(places.identities["admin"])

@@ -10,12 +10,11 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, s3_for_pods, wait_for
+from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, s3_for_pods, wait_for
 from s3 import upload
-from seaweed import BUCKET, Server
+from seaweed import Server
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +45,7 @@ def test_an_executor_that_is_told_to_go_finishes_its_task(places: Server, image:
     for copy in range(copies):
         upload(client, fruits, f"many/{copy}")
     name = apply(image, "many", "spared")
-
-    def parts() -> list[Any]:
-        return list(client.list_objects_v2(Bucket=BUCKET, Prefix="spared/features/").get("Contents", []))
-
-    wait_for(parts, 180)
+    wait_for(lambda: parts(client, "spared"), 180)
     pod, *_ = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
     follow = ["kubectl", f"--namespace={NAMESPACE}", "logs", "--follow", pod]
     with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:

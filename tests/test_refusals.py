@@ -221,7 +221,14 @@ def test_a_first_request_is_not_repeated_for_minutes(arguments: tuple[str, ...],
     assert 1 <= len(callers) <= 3
 
 
-def test_workers_are_patient_from_the_start_since_the_driver_has_had_an_answer(
+def test_only_the_driver_asks_where_a_bucket_is(server: Server, admin: dict[str, str], tmp_path: Path) -> None:
+    with Proxy(server.endpoint) as proxy:
+        settings = options(proxy.endpoint, BACKBONE, "spark.master=local[2]")
+        fruitpipe(admin, "run", IMAGES, tmp_path, *settings)
+        assert [(each.method, each.path) for each in proxy.log].count(("HEAD", f"/{BUCKET}")) == 1
+
+
+def test_workers_are_patient_with_buckets_that_a_manifest_names(
     server: Server, admin: dict[str, str], tmp_path: Path
 ) -> None:
     asked: list[str] = []
@@ -230,13 +237,16 @@ def test_workers_are_patient_from_the_start_since_the_driver_has_had_an_answer(
         if (method, path) != ("HEAD", f"/{BUCKET}"):
             return None
         asked.append(path)
-        return s3_error(503, "SlowDown") if 2 <= len(asked) <= 4 else None
+        return s3_error(503, "SlowDown") if len(asked) <= 3 else None
 
+    urls = [f"s3://{BUCKET}/{key}" for key in objects(server.client(server.identities["admin"]), "refusals/images")]
+    manifest = tmp_path / "images.txt"
+    manifest.write_text("\n".join(urls))
     with Proxy(server.endpoint, rewrite=busy) as proxy:
         settings = options(proxy.endpoint, BACKBONE, "spark.master=local[1]")
-        done = fruitpipe(admin, "run", IMAGES, tmp_path, *settings, "--json")
+        done = fruitpipe(admin, "run", manifest, tmp_path / "out", *settings, "--json")
     assert json.loads(done.stdout)["failed"] == 0
-    assert len(asked) == 5  # once for the driver, and for all threads of the worker
+    assert len(asked) == 4  # once for all threads of the worker
 
 
 def test_https_where_there_is_no_tls(server: Server, admin: dict[str, str]) -> None:
