@@ -38,21 +38,32 @@ def test_main_job_on_the_cluster(places: Server, image: str) -> None:
     assert counts(places, "out") == {"ok": 320}
 
 
-def test_an_executor_that_is_told_to_go_finishes_its_task(places: Server, image: str, fruits: Path) -> None:
-    """As when the node of a spot instance goes: no task is lost, and nothing is computed twice."""
-    client = places.client(places.identities["admin"])
+@pytest.fixture(scope="module")
+def many(places: Server, fruits: Path) -> int:
+    """So many images that executors work for a while; how many."""
     copies = 10
     for copy in range(copies):
-        upload(client, fruits, f"many/{copy}")
-    name = apply(image, "many", "spared")
-    wait_for(lambda: parts(client, "spared"), 180)
+        upload(places.client(places.identities["admin"]), fruits, f"many/{copy}")
+    return 320 * copies
+
+
+@pytest.mark.parametrize("how", ["its pod is deleted", "it gets SIGTERM"])
+def test_an_executor_that_is_told_to_go_finishes_its_task(places: Server, image: str, many: int, how: str) -> None:
+    """As when the node of a spot instance goes: no task is lost, and nothing is computed twice."""
+    client = places.client(places.identities["admin"])
+    out = how.replace(" ", "-")
+    name = apply(image, "many", out)
+    wait_for(lambda: parts(client, out), 180)
     pod, *_ = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
     follow = ["kubectl", f"--namespace={NAMESPACE}", "logs", "--follow", pod]
     with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:
-        kubectl("delete", "--wait=false", pod)
+        if how == "it gets SIGTERM":
+            kubectl("exec", pod, "--", "bash", "-c", "kill -TERM 1")
+        else:
+            kubectl("delete", "--wait=false", pod)
         its_log, _ = following.communicate(timeout=120)
     log = completed(name)
     assert "self-exiting due to : Finished decommissioning" in its_log
     assert re.search(r"Received executor \d+ decommissioned message", log)
     assert "Lost task" not in log
-    assert counts(places, "spared") == {"ok": 320 * copies}
+    assert counts(places, out) == {"ok": many}

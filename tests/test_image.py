@@ -205,7 +205,7 @@ def test_decommissioning_waits_for_the_executor():
     script = """
 python -c '
 import signal, sys, time
-signal.signal(signal.SIGPWR, lambda *_: (time.sleep(1), print("ended", flush=True), sys.exit()))
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), print("ended", flush=True), sys.exit()))
 signal.pause()' org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend &
 sleep 1
 /opt/decom.sh
