@@ -108,7 +108,7 @@ def test_swap_puts_only_over_what_is_expected(store: Store) -> None:
 @pytest.mark.parametrize("expected", [None, b"old"])
 def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store, expected: bytes | None) -> None:
     contenders = 8
-    assert store.swaps()
+    assert store.swaps("a/.scratch")
     for round_ in range(5):
         name, barrier, won = f"{expected!r}{round_}", threading.Barrier(contenders), []
         if expected is not None:
