@@ -203,7 +203,7 @@ def readable(url: str, config: Config) -> str:
     source.check([url], config.s3)
     batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000), None)
     if batch is None:
-        raise UserError("no images there: check the path.")
+        raise source.no_images([url])
     first, etag = batch["path"][0].as_py(), batch["etag"][0].as_py()
     try:
         data = Reader(config.s3, config.image.max_bytes).read(first, etag)

@@ -108,7 +108,7 @@ class WarmUp:
 def settle() -> None:
     """Load what tasks need, once in a process, and keep the garbage collector from looking at it ever again.
 
-    PySpark collects after each task: 20 ms without this, and 60 ms where there are clients of object stores.
+    PySpark collects after each task, and the longer the more a worker has imported.
     """
     import fruitpipe.reduce  # noqa: F401
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from command import BACKBONE, fruitpipe, one_line_error, run, vectors
+from contest import winners
 from draw_fruits import draw
 from emulators import BUCKET, Emulator, azurite, fake_gcs
 from seaweed import free_ports
@@ -107,25 +107,11 @@ def test_swap_puts_only_over_what_is_expected(store: Store) -> None:
 
 @pytest.mark.parametrize("expected", [None, b"old"])
 def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store, expected: bytes | None) -> None:
-    contenders = 8
     assert store.swaps("a/.scratch")
     for round_ in range(5):
-        name, barrier, won = f"{expected!r}{round_}", threading.Barrier(contenders), []
-        if expected is not None:
-            store.put(name, expected)
-
-        def contend(number: int, name: str = name, barrier: threading.Barrier = barrier, won: list[int] = won) -> None:
-            barrier.wait()
-            if store.swap(name, expected, str(number).encode()):
-                won.append(number)
-
-        threads = [threading.Thread(target=contend, args=(number,)) for number in range(contenders)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert store.get(name) == str(won[0]).encode()
+        name = f"{expected!r}{round_}"
+        (won,) = winners(store, name, expected, [str(number).encode() for number in range(8)])
+        assert store.get(name) == won
 
 
 def test_an_upload_of_many_megabytes_is_read_the_same_by_others(

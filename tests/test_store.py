@@ -14,6 +14,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from contest import winners
 from faults import Proxy, Response
 from seaweed import BUCKET, KMS_KEY
 
@@ -140,25 +141,10 @@ def test_swap_puts_only_over_what_is_expected(store: Store) -> None:
 @pytest.mark.parametrize("expected", [None, b"old"])
 @pytest.mark.parametrize("same", [False, True], ids=["different data", "same data"])
 def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store, expected: bytes | None, same: bool) -> None:
-    contenders = 8
     for round_ in range(20 if isinstance(store, LocalStore) else 1):
-        name, barrier = f"round{round_}", threading.Barrier(contenders)
-        won: list[int] = []
-        if expected is not None:
-            store.put(name, expected)
-
-        def contend(number: int, name: str = name, barrier: threading.Barrier = barrier, won: list[int] = won) -> None:
-            barrier.wait()
-            if store.swap(name, expected, b"same" if same else str(number).encode()):
-                won.append(number)
-
-        threads = [threading.Thread(target=contend, args=(number,)) for number in range(contenders)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert store.get(name) == (b"same" if same else str(won[0]).encode())
+        data = [b"same" if same else str(number).encode() for number in range(8)]
+        (won,) = winners(store, f"round{round_}", expected, data)
+        assert store.get(f"round{round_}") == won
 
 
 def test_processes_that_count_with_swap_lose_no_count(store: Store, s3: S3Config) -> None:
