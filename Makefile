@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
 
-.PHONY: help setup demo test lint unit s3 image lock clean
+.PHONY: help setup demo test lint unit e2e s3 image lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,6 +33,9 @@ lint: setup ## ruff, mypy, shellcheck, hadolint
 
 unit: setup ## Run the tests
 	@$(BIN)/python -m pytest
+
+e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
+	@FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py

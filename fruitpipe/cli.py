@@ -122,15 +122,20 @@ def run(
         Log, typer.Option(help="auto: a bar on a terminal, lines elsewhere. json: one object per stage.")
     ] = Log.auto,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Spark's own messages.")] = False,
+    metrics: Annotated[
+        int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Serve metrics to Prometheus meanwhile.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe import pipeline
+    from fruitpipe.metrics import serving
 
     settings = load(config, assignments, places or [], verify_content)
     reporter = reporter_for(sys.stderr, log)
     try:
-        done = pipeline.run(settings, reporter, verbose)
+        with serving(reporter, metrics):
+            done = pipeline.run(settings, reporter, verbose)
     finally:
         reporter.close()
     manifest = done.manifest

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from fruitpipe import layout, source
+from fruitpipe import layout, rights, source
 from fruitpipe.backbones import by_name
 from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
@@ -57,6 +57,8 @@ def examine(config: Config, places: bool = True) -> Iterator[Finding]:
     yield look("weights", lambda: weights(config, environment))
     if runtime.ok:
         yield look("spark", lambda: spark(config, environment))
+    if account := environment.account:
+        yield look("rights", lambda: rights.check(account))
     if not places:
         return
     unwell = set()

@@ -54,6 +54,8 @@ class Facts:
     height: list[int | None] = field(default_factory=list)
     status: list[str] = field(default_factory=list)
     error: list[str | None] = field(default_factory=list)
+    bytes: int = 0
+    """read; no column"""
 
     def add(self, path: str, etag: str, content: str | None, seen: Picture | BadImage) -> None:
         self.path.append(path)
@@ -65,9 +67,18 @@ class Facts:
         self.error.append(None if isinstance(seen, Picture) else str(seen))
 
 
+class Done(NamedTuple):
+    """What a task has done."""
+
+    statuses: Counter[str]
+    """images by status"""
+    bytes: int
+    """read"""
+
+
 @dataclass(frozen=True)
 class Featurize:
-    """The task: row group `number` of a todo file becomes one feature part; returns how many have each status."""
+    """The task: row group `number` of a todo file becomes one feature part."""
 
     store: Store
     todo: str
@@ -78,7 +89,7 @@ class Featurize:
     s3: S3Config
     opened: tuple[Bucket, ...] = ()
 
-    def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Counter[str]:
+    def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Done:
         settle()
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
@@ -87,7 +98,7 @@ class Featurize:
         facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
         self.store.put(name, to_parquet(facts, features))
-        return Counter(facts.status)
+        return Done(Counter(facts.status), facts.bytes)
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,8 @@ def featurize(
     fetched = zip(features, images, fetch(images, reader), strict=True)
     while group := list(islice(fetched, GROUP)):
         looks = [look(data, engine.side, rules) for _, _, data in group]
-        for (feature, image, _), (content, seen) in zip(group, looks, strict=True):
+        for (feature, image, data), (content, seen) in zip(group, looks, strict=True):
+            facts.bytes += 0 if isinstance(data, BadImage) else len(data)
             if isinstance(seen, Picture):
                 engine.run(seen.pixels, feature)
             facts.add(image.path, image.etag, content, seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,9 +27,14 @@ class Reporter:
     timings: dict[str, float] = field(default_factory=dict)
     """seconds by stage"""
     stage_name: str = ""
+    """the one that runs, or the last"""
     total: int = 0
     done: int = 0
     failed: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    """images of the whole run by status"""
+    bytes: int = 0
+    """read by the whole run"""
     _began: float = 0.0
 
     @contextmanager
@@ -41,10 +47,12 @@ class Reporter:
         self.timings[name] = self.timings.get(name, 0.0) + self.seconds
         self.finished()
 
-    def advance(self, done: int, failed: int) -> None:
-        """More images are done, of which some failed."""
-        self.done += done
+    def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
+        """More images are done: how many have each status, how many of them failed, bytes read."""
+        self.done += statuses.total()
         self.failed += failed
+        self.statuses += statuses
+        self.bytes += read
 
     @property
     def seconds(self) -> float:

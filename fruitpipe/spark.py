@@ -27,6 +27,8 @@ from fruitpipe.errors import FruitpipeError, UserError
 OLDEST_JAVA = 17
 ATTEMPTS = 4
 MONTH = 30 * 24 * 3600
+KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled")
+"""What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
 Result = TypeVar("Result")
 
 
@@ -46,8 +48,8 @@ class Cluster:
 
     def __init__(self, context: SparkContext) -> None:
         self._context = context
-        self.slots = max(context.defaultParallelism, 1)
-        """Tasks that run at once."""
+        self.slots = slots(context)
+        """Tasks that run at once, when all executors are there."""
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
 
@@ -117,6 +119,16 @@ class Cluster:
             self.worker_memory = max(self.worker_memory, memory)
             watch(result)
         return seen + len(fresh)
+
+
+def slots(context: SparkContext) -> int:
+    """Cores of all executors that there are to be: on Kubernetes, those that are there at first may be one."""
+    conf = context.getConf()
+    dynamic = conf.get("spark.dynamicAllocation.enabled") == "true"
+    executors = conf.get("spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances")
+    if executors is None or context.master.startswith("local"):
+        return max(context.defaultParallelism, 1)
+    return int(executors) * int(conf.get("spark.executor.cores", "1"))
 
 
 def peak_memory() -> int:
@@ -288,6 +300,12 @@ def explain(error: BaseException) -> BaseException:
     text = str(error)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
+    if KILLED.search(text):
+        return FruitpipeError(
+            f"Spark's workers were killed {ATTEMPTS} times, most likely for want of memory: give them more "
+            "(executor.memoryOverhead of the chart), or run fewer at once (spark.master=local[N]). What was computed "
+            "is kept."
+        )
     # Spark quotes the worker's tracebacks; the line after the indented ones of the last names the cause.
     causes = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
     cause = causes[-1] if causes else text.strip().splitlines()[0]

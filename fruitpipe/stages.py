@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +15,7 @@ from fruitpipe import layout, pca, reduce, source
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
 from fruitpipe.errors import TooManyFailures
-from fruitpipe.featurize import Featurize
+from fruitpipe.featurize import Done, Featurize
 from fruitpipe.images import OK
 from fruitpipe.manifest import Counts, File
 from fruitpipe.model import Card, Model
@@ -69,8 +68,8 @@ class Stages:
         task = Featurize(self.store, name, *digests, config.image, config.s3, opened)
         shared = self.spark.share(converted.flatbuffer)
 
-        def watch(statuses: Counter[str]) -> None:
-            self.reporter.advance(statuses.total(), statuses.total() - statuses[OK])
+        def watch(done: Done) -> None:
+            self.reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
 
         with self.reporter.stage("featurize", sum(sizes)):
             self.spark.map(lambda number: task(number, shared), len(sizes), watch, self.reporter.poll)

@@ -17,7 +17,7 @@ from fruitpipe.config import Config
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
-COMMENT = re.compile(r"^( *)# -- (.*)\n((?: *# .*\n)*) *([A-Za-z]+):", re.MULTILINE)
+KEY = re.compile(r"^((?: *# .*\n)*)( *)([A-Za-z]+):", re.MULTILINE)
 MEMORY = {"type": "string", "pattern": "^[1-9][0-9]*[kmgt]$"}
 FREE = {"type": "string", "not": {"pattern": f"(?i){SECRET_VALUE.pattern}"}}
 
@@ -44,7 +44,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
     "executor.env": without_secrets(SECRET_NAME),
     "sparkConf": without_secrets(SECRET_SETTING),
-    "timeToLiveSeconds": {"type": ["integer", "null"], "minimum": 1},
+    "executor.dynamicAllocation.minimum": NUMBER,
+    "executor.dynamicAllocation.maximum": NUMBER,
+    "metrics.port": NUMBER | {"maximum": 65535},
+    "timeLimitSeconds": NUMBER | {"type": ["integer", "null"]},
+    "timeToLiveSeconds": NUMBER | {"type": ["integer", "null"]},
 }
 """Where a default says too little."""
 TYPES = {str: "string", bool: "boolean", int: "integer", list: "array"}
@@ -56,17 +60,18 @@ def schema() -> str:
     definitions = pipeline.pop("$defs")
     del pipeline["required"]  # the chart says so itself, in words
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values, ""), "$defs": definitions}
+    described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values), "$defs": definitions}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
     return json.dumps(described, indent=2) + "\n"
 
 
-def of(value: Any, path: str) -> dict[str, Any]:
+def of(value: Any, path: str = "") -> dict[str, Any]:
+    """Of values below a dotted key; one with a comment takes any object where its default is one."""
     if path in SPECIAL:
         return SPECIAL[path]
     if not isinstance(value, dict):
         return {"type": TYPES[type(value)]}
-    if not value:
+    if path in dict(comments()):
         return {"type": "object"}
     properties = {name: of(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
     return {"type": "object", "additionalProperties": False, "properties": properties}
@@ -74,14 +79,12 @@ def of(value: Any, path: str) -> dict[str, Any]:
 
 def comments() -> Iterator[tuple[str, str]]:
     """Dotted keys of values.yaml and what is said of each."""
-    section = ""
-    text = (CHART / "values.yaml").read_text()
-    for line in re.finditer(r"^([A-Za-z]+):|" + COMMENT.pattern, text, re.MULTILINE):
-        if line[1]:
-            section = line[1]
-            continue
-        said = " ".join([line[3], *(each.strip(" #") for each in line[4].splitlines())])
-        yield (f"{section}.{line[5]}" if line[2] else line[5]), said
+    path: list[str] = []
+    for comment, indent, name in KEY.findall((CHART / "values.yaml").read_text()):
+        path[len(indent) // 2 :] = [name]
+        lines = [line.strip(" #") for line in comment.splitlines()]
+        if lines:
+            yield ".".join(path), " ".join(lines).removeprefix("-- ")
 
 
 def readme() -> str:

@@ -64,6 +64,32 @@ def apply(image: str, source: str, out: str) -> str:
     return name
 
 
+@contextmanager
+def stranger(image: str) -> Iterator[str]:
+    """A pod in the same namespace that belongs to nobody; its name."""
+    container = {
+        "name": "stranger",
+        "image": image,
+        "command": ["sleep", "300"],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec = {
+        "containers": [container],
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 185, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+    kubectl(
+        "apply",
+        "--filename=-",
+        given={"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec},
+    )
+    try:
+        kubectl("wait", "--for=condition=Ready", "pod/stranger", "--timeout=60s")
+        yield "stranger"
+    finally:
+        kubectl("delete", "pod", "stranger")
+
+
 def state(name: str) -> str:
     found = kubectl("get", "sparkapplication", name, "--output=jsonpath={.status.applicationState.state}")
     return found or "NEW"

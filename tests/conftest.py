@@ -10,10 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import pytest
+from cluster import s3_for_pods
 from draw_fruits import draw
 from faults import Proxy
 from hypothesis import settings
-from s3 import environment
+from s3 import environment, upload
 from seaweed import Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
@@ -145,3 +146,28 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         session = SparkSession.builder.getOrCreate()
         yield session
         session.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_image() -> str:
+    """Name of the container image on the cluster that kubectl reaches."""
+    if not (name := os.environ.get("FRUITPIPE_CLUSTER_IMAGE")):
+        pytest.skip("set FRUITPIPE_CLUSTER_IMAGE to the image's name on the cluster that kubectl reaches")
+    return name
+
+
+@pytest.fixture(scope="session")
+def places(cluster_image: str, tmp_path_factory: pytest.TempPathFactory, fruits: Path) -> Iterator[Server]:
+    """An S3 server that pods reach, with 320 images below `images`."""
+    with s3_for_pods(tmp_path_factory.mktemp("s3")) as server:
+        upload(server.client(server.identities["admin"]), fruits, "images")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def many(places: Server, fruits: Path) -> int:
+    """So many images below `many` that executors work for a while; how many."""
+    copies = 10
+    for copy in range(copies):
+        upload(places.client(places.identities["admin"]), fruits, f"many/{copy}")
+    return 320 * copies

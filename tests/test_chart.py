@@ -13,8 +13,18 @@ import pytest
 import yaml
 from conftest import unavailable
 from jsonschema import Draft7Validator
+from kubeflow_spark_api import models
+from kubernetes_validate import validate
+from queries import metric_names, queries
+
+from fruitpipe import rights
+from fruitpipe.config.sections import BACKBONES
+from fruitpipe.metrics import RunCollector
+from fruitpipe.progress import Reporter
 
 CHART = Path(__file__).parents[1] / "helm/fruitpipe"
+GOLDEN = Path(__file__).parent / "golden"
+PROMETHEUS = "--api-versions=monitoring.coreos.com/v1"
 PLACES = ("pipeline.input=s3://photos/images", "pipeline.output=s3://photos/out")
 
 
@@ -57,6 +67,56 @@ def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {role: spec[role]["template"] for role in ("driver", "executor")}
 
 
+def shipped(name: str) -> str:
+    """What the chart renders for values-`name`.yaml."""
+    command = ["template", "fruits", str(CHART), "--namespace=jobs", f"--values={CHART}/values-{name}.yaml", PROMETHEUS]
+    done = helm(*command)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    return sorted(objects, key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+
+@pytest.mark.parametrize("name", ["kind", "eks"])
+def test_shipped_values_render_what_they_did(name: str):
+    golden = GOLDEN / f"{name}.yaml"
+    text = shipped(name)
+    assert parsed(text) == parsed(golden.read_text()), (
+        f"if it is meant, write it to {golden}"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("schedule.cron=0 3 * * *", "suspend=true", "timeToLiveSeconds=60"),
+        ("executor.dynamicAllocation.enabled=true", "eventLog.volume.persistentVolumeClaim.claimName=events"),
+        ("batchScheduler.name=volcano", "batchScheduler.options.queue=night", "queue=night", "timeLimitSeconds=60"),
+        ("driver.env.A=b", "driver.priorityClassName=high", "secrets={s3-keys}", "image.pullSecrets={pull}"),
+    ],
+)
+def test_all_objects_are_what_the_operator_and_kubernetes_know(settings: tuple[str, ...]):
+    """No key is lost on the way through the operator's types, and none is unknown to Kubernetes."""
+    for each in render(*settings):
+        if each["apiVersion"].startswith("sparkoperator.k8s.io"):
+            kind = getattr(models, f"SparkV1beta2{each['kind']}")
+            assert json.loads(kind.from_dict(each).to_json()) == each
+        else:
+            validate(each, "1.34", strict=True)
+
+
+def test_pod_templates_are_what_kubernetes_knows():
+    for template in pods(render()).values():
+        pod = {"apiVersion": "v1", "kind": "Pod", **template}
+        pod["metadata"]["name"] = "any"
+        pod["spec"]["containers"][0]["image"] = "any"
+        validate(pod, "1.34", strict=True)
+
+
 def test_lint_finds_nothing():
     done = helm("lint", "--strict", str(CHART), *options(*PLACES))
     assert not done.returncode, done.stdout
@@ -89,6 +149,7 @@ def test_the_schema_is_one():
         ("executor.core=2", "at '/executor': additional properties 'core' not allowed"),
         ("executor.memory=1G", "at '/executor/memory'"),
         ("driver.env.AWS_SECRET_ACCESS_KEY=x", "AWS_SECRET_ACCESS_KEY"),
+        ("executor.dynamicAllocation.maximum=0", "at '/executor/dynamicAllocation/maximum'"),
         ("driver.env.NAME=AKIA0123456789ABCDEF", "'not' failed"),
         (r"sparkConf.spark\.hadoop\.fs\.s3a\.secret\.key=x", "fs.s3a.secret.key"),
         ("image.tag=latest", "at '/image/tag'"),
@@ -152,6 +213,8 @@ def test_memory_beside_the_heap_grows_with_the_cores():
 
     assert overhead() == "750m"
     assert overhead("executor.cores=4") == "2100m"
+    for backbone in BACKBONES:
+        assert overhead("executor.cores=4", f"pipeline.backbone={backbone}") == "2100m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
 
 
@@ -193,3 +256,110 @@ def test_an_image_by_digest():
     digest = "sha256:" + "0" * 64
     spec = one(render(f"image.digest={digest}", "image.repository=registry/fruitpipe"), "SparkApplication")["spec"]
     assert spec["image"] == f"registry/fruitpipe@{digest}"
+
+
+def test_the_driver_has_the_rights_that_doctor_asks_for_and_no_others():
+    rules = one(render(), "Role")["rules"]
+    granted = {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    assert granted == {resource: set(verbs) for resource, verbs in rights.NEEDED.items()}
+    assert not granted.keys() & rights.FOREIGN.keys()
+
+
+def test_helm_test_looks_from_where_the_driver_would():
+    objects = render("secrets={s3-keys}", "metrics.port=9000")
+    pod, driver = one(objects, "Pod", "fruits-test"), pods(objects)["driver"]
+    (container,), (theirs,) = pod["spec"]["containers"], driver["spec"]["containers"]
+    same = ("securityContext", "envFrom", "env", "volumeMounts")
+    assert {name: container[name] for name in same} == {name: theirs[name] for name in same}
+    assert pod["spec"]["serviceAccountName"] == one(objects, "SparkApplication")["spec"]["driver"]["serviceAccount"]
+    assert container["args"][:3] == ["doctor", "--config", "/etc/fruitpipe/run.yaml"]
+    assert "ports" not in container
+
+
+def test_executors_come_and_go_with_the_work():
+    spec = one(render("executor.dynamicAllocation.enabled=true"), "SparkApplication")["spec"]
+    assert spec["dynamicAllocation"] == {
+        "enabled": True,
+        "initialExecutors": 1,
+        "minExecutors": 1,
+        "maxExecutors": 8,
+        "shuffleTrackingEnabled": True,
+    }
+    assert "instances" not in spec["executor"]
+    message = "executor.dynamicAllocation.minimum: more than the maximum"
+    assert message in refusal(
+        *PLACES, "executor.dynamicAllocation.enabled=true", "executor.dynamicAllocation.minimum=9"
+    )
+
+
+def test_a_queue_of_kueue_is_a_label_of_the_application():
+    for schedule, kind in (((), "SparkApplication"), (("schedule.cron=0 3 * * *",), "ScheduledSparkApplication")):
+        labels = one(render("queue=night", *schedule), kind)["metadata"]["labels"]
+        assert labels["kueue.x-k8s.io/queue-name"] == "night"
+    assert "kueue.x-k8s.io/queue-name" not in one(render(), "SparkApplication")["metadata"]["labels"]
+
+
+def test_spark_and_fruitpipe_share_a_volume_of_temporary_files():
+    for settings, source in (
+        ((), {"emptyDir": {}}),
+        (("executor.scratch.emptyDir.sizeLimit=9Gi",), {"emptyDir": {"sizeLimit": "9Gi"}}),
+    ):
+        pod = pods(render(*settings))["executor"]["spec"]
+        assert {"name": "spark-local-dir-1", **source} in pod["volumes"]
+        assert {"name": "spark-local-dir-1", "mountPath": "/tmp"} in pod["containers"][0]["volumeMounts"]
+
+
+def test_an_event_log_goes_to_a_volume():
+    objects = render("eventLog.volume.persistentVolumeClaim.claimName=events")
+    conf = one(objects, "SparkApplication")["spec"]["sparkConf"]
+    driver = pods(objects)["driver"]["spec"]
+    assert (conf["spark.eventLog.enabled"], conf["spark.eventLog.dir"]) == ("true", "file:///var/spark-events")
+    assert {"name": "events", "persistentVolumeClaim": {"claimName": "events"}} in driver["volumes"]
+    assert {"name": "events", "mountPath": "/var/spark-events"} in driver["containers"][0]["volumeMounts"]
+    assert "spark.eventLog.enabled" not in one(render(), "SparkApplication")["spec"]["sparkConf"]
+
+
+def test_a_time_limit_is_the_drivers():
+    templates = pods(render("timeLimitSeconds=60"))
+    assert templates["driver"]["spec"]["activeDeadlineSeconds"] == 60
+    assert "activeDeadlineSeconds" not in templates["executor"]["spec"]
+
+
+def test_what_watches_a_run_is_made_only_where_its_kinds_are_known():
+    kinds = {"PodMonitor", "PrometheusRule"}
+    assert not kinds & {each["kind"] for each in render()}
+    objects = parsed(shipped("kind"))
+    assert kinds <= {each["kind"] for each in objects}
+    ports = {each["port"] for each in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
+    own = {each["name"] for each in pods(objects)["driver"]["spec"]["containers"][0]["ports"]}
+    assert ports == own | {"spark-ui"}, "which Spark gives its driver itself"
+    dashboard = json.loads(one(objects, "ConfigMap", "fruits-dashboard")["data"]["fruits.json"])
+    assert dashboard["title"] == "fruitpipe: fruits"
+
+
+def test_alerts_take_the_limit_of_failures_from_the_config():
+    command = ["template", "fruits", str(CHART), PROMETHEUS, *options(*PLACES, "pipeline.failures.max_rate=0.2")]
+    rule = one([each for each in yaml.safe_load_all(helm(*command).stdout) if each], "PrometheusRule")
+    assert rule["spec"]["groups"][0]["rules"][0]["expr"].endswith("> 0.2")
+
+
+def test_no_metrics_no_port():
+    objects = render("metrics.enabled=false")
+    assert "ports" not in pods(objects)["driver"]["spec"]["containers"][0]
+    assert "--metrics" not in one(objects, "SparkApplication")["spec"]["arguments"]
+    assert "ingress" not in one(objects, "NetworkPolicy", "fruits-driver")["spec"]
+
+
+def test_queries_ask_for_metrics_that_there_are():
+    """Those of fruitpipe; the tests of releases look at Spark's, too, on a running driver."""
+    reporter = Reporter()
+    with reporter.stage("list"):
+        served = {sample.name for metric in RunCollector(reporter).collect() for sample in metric.samples}
+    asked = {name for query in queries(CHART) for name in metric_names(query)}
+    assert {name for name in asked if name.startswith("fruitpipe_")} == served
+
+
+@pytest.mark.parametrize("queried", queries(CHART))
+def test_queries_ask_for_this_release_alone(queried: str):
+    for name in metric_names(queried):
+        assert re.search(rf'{name}{{app_kubernetes_io_instance="@release@"', queried), name

@@ -47,6 +47,31 @@ def test_driver(started):
     assert rest[:2] == ["--deploy-mode", "client"]
 
 
+def test_a_driver_that_is_killed_leaves_the_likely_reason(started, tmp_path):
+    (tmp_path / "spark/bin/spark-submit").write_text("#!/bin/bash\nkill -KILL $$\n")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        started("driver", SPARK_DRIVER_BIND_ADDRESS="10.0.0.7", FRUITPIPE_TERMINATION_LOG=str(tmp_path / "log"))
+    assert failed.value.returncode == 137
+    assert "driver.memoryOverhead" in (tmp_path / "log").read_text()
+    assert failed.value.stderr.endswith(f"error: {(tmp_path / 'log').read_text()}\n")
+
+
+def test_a_driver_that_fails_keeps_its_exit_code(started, tmp_path):
+    (tmp_path / "spark/bin/spark-submit").write_text("#!/bin/bash\nexit 3\n")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        started("driver", SPARK_DRIVER_BIND_ADDRESS="10.0.0.7", FRUITPIPE_TERMINATION_LOG=str(tmp_path / "log"))
+    assert (failed.value.returncode, failed.value.stderr, (tmp_path / "log").exists()) == (3, "", False)
+
+
+def test_a_driver_that_is_told_to_end_ends_itself(started, tmp_path):
+    """The signal reaches Spark, and its exit code comes out."""
+    submit = "trap 'sleep 0.2; echo ended; exit 130' TERM\nkill -TERM $PPID\nsleep 9 & wait"
+    (tmp_path / "spark/bin/spark-submit").write_text(f"#!/bin/bash\n{submit}\n")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        started("driver", SPARK_DRIVER_BIND_ADDRESS="10.0.0.7")
+    assert (failed.value.returncode, failed.value.stdout) == (130, "ended\n")
+
+
 def test_executor(started):
     options = {f"SPARK_JAVA_OPT_{number}": f"-Dn={number} x" for number in reversed(range(12))}
     names = "DRIVER_URL EXECUTOR_ID EXECUTOR_CORES APPLICATION_ID EXECUTOR_POD_IP RESOURCE_PROFILE_ID EXECUTOR_POD_NAME"

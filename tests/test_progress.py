@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+from collections import Counter
 
 import pytest
 from rich.console import Console
@@ -17,9 +18,9 @@ def play(reporter: Reporter) -> None:
     with reporter.stage("list"):
         reporter.poll()
     with reporter.stage("featurize", 40):
-        reporter.advance(10, 1)
+        reporter.advance(Counter(ok=9, missing=1), 1, 500)
         reporter.poll()
-        reporter.advance(30, 2)
+        reporter.advance(Counter(ok=28, undecodable=2), 2, 700)
     reporter.note("a [red]note[/red]")
     reporter.close()
 
@@ -29,13 +30,15 @@ def test_stages_are_timed_and_images_counted() -> None:
     play(reporter)
     assert list(reporter.timings) == ["list", "featurize"]
     assert (reporter.done, reporter.failed, reporter.total) == (40, 3, 40)
+    assert reporter.statuses == {"ok": 37, "missing": 1, "undecodable": 2}
+    assert reporter.bytes == 1200
     assert reporter.timings["featurize"] > 0
 
 
 def test_the_times_of_a_stage_that_comes_twice_add_up_and_its_counts_begin_anew() -> None:
     reporter = Reporter()
     with reporter.stage("x", 5):
-        reporter.advance(5, 5)
+        reporter.advance(Counter(missing=5), 5, 0)
     first = reporter.timings["x"]
     with reporter.stage("x", 5):
         assert (reporter.done, reporter.failed) == (0, 0)
@@ -48,12 +51,12 @@ def test_nobody_knows_the_time_left_before_anything_is_done() -> None:
         assert reporter.remaining is None
         assert reporter.rate == 0
         assert "left" not in figures(reporter)
-        reporter.advance(10, 0)
+        reporter.advance(Counter(ok=10), 0, 1)
         assert reporter.rate > 0
         # rate and remaining look at the clock one after the other
         assert reporter.remaining is not None
         assert reporter.remaining >= 0
-        reporter.advance(30, 0)
+        reporter.advance(Counter(ok=30), 0, 1)
         assert reporter.remaining == 0
 
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -27,6 +29,8 @@ class Environment:
     """URL of a local stand-in for Google Cloud Storage."""
     termination_log: Path | None
     """Where Kubernetes looks for the reason why a container ended."""
+    account: Path | None
+    """Where Kubernetes has put this pod's account, if it has."""
     revision: str | None
     """Commit that the container image was built of."""
 
@@ -44,5 +48,6 @@ class Environment:
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
             termination_log=Path(home["FRUITPIPE_TERMINATION_LOG"]) if home.get("FRUITPIPE_TERMINATION_LOG") else None,
+            account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,
             revision=home.get("FRUITPIPE_REVISION") or None,
         )

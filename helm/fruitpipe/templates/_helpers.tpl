@@ -34,9 +34,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ toYaml .Values.pipeline }}
 {{- end }}
 
-{{/* Memory beside an executor's heap, MiB: its JVM's own, and a Python worker for each core. */}}
+{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network. */}}
 {{- define "fruitpipe.overhead" -}}
-{{- default (printf "%dm" (add 300 (mul 450 (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
+{{- $workers := dict "mobilenet_v2" 450 "efficientnet_lite0" 450 -}}
+{{- $worker := get $workers (default "mobilenet_v2" .Values.pipeline.backbone) -}}
+{{- default (printf "%dm" (add 300 (mul $worker (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
 {{- end }}
 
 {{/* Pod template of a role: (list root role values). It needs no webhook, and passes the profile `restricted`. */}}
@@ -62,6 +64,11 @@ spec:
     seccompProfile: {type: RuntimeDefault}
   {{- with $values.gracePeriodSeconds }}
   terminationGracePeriodSeconds: {{ . }}
+  {{- end }}
+  {{- if eq $role "driver" }}
+  {{- with $root.Values.timeLimitSeconds }}
+  activeDeadlineSeconds: {{ . }}
+  {{- end }}
   {{- end }}
   {{- with $root.Values.image.pullSecrets }}
   imagePullSecrets:
@@ -96,17 +103,29 @@ spec:
         {{- range $name, $value := $values.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
+      {{- if and (eq $role "driver") $root.Values.metrics.enabled }}
+      ports:
+        - {name: metrics, containerPort: {{ $root.Values.metrics.port }}}
+      {{- end }}
       volumeMounts:
-        - {name: tmp, mountPath: /tmp}
+        - {name: spark-local-dir-1, mountPath: /tmp}
         {{- if eq $role "driver" }}
         - {name: config, mountPath: /etc/fruitpipe, readOnly: true}
+        {{- if $root.Values.eventLog.volume }}
+        - {name: events, mountPath: /var/spark-events}
+        {{- end }}
         {{- end }}
   volumes:
-    - name: tmp
-      emptyDir: {}
+    # Spark takes volumes of this name for its local directories.
+    - name: spark-local-dir-1
+      {{- default (dict "emptyDir" dict) $values.scratch | toYaml | nindent 6 }}
     {{- if eq $role "driver" }}
     - name: config
       configMap: {name: {{ include "fruitpipe.name" $root }}}
+    {{- with $root.Values.eventLog.volume }}
+    - name: events
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     {{- end }}
 {{- end }}
 
@@ -119,7 +138,7 @@ sparkVersion: {{ .Values.sparkVersion | quote }}
 image: {{ include "fruitpipe.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 mainApplicationFile: local:///opt/fruitpipe/main.py
-arguments: [run, --config, /etc/fruitpipe/run.yaml]
+arguments: [run, --config, /etc/fruitpipe/run.yaml{{ if .Values.metrics.enabled }}, --metrics, {{ .Values.metrics.port | quote }}{{ end }}]
 restartPolicy:
   type: OnFailure
   onFailureRetries: {{ .Values.restart.retries }}
@@ -128,6 +147,26 @@ restartPolicy:
   onSubmissionFailureRetryInterval: {{ .Values.restart.interval }}
 {{- with .Values.timeToLiveSeconds }}
 timeToLiveSeconds: {{ . }}
+{{- end }}
+{{- with .Values.batchScheduler.name }}
+batchScheduler: {{ . }}
+{{- with $.Values.batchScheduler.options }}
+batchSchedulerOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- with .Values.executor.dynamicAllocation }}
+{{- if .enabled }}
+{{- if gt (int .minimum) (int .maximum) }}
+{{- fail "executor.dynamicAllocation.minimum: more than the maximum. Lower one or raise the other." }}
+{{- end }}
+dynamicAllocation:
+  enabled: true
+  initialExecutors: {{ .minimum }}
+  minExecutors: {{ .minimum }}
+  maxExecutors: {{ .maximum }}
+  shuffleTrackingEnabled: true
+{{- end }}
 {{- end }}
 sparkConf:
   spark.decommission.enabled: "true"
@@ -138,19 +177,34 @@ sparkConf:
   spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
   # The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
   spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
+  {{- if .Values.metrics.enabled }}
+  spark.ui.prometheus.enabled: "true"
+  {{- end }}
+  {{- if .Values.eventLog.volume }}
+  spark.eventLog.enabled: "true"
+  spark.eventLog.dir: file:///var/spark-events
+  {{- end }}
   {{- range $key, $value := .Values.sparkConf }}
   {{ $key }}: {{ $value | quote }}
   {{- end }}
 driver:
   cores: {{ .Values.driver.cores }}
+  {{- with .Values.driver.coreRequest }}
+  coreRequest: {{ . | quote }}
+  {{- end }}
   memory: {{ .Values.driver.memory }}
   memoryOverhead: {{ .Values.driver.memoryOverhead }}
   serviceAccount: {{ include "fruitpipe.name" . }}
   template:
     {{- include "fruitpipe.template" (list . "driver" .Values.driver) | nindent 4 }}
 executor:
+  {{- if not .Values.executor.dynamicAllocation.enabled }}
   instances: {{ .Values.executor.instances }}
+  {{- end }}
   cores: {{ .Values.executor.cores }}
+  {{- with .Values.executor.coreRequest }}
+  coreRequest: {{ . | quote }}
+  {{- end }}
   memory: {{ .Values.executor.memory }}
   memoryOverhead: {{ include "fruitpipe.overhead" . }}
   serviceAccount: {{ include "fruitpipe.name" . }}-executor

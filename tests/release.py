@@ -1,0 +1,119 @@
+"""Releases of the chart on the cluster that `kubectl` reaches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cluster import NAMESPACE, kubectl, state, wait_for
+from seaweed import BUCKET, Server
+
+CHART = Path(__file__).parents[1] / "helm/fruitpipe"
+ENDED = {"COMPLETED", "FAILED"}
+
+
+@dataclass
+class Release:
+    """A release, and the values that it was given last."""
+
+    name: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def upgrade(self, **changes: Any) -> None:
+        """Install, or upgrade with further values: `pipeline__pca={...}` for a nested one."""
+        for path, value in changes.items():
+            *folders, last = path.split("__")
+            target = self.values
+            for each in folders:
+                target = target.setdefault(each, {})
+            target[last] = value
+        done = helm("upgrade", "--install", self.name, str(CHART), "--values=-", given=self.values)
+        assert not done.returncode, done.stderr
+
+    def get(self, kind: str = "sparkapplication") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(kubectl("get", kind, self.name, "--output=json"))
+        return found
+
+    @property
+    def run(self) -> str:
+        """What the operator calls the run that was submitted last."""
+        return str(self.get().get("status", {}).get("submissionID", ""))
+
+    def ended(self, after: str = "", seconds: float = 300) -> str:
+        """The state in which a run ends that is not the one called `after`."""
+        wait_for(lambda: self.run not in {"", after} and state(self.name) in ENDED, seconds)
+        return state(self.name)
+
+    def completed(self, after: str = "") -> None:
+        assert self.ended(after) == "COMPLETED", f"{self.reason()}\n{self.log()}"
+
+    def log(self) -> str:
+        return kubectl("logs", f"{self.name}-driver")
+
+    def reason(self) -> str:
+        """The driver's termination message."""
+        path = "{.status.containerStatuses[0].state.terminated.message}"
+        return kubectl("get", "pod", f"{self.name}-driver", f"--output=jsonpath={path}")
+
+    def pods(self, role: str, phase: str = "Running") -> list[str]:
+        labels = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={role}"
+        path = "{.items[*].metadata.name}"
+        found = kubectl(
+            "get", "pods", f"--selector={labels}", f"--field-selector=status.phase={phase}", f"--output=jsonpath={path}"
+        )
+        return found.split()
+
+    def test(self) -> subprocess.CompletedProcess[str]:
+        return helm("test", self.name, "--timeout=3m")
+
+    def uninstall(self) -> None:
+        helm("uninstall", self.name, "--ignore-not-found", "--wait")
+
+    def left(self) -> str:
+        """Names of all that is still there of the release."""
+        kinds = "pods,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies"
+        return kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name",
+                       f"--selector=app.kubernetes.io/instance={self.name}")  # fmt: skip
+
+
+def helm(*arguments: str, given: Any = None) -> subprocess.CompletedProcess[str]:
+    command = ["helm", f"--namespace={NAMESPACE}", *arguments]
+    text = None if given is None else json.dumps(given)
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def release(name: str, image: str, server: Server, source: str, **changes: Any) -> Iterator[Release]:
+    """A release that reads and writes the server's bucket through NetworkPolicies that let it reach nothing else."""
+    repository, _, tag = image.rpartition(":")
+    (api,) = json.loads(kubectl("get", "endpoints", "kubernetes", "--namespace=default", "--output=json"))["subsets"]
+    values = {
+        "pipeline": {
+            "input": f"s3://{BUCKET}/{source}",
+            "output": f"s3://{BUCKET}/{name}",
+            "backbone": "efficientnet_lite0",
+            "s3": {"endpoint": "http://s3:8333", "allow_http": True},
+        },
+        "image": {"repository": repository, "tag": tag},
+        "secrets": ["s3-keys"],
+        "restart": {"retries": 0, "interval": 1},
+        "driver": {"coreRequest": "100m", "memoryOverhead": "1g"},
+        "executor": {"coreRequest": "100m"},
+        "networkPolicy": {
+            "apiServer": f"{api['addresses'][0]['ip']}/32",
+            "apiServerPorts": [api["ports"][0]["port"]],
+            "stores": f"{server.host}/32",
+            "storePorts": [server.ports["s3.port"]],
+        },
+    }
+    made = Release(name, values)
+    try:
+        made.upgrade(**changes)
+        yield made
+    finally:
+        made.uninstall()

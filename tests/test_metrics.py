@@ -1,0 +1,92 @@
+"""What Prometheus would be told, asked as it asks."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from command import command
+
+from fruitpipe.errors import UserError
+from fruitpipe.metrics import serving
+from fruitpipe.progress import Reporter
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def scrape(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def value(text: str, name: str) -> float | None:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_a_stage_in_its_middle() -> None:
+    reporter, port = Reporter(), free_port()
+    with serving(reporter, port):
+        assert value(scrape(port), 'fruitpipe_images_total{status="ok"}') == 0
+        with reporter.stage("list"):
+            pass
+        with reporter.stage("featurize", 50):
+            reporter.advance(Counter(ok=8, undecodable=2), 2, 4096)
+            text = scrape(port)
+    assert value(text, 'fruitpipe_images_total{status="ok"}') == 8
+    assert value(text, 'fruitpipe_images_total{status="undecodable"}') == 2
+    assert value(text, "fruitpipe_read_bytes_total") == 4096
+    assert value(text, "fruitpipe_backlog_images") == 40
+    assert value(text, 'fruitpipe_stage{stage="featurize"}') == 1
+    assert value(text, 'fruitpipe_stage{stage="list"}') is None
+    assert (value(text, "fruitpipe_images_per_second") or 0) > 0
+    assert (value(text, 'fruitpipe_stage_seconds{stage="featurize"}') or 0) > 0
+
+
+def test_nothing_is_served_afterwards() -> None:
+    port, before = free_port(), threading.active_count()
+    with serving(Reporter(), port):
+        scrape(port)
+    with pytest.raises(OSError, match="refused"):
+        scrape(port)
+    assert threading.active_count() == before
+
+
+def test_nothing_is_served_without_a_port() -> None:
+    before = threading.active_count()
+    with serving(Reporter(), None):
+        assert threading.active_count() == before
+
+
+def test_a_port_that_is_taken_is_a_users_mistake() -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        with pytest.raises(UserError, match="choose another"), serving(Reporter(), other.getsockname()[1]):
+            pass
+
+
+def test_a_run_counts_its_images_and_their_bytes(fruits: Path, tmp_path: Path) -> None:
+    port, text = free_port(), ""
+    options = ("--set", "backbone=efficientnet_lite0", "--metrics", port)
+    with subprocess.Popen(command("run", fruits, tmp_path / "out", *options)) as running:
+        while running.poll() is None:
+            try:
+                text = scrape(port)
+            except OSError:
+                time.sleep(0.05)  # not there yet, or not any more
+    assert running.returncode == 0
+    assert value(text, 'fruitpipe_images_total{status="ok"}') == 320
+    assert value(text, "fruitpipe_read_bytes_total") == sum(path.stat().st_size for path in fruits.rglob("*.*"))
+    assert value(text, "fruitpipe_backlog_images") == 0

@@ -1,0 +1,290 @@
+"""The Helm chart on a cluster, from `helm install` to vectors in S3, with what goes wrong on the way.
+
+Runs where `kubectl` reaches a cluster with the Spark operator, and where this machine has an address that pods reach.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from cluster import NAMESPACE, counts, kubectl, parts, state, stranger, wait_for
+from queries import metric_names, queries
+from release import CHART, Release, helm, release
+from s3 import fruitpipe, objects, upload
+from seaweed import BUCKET, Server
+
+COUNT = 320
+
+
+@pytest.fixture(scope="module")
+def client(places: Server) -> Any:
+    return places.client(places.identities["admin"])
+
+
+@pytest.fixture(scope="module")
+def finished(places: Server, cluster_image: str) -> Iterator[Release]:
+    """A release whose first run is completed: one executor with two workers."""
+    executor = {"instances": 1, "cores": 2, "coreRequest": "100m"}
+    with release("fruits", cluster_image, places, "images", executor=executor) as made:
+        made.completed()
+        yield made
+
+
+def manifest(client: Any, out: str) -> dict[str, Any]:
+    """The one that is published."""
+    latest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/latest.json")["Body"])["run"]
+    found = client.get_object(Bucket=BUCKET, Key=f"{out}/runs/{latest}/manifest.json")
+    return dict(json.load(found["Body"]))
+
+
+def vectors(tables: list[pa.Table]) -> dict[str, list[float]]:
+    """Vectors by the end of the image's path."""
+    rows = pa.concat_tables(tables).select(["path", "vector"]).to_pylist()
+    return {"/".join(row["path"].split("/")[-2:]): row["vector"] for row in rows}
+
+
+def test_install_publishes_what_a_run_on_this_machine_does(
+    finished: Release, client: Any, fruits: Path, tmp_path: Path
+) -> None:
+    run = manifest(client, finished.name)["run"]
+    found = objects(client, f"{finished.name}/runs/{run}/vectors/")
+    there = vectors([pq.read_table(pa.BufferReader(each)) for each in found.values()])
+    fruitpipe({"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}, "run", fruits, tmp_path, "--set",
+              "backbone=efficientnet_lite0")  # fmt: skip
+    here = vectors([pq.read_table(each) for each in tmp_path.glob("runs/*/vectors/*.parquet")])
+    assert len(here) == COUNT
+    assert there == here
+
+
+def test_workers_stay_within_the_memory_that_the_chart_gives_them(finished: Release, client: Any) -> None:
+    """The run of two workers in one pod has ended well under the limit; how much was left for each is known."""
+    limit = yaml.safe_load(helm("get", "manifest", finished.name).stdout.split("kind: SparkApplication")[1])
+    assert limit["spec"]["executor"]["memoryOverhead"] == "1200m"
+    assert manifest(client, finished.name)["worker_memory"] < 450 << 20
+
+
+def test_the_namespace_is_restricted() -> None:
+    labels = json.loads(kubectl("get", "namespace", NAMESPACE, "--output=json"))["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_the_same_values_do_nothing(finished: Release) -> None:
+    run, generation = finished.run, finished.get()["metadata"]["generation"]
+    finished.upgrade()
+    assert finished.get()["metadata"]["generation"] == generation
+    time.sleep(5)
+    assert (finished.run, state(finished.name)) == (run, "COMPLETED")
+
+
+def test_another_config_is_another_run_with_the_features_that_are_there(finished: Release, client: Any) -> None:
+    earlier, run = finished.run, manifest(client, finished.name)
+    finished.upgrade(pipeline__pca={"variance": 0.8})
+    finished.completed(after=earlier)
+    now = manifest(client, finished.name)
+    assert now["run"] != run["run"]
+    assert now["config"]["pca"]["variance"] == 0.8
+    assert now["model"]["components"] < run["model"]["components"]
+    assert now["plan"]["known"] == COUNT
+    assert "featurize" not in now["timings"]
+
+
+def test_reprocess_is_another_run_that_computes_new_images_alone(
+    finished: Release, client: Any, places: Server, fruits: Path
+) -> None:
+    few = sorted(fruits.rglob("*.*"))[:7]
+    for path in few:
+        client.put_object(Bucket=BUCKET, Key=f"images/new/{path.name}", Body=path.read_bytes() + b"\0")
+    earlier = finished.run
+    finished.upgrade(reprocess="new images")
+    finished.completed(after=earlier)
+    plan = manifest(client, finished.name)["plan"]
+    assert (plan["new"], plan["known"]) == (len(few), COUNT)
+    client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": f"images/new/{path.name}"} for path in few]})
+
+
+def test_rollback_runs_the_earlier_config(finished: Release, client: Any) -> None:
+    earlier = finished.run
+    done = helm("rollback", finished.name, "1")
+    assert not done.returncode, done.stderr
+    finished.completed(after=earlier)
+    assert manifest(client, finished.name)["config"]["pca"]["variance"] is None
+
+
+def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
+    places: Server, cluster_image: str, client: Any, many: int
+) -> None:
+    """What it is to the outside meanwhile: metrics, event log, closed ports."""
+    executor = {"dynamicAllocation": {"enabled": True, "minimum": 1, "maximum": 2}, "coreRequest": "100m"}
+    extra = {"restart": {"retries": 3, "interval": 1}, "eventLog": {"volume": {"emptyDir": {}}}}
+    with release("many", cluster_image, places, "many", executor=executor, **extra) as made:
+        wait_for(lambda: parts(client, "many"), 180)
+        check_metrics(made)
+        log = kubectl("exec", "many-driver", "--", "bash", "-c", "cat /var/spark-events/*/events* | head -c 2000")
+        assert "SparkListenerApplicationStart" in log or "SparkListenerLogStart" in log
+        check_network(made, cluster_image)
+        (victim, *_) = made.pods("executor")
+        kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+        before = len(parts(client, "many"))
+        wait_for(lambda: len(parts(client, "many")) > before, 120)
+        first = made.get()["status"]["lastSubmissionAttemptTime"]
+        kubectl("delete", "pod", "many-driver", "--grace-period=0", "--force")
+        wait_for(lambda: made.get()["status"]["lastSubmissionAttemptTime"] != first, 120)
+        made.completed()
+        assert counts(places, "many") == {"ok": many}
+        plan = manifest(client, "many")["plan"]
+        assert plan["known"] > 0, "the second driver found what the first had"
+        rows = sum(each["rows"] for each in manifest(client, "many")["files"] if each["name"].startswith("vectors/"))
+        assert rows == many
+
+
+def check_metrics(made: Release) -> None:
+    """All that dashboard and alerts ask for is served."""
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods/{made.name}-driver"
+    own = kubectl("get", "--raw", f"{pods}:8090/proxy/metrics")
+    sparks = kubectl("get", "--raw", f"{pods}:4040/proxy/metrics/executors/prometheus/")
+    served = {line.split("{")[0].split(" ")[0] for line in (own + sparks).splitlines() if not line.startswith("#")}
+    asked = {name for query in queries(CHART) for name in metric_names(query)}
+    assert asked <= served
+    assert re.search(r'^fruitpipe_images_total{status="ok"} [1-9]', own, re.MULTILINE)
+
+
+CONNECT = "timeout 3 bash -c 'exec 3<>/dev/tcp/{}/{}' 2>/dev/null && echo open || echo closed"
+
+
+def check_network(made: Release, image: str) -> None:
+    """Executors reach the driver, not the API server; others reach neither."""
+    address = kubectl("get", "pod", f"{made.name}-driver", "--output=jsonpath={.status.podIP}")
+    policy = made.values["networkPolicy"]
+    api = policy["apiServer"].removesuffix("/32"), policy["apiServerPorts"][0]
+    executor = made.pods("executor")[0]
+
+    def connects(pod: str, host: str, port: int) -> str:
+        return kubectl("exec", pod, "--", "bash", "-c", CONNECT.format(host, port)).strip()
+
+    assert connects(executor, address, 7078) == "open"
+    assert connects(executor, *api) == "closed"
+    assert connects(f"{made.name}-driver", *api) == "open"
+    with stranger(image) as pod:
+        assert connects(pod, *api) == "open"
+        assert [connects(pod, address, port) for port in (7078, 7079, 8090, 4040)] == ["closed"] * 4
+
+
+def test_more_bad_images_than_allowed_are_a_failure_with_a_reason_and_with_leave_are_rows(
+    places: Server, cluster_image: str, client: Any, fruits: Path
+) -> None:
+    good = upload(client, fruits, "spoilt")
+    bad = len(good) // 9
+    for number in range(bad):
+        client.put_object(Bucket=BUCKET, Key=f"spoilt/bad/{number}.jpg", Body=b"no picture")
+    with release("spoilt", cluster_image, places, "spoilt") as made:
+        assert made.ended() == "FAILED"
+        assert made.reason().startswith(f"{bad} of {len(good) + bad} images failed ({bad} undecodable)")
+        assert made.log().splitlines()[-1].startswith(f"error: {bad} of {len(good) + bad} images failed")
+        assert made.reason() in kubectl("describe", "pod", "spoilt-driver")
+        assert "latest.json" not in str(client.list_objects_v2(Bucket=BUCKET, Prefix="spoilt/latest"))
+        earlier = made.run
+        made.upgrade(pipeline__failures={"max_rate": 0.2})
+        made.completed(after=earlier)
+        assert counts(places, "spoilt") == {"ok": len(good), "undecodable": bad}
+        run = manifest(client, "spoilt")["run"]
+        failures = client.get_object(Bucket=BUCKET, Key=f"spoilt/runs/{run}/failures.parquet")["Body"].read()
+        assert set(pq.read_table(pa.BufferReader(failures))["status"].to_pylist()) == {"undecodable"}
+
+
+def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str) -> None:
+    """Several releases side by side, each with a mistake of its own."""
+    guest = places.identities["guest"]
+    keys = {"AWS_ACCESS_KEY_ID": guest.access_key, "AWS_SECRET_ACCESS_KEY": guest.secret_key}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "guest-keys"}, "stringData": keys}
+    kubectl("apply", "--filename=-", given=secret)
+    with (
+        release("wrong-bucket", cluster_image, places, "images", pipeline__input="s3://nowhere/images") as wrong,
+        release("no-rights", cluster_image, places, "images", secrets=["guest-keys"]) as forbidden,
+        release("no-image", cluster_image, places, "images", image__tag="never-made", timeLimitSeconds=20) as missing,
+    ):
+        for made, reason in ((wrong, "nowhere"), (forbidden, "AccessDenied|may not|denied")):
+            assert made.ended() == "FAILED"
+            assert re.search(reason, made.reason()), made.reason()
+            assert len(made.reason().splitlines()) == 1
+            assert made.log().splitlines()[-1] == f"error: {made.reason()}"
+        assert missing.ended() == "FAILED"
+        pod = kubectl("describe", "pod", "no-image-driver")
+        assert "DeadlineExceeded" in pod
+        assert "never-made" in pod
+    kubectl("delete", "secret", "guest-keys")
+
+
+@pytest.mark.parametrize(
+    ("role", "memory"),
+    [("driver", {"memoryOverhead": "60m"}), ("executor", {"memory": "471m", "memoryOverhead": "60m"})],
+)
+def test_too_little_memory_is_named(places: Server, cluster_image: str, role: str, memory: dict[str, str]) -> None:
+    with release(f"small-{role}", cluster_image, places, "images", **{role: {"coreRequest": "100m", **memory}}) as made:
+        assert made.ended() == "FAILED"
+        assert f"{role}.memoryOverhead" in made.reason()
+        assert len(made.reason().splitlines()) == 1
+
+
+def test_a_schedule_fires_again_and_again_one_run_at_a_time_until_it_is_suspended(
+    places: Server, cluster_image: str, client: Any
+) -> None:
+    def runs() -> dict[str, str]:
+        """States of the schedule's runs, by name."""
+        found = json.loads(kubectl("get", "sparkapplications", "--output=json"))["items"]
+        return {
+            each["metadata"]["name"]: each.get("status", {}).get("applicationState", {}).get("state", "NEW")
+            for each in found
+            if each["metadata"]["name"].startswith("nightly-")
+        }
+
+    def active() -> list[str]:
+        return [name for name, its in runs().items() if its not in {"COMPLETED", "FAILED"}]
+
+    seen: set[str] = set()
+
+    def fired(times: int) -> bool:
+        assert len(active()) <= 1, "Forbid"
+        seen.update(runs())
+        return len(seen) >= times
+
+    with release("nightly", cluster_image, places, "images", schedule={"cron": "@every 20s"}) as made:
+        wait_for(lambda: fired(2), 240)
+        made.upgrade(suspend=True)
+        wait_for(lambda: not active(), 120)
+        assert set(runs().values()) == {"COMPLETED"}
+        before = set(runs())
+        time.sleep(25)
+        assert set(runs()) == before
+        made.upgrade(suspend=False)
+        wait_for(lambda: fired(len(seen) + 1), 60)
+        wait_for(lambda: made.pods("driver"), 60)
+        made.uninstall()
+        wait_for(lambda: not made.left(), 60)
+
+
+def test_suspended_from_the_start_and_resumed(places: Server, cluster_image: str) -> None:
+    """What `helm test` finds meanwhile, and where a right is missing."""
+    with release("waiting", cluster_image, places, "images", suspend=True) as made:
+        wait_for(lambda: state("waiting") == "SUSPENDED", 60)
+        done = made.test()
+        assert not done.returncode, done.stdout + done.stderr
+        verbs = [verb for verb in made.get("role")["rules"][0]["verbs"] if verb != "watch"]
+        kubectl("patch", "role", "waiting", "--type=json",
+                f"--patch={json.dumps([{'op': 'replace', 'path': '/rules/0/verbs', 'value': verbs}])}")  # fmt: skip
+        done = made.test()
+        assert done.returncode
+        assert "rights: this pod's account may not watch pods" in done.stdout + done.stderr
+        made.upgrade(suspend=False)
+        made.completed()
+        assert "watch" in made.get("role")["rules"][0]["verbs"]
+        made.uninstall()
+        wait_for(lambda: not made.left(), 60)
