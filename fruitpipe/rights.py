@@ -61,4 +61,4 @@ def reviews(rights: dict[str, tuple[str, ...]], namespace: str) -> Iterator[tupl
             except (ApiException, HTTPError) as error:
                 reason = getattr(error, "reason", None) or error
                 raise UserError(f"the API server does not answer ({reason}): do NetworkPolicies let it?") from error
-            yield f"{verb} {name}", bool(answer.status.allowed)
+            yield f"{verb} {name}", answer.status is not None and answer.status.allowed

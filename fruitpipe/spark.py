@@ -126,7 +126,7 @@ def slots(context: SparkContext) -> int:
     conf = context.getConf()
     dynamic = conf.get("spark.dynamicAllocation.enabled") == "true"
     executors = conf.get("spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances")
-    if executors is None or context.master.startswith("local"):
+    if executors is None or str(context.master).startswith("local"):
         return max(context.defaultParallelism, 1)
     return int(executors) * int(conf.get("spark.executor.cores", "1"))
 

@@ -84,9 +84,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
 def test_shipped_values_render_what_they_did(name: str):
     golden = GOLDEN / f"{name}.yaml"
     text = shipped(name)
-    assert parsed(text) == parsed(golden.read_text()), (
-        f"if it is meant, write it to {golden}"
-    )
+    assert parsed(text) == parsed(golden.read_text()), f"if it is meant, write it to {golden}"
 
 
 @pytest.mark.parametrize(
