@@ -105,7 +105,7 @@ spec:
         {{- end }}
       {{- if and (eq $role "driver") $root.Values.metrics.enabled }}
       ports:
-        - {name: metrics, containerPort: {{ $root.Values.metrics.port }}}
+        - {name: metrics, containerPort: {{ $root.Values.metrics.port }}, protocol: TCP}
       {{- end }}
       volumeMounts:
         - {name: spark-local-dir-1, mountPath: /tmp}
