@@ -108,12 +108,18 @@ def parts(client: Any, out: str) -> list[dict[str, Any]]:
     return [each for each in found if each["Key"].endswith(".parquet")]
 
 
-def counts(places: Server, out: str) -> dict[str, int]:
-    """Images by status in the manifest that is published."""
-    client = places.client(places.identities["admin"])
+def manifest(client: Any, out: str) -> dict[str, Any]:
+    """The one that is published."""
     latest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/latest.json")["Body"])["run"]
-    manifest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/runs/{latest}/manifest.json")["Body"])
-    found: dict[str, int] = manifest["counts"]["by_status"]
+    found: dict[str, Any] = json.load(
+        client.get_object(Bucket=BUCKET, Key=f"{out}/runs/{latest}/manifest.json")["Body"]
+    )
+    return found
+
+
+def counts(client: Any, out: str) -> dict[str, int]:
+    """Images by status in the manifest that is published."""
+    found: dict[str, int] = manifest(client, out)["counts"]["by_status"]
     return found
 
 

@@ -8,6 +8,8 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -82,10 +84,9 @@ def test_a_run_counts_its_images_and_their_bytes(fruits: Path, tmp_path: Path) -
     options = ("--set", "backbone=efficientnet_lite0", "--metrics", port)
     with subprocess.Popen(command("run", fruits, tmp_path / "out", *options)) as running:
         while running.poll() is None:
-            try:
+            with suppress(OSError, HTTPException):  # not there yet, or not any more
                 text = scrape(port)
-            except OSError:
-                time.sleep(0.05)  # not there yet, or not any more
+            time.sleep(0.02)
     assert running.returncode == 0
     assert value(text, 'fruitpipe_images_total{status="ok"}') == 320
     assert value(text, "fruitpipe_read_bytes_total") == sum(path.stat().st_size for path in fruits.rglob("*.*"))

@@ -6,7 +6,9 @@ Runs where `kubectl` reaches a cluster with the Spark operator, and where this m
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from cluster import NAMESPACE, counts, kubectl, parts, state, stranger, wait_for
+from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
 from queries import metric_names, queries
 from release import CHART, Release, helm, release
 from s3 import fruitpipe, objects, upload
@@ -37,13 +39,6 @@ def finished(places: Server, cluster_image: str) -> Iterator[Release]:
     with release("fruits", cluster_image, places, "images", executor=executor) as made:
         made.completed()
         yield made
-
-
-def manifest(client: Any, out: str) -> dict[str, Any]:
-    """The one that is published."""
-    latest = json.load(client.get_object(Bucket=BUCKET, Key=f"{out}/latest.json")["Body"])["run"]
-    found = client.get_object(Bucket=BUCKET, Key=f"{out}/runs/{latest}/manifest.json")
-    return dict(json.load(found["Body"]))
 
 
 def vectors(tables: list[pa.Table]) -> dict[str, list[float]]:
@@ -139,7 +134,7 @@ def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
         kubectl("delete", "pod", "many-driver", "--grace-period=0", "--force")
         wait_for(lambda: made.get()["status"]["lastSubmissionAttemptTime"] != first, 120)
         made.completed()
-        assert counts(places, "many") == {"ok": many}
+        assert counts(client, "many") == {"ok": many}
         plan = manifest(client, "many")["plan"]
         assert plan["known"] > 0, "the second driver found what the first had"
         rows = sum(each["rows"] for each in manifest(client, "many")["files"] if each["name"].startswith("vectors/"))
@@ -194,7 +189,7 @@ def test_more_bad_images_than_allowed_are_a_failure_with_a_reason_and_with_leave
         earlier = made.run
         made.upgrade(pipeline__failures={"max_rate": 0.2})
         made.completed(after=earlier)
-        assert counts(places, "spoilt") == {"ok": len(good), "undecodable": bad}
+        assert counts(client, "spoilt") == {"ok": len(good), "undecodable": bad}
         run = manifest(client, "spoilt")["run"]
         failures = client.get_object(Bucket=BUCKET, Key=f"spoilt/runs/{run}/failures.parquet")["Body"].read()
         assert set(pq.read_table(pa.BufferReader(failures))["status"].to_pylist()) == {"undecodable"}
@@ -288,3 +283,26 @@ def test_suspended_from_the_start_and_resumed(places: Server, cluster_image: str
         assert "watch" in made.get("role")["rules"][0]["verbs"]
         made.uninstall()
         wait_for(lambda: not made.left(), 60)
+
+
+def test_the_operators_chart_and_this_one_in_one(tmp_path: Path) -> None:
+    """FRUITPIPE_OPERATOR_CHART is the operator's chart as a file, where its repository cannot be reached."""
+    shutil.copytree(CHART.parent, tmp_path, dirs_exist_ok=True)
+    both = tmp_path / "fruitpipe-and-operator"
+    if packed := os.environ.get("FRUITPIPE_OPERATOR_CHART"):
+        (both / "charts").mkdir()
+        shutil.copy(packed, both / "charts")
+        done = helm("package", str(tmp_path / "fruitpipe"), f"--destination={both}/charts")
+    else:
+        done = helm("dependency", "build", str(both))
+    assert not done.returncode, done.stderr
+    values = {"fruitpipe": {"pipeline": {"input": "s3://photos/images", "output": "s3://photos/out"}}}
+    done = helm("template", "fruits", str(both), "--values=-", given=values)
+    assert not done.returncode, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    kinds = [each["kind"] for each in objects]
+    assert kinds.count("SparkApplication") == 1
+    (operator,) = [each for each in objects if each["kind"] == "Deployment"]
+    assert operator["metadata"]["name"] == "fruits-spark-operator-controller"
+    assert "--namespaces=" in " ".join(operator["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert not {kind for kind in kinds if "Webhook" in kind}, "it would refuse the application while it starts"
