@@ -24,12 +24,14 @@ demo: setup ## Draw a few hundred small fruits and run the main job on them
 
 test: setup lint unit ## Check style and types, run all tests
 
-lint: setup ## ruff, mypy, shellcheck, hadolint
+lint: setup ## ruff, mypy, shellcheck, hadolint, helm lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
 	@$(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/helm lint --quiet --strict --values helm/fruitpipe/values-kind.yaml helm/fruitpipe
+	@$(BIN)/helm lint --quiet --strict --values helm/fruitpipe/values-eks.yaml helm/fruitpipe
 
 unit: setup ## Run the tests
 	@$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from cluster import s3_for_pods
 from draw_fruits import draw
 from faults import Proxy
 from hypothesis import settings
+from PIL import Image
 from s3 import environment, upload
-from seaweed import Server
+from seaweed import BUCKET, Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import Environment, S3Config, SparkConfig
@@ -166,8 +168,11 @@ def places(cluster_image: str, tmp_path_factory: pytest.TempPathFactory, fruits:
 
 @pytest.fixture(scope="session")
 def many(places: Server, fruits: Path) -> int:
-    """So many images below `many` that executors work for a while; how many."""
-    copies = 10
-    for copy in range(copies):
-        upload(places.client(places.identities["admin"]), fruits, f"many/{copy}")
-    return 320 * copies
+    """Images below `many`, so large that executors work for half a minute; how many."""
+    client, count = places.client(places.identities["admin"]), 1000
+    sink = io.BytesIO()
+    with Image.open(next(fruits.rglob("*.jpg"))) as fruit:
+        fruit.resize((1500, 1500)).save(sink, "PNG", compress_level=1)
+    for number in range(count):
+        client.put_object(Bucket=BUCKET, Key=f"many/{number % 8}/{number}.png", Body=sink.getvalue())
+    return count

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+from chart import CHART, helm
 from cluster import NAMESPACE, kubectl, state, wait_for
 from seaweed import BUCKET, Server
 
-CHART = Path(__file__).parents[1] / "helm/fruitpipe"
+IN = f"--namespace={NAMESPACE}"
 ENDED = {"COMPLETED", "FAILED"}
 
 
@@ -32,7 +32,7 @@ class Release:
             for each in folders:
                 target = target.setdefault(each, {})
             target[last] = value
-        done = helm("upgrade", "--install", self.name, str(CHART), "--values=-", given=self.values)
+        done = helm("upgrade", "--install", self.name, str(CHART), IN, "--values=-", given=self.values)
         assert not done.returncode, done.stderr
 
     def get(self, kind: str = "sparkapplication") -> dict[str, Any]:
@@ -68,23 +68,17 @@ class Release:
         )
         return found.split()
 
-    def test(self) -> subprocess.CompletedProcess[str]:
-        return helm("test", self.name, "--timeout=3m")
+    def test(self) -> CompletedProcess[str]:
+        return helm("test", self.name, IN, "--timeout=3m")
 
     def uninstall(self) -> None:
-        helm("uninstall", self.name, "--ignore-not-found", "--wait")
+        helm("uninstall", self.name, IN, "--ignore-not-found", "--wait")
 
     def left(self) -> str:
         """Names of all that is still there of the release."""
         kinds = "pods,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies"
         return kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name",
                        f"--selector=app.kubernetes.io/instance={self.name}")  # fmt: skip
-
-
-def helm(*arguments: str, given: Any = None) -> subprocess.CompletedProcess[str]:
-    command = ["helm", f"--namespace={NAMESPACE}", *arguments]
-    text = None if given is None else json.dumps(given)
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
 
 @contextmanager

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from chart import CHART, helm
 from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
 from queries import metric_names, queries
-from release import CHART, Release, helm, release
+from release import IN, Release, release
 from s3 import fruitpipe, objects, upload
 from seaweed import BUCKET, Server
 
@@ -62,7 +63,7 @@ def test_install_publishes_what_a_run_on_this_machine_does(
 
 def test_workers_stay_within_the_memory_that_the_chart_gives_them(finished: Release, client: Any) -> None:
     """The run of two workers in one pod has ended well under the limit; how much was left for each is known."""
-    limit = yaml.safe_load(helm("get", "manifest", finished.name).stdout.split("kind: SparkApplication")[1])
+    limit = yaml.safe_load(helm("get", "manifest", finished.name, IN).stdout.split("kind: SparkApplication")[1])
     assert limit["spec"]["executor"]["memoryOverhead"] == "1200m"
     assert manifest(client, finished.name)["worker_memory"] < 450 << 20
 
@@ -108,7 +109,7 @@ def test_reprocess_is_another_run_that_computes_new_images_alone(
 
 def test_rollback_runs_the_earlier_config(finished: Release, client: Any) -> None:
     earlier = finished.run
-    done = helm("rollback", finished.name, "1")
+    done = helm("rollback", finished.name, "1", IN)
     assert not done.returncode, done.stderr
     finished.completed(after=earlier)
     assert manifest(client, finished.name)["config"]["pca"]["variance"] is None
@@ -123,8 +124,7 @@ def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
     with release("many", cluster_image, places, "many", executor=executor, **extra) as made:
         wait_for(lambda: parts(client, "many"), 180)
         check_metrics(made)
-        log = kubectl("exec", "many-driver", "--", "bash", "-c", "cat /var/spark-events/*/events* | head -c 2000")
-        assert "SparkListenerApplicationStart" in log or "SparkListenerLogStart" in log
+        kubectl("exec", "many-driver", "--", "bash", "-c", "grep -aq SparkListenerLogStart /var/spark-events/*/events*")
         check_network(made, cluster_image)
         (victim, *_) = made.pods("executor")
         kubectl("delete", "pod", victim, "--grace-period=0", "--force")
@@ -206,7 +206,7 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
         release("no-rights", cluster_image, places, "images", secrets=["guest-keys"]) as forbidden,
         release("no-image", cluster_image, places, "images", image__tag="never-made", timeLimitSeconds=20) as missing,
     ):
-        for made, reason in ((wrong, "nowhere"), (forbidden, "AccessDenied|may not|denied")):
+        for made, reason in ((wrong, "nowhere"), (forbidden, "no right to write")):
             assert made.ended() == "FAILED"
             assert re.search(reason, made.reason()), made.reason()
             assert len(made.reason().splitlines()) == 1
@@ -218,12 +218,10 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
     kubectl("delete", "secret", "guest-keys")
 
 
-@pytest.mark.parametrize(
-    ("role", "memory"),
-    [("driver", {"memoryOverhead": "60m"}), ("executor", {"memory": "471m", "memoryOverhead": "60m"})],
-)
-def test_too_little_memory_is_named(places: Server, cluster_image: str, role: str, memory: dict[str, str]) -> None:
-    with release(f"small-{role}", cluster_image, places, "images", **{role: {"coreRequest": "100m", **memory}}) as made:
+@pytest.mark.parametrize("role", ["driver", "executor"])
+def test_too_little_memory_is_named(places: Server, cluster_image: str, role: str) -> None:
+    little = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
+    with release(f"small-{role}", cluster_image, places, "images", **{role: little}) as made:
         assert made.ended() == "FAILED"
         assert f"{role}.memoryOverhead" in made.reason()
         assert len(made.reason().splitlines()) == 1

@@ -129,6 +129,27 @@ spec:
     {{- end }}
 {{- end }}
 
+{{/* Settings of Spark that all runs have. */}}
+{{- define "fruitpipe.conf" -}}
+spark.decommission.enabled: "true"
+spark.blockManager.port: "7079"
+spark.driver.port: "7078"
+# What matters, fruitpipe says itself; and the log ends with the reason of a failure.
+spark.log.level: WARN
+# The service and volumes of a driver go with its pod: the driver needs no right to delete any.
+spark.kubernetes.driver.service.deleteOnTermination: "false"
+spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
+# The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
+spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
+{{- if .Values.metrics.enabled }}
+spark.ui.prometheus.enabled: "true"
+{{- end }}
+{{- if .Values.eventLog.volume }}
+spark.eventLog.enabled: "true"
+spark.eventLog.dir: file:///var/spark-events
+{{- end }}
+{{- end }}
+
 {{/* Spec of a SparkApplication. */}}
 {{- define "fruitpipe.application" -}}
 type: Python
@@ -169,24 +190,7 @@ dynamicAllocation:
 {{- end }}
 {{- end }}
 sparkConf:
-  spark.decommission.enabled: "true"
-  spark.blockManager.port: "7079"
-  spark.driver.port: "7078"
-  # The service and volumes of a driver go with its pod: the driver needs no right to delete any.
-  spark.kubernetes.driver.service.deleteOnTermination: "false"
-  spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
-  # The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
-  spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
-  {{- if .Values.metrics.enabled }}
-  spark.ui.prometheus.enabled: "true"
-  {{- end }}
-  {{- if .Values.eventLog.volume }}
-  spark.eventLog.enabled: "true"
-  spark.eventLog.dir: file:///var/spark-events
-  {{- end }}
-  {{- range $key, $value := .Values.sparkConf }}
-  {{ $key }}: {{ $value | quote }}
-  {{- end }}
+  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) .Values.sparkConf | toYaml | nindent 2 }}
 driver:
   cores: {{ .Values.driver.cores }}
   {{- with .Values.driver.coreRequest }}
