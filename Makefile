@@ -37,7 +37,7 @@ unit: setup ## Run the tests
 	@$(BIN)/python -m pytest
 
 e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
-	@FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py
+	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py

@@ -24,8 +24,8 @@ FREE = {"type": "string", "not": {"pattern": f"(?i){SECRET_VALUE.pattern}"}}
 
 def without_secrets(names: re.Pattern[str]) -> dict[str, Any]:
     """Any keys and values but those that are credentials."""
-    named = {"not": {"pattern": f"(?i){names.pattern}"}}
-    return {"type": "object", "propertyNames": named, "additionalProperties": FREE}
+    refused: dict[str, Any] = {f"(?i){names.pattern}": {"not": {}}}
+    return {"type": "object", "patternProperties": refused, "additionalProperties": FREE}
 
 
 NUMBER = {"type": "integer", "minimum": 1}

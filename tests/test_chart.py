@@ -140,18 +140,18 @@ def test_the_schema_is_one():
         ("executor.core=2", "executor", "core"),
         ("executor.memory=1G", "executor/memory", "pattern"),
         ("executor.dynamicAllocation.maximum=0", "executor/dynamicAllocation/maximum", "1"),
-        ("driver.env.AWS_SECRET_ACCESS_KEY=x", "driver/env", "AWS_SECRET_ACCESS_KEY"),
+        ("driver.env.AWS_SECRET_ACCESS_KEY=x", "driver/env/AWS_SECRET_ACCESS_KEY", "not"),
         ("driver.env.NAME=AKIA0123456789ABCDEF", "driver/env/NAME", "not"),
-        (r"sparkConf.spark\.hadoop\.fs\.s3a\.secret\.key=x", "sparkConf", "fs.s3a.secret.key"),
+        (r"sparkConf.spark\.hadoop\.fs\.s3a\.secret\.key=x", "sparkConf/spark/hadoop/fs/s3a/secret/key", "not"),
         ("image.tag=latest", "image/tag", "not"),
         ("image.digest=sha256:12", "image/digest", "pattern"),
     ],
 )
 def test_a_mistake_is_refused_with_its_key(setting: str, place: str, word: str):
     """As '/image/tag' or image.tag, by the age of Helm."""
-    said = refusal(*PLACES, setting)
-    assert place in said.replace(".", "/")
-    assert word in said
+    said = refusal(*PLACES, setting).replace(".", "/")
+    assert place in said
+    assert word.replace(".", "/") in said
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])
