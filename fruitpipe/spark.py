@@ -54,13 +54,13 @@ class Cluster:
         """Largest resident set that a Python worker has had, bytes."""
 
     def warm_up(self, task: Callable[[int], None]) -> None:
-        """Start the Python workers and let each run a task, before there is work."""
+        """Start the Python workers of the executors that are there and let each run a task, before there is work."""
 
         def longer(number: int) -> None:
             task(number)
             time.sleep(0.2)  # long enough that every slot gets one of these tasks, and with it a process of its own
 
-        self.map(longer, self.slots)
+        self.map(longer, max(self._context.defaultParallelism, 1))
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
@@ -152,12 +152,14 @@ def cluster(
 ) -> Iterator[Cluster]:
     """The Spark that runs already, or an embedded one that ends with this block and writes its noise to `log`.
 
-    `first` runs once in each worker of the embedded one.
+    `first` runs once in each worker, before the block.
 
     Raises UserError where there is no Java, FruitpipeError where Spark does not start.
     """
     if environment.submitted or SparkContext._active_spark_context is not None:
-        yield Cluster(SparkContext.getOrCreate())
+        running = Cluster(SparkContext.getOrCreate())
+        running.warm_up(first)
+        yield running
         return
     with log.open("ab") as noise:
         context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)

@@ -22,8 +22,8 @@ import psutil
 from common import fruitpipe, subset, timed
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from cluster import EXECUTORS, counts, kubectl, manifest, parts, s3_for_pods, wait_for
-from release import release
+from cluster import EXECUTORS, counts, kubectl, manifest, parts, s3_for_pods, state, wait_for
+from release import ENDED, release
 from s3 import environment, options, upload
 from seaweed import BUCKET, Server
 
@@ -55,42 +55,58 @@ def installed(name: str, executors: int, image: str, server: Server) -> float:
     executor = {"instances": executors, "coreRequest": "100m"}
     with release(name, image, server, "images", executor=executor) as made:
         wait_for(lambda: parts(client, name), 300)
-        before = cpu_seconds()
-        since = time.monotonic()
+        meter, since = Meter(), time.monotonic()
         first = min(each["LastModified"] for each in parts(client, name))
         pods = json.loads(kubectl("get", "pods", EXECUTORS, "--output=json"))["items"]
+        wait_for(lambda: meter.sample() or state(name) in ENDED, 300)
         made.completed()
-        spent, seconds = cpu_seconds() - before, time.monotonic() - since
+        seconds = time.monotonic() - since
         status = made.get()["status"]
         driver = json.loads(kubectl("get", "pod", f"{name}-driver", "--output=json"))
-    (ended,) = [datetime.fromisoformat(status["terminationTime"])]
     moments = {
         "helm install to driver's pod (submit)": created(driver),
         "to driver's container (schedule, mount)": started(driver),
         "to first executor's pod (driver starts)": min(created(each) for each in pods),
         "to its container": min(started(each) for each in pods if each["status"].get("containerStatuses")),
         "to first images featurized": first,
-        "to COMPLETED": ended,
+        "to COMPLETED": datetime.fromisoformat(status["terminationTime"]),
     }
     print(f"\n{executors} executor{'s' * (executors > 1)}, {counts(client, name)['ok']} images")
+    stage = float(manifest(client, name)["timings"]["featurize"])
     last = begun
     for part, moment in moments.items():
         print(f"  {part:42}{(moment - last).total_seconds():5.1f} s{(moment - begun).total_seconds():7.1f} s")
         last = moment
     print(f"  CPU from the first images to the end, {seconds:.0f} s on {psutil.cpu_count()} cores: "
-          + ", ".join(f"{who} {spent[who]:.1f} s" for who in sorted(spent)))  # fmt: skip
-    return float(manifest(client, name)["timings"]["featurize"])
+          + ", ".join(f"{who} {used:.1f} s" for who, used in meter.spent().items()))  # fmt: skip
+    print(f"  feature stage: {stage:.1f} s")
+    return stage
 
 
-def cpu_seconds() -> Counter[str]:
-    """Of this machine's processes so far, by whose they are."""
-    found: Counter[str] = Counter()
-    for process in psutil.process_iter(["name", "cpu_times"]):
-        name, times = process.info["name"], process.info["cpu_times"]
+class Meter:
+    """CPU seconds of this machine's processes from now on, by whose they are; those that end count as last seen."""
+
+    def __init__(self) -> None:
+        self._first, self._last = self._look(), dict[tuple[int, str], float]()
+
+    def sample(self) -> None:
+        self._last |= self._look()
+
+    def spent(self) -> dict[str, float]:
         whose = {"java": "Spark", "python3": "fruitpipe", "python": "fruitpipe", "weed": "S3 server"}
-        if times is not None and process.pid != os.getpid():
-            found[whose.get(name, "Kubernetes and all else")] += times.user + times.system
-    return found
+        found: Counter[str] = Counter()
+        for process, seconds in self._last.items():
+            found[whose.get(process[1], "Kubernetes and all else")] += seconds - self._first.get(process, 0.0)
+        return dict(sorted(found.items()))
+
+    @staticmethod
+    def _look() -> dict[tuple[int, str], float]:
+        """By process and the name of its program."""
+        return {
+            (process.pid, process.info["name"]): sum(process.info["cpu_times"][:2])
+            for process in psutil.process_iter(["name", "cpu_times"])
+            if process.info["cpu_times"] and process.pid != os.getpid()
+        }
 
 
 def created(pod: dict[str, Any]) -> datetime:
