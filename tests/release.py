@@ -74,11 +74,11 @@ class Release:
     def uninstall(self) -> None:
         helm("uninstall", self.name, IN, "--ignore-not-found", "--wait")
 
-    def left(self) -> str:
-        """Names of all that is still there of the release."""
-        kinds = "pods,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies"
-        return kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name",
-                       f"--selector=app.kubernetes.io/instance={self.name}")  # fmt: skip
+    def left(self) -> list[str]:
+        """Names of all that is still there of the release, whoever made it."""
+        kinds = "pods,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims"
+        found = kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name").split()
+        return [each for each in found if each.partition("/")[2].startswith(self.name)]
 
 
 @contextmanager
