@@ -26,6 +26,7 @@ from s3 import fruitpipe, objects, upload
 from seaweed import BUCKET, Server
 
 COUNT = 320
+pytestmark = pytest.mark.usefixtures("cluster_image")
 
 
 @pytest.fixture(scope="module")
