@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -36,6 +36,20 @@ def running(images: Path, out: Path, parts: int = 2) -> Iterator[subprocess.Pope
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def held(process: subprocess.Popen[str]) -> Iterator[None]:
+    """The run's workers stand still meanwhile, and are gone afterwards."""
+    workers = workers_of(process)
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def finished_parts(out: Path) -> dict[Path, int]:
@@ -125,7 +139,7 @@ def test_an_interrupted_run_says_so_and_the_next_goes_on(
 def test_a_second_run_on_one_output_is_refused_until_the_first_is_gone(
     fruits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    with running(fruits, tmp_path) as process:
+    with running(fruits, tmp_path) as process, held(process):
         second = subprocess.run(
             command("run", fruits, tmp_path, "--set", BACKBONE), capture_output=True, text=True, check=False
         )
