@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import NamedTuple
 
+from pydantic_core import PydanticCustomError
+
 
 class Known(NamedTuple):
     """A network, with all of its layers."""
@@ -74,9 +76,9 @@ KNOWN = {
 
 
 def backbone_name(value: str) -> str:
-    """A name that is known. Raises ValueError otherwise, with the one that was probably meant."""
+    """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
     if value in KNOWN:
         return value
     close = difflib.get_close_matches(value, KNOWN, 1)
-    meant = f"{close[0]} is probably meant" if close else "`fruitpipe backbones` lists them"
-    raise ValueError(f"no backbone is called {value}: {meant}")
+    message = "is no backbone: `fruitpipe backbones` lists them."
+    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
