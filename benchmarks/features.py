@@ -98,9 +98,9 @@ def main() -> None:
 
     # Not at the top, where the bare loops would import it too.
     from fruitpipe.backbones import flatbuffer
-    from fruitpipe.config import Environment
+    from fruitpipe.config import Choice, Environment
 
-    _, network = flatbuffer(options.backbone, Environment.read())
+    _, network = flatbuffer(Choice(options.backbone), Environment.read())
     with tempfile.TemporaryDirectory(prefix="fruitpipe-features-") as folder:
         images = subset(options.images, options.count, Path(folder, "images"))
         paths = sorted(path for path in images.rglob("*") if path.is_file())

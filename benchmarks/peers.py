@@ -17,7 +17,7 @@ from pathlib import Path
 from common import Row, count_images, fruitpipe, race, report, subset, timed
 
 from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Environment
+from fruitpipe.config import Choice, Environment
 
 SCRIPTS = Path(__file__).parent / "peers"
 SHARED = ("ai-edge-litert", "numpy", "pillow", "scikit-learn")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--only", choices=REQUIREMENTS, help="compare with one peer")
     options = parser.parse_args()
     environment = Environment.read()
-    _, network = flatbuffer("mobilenet_v2", environment)
+    _, network = flatbuffer(Choice("mobilenet_v2"), environment)
     peers = [options.only] if options.only else list(REQUIREMENTS)
     pythons = {peer: install(peer, environment.cache / "benchmarks") for peer in peers}
     with tempfile.TemporaryDirectory(prefix="fruitpipe-benchmark-") as scratch:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from common import EXTENSIONS, output
 
 from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Environment, ImageConfig
+from fruitpipe.config import Choice, Environment, ImageConfig
 from fruitpipe.engine import Engine
 from fruitpipe.featurize import GROUP
 from fruitpipe.images import decode
@@ -42,7 +42,7 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 def measure(paths: list[str]) -> None:
     """Print milliseconds an image, in turn and in groups."""
-    engine = Engine(flatbuffer("mobilenet_v2", Environment.read())[1].read_bytes())
+    engine = Engine(flatbuffer(Choice("mobilenet_v2"), Environment.read())[1].read_bytes())
     feature = np.empty(engine.dimension, np.float32)
 
     def run(group: int) -> None:

@@ -379,6 +379,43 @@ def gc(
         print(f"next: fruitpipe gc {again([out], config, assignments)} --delete")
 
 
+@app.command()
+def backbones(as_json: AsJson = False) -> None:
+    """List the backbones that a config may name, and which of them are converted on this machine."""
+    from fruitpipe.backbones import converted
+
+    environment = configs.Environment.read()
+    here = {name: converted(configs.Choice(name), environment) for name in configs.KNOWN}
+    disk = {name: found[1].stat().st_size if found else None for name, found in here.items()}
+    if as_json:
+        rows = [
+            {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters,
+             "bytes": disk[name]} for name, known in configs.KNOWN.items()
+        ]  # fmt: skip
+        print(json.dumps(rows))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("backbone", "features", "input", "parameters", "on disk"):
+        table.add_column(column, justify="left" if column == "backbone" else "right", no_wrap=True)
+    for name, known in configs.KNOWN.items():
+        pixels, parameters = f"{known.side} x {known.side}", f"{known.parameters / 1e6:.1f} M"
+        table.add_row(name, str(known.dimension), pixels, parameters, size(disk[name] or 0) if disk[name] else "")
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+@app.command()
+def convert(config: ConfigFile = None, assignments: Set = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Convert a config's backbone now, so that later runs, or an image, need neither its weights nor TensorFlow."""
+    from fruitpipe.backbones import flatbuffer
+
+    backbone, path = flatbuffer(load(config, assignments, ["IMAGES", "OUT"]).network, configs.Environment.read())
+    if as_json:
+        print(json.dumps(backbone.model_dump() | {"path": str(path)}))
+        return
+    print(f"{backbone.name}, layer {backbone.layer}: {backbone.dimension} features of {backbone.input_size} x "
+          f"{backbone.input_size} pixels, {size(path.stat().st_size)} in {path}")  # fmt: skip
+
+
 @app.command("version")
 def show_versions(as_json: AsJson = False) -> None:
     """Print the versions of fruitpipe and of what results depend on, and the commit of the image."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from fruitpipe import layout, rights, source
-from fruitpipe.backbones import by_name
+from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.images import BadImage
@@ -113,19 +113,8 @@ def workers_here(master: str) -> int:
 
 
 def weights(config: Config, environment: Environment) -> str:
-    try:
-        backbone = by_name(config.backbone, environment.keras_home)
-    except OSError as error:
-        raise UserError(
-            f"cannot read the weights of {config.backbone} ({error.strerror}): give read rights on them, or set "
-            "KERAS_HOME to a folder with readable ones."
-        ) from error
-    if backbone is None:
-        raise UserError(
-            f"no weights of {config.backbone} on this machine: Keras downloads them at the first run. Without a "
-            "network, copy them to KERAS_HOME, or use --set backbone=efficientnet_lite0."
-        )
-    return f"{config.backbone} at hand"
+    backbone, path = flatbuffer(config.network, environment)
+    return f"{config.backbone} at hand, {backbone.dimension} features ({size(path.stat().st_size)})"
 
 
 def spark(config: Config, environment: Environment) -> str:

@@ -76,19 +76,15 @@ class BackboneFacts(BaseModel):
 
     name: str
     layer: str
+    pooling: str
     input_size: int
     dimension: int
+    parameters: int
     digest: str
 
     @classmethod
-    def of(cls, backbone: Backbone, dimension: int) -> BackboneFacts:
-        return cls(
-            name=backbone.name,
-            layer=backbone.layer,
-            input_size=backbone.input_size,
-            dimension=dimension,
-            digest=backbone.digest,
-        )
+    def of(cls, backbone: Backbone) -> BackboneFacts:
+        return cls(**backbone.model_dump(exclude={"weights"}), digest=backbone.digest)
 
 
 class ModelFacts(BaseModel):

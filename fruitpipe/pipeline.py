@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fruitpipe import layout, source
-from fruitpipe.backbones import by_name, flatbuffer
+from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.featurize import WarmUp, features_digest
@@ -78,10 +78,11 @@ def plan(config: Config) -> Summary:
     store = open_store(config.output, config.s3)
     with planning(config) as the_plan:
         add_images(the_plan, config)
-        backbone = by_name(config.backbone, Environment.read().keras_home)
-        # Without its weights on this machine there can be no features of a backbone.
-        digest = features_digest(backbone.digest, config.image) if backbone else "unknown"
-        the_plan.add_features(store, digest)
+        try:
+            backbone, _ = flatbuffer(config.network, Environment.read())
+            the_plan.add_features(store, features_digest(backbone.digest, config.image))
+        except UserError:  # as where its weights are not to be had: `run` will say so
+            the_plan.add_features(store, "unknown")
         return the_plan.summary()
 
 
@@ -165,7 +166,7 @@ class Job:
                     finished=datetime.now(UTC),
                     config=self.config,
                     config_digest=hashlib.sha256(self.config.model_dump_json().encode()).hexdigest(),
-                    backbone=BackboneFacts.of(converted.backbone, len(model.pca.mean)),
+                    backbone=BackboneFacts.of(converted.backbone),
                     features_digest=converted.features,
                     counts=counts,
                     plan=summary,
@@ -189,7 +190,7 @@ class Job:
 
     @contextmanager
     def convert(self, environment: Environment) -> Iterator[Converted]:
-        backbone, path = flatbuffer(self.config.backbone, environment)
+        backbone, path = flatbuffer(self.config.network, environment)
         yield Converted(backbone, path.read_bytes(), features_digest(backbone.digest, self.config.image))
 
     def model_to_reuse(self, converted: Converted) -> Model | None:

@@ -20,7 +20,7 @@ from s3 import environment, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import Environment, S3Config, SparkConfig
+from fruitpipe.config import Choice, Environment, S3Config, SparkConfig
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.store import LocalStore, Store
 
@@ -57,14 +57,14 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def lite0() -> tuple[Backbone, Path]:
     """The backbone whose weights pip brings, and its flatbuffer in the user's cache."""
-    return flatbuffer("efficientnet_lite0", Environment.read())
+    return flatbuffer(Choice("efficientnet_lite0"), Environment.read())
 
 
 @pytest.fixture(scope="session")
 def mobilenet() -> tuple[Backbone, Path]:
     """The default backbone, and its flatbuffer in the user's cache."""
     try:
-        return flatbuffer("mobilenet_v2", Environment.read())
+        return flatbuffer(Choice("mobilenet_v2"), Environment.read())
     except FruitpipeError as error:
         unavailable(str(error))
 

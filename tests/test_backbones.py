@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fruitpipe.backbones import Backbone, by_name, flatbuffer
-from fruitpipe.backbones.backbone import definition
-from fruitpipe.config import BACKBONES, Environment, ImageConfig, S3Config
+from fruitpipe.backbones import Backbone, flatbuffer
+from fruitpipe.config import KNOWN, Choice, Environment, ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, features_digest, featurize
@@ -85,34 +85,136 @@ def test_mobilenets_features_of_real_photographs_are_the_oracles(data: Path, mob
         assert cosines(features(mobilenet[1], paths), arrays["features"]).min() >= 0.9999
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_definitions_tell_what_the_flatbuffer_is(name: str, request: pytest.FixtureRequest) -> None:
-    backbone, path = request.getfixturevalue({"mobilenet_v2": "mobilenet", "efficientnet_lite0": "lite0"}[name])
-    engine = Engine(path.read_bytes())
-    assert (engine.side, engine.dimension) == (backbone.input_size, 1280)
-    assert backbone.layer == definition(name).LAYER
+@pytest.fixture(scope="module")
+def drawn() -> Callable[..., tuple[Backbone, Path]]:
+    """A backbone with weights that Keras draws by a seed, and its flatbuffer."""
+
+    def convert(name: str, **others: Any) -> tuple[Backbone, Path]:
+        return flatbuffer(Choice(name, **{"weights": "random:7", **others}), Environment.read())
+
+    return convert
 
 
-def test_a_backbone_without_weights_on_this_machine_is_none(tmp_path: Path) -> None:
-    assert by_name("mobilenet_v2", tmp_path) is None
+def keras_features(
+    name: str, function: str, layer: str | int, paths: list[Path], side: int = 224
+) -> NDArray[np.float32]:
+    """What Keras itself gives for the same weights and pixels."""
+    import keras
+
+    keras.utils.set_random_seed(7)
+    network = getattr(keras.applications, function)(weights=None)
+    chosen = network.layers[layer] if isinstance(layer, int) else network.get_layer(layer)
+    module = getattr(keras.applications, KNOWN[name].module)
+    given = np.stack([decode(path.read_bytes(), side, ImageConfig()).pixels for path in paths]).astype(np.float32)
+    return np.asarray(keras.Model(network.input, chosen.output)(module.preprocess_input(given), training=False))
 
 
-def test_the_digest_changes_with_the_weights_and_with_nothing_else(tmp_path: Path) -> None:
-    digests = []
-    for home, content in (("a", b"weights"), ("b", b"weights"), ("c", b"Weights")):
-        weights = definition("mobilenet_v2").weights_file(tmp_path / home)
-        weights.parent.mkdir(parents=True)
-        weights.write_bytes(content)
-        backbone = by_name("mobilenet_v2", tmp_path / home)
-        assert backbone
-        digests.append(backbone.digest)
-    assert digests[0] == digests[1] != digests[2]
+@pytest.mark.parametrize(
+    ("name", "function", "layer"),
+    [("resnet50", "ResNet50", "avg_pool"), ("vgg16", "VGG16", "fc2"), ("efficientnet_v2_b0", "EfficientNetV2B0", -2)],
+)
+def test_known_backbones_give_keras_features_on_the_same_weights(
+    drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, name: str, function: str, layer: str | int
+) -> None:
+    backbone, path = drawn(name)
+    paths = pictures(fruits, 64)
+    found, expected = features(path, paths), keras_features(name, function, layer, paths)
+    assert found.shape == (len(paths), KNOWN[name].dimension) == (len(paths), backbone.dimension)
+    assert cosines(found, expected).min() >= 0.9999
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "none"])
+def test_any_layer_and_pooling(drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, pooling: str) -> None:
+    paths = pictures(fruits, 64)
+    _, path = drawn("mobilenet", layer="conv_pw_13_relu", pooling=pooling)
+    maps = keras_features("mobilenet", "MobileNet", "conv_pw_13_relu", paths)
+    flat = maps.reshape(len(paths), -1)
+    expected = {"avg": maps.mean((1, 2)), "max": maps.max((1, 2)), "none": flat}[pooling]
+    np.testing.assert_allclose(features(path, paths), expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+def test_a_layer_by_its_index(drawn: Callable[..., tuple[Backbone, Path]]) -> None:
+    assert drawn("mobilenet", layer=-5)[0].layer == "global_average_pooling2d"
+
+
+def test_features_are_those_before_the_classifier_however_it_is_made(
+    drawn: Callable[..., tuple[Backbone, Path]],
+) -> None:
+    """In MobileNet, layers[-2] has a value for each class already."""
+    assert drawn("mobilenet")[0].dimension == KNOWN["mobilenet"].dimension == 1024
+
+
+@pytest.mark.parametrize("layer", ["conv_pw_13_rel", 4000])
+def test_a_layer_that_is_not_there_is_one_line(drawn: Callable[..., tuple[Backbone, Path]], layer: str | int) -> None:
+    with pytest.raises(UserError, match="layer: no") as caught:
+        drawn("mobilenet", layer=layer)
+    assert len(str(caught.value).splitlines()) == 1
+    if isinstance(layer, str):
+        assert "conv_pw_13_relu" in str(caught.value)
+
+
+def test_seeds_are_weights(drawn: Callable[..., tuple[Backbone, Path]]) -> None:
+    assert drawn("mobilenet")[0].digest != drawn("mobilenet", weights="random:8")[0].digest
+
+
+def test_weights_and_models_of_ones_own(
+    drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path
+) -> None:
+    """Weights of the same network, and a whole model with a head for other classes."""
+    import keras
+
+    paths = pictures(fruits, 64)
+    keras.utils.set_random_seed(7)
+    network = keras.applications.MobileNet(weights=None)
+    network.save_weights(tmp_path / "mine.weights.h5")
+    pool = keras.layers.Flatten()(network.layers[-5].output)
+    head = keras.layers.Dense(5, name="fruits")(keras.layers.Dense(32, name="fine_tuned")(pool))
+    tuned = keras.Model(network.input, head)
+    tuned.save(tmp_path / "mine.keras")
+    same, path = drawn("mobilenet", weights=str(tmp_path / "mine.weights.h5"))
+    assert same.digest == drawn("mobilenet")[0].digest, "the same network and the same weights"
+    backbone, path = drawn("mobilenet", weights=str(tmp_path / "mine.keras"))
+    assert (backbone.layer, backbone.dimension) == ("fine_tuned", 32)
+    given = np.stack([pixels(each) for each in paths])
+    prepared = keras.applications.mobilenet.preprocess_input(given)
+    expected = np.asarray(keras.Model(tuned.input, tuned.get_layer("fine_tuned").output)(prepared, training=False))
+    assert cosines(features(path, paths), expected).min() >= 0.9999
+
+
+@pytest.mark.parametrize("name", ["gone.weights.h5", "no.keras"])
+def test_weights_that_cannot_be_used_are_one_line(
+    drawn: Callable[..., tuple[Backbone, Path]], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "no.keras").write_bytes(b"no model")
+    with pytest.raises(UserError, match=f"weights: cannot .*{name}") as caught:
+        drawn("mobilenet", weights=str(tmp_path / name))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_said_of_known_backbones_is_what_keras_has() -> None:
+    import keras
+
+    functions = {name for name, each in vars(keras.applications).items() if callable(each)}
+    assert {each.function for name, each in KNOWN.items() if name != "efficientnet_lite0"} == functions
+    for each in KNOWN.values():
+        assert not each.module or hasattr(getattr(keras.applications, each.module), "preprocess_input")
+    network = keras.applications.DenseNet121(weights=None)
+    assert network.count_params() == KNOWN["densenet121"].parameters
+    assert network.input_shape[1] == KNOWN["densenet121"].side
+
+
+def test_flatbuffers_are_what_their_facts_say(lite0: tuple[Backbone, Path], mobilenet: tuple[Backbone, Path]) -> None:
+    for backbone, path in (lite0, mobilenet):
+        engine = Engine(path.read_bytes())
+        assert (engine.side, engine.dimension) == (backbone.input_size, backbone.dimension)
 
 
 def test_every_part_of_a_backbone_is_in_its_digest() -> None:
-    plain = Backbone("n", 224, "layer", "w")
-    others = Backbone("m", 224, "layer", "w"), Backbone("n", 192, "layer", "w"), Backbone("n", 224, "other", "w")
-    assert len({each.digest for each in (plain, *others)}) == 4
+    plain = {"name": "n", "input_size": 224, "layer": "layer", "pooling": "avg", "weights": "w"}
+    others = ({"name": "m"}, {"input_size": 192}, {"layer": "other"}, {"pooling": "max"}, {"weights": "v"})
+    found = [Backbone(**plain | other, dimension=1, parameters=1).digest for other in ({}, *others)]
+    assert len(set(found)) == 6
 
 
 def test_the_digest_of_features_covers_the_resampling_but_not_the_limits() -> None:
@@ -124,7 +226,7 @@ def test_the_digest_of_features_covers_the_resampling_but_not_the_limits() -> No
 
 def test_a_converted_backbone_is_used_again(lite0: tuple[Backbone, Path]) -> None:
     before = lite0[1].stat().st_mtime_ns
-    assert flatbuffer("efficientnet_lite0", Environment.read()) == lite0
+    assert flatbuffer(Choice("efficientnet_lite0"), Environment.read()) == lite0
     assert lite0[1].stat().st_mtime_ns == before
 
 
@@ -139,7 +241,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error_of_one_line(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="FRUITPIPE_CACHE") as caught:
-        flatbuffer("efficientnet_lite0", environment(monkeypatch, FRUITPIPE_CACHE=f"{tmp_path}/file/cache"))
+        flatbuffer(Choice("efficientnet_lite0"), environment(monkeypatch, FRUITPIPE_CACHE=f"{tmp_path}/file/cache"))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -152,6 +254,6 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
         https_proxy=nobody_listens, http_proxy=nobody_listens, no_proxy="",
     )  # fmt: skip
     with pytest.raises(UserError, match="KERAS_HOME") as caught:
-        flatbuffer("mobilenet_v2", offline)
+        flatbuffer(Choice("mobilenet_v2"), offline)
     assert len(str(caught.value).splitlines()) == 1
     assert os.listdir(tmp_path / "cache" / "backbones") == []  # noqa: PTH208

@@ -17,7 +17,6 @@ from kubernetes_validate import validate
 from queries import metric_names, queries
 
 from fruitpipe import rights
-from fruitpipe.config.sections import BACKBONES
 from fruitpipe.metrics import RunCollector
 from fruitpipe.progress import Reporter
 
@@ -114,6 +113,7 @@ def test_lint_finds_nothing():
 def test_schema_and_readme_are_those_that_generate_writes():
     assert (CHART / "values.schema.json").read_text() == generate.schema(), "run `python helm/generate.py`"
     assert (CHART / "README.md").read_text() == generate.readme(), "run `python helm/generate.py`"
+    assert (CHART / "files/workers.yaml").read_text() == generate.workers(), "run `python helm/generate.py`"
 
 
 def test_every_value_is_in_the_readme():
@@ -205,10 +205,9 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     def overhead(*settings: str) -> str:
         return str(one(render(*settings), "SparkApplication")["spec"]["executor"]["memoryOverhead"])
 
-    assert overhead() == "750m"
-    assert overhead("executor.cores=4") == "2100m"
-    for backbone in BACKBONES:
-        assert overhead("executor.cores=4", f"pipeline.backbone={backbone}") == "2100m"
+    assert overhead() == "770m"
+    assert overhead("executor.cores=4") == "2180m"
+    assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "8340m", "its weights are half a gigabyte"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
 
 

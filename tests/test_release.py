@@ -65,7 +65,7 @@ def test_install_publishes_what_a_run_on_this_machine_does(
 def test_workers_stay_within_the_memory_that_the_chart_gives_them(finished: Release, client: Any) -> None:
     """The run of two workers in one pod has ended well under the limit; how much was left for each is known."""
     limit = yaml.safe_load(helm("get", "manifest", finished.name, IN).stdout.split("kind: SparkApplication")[1])
-    assert limit["spec"]["executor"]["memoryOverhead"] == "1200m"
+    assert limit["spec"]["executor"]["memoryOverhead"] == "1260m"
     assert manifest(client, finished.name)["worker_memory"] < 450 << 20
 
 

@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Environment
+from fruitpipe.config import Choice, Environment
 from fruitpipe.engine import Engine
 from fruitpipe.model import load_model
 
@@ -47,7 +47,7 @@ def as_matrix(table: Any) -> np.ndarray[Any, Any]:
 
 
 def test_vectors_are_those_of_scikit_learn_on_features_of_the_bare_backbone(fruits: Path, first: Path) -> None:
-    _, path = flatbuffer("efficientnet_lite0", Environment.read())
+    _, path = flatbuffer(Choice("efficientnet_lite0"), Environment.read())
     engine = Engine(path.read_bytes())
     table = vectors(first)
     features = np.zeros((len(table), engine.dimension), np.float32)

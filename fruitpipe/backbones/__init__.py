@@ -4,7 +4,7 @@ A backbone is defined in Keras, and its flatbuffer takes raw RGB: preprocessing 
 one needs LiteRT and an image of the right size, not TensorFlow and not the name of the network.
 """
 
-from fruitpipe.backbones.backbone import Backbone, by_name
-from fruitpipe.backbones.convert import flatbuffer
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.convert import converted, flatbuffer
 
-__all__ = ["Backbone", "by_name", "flatbuffer"]
+__all__ = ["Backbone", "converted", "flatbuffer"]

@@ -6,61 +6,86 @@ Python workers should carry.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from fruitpipe.backbones.backbone import Backbone, by_name, definition
-from fruitpipe.config import Environment
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.config import Choice, Environment
 from fruitpipe.errors import FruitpipeError, UserError
 
+FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
 
-def flatbuffer(name: str, environment: Environment) -> tuple[Backbone, Path]:
+
+def converted(choice: Choice, environment: Environment) -> tuple[Backbone, Path] | None:
+    """A backbone and its flatbuffer, if this machine has converted it before.
+
+    Raises UserError where `weights` names a file that cannot be read.
+    """
+    folder = folder_of(choice, environment)
+    try:
+        return Backbone.model_validate_json((folder / FACTS).read_text()), folder / FLATBUFFER
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path]:
     """The backbone and its flatbuffer, converted now if this machine has not done so before.
 
-    Raises UserError where its weights are not to be had.
+    Raises UserError where its weights are not to be had, or something in the choice does not fit.
     """
-    backbone = by_name(name, environment.keras_home)
-    target = path_of(backbone, environment) if backbone else None
-    if backbone and target and target.is_file():
-        return backbone, target
-    folder = environment.cache / "backbones"
+    if found := converted(choice, environment):
+        return found
+    target = folder_of(choice, environment)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=target.parent)
     except OSError as error:
-        raise UserError(f"cannot write to the cache {folder} ({error.strerror}): set FRUITPIPE_CACHE.") from error
+        raise UserError(
+            f"cannot write to the cache {target.parent} ({error.strerror}): set FRUITPIPE_CACHE."
+        ) from error
     with temporary as scratch:
-        made = Path(scratch) / "backbone.tflite"
-        run_conversion(name, made, environment)
-        # Keras may have downloaded the weights just now.
-        backbone = backbone or by_name(name, environment.keras_home)
-        if backbone is None:
-            raise FruitpipeError(f"Keras did not leave its weights of {name} in {environment.keras_home}.")
-        target = path_of(backbone, environment)
-        made.replace(target)
-    return backbone, target
+        made = Path(scratch, "made")  # with the rights of any folder, as the temporary one is its owner's alone
+        made.mkdir()
+        run_conversion(choice, made, environment)
+        try:
+            made.rename(target)
+        except OSError:
+            if not (target / FACTS).exists():  # else another process was faster
+                raise
+    return Backbone.model_validate_json((target / FACTS).read_text()), target / FLATBUFFER
 
 
-def path_of(backbone: Backbone, environment: Environment) -> Path:
-    return environment.cache / "backbones" / f"{backbone.name}-{backbone.digest[:16]}.tflite"
+def folder_of(choice: Choice, environment: Environment) -> Path:
+    """Where the conversion of a choice is kept; a file of weights counts by its bytes."""
+    weights = choice.weights
+    if Path(weights).suffix:
+        try:
+            with Path(weights).open("rb") as file:
+                weights = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"weights: cannot read {choice.weights} ({error.strerror}).") from error
+    key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
+    return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"
 
 
-def run_conversion(name: str, target: Path, environment: Environment) -> None:
-    command = [sys.executable, "-m", "fruitpipe.backbones.convert", name, str(target)]
+def run_conversion(choice: Choice, folder: Path, environment: Environment) -> None:
+    command = [sys.executable, "-m", "fruitpipe.backbones.convert", json.dumps(choice), str(folder)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
     quiet["KERAS_HOME"] = str(environment.keras_home)
     done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         error = UserError if done.returncode == UserError.exit_code else FruitpipeError
-        raise error(reason if error is UserError else f"converting {name} failed: {reason}")
+        raise error(reason if error is UserError else f"converting {choice.name} failed: {reason}")
 
 
-def convert(name: str) -> bytes:
-    """Build a backbone in Keras and convert it, float32, batch size 1.
+def convert(choice: Choice, folder: Path) -> None:
+    """Build a backbone in Keras and write it as a flatbuffer, float32, batch size 1, and its facts.
 
     Variables are frozen into the graph first: TensorFlow 2.21 converts a
     Keras 3 model itself to a flatbuffer without its weights.
@@ -68,18 +93,20 @@ def convert(name: str) -> bytes:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    module = definition(name)
-    model = module.build()
-    image = tf.TensorSpec((1, module.INPUT_SIZE, module.INPUT_SIZE, 3), tf.float32, name="image")
+    from fruitpipe.backbones.network import build
+
+    model, facts = build(choice)
+    image = tf.TensorSpec((1, facts.input_size, facts.input_size, 3), tf.float32, name="image")
     graph = tf.function(lambda x: model(x, training=False), input_signature=[image]).get_concrete_function()
     frozen = convert_variables_to_constants_v2(graph)
-    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    (folder / FLATBUFFER).write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert())
+    (folder / FACTS).write_text(facts.model_dump_json(indent=2))
 
 
 def main() -> None:
-    name, target = sys.argv[1:]
+    choice, folder = sys.argv[1:]
     try:
-        Path(target).write_bytes(convert(name))
+        convert(Choice(*json.loads(choice)), Path(folder))
     except FruitpipeError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

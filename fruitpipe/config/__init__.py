@@ -1,11 +1,11 @@
 """The one config object, shared by the CLI, YAML files, the Python API and the JSON Schema; and the environment."""
 
+from fruitpipe.config.backbones import KNOWN, Choice
 from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.mistakes import ConfigError, Mistake
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
 from fruitpipe.config.sections import (
-    BACKBONES,
     Config,
     FailuresConfig,
     ImageConfig,
@@ -15,8 +15,9 @@ from fruitpipe.config.sections import (
 )
 
 __all__ = [
-    "BACKBONES",
+    "KNOWN",
     "SCHEME",
+    "Choice",
     "Config",
     "ConfigError",
     "Environment",

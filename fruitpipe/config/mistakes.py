@@ -81,6 +81,8 @@ def explain(detail: Any, lines: Lines) -> Mistake:
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
             close = difflib.get_close_matches(given, allowed, 1)
             return Mistake(key, f"{given!r} is not one of {', '.join(allowed)}.", line, close[0] if close else None)
+        case "unknown_name":
+            return Mistake(key, f"{quoted(detail['input'])!r} {detail['msg']}", line, detail["ctx"]["meant"] or None)
         case "value_error":  # ours: says what to do, and may be about what must not be repeated
             return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,13 +12,16 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 
+from fruitpipe.config.backbones import KNOWN, Choice, backbone_name
 from fruitpipe.config.places import location
 from fruitpipe.config.secrets import secret_free
 
-BackboneName = Literal["mobilenet_v2", "efficientnet_lite0"]
+BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", "enum": list(KNOWN)})]
+Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
 ONE, SEVERAL = "(one)", "(several)"
@@ -123,7 +126,15 @@ class Config(Section):
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
-    """Network whose penultimate layer gives the features."""
+    """Network that gives the features: efficientnet_lite0, or a model of keras.applications, such as resnet50."""
+    layer: str | int | None = None
+    """Layer whose output is the feature, by name or by index as Keras counts; the one before the classifier where
+    nothing is said."""
+    pooling: Literal["avg", "max", "none"] = "avg"
+    """What a layer's output with height and width becomes: means, maxima, or all values in a row."""
+    weights: Weights = "imagenet"
+    """imagenet, random:SEED, or a file: weights of the same network (.weights.h5), or a whole model of your own
+    (.keras, .h5) that takes images as the backbone does."""
     verify_content: bool = False
     """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
@@ -139,9 +150,11 @@ class Config(Section):
     spark: SparkConfig = Field(default_factory=SparkConfig)
 
     @property
+    def network(self) -> Choice:
+        """What is said of the backbone."""
+        return Choice(self.backbone, self.layer, self.pooling, self.weights)
+
+    @property
     def inputs(self) -> list[str]:
         """The input as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
-
-
-BACKBONES: tuple[str, ...] = get_args(BackboneName)

@@ -36,9 +36,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network. */}}
 {{- define "fruitpipe.overhead" -}}
-{{- $workers := dict "mobilenet_v2" 450 "efficientnet_lite0" 450 -}}
-{{- $worker := get $workers (default "mobilenet_v2" .Values.pipeline.backbone) -}}
-{{- default (printf "%dm" (add 300 (mul $worker (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
+{{- $worker := get (.Files.Get "files/workers.yaml" | fromYaml) (default "mobilenet_v2" .Values.pipeline.backbone) -}}
+{{- default (printf "%dm" (add 300 (mul (int $worker) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
 {{- end }}
 
 {{/* Pod template of a role: (list root role values). It needs no webhook, and passes the profile `restricted`. */}}

@@ -1,0 +1,84 @@
+"""Backbones that a config may name: those of keras.applications, and one whose weights come with pip."""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+from pydantic_core import PydanticCustomError
+
+
+class Known(NamedTuple):
+    """A network, with all of its layers."""
+
+    module: str
+    """of keras.applications; empty where fruitpipe defines it"""
+    function: str
+    side: int
+    """of its input, pixels"""
+    dimension: int
+    """of its features, where nothing else is said"""
+    parameters: int
+
+
+class Choice(NamedTuple):
+    """What a config says of its backbone."""
+
+    name: str
+    layer: str | int | None = None
+    pooling: str = "avg"
+    weights: str = "imagenet"
+
+
+KNOWN = {
+    "efficientnet_lite0": Known("", "efficientnet_lite0", 224, 1280, 4652008),
+    "convnext_base": Known("convnext", "ConvNeXtBase", 224, 1024, 88591464),
+    "convnext_large": Known("convnext", "ConvNeXtLarge", 224, 1536, 197767336),
+    "convnext_small": Known("convnext", "ConvNeXtSmall", 224, 768, 50223688),
+    "convnext_tiny": Known("convnext", "ConvNeXtTiny", 224, 768, 28589128),
+    "convnext_xlarge": Known("convnext", "ConvNeXtXLarge", 224, 2048, 350196968),
+    "densenet121": Known("densenet", "DenseNet121", 224, 1024, 8062504),
+    "densenet169": Known("densenet", "DenseNet169", 224, 1664, 14307880),
+    "densenet201": Known("densenet", "DenseNet201", 224, 1920, 20242984),
+    "efficientnet_b0": Known("efficientnet", "EfficientNetB0", 224, 1280, 5330571),
+    "efficientnet_b1": Known("efficientnet", "EfficientNetB1", 240, 1280, 7856239),
+    "efficientnet_b2": Known("efficientnet", "EfficientNetB2", 260, 1408, 9177569),
+    "efficientnet_b3": Known("efficientnet", "EfficientNetB3", 300, 1536, 12320535),
+    "efficientnet_b4": Known("efficientnet", "EfficientNetB4", 380, 1792, 19466823),
+    "efficientnet_b5": Known("efficientnet", "EfficientNetB5", 456, 2048, 30562527),
+    "efficientnet_b6": Known("efficientnet", "EfficientNetB6", 528, 2304, 43265143),
+    "efficientnet_b7": Known("efficientnet", "EfficientNetB7", 600, 2560, 66658687),
+    "efficientnet_v2_b0": Known("efficientnet_v2", "EfficientNetV2B0", 224, 1280, 7200312),
+    "efficientnet_v2_b1": Known("efficientnet_v2", "EfficientNetV2B1", 240, 1280, 8212124),
+    "efficientnet_v2_b2": Known("efficientnet_v2", "EfficientNetV2B2", 260, 1408, 10178374),
+    "efficientnet_v2_b3": Known("efficientnet_v2", "EfficientNetV2B3", 300, 1536, 14467622),
+    "efficientnet_v2_l": Known("efficientnet_v2", "EfficientNetV2L", 480, 1280, 119027848),
+    "efficientnet_v2_m": Known("efficientnet_v2", "EfficientNetV2M", 480, 1280, 54431388),
+    "efficientnet_v2_s": Known("efficientnet_v2", "EfficientNetV2S", 384, 1280, 21612360),
+    "inception_resnet_v2": Known("inception_resnet_v2", "InceptionResNetV2", 299, 1536, 55873736),
+    "inception_v3": Known("inception_v3", "InceptionV3", 299, 2048, 23851784),
+    "mobilenet": Known("mobilenet", "MobileNet", 224, 1024, 4253864),
+    "mobilenet_v2": Known("mobilenet_v2", "MobileNetV2", 224, 1280, 3538984),
+    "mobilenet_v3_large": Known("mobilenet_v3", "MobileNetV3Large", 224, 1280, 5507432),
+    "mobilenet_v3_small": Known("mobilenet_v3", "MobileNetV3Small", 224, 1024, 2554968),
+    "nasnet_large": Known("nasnet", "NASNetLarge", 331, 4032, 88949818),
+    "nasnet_mobile": Known("nasnet", "NASNetMobile", 224, 1056, 5326716),
+    "resnet101": Known("resnet", "ResNet101", 224, 2048, 44707176),
+    "resnet101_v2": Known("resnet_v2", "ResNet101V2", 224, 2048, 44675560),
+    "resnet152": Known("resnet", "ResNet152", 224, 2048, 60419944),
+    "resnet152_v2": Known("resnet_v2", "ResNet152V2", 224, 2048, 60380648),
+    "resnet50": Known("resnet", "ResNet50", 224, 2048, 25636712),
+    "resnet50_v2": Known("resnet_v2", "ResNet50V2", 224, 2048, 25613800),
+    "vgg16": Known("vgg16", "VGG16", 224, 4096, 138357544),
+    "vgg19": Known("vgg19", "VGG19", 224, 4096, 143667240),
+    "xception": Known("xception", "Xception", 299, 2048, 22910480),
+}
+
+
+def backbone_name(value: str) -> str:
+    """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
+    if value in KNOWN:
+        return value
+    close = difflib.get_close_matches(value, KNOWN, 1)
+    message = "is no backbone: `fruitpipe backbones` lists them."
+    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
