@@ -13,13 +13,6 @@ from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, par
 from seaweed import Server
 
 
-def test_main_job_on_the_cluster(places: Server, cluster_image: str) -> None:
-    name = apply(cluster_image, "images", "out")
-    log = completed(name)
-    assert "[cds" not in log, "Java says so where it cannot use the archive of Spark's classes"
-    assert counts(places.client(places.identities["admin"]), "out") == {"ok": 320}
-
-
 @pytest.mark.parametrize("how", ["its pod is deleted", "it gets SIGTERM"])
 def test_an_executor_that_is_told_to_go_finishes_its_task(
     places: Server, cluster_image: str, many: int, how: str
@@ -41,4 +34,5 @@ def test_an_executor_that_is_told_to_go_finishes_its_task(
     assert "self-exiting due to : Finished decommissioning" in its_log
     assert re.search(r"Received executor \d+ decommissioned message", log)
     assert "Lost task" not in log
+    assert "[cds" not in log, "Java says so where it cannot use the archive of Spark's classes"
     assert counts(client, out) == {"ok": many}

@@ -264,7 +264,7 @@ def test_a_schedule_fires_again_and_again_one_run_at_a_time_until_it_is_suspende
         wait_for(lambda: not active(), 120)
         assert set(runs().values()) == {"COMPLETED"}
         before = set(runs())
-        time.sleep(25)
+        time.sleep(21)
         assert set(runs()) == before
         made.upgrade(suspend=False)
         wait_for(lambda: fired(len(seen) + 1), 60)
