@@ -30,8 +30,8 @@ lint: setup ## ruff, mypy, shellcheck, hadolint, helm lint
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
 	@$(BIN)/hadolint docker/Dockerfile
-	@$(BIN)/helm lint --quiet --strict --values helm/fruitpipe/values-kind.yaml helm/fruitpipe
-	@$(BIN)/helm lint --quiet --strict --values helm/fruitpipe/values-eks.yaml helm/fruitpipe
+	@PATH="$(abspath $(BIN)):$$PATH"; for values in kind eks; do \
+		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
 unit: setup ## Run the tests
 	@$(BIN)/python -m pytest

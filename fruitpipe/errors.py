@@ -15,6 +15,10 @@ class UserError(FruitpipeError):
     exit_code = 2
 
 
+class NoWeights(UserError):
+    """The trained weights of a backbone are not to be had here."""
+
+
 class TooManyFailures(FruitpipeError):
     """More images failed than `failures.max_rate` allows; nothing was published, everything computed was kept."""
 

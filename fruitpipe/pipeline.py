@@ -18,7 +18,7 @@ import numpy as np
 from fruitpipe import layout, source
 from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, UserError
+from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
 from fruitpipe.featurize import WarmUp, features_digest
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
@@ -81,7 +81,7 @@ def plan(config: Config) -> Summary:
         try:
             backbone, _ = flatbuffer(config.network, Environment.read())
             the_plan.add_features(store, features_digest(backbone.digest, config.image))
-        except UserError:  # as where its weights are not to be had: `run` will say so
+        except NoWeights:  # then there are no features of it here: `run` will say so
             the_plan.add_features(store, "unknown")
         return the_plan.summary()
 

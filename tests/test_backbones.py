@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import KNOWN, Choice, Environment, ImageConfig, S3Config
+from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3Config
 from fruitpipe.engine import Engine
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, features_digest, featurize
 from fruitpipe.images import decode
+from fruitpipe.pipeline import plan
 from fruitpipe.source import Reader
 
 
@@ -257,3 +258,17 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
         flatbuffer(Choice("mobilenet_v2"), offline)
     assert len(str(caught.value).splitlines()) == 1
     assert os.listdir(tmp_path / "cache" / "backbones") == []  # noqa: PTH208
+
+
+def test_a_plan_says_what_is_wrong_with_the_backbone_and_does_without_weights(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"input": str(fruits), "output": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"layer: no 'head_pol' among .*head_pool"):
+        plan(Config(**places, backbone="efficientnet_lite0", layer="head_pol"))
+    nobody_listens = "http://127.0.0.1:9"
+    environment(
+        monkeypatch, KERAS_HOME=str(tmp_path / "keras"), FRUITPIPE_CACHE=str(tmp_path / "cache"),
+        https_proxy=nobody_listens, http_proxy=nobody_listens, no_proxy="",
+    )  # fmt: skip
+    assert plan(Config(**places)).new == 320

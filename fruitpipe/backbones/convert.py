@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Choice, Environment
 from fruitpipe.errors import FruitpipeError, UserError
@@ -26,7 +27,11 @@ def converted(choice: Choice, environment: Environment) -> tuple[Backbone, Path]
 
     Raises UserError where `weights` names a file that cannot be read.
     """
-    folder = folder_of(choice, environment)
+    return stored(folder_of(choice, environment))
+
+
+def stored(folder: Path) -> tuple[Backbone, Path] | None:
+    """What a conversion has left in a folder."""
     try:
         return Backbone.model_validate_json((folder / FACTS).read_text()), folder / FLATBUFFER
     except (FileNotFoundError, NotADirectoryError):
@@ -38,9 +43,9 @@ def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path
 
     Raises UserError where its weights are not to be had, or something in the choice does not fit.
     """
-    if found := converted(choice, environment):
-        return found
     target = folder_of(choice, environment)
+    if found := stored(target):
+        return found
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(dir=target.parent)
@@ -68,7 +73,9 @@ def folder_of(choice: Choice, environment: Environment) -> Path:
             with Path(weights).open("rb") as file:
                 weights = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise UserError(f"weights: cannot read {choice.weights} ({error.strerror}).") from error
+            raise UserError(
+                f"weights: cannot read {choice.weights} ({error.strerror}): give a file that is there."
+            ) from error
     key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
     return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"
 
@@ -80,8 +87,10 @@ def run_conversion(choice: Choice, folder: Path, environment: Environment) -> No
     done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        error = UserError if done.returncode == UserError.exit_code else FruitpipeError
-        raise error(reason if error is UserError else f"converting {choice.name} failed: {reason}")
+        kind, _, message = reason.partition(": ")
+        if done.returncode == UserError.exit_code:
+            raise getattr(errors, kind, UserError)(message)
+        raise FruitpipeError(f"converting {choice.name} failed: {reason}")
 
 
 def convert(choice: Choice, folder: Path) -> None:
@@ -108,7 +117,7 @@ def main() -> None:
     try:
         convert(Choice(*json.loads(choice)), Path(folder))
     except FruitpipeError as error:
-        print(error, file=sys.stderr)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fruitpipe.backbones import efficientnet_lite0
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import KNOWN, Choice
-from fruitpipe.errors import UserError
+from fruitpipe.errors import NoWeights, UserError
 
 
 def build(choice: Choice) -> tuple[Any, Backbone]:
@@ -71,7 +71,7 @@ def architecture(name: str, weights: str | None) -> Any:
         if weights is None:
             raise
         reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
-        raise UserError(
+        raise NoWeights(
             f"no ImageNet weights for {name}, and Keras cannot download them ({reason}): run once where there is a "
             "network, or set KERAS_HOME to a folder whose `models` has them, or use "
             "--set backbone=efficientnet_lite0, whose weights came with fruitpipe."
