@@ -22,7 +22,7 @@ from common import EXTENSIONS, output
 
 from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Choice, Environment, ImageConfig
-from fruitpipe.engine import Engine
+from fruitpipe.engines.litert import LiteRt
 from fruitpipe.featurize import GROUP
 from fruitpipe.images import decode
 from fruitpipe.source.files import read_image
@@ -42,7 +42,7 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 def measure(paths: list[str]) -> None:
     """Print milliseconds an image, in turn and in groups."""
-    engine = Engine(flatbuffer(Choice("mobilenet_v2"), Environment.read())[1].read_bytes())
+    engine = LiteRt(flatbuffer(Choice("mobilenet_v2"), Environment.read())[1].read_bytes())
     feature = np.empty(engine.dimension, np.float32)
 
     def run(group: int) -> None:

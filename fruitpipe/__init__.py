@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fruitpipe.config import Config, load_config
+    from fruitpipe.engines.python import CustomBackbone, Description
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model import Model, load_model
     from fruitpipe.pipeline import run
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 HOMES = {
     "Config": "config",
+    "CustomBackbone": "engines.python",
+    "Description": "engines.python",
     "FruitpipeError": "errors",
     "Interrupted": "errors",
     "Model": "model",
@@ -31,6 +34,8 @@ HOMES = {
 
 __all__ = [
     "Config",
+    "CustomBackbone",
+    "Description",
     "FruitpipeError",
     "Interrupted",
     "Model",

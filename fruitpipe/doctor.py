@@ -15,14 +15,14 @@ from typing import NamedTuple
 import psutil
 
 from fruitpipe import layout, rights, source
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Config, Environment, is_remote, local_path
+from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.images import BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, session
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.refusal import explained, one_line
+from fruitpipe.prepared import prepare
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark import cluster, find_java, java_version
@@ -113,8 +113,11 @@ def workers_here(master: str) -> int:
 
 
 def weights(config: Config, environment: Environment) -> str:
-    backbone, path = flatbuffer(config.network, environment)
-    return f"{config.backbone} at hand, {backbone.dimension} features ({size(path.stat().st_size)})"
+    if config.backbone in WORDS:
+        return f"{config.backbone} needs none, {config.words.size} words are learnt from images"
+    prepared = prepare(config, environment)
+    runs = f"{size(len(prepared.extractor.data))}, run by {prepared.extractor.kind}"
+    return f"{config.backbone} at hand, {prepared.backbone.dimension} features ({runs})"
 
 
 def spark(config: Config, environment: Environment) -> str:

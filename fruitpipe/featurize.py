@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fruitpipe import layout
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engine import Engine
+from fruitpipe.engines import Engine, Extractor
 from fruitpipe.images import DECODE_RULES, OK, BadImage, Picture, decode
 from fruitpipe.objects import Bucket
 from fruitpipe.source import Reader, digest
@@ -84,17 +84,16 @@ class Featurize:
     todo: str
     digest: str
     """of the features: see `features_digest`"""
-    flatbuffer_digest: str
     image: ImageConfig
     s3: S3Config
     opened: tuple[Bucket, ...] = ()
 
-    def __call__(self, number: int, flatbuffer: Callable[[], bytes]) -> Done:
+    def __call__(self, number: int, extractor: Callable[[], Extractor]) -> Done:
         settle()
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
-        engine = load_engine(self.flatbuffer_digest, flatbuffer)
+        engine = load_engine(self.digest, extractor)
         facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
         self.store.put(name, to_parquet(facts, features))
@@ -127,21 +126,23 @@ def settle() -> None:
     gc.freeze()
 
 
-def features_digest(backbone_digest: str, image: ImageConfig) -> str:
-    """Identity of features: the network, and all that decides which pixels it sees."""
+def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
+    """Identity of features: the network, its precision, and all that decides which pixels it sees."""
     rules = f"{backbone_digest}|decode {DECODE_RULES}|{image.resample}"
+    if precision != "float32":
+        rules += f"|{precision}"
     return hashlib.sha256(rules.encode()).hexdigest()
 
 
 _engines: dict[str, Engine] = {}
 
 
-def load_engine(digest: str, flatbuffer: Callable[[], bytes]) -> Engine:
-    """This process' engine for a flatbuffer. Tasks share a process one after the other, never at once."""
-    if digest not in _engines:
+def load_engine(key: str, extractor: Callable[[], Extractor]) -> Engine:
+    """This process' engine. Tasks share a process one after the other, never at once."""
+    if key not in _engines:
         _engines.clear()
-        _engines[digest] = Engine(flatbuffer())
-    return _engines[digest]
+        _engines[key] = extractor().start()
+    return _engines[key]
 
 
 def featurize(
@@ -155,10 +156,19 @@ def featurize(
         looks = [look(data, engine.side, rules) for _, _, data in group]
         for (feature, image, data), (content, seen) in zip(group, looks, strict=True):
             facts.bytes += 0 if isinstance(data, BadImage) else len(data)
-            if isinstance(seen, Picture):
-                engine.run(seen.pixels, feature)
-            facts.add(image.path, image.etag, content, seen)
+            facts.add(image.path, image.etag, content, run(engine, seen, feature))
     return facts, features
+
+
+def run(engine: Engine, seen: Picture | BadImage, feature: NDArray[np.float32]) -> Picture | BadImage:
+    """Write a picture's feature; return the picture, or why there is no feature."""
+    if isinstance(seen, Picture):
+        try:
+            engine.run(seen.pixels, feature)
+        except BadImage as error:
+            feature[...] = 0
+            return error
+    return seen
 
 
 def look(data: Data | BadImage, side: int, rules: ImageConfig) -> tuple[str | None, Picture | BadImage]:

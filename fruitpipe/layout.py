@@ -5,6 +5,7 @@ OUT/
   lease.json                           who is writing, while somebody is
   latest.json                          the published run
   features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
+  features/vocabularies/<digest of what it was learnt from>.npz   likewise
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
@@ -65,6 +66,10 @@ def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
     for path, etag in rows:
         hashed.update(f"{len(path)} {path} {etag}\n".encode())
     return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
+
+
+def vocabulary(digest: str) -> str:
+    return f"{FEATURES}/vocabularies/{digest[:32]}.npz"
 
 
 def run(run_id: str, name: str = "") -> str:

@@ -11,13 +11,24 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
+from fruitpipe.engines import Kind
 from fruitpipe.model import Model
+from fruitpipe.prepared import Prepared
 
 Data = bytes | memoryview
 REPORTED = (
-    *("fruitpipe", "pyspark", "ai-edge-litert", "tensorflow", "tensorflow-cpu", "keras"),
+    *(
+        "fruitpipe",
+        "pyspark",
+        "ai-edge-litert",
+        "openvino",
+        "opencv-python-headless",
+        "scikit-learn",
+        "tensorflow",
+        "tensorflow-cpu",
+        "keras",
+    ),
     *("pillow", "numpy", "pyarrow", "duckdb"),
 )
 
@@ -81,10 +92,13 @@ class BackboneFacts(BaseModel):
     dimension: int
     parameters: int
     digest: str
+    engine: Kind = "litert"
 
     @classmethod
-    def of(cls, backbone: Backbone) -> BackboneFacts:
-        return cls(**backbone.model_dump(exclude={"weights"}), digest=backbone.digest)
+    def of(cls, prepared: Prepared) -> BackboneFacts:
+        backbone = prepared.backbone
+        facts = backbone.model_dump(exclude={"weights"})
+        return cls(**facts, digest=backbone.digest, engine=prepared.extractor.kind)
 
 
 class ModelFacts(BaseModel):

@@ -1,11 +1,10 @@
 """A model on disk: scaler, components and backbone, enough to turn images or features into vectors.
 
-Loading one needs NumPy; images need LiteRT and Pillow besides. No Spark, no TensorFlow.
+Loading one needs NumPy; images need Pillow and the backbone's engine besides. No Spark, no TensorFlow.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import threading
@@ -14,23 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.engines import FILES, Engine, Extractor, Kind
 from fruitpipe.errors import UserError
 from fruitpipe.pca import Pca
 from fruitpipe.source import Reader
 from fruitpipe.store import Store, open_store
 
-if TYPE_CHECKING:
-    from fruitpipe.engine import Engine
-
-PCA, CARD, FLATBUFFER = "pca.npz", "model.json", "backbone.tflite"
+PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
 
 
@@ -50,8 +46,9 @@ class Card(BaseModel):
     """mean over those images"""
     reconstruction_error_p99: float
     """99th percentile over those images"""
-    flatbuffer: str
-    """SHA-256 of the backbone's flatbuffer"""
+    extractor: str = Field(validation_alias=AliasChoices("extractor", "flatbuffer"))
+    """SHA-256 of the file that its engine needs"""
+    engine: Kind = "litert"
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Model:
 
     card: Card
     pca: Pca
-    flatbuffer: bytes
+    extractor: Extractor
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
@@ -104,10 +101,8 @@ class Model:
     @property
     def _engine(self) -> Engine:
         """One engine for each thread: an interpreter is not safe to share."""
-        from fruitpipe.engine import Engine
-
         if not hasattr(self._local, "engine"):
-            self._local.engine = Engine(self.flatbuffer)
+            self._local.engine = self.extractor.start()
         return self._local.engine  # type: ignore[no-any-return]
 
     @cached_property
@@ -119,7 +114,7 @@ class Model:
         arrays = io.BytesIO()
         np.savez(arrays, **{name: getattr(self.pca, name) for name in Pca.__dataclass_fields__})
         card = self.card.model_dump_json(indent=2).encode()
-        return {PCA: arrays.getvalue(), CARD: card, FLATBUFFER: self.flatbuffer}
+        return {PCA: arrays.getvalue(), CARD: card, FILES[self.extractor.kind]: self.extractor.data}
 
 
 def load_model(path: str | os.PathLike[str], s3: S3Config | None = None) -> Model:
@@ -146,13 +141,13 @@ def read_model(store: Store, folder: str = "") -> Model:
         card = Card.model_validate_json(read(CARD))
         with np.load(io.BytesIO(read(PCA)), allow_pickle=False) as arrays:
             pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
-        flatbuffer = read(FLATBUFFER)
+        extractor = Extractor(card.engine, read(FILES[card.engine]))
     except ValidationError as error:
         wrong = error.errors()[0]
         where = ".".join(map(str, wrong["loc"]))
         raise UserError(f"cannot read the model {path}: {CARD}: {where}: {wrong['msg']}.") from error
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
-    if hashlib.sha256(flatbuffer).hexdigest() != card.flatbuffer:
-        raise UserError(f"cannot read the model {path}: {FLATBUFFER} is damaged.")
-    return Model(card, pca, flatbuffer)
+    if extractor.digest != card.extractor:
+        raise UserError(f"cannot read the model {path}: {FILES[card.engine]} is damaged.")
+    return Model(card, pca, extractor)

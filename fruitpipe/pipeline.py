@@ -15,20 +15,20 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from fruitpipe import layout, source
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Config, Environment
+from fruitpipe import layout, source, vocabulary
+from fruitpipe.config import WORDS, Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
-from fruitpipe.featurize import WarmUp, features_digest
+from fruitpipe.featurize import WarmUp
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
 from fruitpipe.model import Model, load_model
 from fruitpipe.plan import Plan
+from fruitpipe.prepared import Prepared, prepare, prepare_words
 from fruitpipe.progress import Reporter
 from fruitpipe.reduce import Projected
 from fruitpipe.report import render
 from fruitpipe.runs import Run, model_path, point_latest
-from fruitpipe.stages import Converted, Stages
+from fruitpipe.stages import Stages
 from fruitpipe.store import Store, open_store
 
 Entered = TypeVar("Entered")
@@ -78,12 +78,21 @@ def plan(config: Config) -> Summary:
     store = open_store(config.output, config.s3)
     with planning(config) as the_plan:
         add_images(the_plan, config)
-        try:
-            backbone, _ = flatbuffer(config.network, Environment.read())
-            the_plan.add_features(store, features_digest(backbone.digest, config.image))
-        except NoWeights:  # then there are no features of it here: `run` will say so
-            the_plan.add_features(store, "unknown")
+        the_plan.add_features(store, known_features(config, store, the_plan) or "unknown")
         return the_plan.summary()
+
+
+def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
+    """Digest of the features that a run would take; None where there can be none yet."""
+    if config.model == "reuse":
+        return load_model(model_path(store, config.reuse), config.s3).card.features
+    if config.backbone in WORDS:
+        found = store.find(vocabulary.name_of(config, the_plan.sample(config.words.images)))
+        return prepare_words(config, found).features if found else None
+    try:
+        return prepare(config, Environment.read()).features
+    except NoWeights:  # `run` will say so
+        return None
 
 
 @contextmanager
@@ -127,6 +136,8 @@ class Job:
     id: str = field(default_factory=layout.new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     warnings: list[str] = field(default_factory=list)
+    vocabulary: list[str] = field(default_factory=list)
+    """object of the words, where there are any"""
 
     def run(self, lease: Lease) -> Run:
         """List and plan while Spark starts and the backbone is converted; then the stages."""
@@ -137,20 +148,23 @@ class Job:
         with (
             tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
             background(cluster(config.spark, environment, Path(folder, "spark.log"), self.verbose, first)) as starting,
-            background(self.convert(environment)) as converting,
+            background(self.prepare(environment)) as preparing,
             planning(self.config, Path(folder)) as the_plan,
         ):
             with self.reporter.stage("list"):
                 add_images(the_plan, self.config)
+            reused = self.model_to_reuse()
+            words = self.words(the_plan, reused)
             with self.reporter.stage("plan"):
-                converted = converting.result()
-                reused = self.model_to_reuse(converted)
-                the_plan.add_features(self.store, converted.features)
+                prepared = words or preparing.result()
+                assert prepared is not None, "all but words are prepared while images are listed"
+                self.check_reuse(reused, prepared)
+                the_plan.add_features(self.store, prepared.features)
                 summary = the_plan.summary()
             with self.reporter.stage("start"):
                 spark = starting.result()
             stages = Stages(
-                self.config, self.store, self.reporter, self.id, Path(folder), the_plan, spark, converted, self.warnings
+                self.config, self.store, self.reporter, self.id, Path(folder), the_plan, spark, prepared, self.warnings
             )
             stages.featurize()
             counts = stages.count()
@@ -166,14 +180,14 @@ class Job:
                     finished=datetime.now(UTC),
                     config=self.config,
                     config_digest=hashlib.sha256(self.config.model_dump_json().encode()).hexdigest(),
-                    backbone=BackboneFacts.of(converted.backbone),
-                    features_digest=converted.features,
+                    backbone=BackboneFacts.of(prepared),
+                    features_digest=prepared.features,
                     counts=counts,
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
                     files=[*(file for part in projected for file in part.files), *stages.write_rest(model)],
-                    feature_parts=the_plan.feature_parts(),
+                    feature_parts=[*the_plan.feature_parts(), *self.vocabulary],
                     timings={name: round(seconds, 3) for name, seconds in self.reporter.timings.items()},
                     worker_memory=spark.worker_memory,
                     warnings=stages.warnings,
@@ -189,20 +203,32 @@ class Job:
         return Run(self.store, manifest)
 
     @contextmanager
-    def convert(self, environment: Environment) -> Iterator[Converted]:
-        backbone, path = flatbuffer(self.config.network, environment)
-        yield Converted(backbone, path.read_bytes(), features_digest(backbone.digest, self.config.image))
+    def prepare(self, environment: Environment) -> Iterator[Prepared | None]:
+        """Any backbone but words, which need images."""
+        yield None if self.config.backbone in WORDS else prepare(self.config, environment)
 
-    def model_to_reuse(self, converted: Converted) -> Model | None:
+    def words(self, the_plan: Plan, reused: Model | None) -> Prepared | None:
+        """A bag of words, if the config wants one: those of the model to reuse, or learnt, now or by an earlier run."""
+        if self.config.backbone not in WORDS:
+            return None
+        if reused and reused.extractor.kind == "words":
+            return prepare_words(self.config, reused.extractor.data)
+        with self.reporter.stage("words"):
+            sample = the_plan.sample(self.config.words.images)
+            self.vocabulary.append(vocabulary.name_of(self.config, sample))
+            return prepare_words(self.config, vocabulary.find_or_learn(self.config, self.store, sample))
+
+    def model_to_reuse(self) -> Model | None:
         if self.config.model == "fit":
             return None
-        model = load_model(model_path(self.store, self.config.reuse), self.config.s3)
-        if model.card.features != converted.features:
+        return load_model(model_path(self.store, self.config.reuse), self.config.s3)
+
+    def check_reuse(self, model: Model | None, prepared: Prepared) -> None:
+        if model and model.card.features != prepared.features:
             raise UserError(
                 f"the model to reuse ({self.config.reuse}) takes features of {model.card.backbone} with "
                 f"{model.card.image.resample} resampling: choose the same, or model: fit."
             )
-        return model
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
         """Leave a note of why the run ended, for `fruitpipe runs`."""

@@ -33,6 +33,8 @@ class Projected:
     files: list[File]
     errors: NDArray[np.float32]
     """(n,): reconstruction error of each image"""
+    blank: int
+    """images whose feature is zeros"""
     sample: list[tuple[str, float, float]]
     """label and first two components of some images, evenly spaced, for the report"""
 
@@ -130,12 +132,15 @@ class Project:
 
     def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
         index = Index(self.store, layout.work(self.run, layout.INDEX), number)
+        pairs, blank = [], 0
         with threadpool_limits(1):
-            pairs = [pca().transform_with_error(block) for block in index.blocks()]
+            for block in index.blocks():
+                pairs.append(pca().transform_with_error(block))
+                blank += int((~block.any(axis=1)).sum())
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
         files = [self._write(number, table, name) for name in self.formats]
-        return Projected(files, errors, sample_of(table, self.sample))
+        return Projected(files, errors, blank, sample_of(table, self.sample))
 
     def _write(self, number: int, table: pa.Table, format: str) -> File:
         data = SERIALISE[format](table)

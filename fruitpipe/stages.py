@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from fruitpipe import layout, pca, reduce, source
-from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
 from fruitpipe.errors import TooManyFailures
 from fruitpipe.featurize import Done, Featurize
@@ -20,6 +18,7 @@ from fruitpipe.images import OK
 from fruitpipe.manifest import Counts, File
 from fruitpipe.model import Card, Model
 from fruitpipe.plan import Plan
+from fruitpipe.prepared import Prepared
 from fruitpipe.progress import Reporter
 from fruitpipe.store import Store
 
@@ -28,15 +27,6 @@ if TYPE_CHECKING:
 
 SAMPLE = 2000
 """Images in the report's picture."""
-
-
-class Converted(NamedTuple):
-    """A backbone, ready to run."""
-
-    backbone: Backbone
-    flatbuffer: bytes
-    features: str
-    """digest of the features that it gives under this config"""
 
 
 @dataclass
@@ -50,7 +40,7 @@ class Stages:
     scratch: Path
     plan: Plan
     spark: Cluster
-    converted: Converted
+    prepared: Prepared
     warnings: list[str] = field(default_factory=list)
 
     def featurize(self) -> None:
@@ -61,19 +51,17 @@ class Stages:
             return
         name = layout.work(self.id, layout.TODO)
         self.store.upload(todo, name)
-        converted = self.converted
-        config = self.config
+        config, prepared = self.config, self.prepared
         opened = source.opened(config.inputs, config.s3)
-        digests = converted.features, converted.backbone.digest
-        task = Featurize(self.store, name, *digests, config.image, config.s3, opened)
-        shared = self.spark.share(converted.flatbuffer)
+        task = Featurize(self.store, name, prepared.features, config.image, config.s3, opened)
+        shared = self.spark.share(prepared.extractor)
 
         def watch(done: Done) -> None:
             self.reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
 
         with self.reporter.stage("featurize", sum(sizes)):
             self.spark.map(lambda number: task(number, shared), len(sizes), watch, self.reporter.poll)
-        self.plan.add_features(self.store, converted.features)
+        self.plan.add_features(self.store, prepared.features)
 
     def count(self) -> Counts:
         """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""
@@ -117,17 +105,19 @@ class Stages:
                 f"pca.components is {options.components}, but {moments.count} images have only "
                 f"{len(fitted.components)} independent components"
             )
+        portable = self.prepared.portable
         card = Card(
             run=self.id,
-            backbone=self.converted.backbone.name,
-            features=self.converted.features,
+            backbone=self.prepared.backbone.name,
+            features=self.prepared.features,
             image=self.config.image,
             images=moments.count,
             reconstruction_error=0.0,
             reconstruction_error_p99=0.0,
-            flatbuffer=hashlib.sha256(self.converted.flatbuffer).hexdigest(),
+            extractor=self.prepared.extractor.digest,
+            engine=portable.kind,
         )
-        return Model(card, fitted, self.converted.flatbuffer)
+        return Model(card, fitted, portable)
 
     def project(self, parts: int, model: Model) -> list[reduce.Projected]:
         """Write the vectors."""
@@ -141,7 +131,11 @@ class Stages:
         task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts)
         shared = self.spark.share(model.pca)
         with self.reporter.stage("project"):
-            return self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
+            projected = self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
+        if blank := sum(part.blank for part in projected):
+            images = "1 image has" if blank == 1 else f"{blank} images have"
+            self.warnings.append(f"{images} a feature of zeros: {self.prepared.backbone.name} found nothing there")
+        return projected
 
     def write_rest(self, model: Model) -> list[File]:
         """Write the model, the failures and the config."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config import KNOWN, Config
+from fruitpipe.config import KNOWN, WORDS, Config
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -103,6 +103,7 @@ def workers() -> str:
     """Memory of a Python worker by backbone, MiB: what all need, and the weights three times at its start: as sent, as
     read, and as packed for the processor. Largest seen: 380 with mobilenet_v2, 500 with resnet50, 1600 with vgg16."""
     needed = {name: -(-(420 + 12 * known.parameters / (1 << 20)) // 10) * 10 for name, known in KNOWN.items()}
+    needed |= dict.fromkeys(WORDS, 500)
     return "".join(f"{name}: {int(size)}\n" for name, size in sorted(needed.items()))
 
 

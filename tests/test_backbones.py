@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3Config
-from fruitpipe.engine import Engine
+from fruitpipe.engines import Extractor, Kind
+from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, features_digest, featurize
 from fruitpipe.images import decode
 from fruitpipe.pipeline import plan
 from fruitpipe.source import Reader
+
+ENGINES: tuple[Kind, ...] = ("litert", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +37,10 @@ def pixels(path: Path) -> NDArray[np.float32]:
     return decode(path.read_bytes(), 224, ImageConfig()).pixels.astype(np.float32)
 
 
-def features(flat: Path, paths: list[Path]) -> NDArray[np.float32]:
+def features(flat: Path, paths: list[Path], kind: Kind = "litert") -> NDArray[np.float32]:
     images = [Image(str(path)) for path in paths]
-    facts, found = featurize(images, Engine(flat.read_bytes()), ImageConfig(), Reader(S3Config(), 1 << 20))
+    engine = Extractor(kind, flat.read_bytes()).start()
+    facts, found = featurize(images, engine, ImageConfig(), Reader(S3Config(), 1 << 20))
     assert set(facts.status) == {"ok"}
     return found
 
@@ -54,11 +58,12 @@ def test_the_flatbuffer_takes_raw_rgb_and_gives_keras_features(
     paths = pictures(fruits, 32)
     network = keras.Model(classifier.input, classifier.get_layer("head_pool").output)
     expected = np.concatenate([network((pixels(path)[None] - 127) / 128, training=False) for path in paths])
-    found = features(lite0[1], paths)
-    assert found.shape == (len(paths), 1280)
-    assert cosines(found, expected).min() >= 0.9999
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-3)
-    assert cosines(found, np.roll(expected, 1, axis=0)).max() < 0.9999, "so that the comparison can tell"
+    for kind in ENGINES:
+        found = features(lite0[1], paths, kind)
+        assert found.shape == (len(paths), 1280)
+        assert cosines(found, expected).min() >= 0.9999
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-3)
+        assert cosines(found, np.roll(expected, 1, axis=0)).max() < 0.9999, "so that the comparison can tell"
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,8 @@ def test_efficientnet_lite0_has_its_trained_weights(
 def test_mobilenets_features_of_real_photographs_are_the_oracles(data: Path, mobilenet: tuple[Backbone, Path]) -> None:
     with np.load(data / "oracle" / "sample-mobilenetv2.npz") as arrays:
         paths = [data / "fruits-360" / "Sample" / name for name in arrays["paths"]]
-        assert cosines(features(mobilenet[1], paths), arrays["features"]).min() >= 0.9999
+        for kind in ENGINES:
+            assert cosines(features(mobilenet[1], paths, kind), arrays["features"]).min() >= 0.9999
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +125,12 @@ def test_known_backbones_give_keras_features_on_the_same_weights(
 ) -> None:
     backbone, path = drawn(name)
     paths = pictures(fruits, 64)
-    found, expected = features(path, paths), keras_features(name, function, layer, paths)
-    assert found.shape == (len(paths), KNOWN[name].dimension) == (len(paths), backbone.dimension)
-    assert cosines(found, expected).min() >= 0.9999
-    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+    expected = keras_features(name, function, layer, paths)
+    for kind in ENGINES:
+        found = features(path, paths, kind)
+        assert found.shape == (len(paths), KNOWN[name].dimension) == (len(paths), backbone.dimension)
+        assert cosines(found, expected).min() >= 0.9999
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "none"])
@@ -207,7 +215,7 @@ def test_what_is_said_of_known_backbones_is_what_keras_has() -> None:
 
 def test_flatbuffers_are_what_their_facts_say(lite0: tuple[Backbone, Path], mobilenet: tuple[Backbone, Path]) -> None:
     for backbone, path in (lite0, mobilenet):
-        engine = Engine(path.read_bytes())
+        engine = LiteRt(path.read_bytes())
         assert (engine.side, engine.dimension) == (backbone.input_size, backbone.dimension)
 
 
@@ -222,6 +230,7 @@ def test_the_digest_of_features_covers_the_resampling_but_not_the_limits() -> No
     plain = features_digest("b", ImageConfig())
     assert features_digest("c", ImageConfig()) != plain
     assert features_digest("b", ImageConfig(resample="bilinear")) != plain
+    assert features_digest("b", ImageConfig(), "bf16") != plain
     assert features_digest("b", ImageConfig(max_bytes=1, max_pixels=1, max_aspect=1)) == plain
 
 

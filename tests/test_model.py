@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -14,10 +13,11 @@ import pytest
 from fruitpipe import pca
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engine import Engine
+from fruitpipe.engines import FILES, Extractor
+from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, featurize
-from fruitpipe.model import CARD, FLATBUFFER, PCA, Card, Model, load_model
+from fruitpipe.model import CARD, PCA, Card, Model, load_model
 from fruitpipe.moments import Moments
 from fruitpipe.source import Reader
 
@@ -37,12 +37,13 @@ def paths(fruits: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def features(paths: list[str], lite0: tuple[Backbone, Path]) -> np.ndarray:
     images = [Image(path) for path in paths]
-    _, found = featurize(images, Engine(lite0[1].read_bytes()), ImageConfig(), Reader(S3Config(), 1 << 20))
+    _, found = featurize(images, LiteRt(lite0[1].read_bytes()), ImageConfig(), Reader(S3Config(), 1 << 20))
     return found
 
 
 @pytest.fixture(scope="module")
 def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
+    extractor = Extractor("litert", lite0[1].read_bytes())
     card = Card(
         run="r",
         backbone="efficientnet_lite0",
@@ -51,14 +52,22 @@ def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
         images=len(features),
         reconstruction_error=0.25,
         reconstruction_error_p99=0.5,
-        flatbuffer=hashlib.sha256(lite0[1].read_bytes()).hexdigest(),
+        extractor=extractor.digest,
     )
-    return Model(card, pca.fit(Moments.of(features), 5), lite0[1].read_bytes())
+    return Model(card, pca.fit(Moments.of(features), 5), extractor)
 
 
 @pytest.fixture
 def folder(model: Model, tmp_path: Path) -> Path:
     return write(model, tmp_path / "model")
+
+
+def test_models_of_earlier_versions_are_read(model: Model, folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    card["flatbuffer"] = card.pop("extractor")
+    del card["engine"]
+    (folder / CARD).write_text(json.dumps(card))
+    assert load_model(folder).card == model.card
 
 
 def refusal(folder: Path) -> str:
@@ -73,7 +82,7 @@ def refusal(folder: Path) -> str:
 def test_a_model_comes_back_from_its_files_as_it_was(model: Model, folder: Path, features: np.ndarray) -> None:
     loaded = load_model(folder)
     assert loaded.card == model.card
-    assert loaded.flatbuffer == model.flatbuffer
+    assert loaded.extractor == model.extractor
     for name in ("mean", "scale", "components", "explained_variance"):
         assert np.array_equal(getattr(loaded.pca, name), getattr(model.pca, name))
     assert np.array_equal(loaded.transform(features), model.transform(features))
@@ -124,7 +133,7 @@ def test_features_of_a_wrong_dimension_are_a_value_error(model: Model, shape: tu
         model.transform(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("name", [PCA, CARD, FLATBUFFER])
+@pytest.mark.parametrize("name", [PCA, CARD, FILES["litert"]])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert name in refusal(folder)
@@ -135,7 +144,7 @@ def test_a_folder_that_is_missing_or_no_folder_is_no_model(folder: Path, tmp_pat
     refusal(folder / PCA)
 
 
-@pytest.mark.parametrize("name", [PCA, CARD, FLATBUFFER])
+@pytest.mark.parametrize("name", [PCA, CARD, FILES["litert"]])
 @pytest.mark.parametrize("kind", ["empty", "garbage", "truncated"])
 def test_a_broken_file_is_a_user_error_of_one_line(folder: Path, name: str, kind: str) -> None:
     data = (folder / name).read_bytes()

@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Choice, Environment
-from fruitpipe.engine import Engine
+from fruitpipe.engines.litert import LiteRt
 from fruitpipe.model import load_model
 
 
@@ -48,7 +48,7 @@ def as_matrix(table: Any) -> np.ndarray[Any, Any]:
 
 def test_vectors_are_those_of_scikit_learn_on_features_of_the_bare_backbone(fruits: Path, first: Path) -> None:
     _, path = flatbuffer(Choice("efficientnet_lite0"), Environment.read())
-    engine = Engine(path.read_bytes())
+    engine = LiteRt(path.read_bytes())
     table = vectors(first)
     features = np.zeros((len(table), engine.dimension), np.float32)
     for row, name in enumerate(table["path"].to_pylist()):

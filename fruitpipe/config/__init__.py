@@ -1,6 +1,6 @@
 """The one config object, shared by the CLI, YAML files, the Python API and the JSON Schema; and the environment."""
 
-from fruitpipe.config.backbones import KNOWN, Choice
+from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class
 from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.mistakes import ConfigError, Mistake
@@ -12,11 +12,13 @@ from fruitpipe.config.sections import (
     PcaConfig,
     S3Config,
     SparkConfig,
+    WordsConfig,
 )
 
 __all__ = [
     "KNOWN",
     "SCHEME",
+    "WORDS",
     "Choice",
     "Config",
     "ConfigError",
@@ -27,6 +29,8 @@ __all__ = [
     "PcaConfig",
     "S3Config",
     "SparkConfig",
+    "WordsConfig",
+    "is_class",
     "is_remote",
     "load_config",
     "local_path",

@@ -1,8 +1,9 @@
-"""Backbones that a config may name: those of keras.applications, and one whose weights come with pip."""
+"""Backbones that a config may name: networks of keras.applications, one whose weights come with pip, and others."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from typing import NamedTuple
 
 from pydantic_core import PydanticCustomError
@@ -75,10 +76,20 @@ KNOWN = {
 }
 
 
+WORDS = ("orb", "sift")
+"""Detectors of bags of visual words."""
+CLASS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+
+
+def is_class(name: str) -> bool:
+    """Whether a backbone is a class of the user's, as in package.module:Class."""
+    return re.fullmatch(CLASS, name) is not None
+
+
 def backbone_name(value: str) -> str:
-    """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
-    if value in KNOWN:
+    """A name that is known, or that of a class. Raises PydanticCustomError `unknown_name`, with the likely one."""
+    if value in KNOWN or value in WORDS or is_class(value):
         return value
-    close = difflib.get_close_matches(value, KNOWN, 1)
+    close = difflib.get_close_matches(value, [*KNOWN, *WORDS], 1)
     message = "is no backbone: `fruitpipe backbones` lists them."
     raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})

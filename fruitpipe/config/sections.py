@@ -16,11 +16,12 @@ from pydantic import (
     model_validator,
 )
 
-from fruitpipe.config.backbones import KNOWN, Choice, backbone_name
+from fruitpipe.config.backbones import CLASS, KNOWN, WORDS, Choice, backbone_name
 from fruitpipe.config.places import location
 from fruitpipe.config.secrets import secret_free
 
-BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", "enum": list(KNOWN)})]
+NAMES = {"anyOf": [{"enum": [*KNOWN, *WORDS]}, {"pattern": CLASS}]}
+BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", **NAMES})]
 Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
@@ -55,6 +56,19 @@ class PcaConfig(Section):
     """Smallest number of components that explain this share of the variance."""
     scale: bool = True
     """Divide each feature by its standard deviation before the PCA."""
+
+
+class WordsConfig(Section):
+    """Visual words of `backbone: orb` and `backbone: sift`: a feature counts how often each comes up in an image."""
+
+    size: int = Field(48, ge=2, le=65536)
+    """Number of words."""
+    images: int = Field(1000, ge=1, le=100_000)
+    """Images that the words are learnt from, at most; drawn by their paths."""
+    keypoints: int = Field(500, ge=1, le=100_000)
+    """Keypoints of an image, at most: the strongest."""
+    side: int = Field(320, ge=64, le=4096)
+    """Height and width to which images are resized, pixels. More show finer keypoints, and cost more."""
 
 
 class FailuresConfig(Section):
@@ -126,7 +140,8 @@ class Config(Section):
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
-    """Network that gives the features: efficientnet_lite0, or a model of keras.applications, such as resnet50."""
+    """What gives the features: efficientnet_lite0, a model of keras.applications, such as resnet50, a bag of visual
+    words (orb or sift), or a class of your own (package.module:Class)."""
     layer: str | int | None = None
     """Layer whose output is the feature, by name or by index as Keras counts; the one before the classifier where
     nothing is said."""
@@ -135,6 +150,12 @@ class Config(Section):
     weights: Weights = "imagenet"
     """imagenet, random:SEED, or a file: weights of the same network (.weights.h5), or a whole model of your own
     (.keras, .h5) that takes images as the backbone does."""
+    engine: Literal["auto", "litert", "openvino"] = "auto"
+    """What runs the network: LiteRT, or OpenVINO where it is installed (the extra `openvino`). auto takes OpenVINO for
+    networks of 20 million parameters and more, such as resnet50: it needs less CPU time for those."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX, and changes features: every run then
+    compares them with float32's on some of its images."""
     verify_content: bool = False
     """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
@@ -144,10 +165,21 @@ class Config(Section):
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
     image: ImageConfig = Field(default_factory=ImageConfig)
+    words: WordsConfig = Field(default_factory=WordsConfig)
     pca: PcaConfig = Field(default_factory=PcaConfig)
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        if self.precision == "bf16" and self.engine == "litert":
+            raise ValueError("LiteRT computes in float32: leave engine or precision out")
+        if self.backbone not in KNOWN:
+            for name in ("layer", "pooling", "weights", "engine", "precision"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{self.backbone} is no network and has no {name}: leave that out")
+        return self
 
     @property
     def network(self) -> Choice:

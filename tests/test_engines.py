@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import hostile
 import numpy as np
@@ -9,15 +12,23 @@ import pytest
 
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engine import Engine
+from fruitpipe.engines import Engine, Extractor, Kind, network_kind
+from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, featurize
 from fruitpipe.images import decode
 from fruitpipe.source import Reader
 
+KINDS: tuple[Kind, ...] = ("litert", "openvino_bf16")
+
+
+@pytest.fixture(scope="module", params=["litert", "openvino"])
+def extractor(request: pytest.FixtureRequest, lite0: tuple[Backbone, Path]) -> Extractor:
+    return Extractor(request.param, lite0[1].read_bytes())
+
 
 @pytest.fixture(scope="module")
-def engine(lite0: tuple[Backbone, Path]) -> Engine:
-    return Engine(lite0[1].read_bytes())
+def engine(extractor: Extractor) -> Engine:
+    return extractor.start()
 
 
 def test_the_feature_is_written_to_the_row_it_is_given_and_to_no_other(engine: Engine) -> None:
@@ -30,7 +41,7 @@ def test_the_feature_is_written_to_the_row_it_is_given_and_to_no_other(engine: E
 
 
 def test_the_same_image_gives_the_same_bits_whatever_came_before_and_in_any_engine(
-    engine: Engine, lite0: tuple[Backbone, Path]
+    engine: Engine, extractor: Extractor
 ) -> None:
     images = [
         decode(hostile.jpeg(hostile.picture(*size)), engine.side, ImageConfig()).pixels for size in ((64, 32), (30, 90))
@@ -39,19 +50,19 @@ def test_the_same_image_gives_the_same_bits_whatever_came_before_and_in_any_engi
     for image, row in zip((images[0], images[1], images[0]), rows, strict=True):
         engine.run(image, row)
     other = np.empty(engine.dimension, np.float32)
-    Engine(lite0[1].read_bytes()).run(images[0], other)
+    extractor.start().run(images[0], other)
     assert np.array_equal(rows[0], rows[2])
     assert np.array_equal(rows[0], other)
     assert not np.array_equal(rows[0], rows[1])
 
 
 def test_making_an_engine_prints_nothing_and_leaves_nothing_open(
-    lite0: tuple[Backbone, Path], capfd: pytest.CaptureFixture[str]
+    extractor: Extractor, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    Engine(lite0[1].read_bytes())
+    extractor.start()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
-        Engine(lite0[1].read_bytes())
+        extractor.start()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert capfd.readouterr() == ("", "")
 
@@ -71,3 +82,42 @@ def test_every_hostile_image_gets_its_status_and_no_other_image_suffers(engine: 
     assert [content is None for content in facts.content] == [name == "gone.jpg" for name in names]
     jpegs = [features[names.index(name)] for name in ("upper case.JPG", "-rf.jpg", "two\nlines.jpg")]
     assert all(np.array_equal(row, jpegs[0]) for row in jpegs)
+
+
+@pytest.mark.parametrize(
+    ("engine", "parameters", "kind"),
+    [("auto", 3_538_984, "litert"), ("auto", 25_636_712, "openvino"), ("litert", 25_636_712, "litert"),
+     ("openvino", 3_538_984, "openvino")],
+)  # fmt: skip
+def test_large_networks_go_to_openvino_unless_told_otherwise(engine: Any, parameters: int, kind: Kind) -> None:
+    assert network_kind(engine, "float32", parameters) == kind
+
+
+def test_without_openvino_all_networks_go_to_litert_and_who_asks_for_it_hears_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert network_kind("auto", "float32", 25_636_712) == "litert"
+    for engine, precision in (("openvino", "float32"), ("auto", "bf16")):
+        with pytest.raises(UserError, match=r"pip install 'fruitpipe\[openvino\]'") as caught:
+            network_kind(engine, precision, 25_636_712)  # type: ignore[arg-type]
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_bf16_is_near_float32_where_the_processor_has_it_and_refused_elsewhere(
+    lite0: tuple[Backbone, Path], fruits: Path
+) -> None:
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert flags is not None
+    if not {"avx512_bf16", "amx_bf16"} & set(flags[1].split()):
+        with pytest.raises(UserError, match="AVX512-BF16 or AMX"):
+            network_kind("auto", "bf16", 1)
+        return
+    assert network_kind("auto", "bf16", 1) == "openvino_bf16"
+    images = [Image(str(path)) for path in sorted(fruits.rglob("*.jpg"))[::40]]
+    exact, near = (
+        featurize(images, Extractor(kind, lite0[1].read_bytes()).start(), ImageConfig(), Reader(S3Config(), 1 << 20))[1]
+        for kind in KINDS
+    )
+    cosines = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
+    assert 0.9 < cosines.min() < 0.99999

@@ -1,0 +1,28 @@
+"""Which engine runs a network."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from fruitpipe.engines.engine import Kind
+
+LARGE = 20_000_000
+"""Parameters from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
+
+
+def network_kind(
+    engine: Literal["auto", "litert", "openvino"], precision: Literal["float32", "bf16"], parameters: int
+) -> Kind:
+    """The engine that a config names; with `auto`, OpenVINO where it is installed and the network is a large one.
+
+    Raises UserError where it is not to be had here.
+    """
+    if precision == "float32" and engine == "auto":
+        engine = "openvino" if parameters >= LARGE and find_spec("openvino") else "litert"
+    if engine == "litert":
+        return "litert"
+    from fruitpipe.engines.openvino import device
+
+    device("bf16" if precision == "bf16" else "f32")
+    return "openvino_bf16" if precision == "bf16" else "openvino"

@@ -1,0 +1,68 @@
+"""What all engines have in common, and how one is started."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["litert", "openvino", "openvino_bf16", "words", "python"]
+
+FILES: dict[Kind, str] = {
+    "litert": "backbone.tflite",
+    "openvino": "backbone.tflite",
+    "openvino_bf16": "backbone.tflite",
+    "words": "vocabulary.npz",
+    "python": "backbone.json",
+}
+"""Name in a model of what each kind needs."""
+
+
+class Engine(Protocol):
+    """Runs a backbone on one thread, an image at a time. Not for use by two threads at once."""
+
+    side: int
+    """Height and width of the input, pixels."""
+    dimension: int
+    """Length of a feature."""
+
+    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        """Write the feature of an RGB image of shape (side, side, 3) to `out`, shape (dimension,).
+
+        Raises BadImage where this image has none.
+        """
+
+
+class Extractor(NamedTuple):
+    """All that a process needs to make features."""
+
+    kind: Kind
+    data: bytes
+    """flatbuffer, vocabulary, or name and version of a class"""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the data."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def start(self) -> Engine:
+        """Raises UserError where this machine cannot run it."""
+        match self.kind:  # imported here, as each brings a library of its own
+            case "litert":
+                from fruitpipe.engines.litert import LiteRt
+
+                return LiteRt(self.data)
+            case "openvino" | "openvino_bf16":
+                from fruitpipe.engines.openvino import OpenVino
+
+                return OpenVino(self.data, "bf16" if self.kind == "openvino_bf16" else "f32")
+            case "words":
+                from fruitpipe.engines.words import Words
+
+                return Words(self.data)
+            case "python":
+                from fruitpipe.engines.python import Custom
+
+                return Custom(self.data)

@@ -1,0 +1,53 @@
+"""Run a backbone's flatbuffer on one thread with OpenVINO, in float32 or bfloat16. An extra: fruitpipe[openvino]."""
+
+from __future__ import annotations
+
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.errors import UserError
+
+
+class OpenVino:
+    """A compiled flatbuffer, batch size 1."""
+
+    def __init__(self, flatbuffer: bytes, precision: str) -> None:
+        """Raises UserError where OpenVINO is not installed, or this CPU does not compute in bfloat16."""
+        core = device(precision)
+        import openvino
+
+        # One thread, as each Spark task has one core.
+        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        with NamedTemporaryFile(suffix=".tflite") as file:  # it reads flatbuffers by their file's name only
+            file.write(flatbuffer)
+            file.flush()
+            compiled = core.compile_model(core.read_model(file.name), "CPU", settings)
+        self._request: Any = compiled.create_infer_request()
+        self._image: NDArray[np.float32] = np.zeros(tuple(compiled.input(0).shape), np.float32)
+        self._request.set_input_tensor(openvino.Tensor(self._image, shared_memory=True))
+        self._feature: NDArray[np.float32] = self._request.get_output_tensor().data
+        self.side: int = self._image.shape[1]
+        self.dimension: int = self._feature.shape[-1]
+
+    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        self._image[0] = pixels
+        self._request.infer()
+        out[...] = self._feature[0]
+
+
+def device(precision: str) -> Any:
+    """OpenVINO's core, where it can compute in `precision`, f32 or bf16. Raises UserError where it cannot."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            "OpenVINO is not installed, which engine: openvino and precision: bf16 need: "
+            "pip install 'fruitpipe[openvino]', or leave them out."
+        ) from error
+    core = openvino.Core()
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise UserError("precision: bf16 needs a CPU with AVX512-BF16 or AMX, and this one has neither: leave it out.")
+    return core

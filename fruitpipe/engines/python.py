@@ -1,0 +1,142 @@
+"""Backbones of the user's own: a class with three methods, named in the config as package.module:Class."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.backbones import Backbone
+from fruitpipe.errors import UserError
+from fruitpipe.images import BadImage
+
+METHODS = ("describe", "load", "feature")
+
+
+class Description(NamedTuple):
+    """What a backbone takes and gives."""
+
+    input_size: int
+    """Side of the square images that it takes, pixels."""
+    dimension: int
+    """Length of a feature."""
+    version: str
+    """Another version gives other features: those of the last one are not used again."""
+
+
+class CustomBackbone(Protocol):
+    """What `backbone: package.module:Class` must be. Made without arguments, where a run starts and where it works."""
+
+    def describe(self) -> Description:
+        """Called first, and where a run starts only this: leave what takes time or memory to `load`."""
+
+    def load(self) -> None:
+        """Called once in each process that makes features. What should be read or built before them."""
+
+    def feature(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The feature, shape (dimension,), of an RGB image of shape (input_size, input_size, 3).
+
+        An exception makes this image a failed one, and the run goes on. Keep to one thread: each core has an instance.
+        """
+
+
+def create(name: str) -> tuple[CustomBackbone, Description]:
+    """An instance of package.module:Class. Raises UserError that names what is missing or not as it must be."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_user_module(module), attribute)
+        backbone = found()
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"backbone {name}: no module {error.name}: install it, or put its folder on PYTHONPATH "
+            "(on Kubernetes, in an image built from fruitpipe's)."
+        ) from error
+    except AttributeError as error:
+        raise UserError(f"backbone {name}: {error}.") from error
+    except Exception as error:
+        raise UserError(f"backbone {name} cannot be made without arguments: {shown(error)}.") from error
+    if missing := [method for method in METHODS if not callable(getattr(backbone, method, None))]:
+        raise UserError(
+            f"backbone {name} has no {' and no '.join(f'{method}()' for method in missing)}: "
+            f"it needs {', '.join(METHODS)}, as fruitpipe.CustomBackbone says."
+        )
+    return backbone, described(name, backbone)
+
+
+def import_user_module(name: str) -> Any:
+    """Import a module as Python's own command line would: the working folder counts."""
+    if os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109 - as entries of sys.path are, a string
+        sys.path.append(os.getcwd())  # noqa: PTH109
+    return importlib.import_module(name)
+
+
+def described(name: str, backbone: CustomBackbone) -> Description:
+    try:
+        description = Description(*backbone.describe())
+    except Exception as error:
+        raise UserError(f"backbone {name}: describe() failed: {shown(error)}.") from error
+    sizes = (description.input_size, description.dimension)
+    if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(description.version, str):
+        raise UserError(
+            f"backbone {name}: describe() must return fruitpipe.Description(input_size, dimension, version), two "
+            f"numbers from 1 and a text; it returned {tuple(description)}."
+        )
+    return description
+
+
+def describe(name: str) -> tuple[Backbone, bytes]:
+    """What is known of a class, and the data of its extractor. Raises UserError as `create` does."""
+    _, description = create(name)
+    backbone = Backbone(
+        name=name,
+        input_size=description.input_size,
+        layer="feature",
+        pooling="none",
+        weights=hashlib.sha256(description.version.encode()).hexdigest(),
+        dimension=description.dimension,
+        parameters=0,
+    )
+    return backbone, json.dumps({"class": name, "version": description.version}).encode()
+
+
+class Custom:
+    """The engine of a class of the user's."""
+
+    def __init__(self, data: bytes) -> None:
+        """Raises UserError as `create` does, and where the class is not of the version that `data` names."""
+        wanted = json.loads(data)
+        self._name = wanted["class"]
+        self._backbone, description = create(self._name)
+        if description.version != wanted["version"]:
+            raise UserError(
+                f"backbone {self._name} is version {description.version} here, and version {wanted['version']} is "
+                "wanted: install that one."
+            )
+        try:
+            self._backbone.load()
+        except Exception as error:
+            raise UserError(f"backbone {self._name}: load() failed: {shown(error)}.") from error
+        self.side, self.dimension = description.input_size, description.dimension
+
+    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        try:
+            feature = np.asarray(self._backbone.feature(pixels))
+        except Exception as error:
+            raise BadImage("rejected", f"{self._name}: {shown(error)}") from error
+        if feature.shape != out.shape or not np.can_cast(feature.dtype, out.dtype, "same_kind"):
+            raise UserError(
+                f"backbone {self._name}: feature() returned {feature.dtype} of shape {feature.shape}; "
+                f"describe() promises float32 of shape {out.shape}."
+            )
+        out[...] = cast(Any, feature)
+
+
+def shown(error: Exception) -> str:
+    """An exception of somebody's code, as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

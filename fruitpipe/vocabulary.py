@@ -1,0 +1,90 @@
+"""Learn the visual words of a run from a bounded sample of its images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from fruitpipe import layout, source
+from fruitpipe.config import Config, ImageConfig
+from fruitpipe.errors import UserError
+from fruitpipe.featurize import features_digest
+from fruitpipe.images import BadImage, decode
+from fruitpipe.source import Reader
+from fruitpipe.store import Store
+
+if TYPE_CHECKING:  # OpenCV and scikit-learn are for those who ask for words
+    from fruitpipe.engines.words import Detector, Vocabulary
+
+DESCRIPTORS = 50_000
+"""that are clustered, at most: 51 MB of ORB's bits"""
+SEED = 0
+Sample = Sequence[tuple[str, str]]
+"""Paths and etags of images."""
+
+
+def name_of(config: Config, sample: Sample) -> str:
+    """The object of words that are learnt from a sample: another one for other images, rules or settings."""
+    settings = [config.backbone, config.words.model_dump(), features_digest("", config.image), sample]
+    return layout.vocabulary(hashlib.sha256(json.dumps(settings).encode()).hexdigest())
+
+
+def find_or_learn(config: Config, store: Store, sample: Sample) -> bytes:
+    """The words of a sample, kept for other runs. Raises UserError as `learn` does."""
+    name = name_of(config, sample)
+    if found := store.find(name):
+        return found
+    from fruitpipe.engines.words import Detector
+
+    detector = Detector(cast(Any, config.backbone), config.words.side, config.words.keypoints)
+    reader = Reader(config.s3, config.image.max_bytes, source.opened(config.inputs, config.s3))
+    data = learn(sample, detector, config.words.size, config.image, reader).to_bytes()
+    store.put(name, data)
+    return data
+
+
+def learn(images: Sample, detector: Detector, size: int, rules: ImageConfig, reader: Reader) -> Vocabulary:
+    """Cluster the descriptors of images into `size` words; bad images are passed over.
+
+    The clusters are scikit-learn's MiniBatchKMeans' on descriptors as points. ORB's are bits, and k-means on their
+    bytes would take 127 and 128 for neighbours, though no bit of theirs agrees. On bits, squared distances are
+    Hamming's, and a centre keeps for each bit how often it is set, where the binary centre of k-majority keeps the more
+    frequent value. Nearest neighbours on 500 photographs of 25 fruits, 48 words, four seeds: 0.82 by bits, 0.79 by
+    k-majority, 0.78 by bytes.
+
+    Raises UserError where fewer descriptors are found than words are wanted.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    from fruitpipe.engines.words import Vocabulary
+
+    each = max(2 * DESCRIPTORS // max(len(images), 1), 1)
+
+    def describe(image: tuple[str, str]) -> NDArray[Any]:
+        try:
+            pixels = decode(reader.read(*image), detector.side, rules).pixels
+        except BadImage:
+            pixels = np.zeros((detector.side, detector.side, 3), np.uint8)  # where nothing stands out
+        found = detector.describe(detector.open(), pixels)
+        return found[:: -(-len(found) // each) or 1]
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = np.concatenate(list(pool.map(describe, images)))
+    if len(found) < size:
+        raise UserError(
+            f"{len(images)} images have {len(found)} keypoints, too few for {size} words: set words.size lower, "
+            "or words.side or words.images higher."
+        )
+    random = np.random.default_rng(SEED)
+    points = detector.points(found[np.sort(random.permutation(len(found))[:DESCRIPTORS])])
+    with threadpool_limits(1):  # sums of one order, so that the same images give the same words
+        clusters = MiniBatchKMeans(size, batch_size=4096, n_init=1, random_state=SEED).fit(points)
+    return Vocabulary(detector, clusters.cluster_centers_.astype(np.float32))

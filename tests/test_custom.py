@@ -1,0 +1,135 @@
+"""Backbones of the user's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from colour_histogram import ColourHistogram
+from command import fruitpipe, manifest, one_line_error, run, vectors
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from fruitpipe.engines.python import Custom, create
+from fruitpipe.errors import UserError
+from fruitpipe.images import BadImage
+
+EXAMPLE = "colour_histogram:ColourHistogram"
+WHOLE = """
+    def describe(self): return fruitpipe.Description({size}, 3, "1")
+    def load(self): {load}
+    def feature(self, pixels): return {feature}
+"""
+
+
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+    """A module with class Mine, where Python looks for it."""
+    name = f"backbone_{abs(hash(body))}"
+    (folder / f"{name}.py").write_text(f"import fruitpipe\nimport numpy as np\nclass Mine:{body}")
+    monkeypatch.syspath_prepend(str(folder))
+    return f"{name}:Mine"
+
+
+def whole(size: object = 8, load: str = "pass", feature: str = "np.zeros(3, np.float32)") -> str:
+    return WHOLE.format(size=size, load=load, feature=feature)
+
+
+def engine(name: str) -> Custom:
+    return Custom(json.dumps({"class": name, "version": "1"}).encode())
+
+
+def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "examples"))
+    paths = sorted(fruits.rglob("*.jpg"))
+    out = tmp_path / "out"
+    run(fruits, out, f"backbone={EXAMPLE}", "pca.components=5")
+    backbone = ColourHistogram()
+    backbone.load()
+    features = np.stack(
+        [backbone.feature(np.asarray(Image.open(path).convert("RGB").resize((64, 64)))) for path in paths]
+    )
+    standard = StandardScaler().fit_transform(features.astype(np.float64))
+    expected = PCA(5, svd_solver="full").fit_transform(standard)
+    table = vectors(out)
+    assert [Path(path) for path in table["path"].to_pylist()] == paths
+    found = np.stack(table["vector"].to_pylist())
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
+    model = out / "runs" / manifest(out)["run"] / "model"
+    fruitpipe("transform", model, fruits, tmp_path / "again.parquet")
+    applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
+    np.testing.assert_allclose(applied, found, atol=1e-5)
+    monkeypatch.delenv("PYTHONPATH")
+    elsewhere = fruitpipe("run", fruits, tmp_path / "other", "--set", f"backbone={EXAMPLE}", code=2)
+    assert "no module colour_histogram: install it, or put its folder on PYTHONPATH" in one_line_error(elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("\n    def load(self): pass", "has no describe() and no feature()"),
+        ("\n    def __init__(self, size): pass", "cannot be made without arguments"),
+        (whole(size="'wide'"), "describe() must return"),
+        (whole(size=0), "describe() must return"),
+        (whole(size="1 / 0"), "describe() failed: ZeroDivisionError"),
+    ],
+)
+def test_what_a_class_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        create(module(tmp_path, monkeypatch, body))
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("nowhere.at_all:Mine", "no module nowhere"), ("json:Mine", "has no attribute 'Mine'")]
+)
+def test_a_class_that_is_not_there_is_named(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        create(name)
+
+
+def test_loading_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"load\(\) failed: KeyError: 'weights'"):
+        engine(module(tmp_path, monkeypatch, whole(load="{}['weights']")))
+
+
+def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, monkeypatch, whole())
+    with pytest.raises(UserError, match="is version 1 here, and version 2 is wanted"):
+        Custom(json.dumps({"class": name, "version": "2"}).encode())
+
+
+@pytest.mark.parametrize("feature", ["np.zeros(4, np.float32)", "np.zeros((1, 3))", "np.zeros(3, complex)", "'text'"])
+def test_a_feature_of_another_kind_than_promised_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feature: str
+) -> None:
+    made = engine(module(tmp_path, monkeypatch, whole(feature=feature)))
+    with pytest.raises(UserError, match=r"describe\(\) promises float32 of shape \(3,\)"):
+        made.run(np.zeros((8, 8, 3), np.uint8), np.zeros(3, np.float32))
+
+
+def test_an_image_that_a_class_cannot_take_is_a_row_with_a_status(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backbone refuses images whose middle is reddish; the others come out."""
+    body = whole(feature="np.float32([1, 2, pixels[4, 4, 0]]) if pixels[4, 4, 0] < 200 else [][0]")
+    name = module(tmp_path, monkeypatch, body)
+    with pytest.raises(BadImage, match="IndexError"):
+        engine(name).run(np.full((8, 8, 3), 255, np.uint8), np.zeros(3, np.float32))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run(fruits, tmp_path / "out", f"backbone={name}", "failures.max_rate=0.99")
+    failures = pq.read_table(tmp_path / "out/runs" / done["run"] / "failures.parquet").to_pylist()
+    assert 0 < len(failures) == done["counts"]["failed"] < done["counts"]["images"]
+    assert {row["status"] for row in failures} == {"rejected"}
+    assert all("IndexError" in row["error"] for row in failures)
+    refused = {row["path"] for row in failures}
+    middle = {
+        str(path): np.asarray(Image.open(path).convert("RGB").resize((8, 8)))[4, 4, 0] for path in fruits.rglob("*.jpg")
+    }
+    assert refused == {path for path, red in middle.items() if red >= 200}
