@@ -128,9 +128,13 @@ def settle() -> None:
 
 
 def features_digest(backbone_digest: str, image: ImageConfig) -> str:
-    """Identity of features: the network, and all that decides which pixels it sees."""
-    rules = f"{backbone_digest}|decode {DECODE_RULES}|{image.resample}"
-    return hashlib.sha256(rules.encode()).hexdigest()
+    """Identity of features: the network, and all that decides which pixels it sees.
+
+    Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
+    """
+    steps = [f"{name} {value}" for name, value in image.taken.items()]
+    rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
+    return hashlib.sha256("|".join(rules).encode()).hexdigest()
 
 
 _engines: dict[str, Engine] = {}

@@ -30,7 +30,11 @@ TREES = st.fixed_dictionaries(
         "image": st.fixed_dictionaries(
             {},
             optional={
+                "background": st.sampled_from(["keep", "trim"]),
+                "resize": st.sampled_from(["stretch", "pad", "crop"]),
                 "resample": st.sampled_from(["bicubic", "bilinear"]),
+                "grey": st.booleans(),
+                "equalise": st.sampled_from(["none", "histogram", "adaptive"]),
                 "max_bytes": st.integers(1, 1 << 62),
                 "max_pixels": st.integers(1, 1 << 62),
                 "max_aspect": st.floats(1, 1e300),

@@ -33,16 +33,45 @@ class Section(BaseModel):
 
 
 class ImageConfig(Section):
-    """How a file becomes pixels, and which files are refused. `resample` is part of the features' identity."""
+    """How a file becomes the pixels that a backbone sees, in the order of these keys, and which files are refused."""
 
+    background: Literal["keep", "trim"] = "keep"
+    """Keep the whole image, or trim its border as far as it has one colour: that of the corners, give or take 24 of
+    255 levels. An image that is all background stays whole; transparent pixels count as white."""
+    crop: Literal["none", "centre"] = "none"
+    """Keep the whole image, or the central 87.5 % of each side, as is usual with ImageNet."""
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    """How an image becomes the square that a backbone takes: stretched; fitted in, and the rest filled with the colour
+    of its corners; or so that it fills the square, and what overhangs is cut off."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter that resizes an image to the backbone's input."""
+    grey: bool = False
+    """Replace colours by their luminance."""
+    denoise: bool = False
+    """Replace each pixel by the median of the 3 x 3 around it."""
+    equalise: Literal["none", "histogram", "adaptive"] = "none"
+    """Spread luminance evenly over its range, colours staying: over the whole image, or in 8 x 8 tiles with a limit of
+    contrast (CLAHE)."""
+    contrast: bool = False
+    """Stretch to the full range of brightness, but for the 0.5 % of pixels at either end; all channels alike, so that
+    colours stay."""
     max_bytes: int = Field(64 * MIB, ge=1)
     """Larger files are not read (status `too_large`)."""
     max_pixels: int = Field(50_000_000, ge=1)
     """Images with more pixels are not decoded (status `too_large`)."""
     max_aspect: float = Field(100.0, ge=1, allow_inf_nan=False)
     """Images whose longer side is more than this many times the shorter are not decoded (status `too_large`)."""
+
+    @property
+    def steps(self) -> dict[str, str | bool]:
+        """What decides which pixels a backbone sees, and so is part of the features' identity."""
+        return self.model_dump(exclude={"max_bytes", "max_pixels", "max_aspect"})
+
+    @property
+    def taken(self) -> dict[str, str | bool]:
+        """Steps beside resampling that are not as by default."""
+        plain = ImageConfig().steps
+        return {name: value for name, value in self.steps.items() if name != "resample" and value != plain[name]}
 
 
 class PcaConfig(Section):

@@ -1,0 +1,154 @@
+"""What is done to a picture before a network sees it, in a fixed order: trim, crop, resize, grey, denoise, equalise,
+contrast.
+
+The first two only move a box over the picture, and one resampling of that box is the third: nothing is copied at full
+size. The others see side x side pixels, so their cost does not depend on the picture.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps
+
+from fruitpipe.config import ImageConfig
+
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TOLERANCE = 24
+"""Levels of 255 by which a channel of the background may differ: more than JPEG's noise on it, less than a shadow."""
+SKETCH = 256
+"""Pixels a side, or up to twice as many, on which the background is looked for; of larger pictures they are means,
+in which noise and dust disappear."""
+CENTRE = 224 / 256
+CUTOFF = 0.5
+"""Percent of the darkest and of the brightest pixels that a stretch of the contrast passes over."""
+TILES, LIMIT = 8, 2.0
+"""Of adaptive equalisation: tiles a side, and how many times the mean a level may count."""
+
+Box = tuple[float, float, float, float]
+"""left, upper, right, lower, pixels"""
+
+
+def prepare(image: Image.Image, side: int, rules: ImageConfig) -> Image.Image:
+    """An RGB picture of any size as the network is to see it, side x side."""
+    box = trimmed(image) if rules.background == "trim" else (0, 0, *image.size)
+    if rules.crop == "centre":
+        box = central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1]))
+    image = resized(image, box, side, rules)
+    if rules.grey:
+        image = image.convert("L").convert("RGB")
+    if rules.denoise:
+        image = Image.fromarray(medians(np.asarray(image)))
+    if rules.equalise != "none":
+        image = equalised(image, adaptive=rules.equalise == "adaptive")
+    if rules.contrast:
+        image = ImageOps.autocontrast(image, CUTOFF, preserve_tone=True)
+    return image
+
+
+def factors(image: Image.Image) -> tuple[int, int]:
+    """How many times smaller, across and down, a picture is when its background is looked for."""
+    return max(image.width // SKETCH, 1), max(image.height // SKETCH, 1)
+
+
+def background(small: Image.Image) -> tuple[int, ...]:
+    """RGB of the background: the median of the four corners, so that one of them may show something else."""
+    corners = np.asarray(small)[np.ix_([0, -1], [0, -1])]
+    return tuple(int(level) for level in np.median(corners, axis=(0, 1)))
+
+
+def trimmed(image: Image.Image) -> Box:
+    """The box of all that differs from the background, to 1/256 of a side; the whole picture if nothing does."""
+    across, down = factors(image)
+    small = image.reduce((across, down))
+    beyond = ImageChops.difference(small, Image.new("RGB", small.size, background(small)))
+    box = beyond.point(3 * [level > TOLERANCE for level in range(256)]).getbbox()
+    if box is None:
+        return (0, 0, *image.size)
+    return box[0] * across, box[1] * down, min(box[2] * across, image.width), min(box[3] * down, image.height)
+
+
+def central(box: Box, width: float, height: float) -> Box:
+    """The box of this size in the middle of another."""
+    left, upper = (box[0] + box[2] - width) / 2, (box[1] + box[3] - height) / 2
+    return left, upper, left + width, upper + height
+
+
+def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Image.Image:
+    """A box of the picture as side x side pixels."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    resampling = RESAMPLING[rules.resample]
+    match rules.resize:
+        case "stretch":
+            return image.resize((side, side), resampling, box)
+        case "crop":
+            short = min(width, height)
+            return image.resize((side, side), resampling, central(box, short, short))
+        case "pad":
+            scale = side / max(width, height)
+            inner = max(round(width * scale), 1), max(round(height * scale), 1)
+            square = Image.new("RGB", (side, side), background(image.reduce(factors(image))))
+            square.paste(image.resize(inner, resampling, box), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+            return square
+
+
+def medians(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Median of each value and its eight neighbours, channel by channel, shape (h, w, c); edges are repeated.
+
+    Columns of three are put in order first, and of nine values in ordered columns the median is that of the largest
+    first, the middle second and the smallest third (Smith, 1996): twenty times as fast as Pillow's.
+    """
+    padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), "edge")
+    columns = padded[:-2], padded[1:-1], padded[2:]
+    first, second, third = reduce(np.minimum, columns), middle(*columns), reduce(np.maximum, columns)
+    return middle(reduce(np.maximum, threes(first)), middle(*threes(second)), reduce(np.minimum, threes(third)))
+
+
+def threes(rows: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Each value's neighbour on the left, itself and the one on the right."""
+    return rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+
+
+def middle(a: NDArray[np.uint8], b: NDArray[np.uint8], c: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Medians of three arrays."""
+    return np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+
+
+def equalised(image: Image.Image, adaptive: bool) -> Image.Image:
+    """Luminance with a flat histogram; colours (Cb and Cr) as they were."""
+    luminance, blue, red = image.convert("YCbCr").split()
+    even = Image.fromarray(locally_equalised(np.asarray(luminance))) if adaptive else ImageOps.equalize(luminance)
+    return Image.merge("YCbCr", (even, blue, red)).convert("RGB")
+
+
+def locally_equalised(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Contrast-limited adaptive equalisation (Zuiderveld, 1994) of levels, shape (side, side).
+
+    Each tile has a table of levels, from its histogram with high counts cut off and spread over all levels. A pixel is
+    looked up in those of the four tiles around it, each weighted by how near its centre is.
+    """
+    side = len(levels)
+    tile = -(-side // TILES)
+    padded = np.pad(levels, (0, TILES * tile - side), "symmetric")
+    tables = tables_of(padded.reshape(TILES, tile, TILES, tile).swapaxes(1, 2).reshape(TILES * TILES, -1))
+    place = (np.arange(side) + 0.5) / tile - 0.5
+    before = np.floor(place)
+    near = [np.clip(before + step, 0, TILES - 1).astype(int) for step in (0, 1)]
+    share = [(1 - place + before).astype(np.float32), (place - before).astype(np.float32)]
+    found = np.zeros(levels.shape, np.float32)
+    for y, down in zip(near, share, strict=True):
+        for x, across in zip(near, share, strict=True):
+            found += np.outer(down, across) * tables[y[:, None], x, levels]
+    return (found + 0.5).astype(np.uint8)
+
+
+def tables_of(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """New levels by tile and level, shape (TILES, TILES, 256), of tiles of shape (TILES * TILES, pixels)."""
+    count, pixels = tiles.shape
+    counts = np.bincount((tiles + 256 * np.arange(count)[:, None]).ravel(), minlength=256 * count).reshape(count, 256)
+    limited = np.minimum(counts, LIMIT * pixels / 256)
+    limited += (pixels - limited.sum(1, keepdims=True)) / 256
+    tables: NDArray[np.float64] = 255 / pixels * limited.cumsum(1)
+    return tables.astype(np.float32).reshape(TILES, TILES, 256)
