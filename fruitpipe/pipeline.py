@@ -17,7 +17,7 @@ import numpy as np
 
 from fruitpipe import layout, source
 from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Config, Environment
+from fruitpipe.config import Config, Environment, ImageConfig
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
 from fruitpipe.featurize import WarmUp, features_digest
 from fruitpipe.lease import Lease
@@ -198,9 +198,12 @@ class Job:
             return None
         model = load_model(model_path(self.store, self.config.reuse), self.config.s3)
         if model.card.features != converted.features:
+            there = settings(model.card.backbone, model.card.image)
+            here = settings(self.config.backbone, self.config.image)
+            others = [f"{name}={value}" for name, value in there.items() if value != here[name]]
             raise UserError(
-                f"the model to reuse ({self.config.reuse}) takes features of {model.card.backbone} with "
-                f"{model.card.image.resample} resampling: choose the same, or model: fit."
+                f"the model to reuse ({self.config.reuse}) takes features with "
+                f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
             )
         return model
 
@@ -211,6 +214,11 @@ class Job:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
         except (OSError, FruitpipeError) as error:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
+
+
+def settings(backbone: str, image: ImageConfig) -> dict[str, str | bool]:
+    """By key, what a model's card says of how features come to be."""
+    return {"backbone": backbone} | {f"image.{name}": value for name, value in image.steps.items()}
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:
