@@ -12,16 +12,18 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
-from fruitpipe.config.backbones import KNOWN, Choice, backbone_name
+from fruitpipe.config.backbones import KNOWN, WEIGHTS, Choice, backbone_name, weights_name
 from fruitpipe.config.places import location
 from fruitpipe.config.secrets import secret_free
 
 BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", "enum": list(KNOWN)})]
-Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
+Weights = Annotated[str, AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
 ONE, SEVERAL = "(one)", "(several)"
@@ -163,7 +165,8 @@ class Config(Section):
     """What a layer's output with height and width becomes: means, maxima, or all values in a row."""
     weights: Weights = "imagenet"
     """imagenet, random:SEED, or a file: weights of the same network (.weights.h5), or a whole model of your own
-    (.keras, .h5) that takes images as the backbone does."""
+    (.keras, .h5, or a SavedModel as a folder that ends in a slash) that takes images as the backbone does. What a
+    SavedModel serves is the feature."""
     verify_content: bool = False
     """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
@@ -177,6 +180,15 @@ class Config(Section):
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @field_validator("weights")
+    @classmethod
+    def served_whole(cls, weights: str, info: ValidationInfo) -> str:
+        if Choice("", weights=weights).served and info.data.get("layer") is not None:
+            raise ValueError(
+                "a SavedModel has no layers to pick from: leave `layer` out, and export a model that ends at it"
+            )
+        return weights
 
     @property
     def network(self) -> Choice:
