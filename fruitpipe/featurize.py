@@ -127,11 +127,14 @@ def settle() -> None:
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
-    """Identity of features: the network, its precision, and all that decides which pixels it sees."""
-    rules = f"{backbone_digest}|decode {DECODE_RULES}|{image.resample}"
-    if precision != "float32":
-        rules += f"|{precision}"
-    return hashlib.sha256(rules.encode()).hexdigest()
+    """Identity of features: the network, its precision, and all that decides which pixels it sees.
+
+    Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
+    """
+    steps = [f"{name} {value}" for name, value in image.taken.items()]
+    rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
+    rules += [precision] if precision != "float32" else []
+    return hashlib.sha256("|".join(rules).encode()).hexdigest()
 
 
 _engines: dict[str, Engine] = {}

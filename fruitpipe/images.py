@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
+from fruitpipe.steps import prepare
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DECODE_RULES = 1
-"""Version of the rules in this module: a change of what they give for any image changes the features' identity."""
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+"""Version of the rules here and in `steps`: a change of what they give for any image changes the features' identity."""
 ORIENTATION = 0x0112
 
 OK = "ok"
@@ -48,7 +48,7 @@ class Picture:
 
 
 def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
-    """Decode, orient, make RGB and resize to side x side.
+    """Decode, orient, make RGB, and take the steps of `rules` to side x side.
 
     The first frame of an animation counts. Transparent pixels show white. Values of 16 bits are scaled to 8.
 
@@ -60,7 +60,7 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(*image.size, rules)
             oriented = orient(image)
-            pixels = np.asarray(to_rgb(oriented).resize((side, side), RESAMPLING[rules.resample]))
+            pixels = np.asarray(prepare(to_rgb(oriented), side, rules))
             return Picture(pixels, *oriented.size)
     except BadImage:
         raise

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fruitpipe import layout, source, vocabulary
-from fruitpipe.config import WORDS, Config, Environment
+from fruitpipe.config import WORDS, Config, Environment, ImageConfig
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
 from fruitpipe.featurize import WarmUp
 from fruitpipe.lease import Lease
@@ -225,9 +225,12 @@ class Job:
 
     def check_reuse(self, model: Model | None, prepared: Prepared) -> None:
         if model and model.card.features != prepared.features:
+            there = settings(model.card.backbone, model.card.image)
+            here = settings(self.config.backbone, self.config.image)
+            others = [f"{name}={value}" for name, value in there.items() if value != here[name]]
             raise UserError(
-                f"the model to reuse ({self.config.reuse}) takes features of {model.card.backbone} with "
-                f"{model.card.image.resample} resampling: choose the same, or model: fit."
+                f"the model to reuse ({self.config.reuse}) takes features with "
+                f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
             )
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
@@ -237,6 +240,11 @@ class Job:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
         except (OSError, FruitpipeError) as error:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
+
+
+def settings(backbone: str, image: ImageConfig) -> dict[str, str | bool]:
+    """By key, what a model's card says of how features come to be."""
+    return {"backbone": backbone} | {f"image.{name}": value for name, value in image.steps.items()}
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:

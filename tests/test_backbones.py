@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fruitpipe.backbones import Backbone, flatbuffer
+from fruitpipe.backbones import Backbone, converted, flatbuffer
 from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines import Extractor, Kind
 from fruitpipe.engines.litert import LiteRt
@@ -189,6 +190,85 @@ def test_weights_and_models_of_ones_own(
     prepared = keras.applications.mobilenet.preprocess_input(given)
     expected = np.asarray(keras.Model(tuned.input, tuned.get_layer("fine_tuned").output)(prepared, training=False))
     assert cosines(features(path, paths), expected).min() >= 0.9999
+
+
+@pytest.mark.parametrize("written", ["exported", "saved"])
+def test_a_saved_model_gives_what_it_serves(
+    drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path, written: str
+) -> None:
+    """A fine-tuned model, its head included, by Keras' export or by TensorFlow's own save."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(7)
+    network = keras.applications.MobileNet(weights=None)
+    dropped = keras.layers.Dropout(0.5)(keras.layers.Flatten()(network.layers[-5].output))
+    tuned = keras.Model(network.input, keras.layers.Dense(32, activation="gelu")(dropped))
+    folder = f"{tmp_path}/tuned/"
+    if written == "exported":
+        tuned.export(folder, verbose=False)
+    else:
+        tf.saved_model.save(tuned, folder)
+    paths = pictures(fruits, 64)
+    backbone, path = drawn("mobilenet", weights=folder)
+    given = keras.applications.mobilenet.preprocess_input(np.stack([pixels(each) for each in paths]))
+    found, expected = features(path, paths), np.asarray(tuned(given, training=False))
+    assert found.shape == (len(paths), backbone.dimension) == (len(paths), 32)
+    assert backbone.parameters == tuned.count_params()
+    assert cosines(found, expected).min() >= 0.9999
+    np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+    assert cosines(found, np.roll(expected, 1, axis=0)).max() < 0.9999, "so that the comparison can tell"
+
+
+def save_means(folder: Path, factor: float = 1.0, outputs: int = 1) -> str:
+    """A small SavedModel without Keras: each channel's mean, times a variable."""
+    import tensorflow as tf
+
+    class Means(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.factor = tf.Variable(factor)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])  # type: ignore[untyped-decorator]
+        def __call__(self, image: Any) -> Any:
+            feature = self.factor * tf.reduce_mean(image, (1, 2))
+            return {f"output_{number}": feature for number in range(outputs)}
+
+    means = Means()
+    tf.saved_model.save(means, folder, signatures={"serving_default": means.__call__} if outputs else {})
+    return f"{folder}/"
+
+
+def test_a_saved_models_variables_are_its_identity(
+    drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path
+) -> None:
+    one, two = (save_means(tmp_path / f"{factor}", factor) for factor in (1.0, 2.0))
+    shutil.copytree(one, tmp_path / "copy")
+    (first, path), (second, other) = (drawn("mobilenet", weights=folder) for folder in (one, two))
+    paths = pictures(fruits, 64)
+    assert first.input_size == 32
+    np.testing.assert_allclose(2 * features(path, paths), features(other, paths), rtol=1e-4)
+    assert first.digest != second.digest
+    assert drawn("mobilenet", weights=f"{tmp_path}/copy/") == (first, path), "wherever it lies"
+    (variables,) = (tmp_path / "1.0" / "variables").glob("*.data-*")
+    variables.write_bytes(variables.read_bytes().replace(np.float32(1).tobytes(), np.float32(3).tobytes()))
+    assert converted(Choice("mobilenet", weights=one), Environment.read()) is None, "changed in place"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (None, r"cannot read .*saved_model\.pb .*No such file"),
+        ({"outputs": 0}, "cannot use .* one output of one input: .*serving_default"),
+        ({"outputs": 2}, "cannot use .* one output of one input"),
+    ],
+)
+def test_a_saved_model_that_cannot_be_used_is_one_line(
+    drawn: Callable[..., tuple[Backbone, Path]], tmp_path: Path, options: dict[str, Any] | None, reason: str
+) -> None:
+    folder = f"{tmp_path}/" if options is None else save_means(tmp_path / "model", **options)
+    with pytest.raises(UserError, match=reason) as caught:
+        drawn("mobilenet", weights=folder)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["gone.weights.h5", "no.keras"])

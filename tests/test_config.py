@@ -30,7 +30,11 @@ TREES = st.fixed_dictionaries(
         "image": st.fixed_dictionaries(
             {},
             optional={
+                "background": st.sampled_from(["keep", "trim"]),
+                "resize": st.sampled_from(["stretch", "pad", "crop"]),
                 "resample": st.sampled_from(["bicubic", "bilinear"]),
+                "grey": st.booleans(),
+                "equalise": st.sampled_from(["none", "histogram", "adaptive"]),
                 "max_bytes": st.integers(1, 1 << 62),
                 "max_pixels": st.integers(1, 1 << 62),
                 "max_aspect": st.floats(1, 1e300),
@@ -236,6 +240,29 @@ def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
         VALIDATOR.validate(tree)
     with pytest.raises(ConfigError):
         load_config(None, (), **tree)
+
+
+@pytest.mark.parametrize(
+    ("weights", "suggestion"),
+    [("imagenets", "imagenet"), ("random", None), ("random:x", None), ("mine.h4", None), ("saved_model", None)],
+)
+def test_weights_are_a_known_word_a_file_or_a_folder_with_a_slash(weights: str, suggestion: str | None) -> None:
+    found = mistakes(None, [f"weights={weights}"], input="a", output="b")["weights"]
+    assert found.message.startswith(f"{weights!r} is none of imagenet, ")
+    assert found.suggestion == suggestion
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATOR.validate({"input": "a", "output": "b", "weights": weights})
+    for right in ("imagenet", "random:7", "mine.weights.h5", "mine.keras", "saved_model/", "../models.v2/"):
+        VALIDATOR.validate(
+            {"input": "a", "output": "b", "weights": load_config(input="a", output="b", weights=right).weights}
+        )
+
+
+@pytest.mark.parametrize("layer", ["fc", 0])
+def test_a_layer_of_a_saved_model_is_a_mistake(tmp_path: Path, layer: str | int) -> None:
+    found = mistakes(write(tmp_path, MINIMAL + f"weights: model/\nlayer: {layer}\n"))
+    assert {key: mistake.line for key, mistake in found.items()} == {"weights": 3}
+    assert "export a model that ends at it" in found["weights"].message
 
 
 def test_every_key_of_the_schema_is_described() -> None:

@@ -254,9 +254,11 @@ def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[P
         "model=reuse",
         "-s",
         "image.resample=bilinear",
+        "-s",
+        "image.grey=true",
         code=2,
     )
-    assert "bicubic resampling" in one_line_error(refused)
+    assert "takes features with image.resample=bicubic, image.grey=False: choose" in one_line_error(refused)
 
 
 def test_an_older_run_can_be_published_again(copy: tuple[Path, Path]) -> None:

@@ -163,7 +163,7 @@ def test_words_are_learnt_once_and_applied_again(result: Path, fruits: Path, tmp
     np.testing.assert_allclose(applied, expected, atol=1e-5)
     told = fruitpipe("run", few, tmp_path / "out", "--set", "backbone=sift", "--set", "model=reuse",
                      "--set", f"reuse={model}", code=2)  # fmt: skip
-    assert "takes features of orb" in one_line_error(told)
+    assert "takes features with backbone=orb" in one_line_error(told)
     kept = json.loads(fruitpipe("gc", result, "--json").stdout)["objects"]
     assert not [name for name in kept if "vocabularies" in name]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.weights import content
 from fruitpipe.config import Choice, Environment
 from fruitpipe.errors import FruitpipeError, UserError
 
@@ -66,15 +67,14 @@ def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path
 
 
 def folder_of(choice: Choice, environment: Environment) -> Path:
-    """Where the conversion of a choice is kept; a file of weights counts by its bytes."""
+    """Where the conversion of a choice is kept; weights of the user's own count by their bytes."""
     weights = choice.weights
-    if Path(weights).suffix:
+    if choice.served or Path(weights).suffix:
         try:
-            with Path(weights).open("rb") as file:
-                weights = hashlib.file_digest(file, "sha256").hexdigest()
+            weights = content(choice)
         except OSError as error:
             raise UserError(
-                f"weights: cannot read {choice.weights} ({error.strerror}): give a file that is there."
+                f"weights: cannot read {error.filename} ({error.strerror}): give a file or SavedModel that is there."
             ) from error
     key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
     return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"

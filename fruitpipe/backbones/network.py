@@ -8,8 +8,12 @@ from typing import Any
 
 from fruitpipe.backbones import efficientnet_lite0
 from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.weights import content
 from fruitpipe.config import KNOWN, Choice
 from fruitpipe.errors import NoWeights, UserError
+
+SERVING = "serving_default"
+"""TensorFlow's name for what a SavedModel gives to whoever does not ask for anything else."""
 
 
 def build(choice: Choice) -> tuple[Any, Backbone]:
@@ -20,7 +24,7 @@ def build(choice: Choice) -> tuple[Any, Backbone]:
     import keras
 
     network = load(choice)
-    layer = pick(network, choice.layer)
+    layer = pick(network, -1 if choice.served else choice.layer)
     features = keras.Model(network.input, pooled(layer.output, choice.pooling))
     side = network.input_shape[1] or KNOWN[choice.name].side
     if network.input_shape[1:] not in {(side, side, 3), (None, None, 3)}:
@@ -32,7 +36,7 @@ def build(choice: Choice) -> tuple[Any, Backbone]:
         input_size=side,
         layer=layer.name,
         pooling=choice.pooling,
-        weights=digest(features),
+        weights=content(choice) if choice.served else digest(features),
         dimension=int(model.output.shape[-1]),
         parameters=int(features.count_params()),
     )
@@ -43,6 +47,8 @@ def load(choice: Choice) -> Any:
     """The whole network, its classifier included."""
     import keras
 
+    if choice.served:
+        return serving(choice.weights)
     kind, _, seed = choice.weights.partition(":")
     if kind == "random" and seed:
         keras.utils.set_random_seed(int(seed))
@@ -57,6 +63,22 @@ def load(choice: Choice) -> Any:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"weights: cannot use {choice.weights} with {choice.name}: {first_line(error)}") from error
     return network
+
+
+def serving(folder: str) -> Any:
+    """What a SavedModel serves by default, as a network of one opaque layer and its only output."""
+    import keras
+
+    try:
+        layer = keras.layers.TFSMLayer(folder, call_endpoint=SERVING)
+        (image,) = layer.call_endpoint_fn.structured_input_signature[1].values()
+        given = keras.Input(tuple(image.shape)[1:], batch_size=1, dtype=image.dtype.name)
+        (output,) = layer(given).values()
+    except Exception as error:
+        raise UserError(
+            f"weights: cannot use {folder} as a SavedModel that serves one output of one input: {first_line(error)}"
+        ) from error
+    return keras.Model(given, keras.layers.Identity(name=SERVING)(output))
 
 
 def architecture(name: str, weights: str | None) -> Any:

@@ -30,6 +30,13 @@ class Choice(NamedTuple):
     pooling: str = "avg"
     weights: str = "imagenet"
 
+    @property
+    def served(self) -> bool:
+        """Whether the weights are a SavedModel: a whole model, of which no more is known than what it serves."""
+        return self.weights.endswith("/")
+
+
+WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
 
 KNOWN = {
     "efficientnet_lite0": Known("", "efficientnet_lite0", 224, 1280, 4652008),
@@ -93,3 +100,13 @@ def backbone_name(value: str) -> str:
     close = difflib.get_close_matches(value, [*KNOWN, *WORDS], 1)
     message = "is no backbone: `fruitpipe backbones` lists them."
     raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
+
+
+def weights_name(value: str) -> str:
+    """What may name weights; a folder ends in a slash. Raises PydanticCustomError `unknown_name` otherwise."""
+    if re.match(WEIGHTS, value):
+        return value
+    message = "is none of imagenet, random:SEED, a file (.weights.h5, .keras, .h5) and a SavedModel's folder (model/)."
+    raise PydanticCustomError(
+        "unknown_name", message, {"meant": "".join(difflib.get_close_matches(value, ["imagenet"]))}
+    )

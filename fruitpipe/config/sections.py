@@ -12,17 +12,19 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
-from fruitpipe.config.backbones import CLASS, KNOWN, WORDS, Choice, backbone_name
+from fruitpipe.config.backbones import CLASS, KNOWN, WEIGHTS, WORDS, Choice, backbone_name, weights_name
 from fruitpipe.config.places import location
 from fruitpipe.config.secrets import secret_free
 
 NAMES = {"anyOf": [{"enum": [*KNOWN, *WORDS]}, {"pattern": CLASS}]}
 BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", **NAMES})]
-Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
+Weights = Annotated[str, AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
 ONE, SEVERAL = "(one)", "(several)"
@@ -34,16 +36,45 @@ class Section(BaseModel):
 
 
 class ImageConfig(Section):
-    """How a file becomes pixels, and which files are refused. `resample` is part of the features' identity."""
+    """How a file becomes the pixels that a backbone sees, in the order of these keys, and which files are refused."""
 
+    background: Literal["keep", "trim"] = "keep"
+    """Keep the whole image, or trim its border as far as it has one colour: that of the corners, give or take 24 of
+    255 levels. An image that is all background stays whole; transparent pixels count as white."""
+    crop: Literal["none", "centre"] = "none"
+    """Keep the whole image, or the central 87.5 % of each side, as is usual with ImageNet."""
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    """How an image becomes the square that a backbone takes: stretched; fitted in, and the rest filled with the colour
+    of its corners; or so that it fills the square, and what overhangs is cut off."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter that resizes an image to the backbone's input."""
+    grey: bool = False
+    """Replace colours by their luminance."""
+    denoise: bool = False
+    """Replace each pixel by the median of the 3 x 3 around it."""
+    equalise: Literal["none", "histogram", "adaptive"] = "none"
+    """Spread luminance evenly over its range, colours staying: over the whole image, or in 8 x 8 tiles with a limit of
+    contrast (CLAHE)."""
+    contrast: bool = False
+    """Stretch to the full range of brightness, but for the 0.5 % of pixels at either end; all channels alike, so that
+    colours stay."""
     max_bytes: int = Field(64 * MIB, ge=1)
     """Larger files are not read (status `too_large`)."""
     max_pixels: int = Field(50_000_000, ge=1)
     """Images with more pixels are not decoded (status `too_large`)."""
     max_aspect: float = Field(100.0, ge=1, allow_inf_nan=False)
     """Images whose longer side is more than this many times the shorter are not decoded (status `too_large`)."""
+
+    @property
+    def steps(self) -> dict[str, str | bool]:
+        """What decides which pixels a backbone sees, and so is part of the features' identity."""
+        return self.model_dump(exclude={"max_bytes", "max_pixels", "max_aspect"})
+
+    @property
+    def taken(self) -> dict[str, str | bool]:
+        """Steps beside resampling that are not as by default."""
+        plain = ImageConfig().steps
+        return {name: value for name, value in self.steps.items() if name != "resample" and value != plain[name]}
 
 
 class PcaConfig(Section):
@@ -149,7 +180,8 @@ class Config(Section):
     """What a layer's output with height and width becomes: means, maxima, or all values in a row."""
     weights: Weights = "imagenet"
     """imagenet, random:SEED, or a file: weights of the same network (.weights.h5), or a whole model of your own
-    (.keras, .h5) that takes images as the backbone does."""
+    (.keras, .h5, or a SavedModel as a folder that ends in a slash) that takes images as the backbone does. What a
+    SavedModel serves is the feature."""
     engine: Literal["auto", "litert", "openvino"] = "auto"
     """What runs the network: LiteRT, or OpenVINO where it is installed (the extra `openvino`). auto takes OpenVINO for
     networks of 20 million parameters and more, such as resnet50: it needs less CPU time for those."""
@@ -180,6 +212,15 @@ class Config(Section):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{self.backbone} is no network and has no {name}: leave that out")
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def served_whole(cls, weights: str, info: ValidationInfo) -> str:
+        if Choice("", weights=weights).served and info.data.get("layer") is not None:
+            raise ValueError(
+                "a SavedModel has no layers to pick from: leave `layer` out, and export a model that ends at it"
+            )
+        return weights
 
     @property
     def network(self) -> Choice:

@@ -1,0 +1,29 @@
+"""Weights of the user's own, told apart by their bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from fruitpipe.config import Choice
+
+SAVED_MODEL = "saved_model.pb"
+
+
+def content(choice: Choice) -> str:
+    """SHA-256 of a file of weights, or of the names and bytes of all files of a SavedModel.
+
+    Raises OSError where there is none.
+    """
+    path = Path(choice.weights)
+    if not choice.served:
+        return file_digest(path)
+    (path / SAVED_MODEL).stat()  # any other folder may have terabytes
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    listed = "\n".join(f"{file_digest(files[name])} {name}" for name in sorted(files))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""What is done to a picture before a network sees it, in a fixed order: trim, crop, resize, grey, denoise, equalise,
+contrast.
+
+The first two only move a box over the picture, and one resampling of that box is the third: nothing is copied at full
+size. The others see side x side pixels, so their cost does not depend on the picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageChops, ImageOps
+
+from fruitpipe.config import ImageConfig
+
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+TOLERANCE = 24
+"""Levels of 255 by which a channel of the background may differ: more than JPEG's noise on it, less than a shadow."""
+SKETCH = 256
+"""Pixels a side, or up to twice as many, on which the background is looked for; of larger pictures they are means,
+in which noise and dust disappear."""
+CENTRE = 224 / 256
+CUTOFF = 0.5
+"""Percent of the darkest and of the brightest pixels that a stretch of the contrast passes over."""
+TILES, LIMIT = 8, 2.0
+"""Of adaptive equalisation (Zuiderveld, 1994): tiles a side, and how many times the mean a level may count."""
+
+Box = tuple[float, float, float, float]
+"""left, upper, right, lower, pixels"""
+
+
+def prepare(image: Image.Image, side: int, rules: ImageConfig) -> Image.Image:
+    """An RGB picture of any size as the network is to see it, side x side."""
+    box = trimmed(image) if rules.background == "trim" else (0, 0, *image.size)
+    if rules.crop == "centre":
+        box = central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1]))
+    image = resized(image, box, side, rules)
+    if rules.grey:
+        image = image.convert("L").convert("RGB")
+    if rules.denoise:
+        import cv2  # only here: it costs each worker 30 MB
+
+        image = Image.fromarray(cv2.medianBlur(np.asarray(image), 3))
+    if rules.equalise != "none":
+        image = equalised(image, adaptive=rules.equalise == "adaptive")
+    if rules.contrast:
+        image = ImageOps.autocontrast(image, CUTOFF, preserve_tone=True)
+    return image
+
+
+def factors(image: Image.Image) -> tuple[int, int]:
+    """How many times smaller, across and down, a picture is when its background is looked for."""
+    return max(image.width // SKETCH, 1), max(image.height // SKETCH, 1)
+
+
+def background(small: Image.Image) -> tuple[int, ...]:
+    """RGB of the background: the median of the four corners, so that one of them may show something else."""
+    corners = np.asarray(small)[np.ix_([0, -1], [0, -1])]
+    return tuple(int(level) for level in np.median(corners, axis=(0, 1)))
+
+
+def trimmed(image: Image.Image) -> Box:
+    """The box of all that differs from the background, to 1/256 of a side; the whole picture if nothing does."""
+    across, down = factors(image)
+    small = image.reduce((across, down))
+    beyond = ImageChops.difference(small, Image.new("RGB", small.size, background(small)))
+    box = beyond.point(3 * [level > TOLERANCE for level in range(256)]).getbbox()
+    if box is None:
+        return (0, 0, *image.size)
+    return box[0] * across, box[1] * down, min(box[2] * across, image.width), min(box[3] * down, image.height)
+
+
+def central(box: Box, width: float, height: float) -> Box:
+    """The box of this size in the middle of another."""
+    left, upper = (box[0] + box[2] - width) / 2, (box[1] + box[3] - height) / 2
+    return left, upper, left + width, upper + height
+
+
+def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Image.Image:
+    """A box of the picture as side x side pixels."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    resampling = RESAMPLING[rules.resample]
+    match rules.resize:
+        case "stretch":
+            return image.resize((side, side), resampling, box)
+        case "crop":
+            short = min(width, height)
+            return image.resize((side, side), resampling, central(box, short, short))
+        case "pad":
+            scale = side / max(width, height)
+            inner = max(round(width * scale), 1), max(round(height * scale), 1)
+            square = Image.new("RGB", (side, side), background(image.reduce(factors(image))))
+            square.paste(image.resize(inner, resampling, box), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+            return square
+
+
+def equalised(image: Image.Image, adaptive: bool) -> Image.Image:
+    """Luminance with a flat histogram, of the whole or tile by tile; colours (Cb and Cr) as they were."""
+    luminance, blue, red = image.convert("YCbCr").split()
+    if adaptive:
+        import cv2
+
+        even = Image.fromarray(cv2.createCLAHE(LIMIT, (TILES, TILES)).apply(np.asarray(luminance)))
+    else:
+        even = ImageOps.equalize(luminance)
+    return Image.merge("YCbCr", (even, blue, red)).convert("RGB")
