@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from shlex import join
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,9 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.progress import reporter_for
 from fruitpipe.store import Store, open_store
 from fruitpipe.units import duration, size
+
+if TYPE_CHECKING:
+    from fruitpipe.manifest import ModelFacts
 
 app = typer.Typer(
     name="fruitpipe",
@@ -156,8 +160,8 @@ def run(
         print(f"note: {warning}.")
     counts, model = manifest.counts, manifest.model
     failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
-    kept = f"{model.components} components, {model.explained:.1%} of the variance"
-    print(f"\n{counts.ok} images to vectors of {kept}{failed}.")
+    kept = f"components, {model.explained:.1%} of the variance" if model.explained is not None else "features"
+    print(f"\n{counts.ok} images to vectors of {model.components} {kept}{failed}.")
     if manifest.drift:
         drift = manifest.drift
         print(
@@ -210,8 +214,9 @@ def plan(
         "gone": summary.gone,
     }
     show_rows(rows.items())
+    fits = settings.model == "fit" and settings.pca != "none"
     print(f"\na run would featurize {summary.todo} images with {settings.backbone}, then "
-          f"{'fit and ' if settings.model == 'fit' else ''}project {summary.known + summary.todo}.")  # fmt: skip
+          f"{'fit and ' if fits else ''}project {summary.known + summary.todo}.")  # fmt: skip
     if summary.todo or summary.gone:
         verified = " --verify-content" if verify_content else ""
         print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}{verified}")
@@ -301,15 +306,7 @@ def show(
     if as_json:
         print(manifest.model_dump_json())
         return
-    counts, model = manifest.counts, manifest.model
-    cumulative: list[float] = []
-    for ratio in model.explained_variance_ratio:
-        cumulative.append((cumulative[-1] if cumulative else 0.0) + ratio)
-    needed = {
-        f"{share:.0%}": next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), len(cumulative))
-        for share in (0.90, 0.95, 0.99)
-    }
-    plan = manifest.plan
+    counts, plan = manifest.counts, manifest.plan
     rows: dict[str, Any] = {
         "run": manifest.run,
         "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
@@ -318,9 +315,7 @@ def show(
         "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
         "labels": len(counts.by_label),
         "backbone": f"{manifest.backbone.name}, {manifest.backbone.dimension} features ({manifest.backbone.layer})",
-        "model": f"fitted by {model.fitted_by} on {model.images} images",
-        "components": f"{model.components}, {model.explained:.2%} of the variance",
-        "k for": ", ".join(f"{share}: {k}" for share, k in needed.items()),
+        **reduction(manifest.model),
     }
     if manifest.drift:
         rows["drift"] = (
@@ -336,6 +331,22 @@ def show(
     show_rows(rows.items())
     for warning in manifest.warnings:
         print(f"note: {warning}.")
+
+
+def reduction(model: ModelFacts) -> dict[str, str]:
+    """How features became vectors, for people."""
+    if model.explained is None:
+        return {"model": f"no PCA: vectors are the {model.components} features"}
+    cumulative = list(accumulate(model.explained_variance_ratio))
+    needed = {
+        f"{share:.0%}": next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), len(cumulative))
+        for share in (0.90, 0.95, 0.99)
+    }
+    return {
+        "model": f"fitted by {model.fitted_by} on {model.images} images",
+        "components": f"{model.components}, {model.explained:.2%} of the variance",
+        "k for": ", ".join(f"{share}: {k}" for share, k in needed.items()),
+    }
 
 
 @app.command()

@@ -8,7 +8,7 @@ OUT/
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
-    model/                             pca.npz, model.json, backbone.tflite
+    model/                             pca.npz (unless pca: none), model.json, backbone.tflite
     work/                              plan of an unfinished run: todo, index, moments
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,16 @@ class Pca:
     """(k, d): orthonormal rows, largest variance first; the largest absolute loading of each is positive"""
     explained_variance: Float64
     """(d,): variance along every component, kept or not (sample variance, ddof 1), largest first"""
+
+    @property
+    def length(self) -> int:
+        """k, of a vector."""
+        return len(self.components)
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance that the k components explain."""
+        return float(self.explained_variance_ratio[: self.length].sum())
 
     @property
     def explained_variance_ratio(self) -> Float64:
@@ -48,13 +59,38 @@ class Pca:
 
         Rows of `components` are orthonormal, so by Pythagoras the squared error is |z|² - |y|².
         """
-        if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ValueError(f"expected features of shape (n, {len(self.mean)}), got {features.shape}.")
+        check_width(features, len(self.mean))
         standard = self.standardise(features)
         vectors = standard @ self.components.T
         squared = np.einsum("ij,ij->i", standard, standard) - np.einsum("ij,ij->i", vectors, vectors)
         error = np.maximum(squared, 0) / len(self.mean)
         return vectors.astype(np.float32), error.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Unreduced:
+    """No reduction, where a Pca may stand: the features are the vectors."""
+
+    length: int
+    """d, of a feature"""
+    explained: ClassVar[None] = None
+    explained_variance: ClassVar[Float64] = np.empty(0)
+    explained_variance_ratio: ClassVar[Float64] = np.empty(0)
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The features, float32. Raises ValueError for another d."""
+        return self.transform_with_error(features)[0]
+
+    def transform_with_error(self, features: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The features (n, d), and for each row (n,) the error 0: nothing is lost."""
+        check_width(features, self.length)
+        return features.astype(np.float32, copy=False), np.zeros(len(features), np.float32)
+
+
+def check_width(features: NDArray[np.floating], dimension: int) -> None:
+    """Raises ValueError where features are not of shape (n, d)."""
+    if features.ndim != 2 or features.shape[1] != dimension:
+        raise ValueError(f"expected features of shape (n, {dimension}), got {features.shape}.")
 
 
 def fit(moments: Moments, components: int | None = None, variance: float | None = None, scale: bool = True) -> Pca:

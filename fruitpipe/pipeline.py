@@ -214,13 +214,18 @@ class Job:
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:
-    """Reconstruction errors: into the card of a model that was fitted now, against the card of a reused one."""
+    """Reconstruction errors: into the card of a model that was fitted now, against the card of a reused one.
+
+    A model without a PCA loses nothing, so nothing can drift.
+    """
     errors = np.concatenate([part.errors for part in projected])
     mean = float(errors.mean(dtype=np.float64))
     if not reused:
         p99 = float(np.quantile(errors, 0.99))
         card = model.card.model_copy(update={"reconstruction_error": mean, "reconstruction_error_p99": p99})
         return replace(model, card=card), None
+    if model.card.unreduced:
+        return model, None
     # With all components kept, errors are rounding noise, and so is their percentile.
     beyond = errors > max(model.card.reconstruction_error_p99, 1e-6)
     return model, Drift(

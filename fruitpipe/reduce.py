@@ -19,7 +19,7 @@ from fruitpipe import layout
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.manifest import File
 from fruitpipe.moments import Moments
-from fruitpipe.pca import Pca
+from fruitpipe.pca import Pca, Unreduced
 from fruitpipe.store import Store
 
 BLOCK = 1024
@@ -128,7 +128,7 @@ class Project:
     sample: int
     """images to return for the report"""
 
-    def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
+    def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
         index = Index(self.store, layout.work(self.run, layout.INDEX), number)
         with threadpool_limits(1):
             pairs = [pca().transform_with_error(block) for block in index.blocks()]

@@ -106,26 +106,32 @@ class Stages:
         return len(sizes)
 
     def fit(self, parts: int) -> Model:
-        """Fit scaler and PCA. Reconstruction errors are known only when the vectors are."""
+        """Fit scaler and PCA, where there is to be one. Reconstruction errors are known only when the vectors are."""
+        if self.config.pca == "none":
+            return self.model_of(pca.Unreduced(self.converted.backbone.dimension), images=0)
+        options = self.config.pca
         with self.reporter.stage("fit"):
             self.spark.map(reduce.Fit(self.store, self.id), parts, poll=self.reporter.poll)
             moments = reduce.merge(self.store, self.id, parts)
-            options = self.config.pca
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
-        if options.variance is None and (options.components or 0) > len(fitted.components):
+        if options.variance is None and (options.components or 0) > fitted.length:
             self.warnings.append(
                 f"pca.components is {options.components}, but {moments.count} images have only "
-                f"{len(fitted.components)} independent components"
+                f"{fitted.length} independent components"
             )
+        return self.model_of(fitted, images=moments.count)
+
+    def model_of(self, fitted: pca.Pca | pca.Unreduced, images: int) -> Model:
         card = Card(
             run=self.id,
             backbone=self.converted.backbone.name,
             features=self.converted.features,
             image=self.config.image,
-            images=moments.count,
+            images=images,
             reconstruction_error=0.0,
             reconstruction_error_p99=0.0,
             flatbuffer=hashlib.sha256(self.converted.flatbuffer).hexdigest(),
+            unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
         )
         return Model(card, fitted, self.converted.flatbuffer)
 
@@ -134,7 +140,7 @@ class Stages:
         metadata = {
             "fruitpipe.run": self.id,
             "fruitpipe.model": model.card.run,
-            "fruitpipe.components": str(len(model.pca.components)),
+            "fruitpipe.components": str(model.pca.length),
             "fruitpipe.backbone": model.card.backbone,
         }
         formats = ("parquet", *dict.fromkeys(self.config.formats))

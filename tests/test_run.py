@@ -259,6 +259,31 @@ def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[P
     assert "bicubic resampling" in one_line_error(refused)
 
 
+def test_without_pca_the_vectors_are_the_features(fruits: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "out", tmp_path / "again.parquet"
+    document = run(fruits / "Apple", out, "pca=none")
+    parts = [pq.read_table(part) for part in (out / "features").rglob("*.parquet")]
+    features = {row["path"]: np.frombuffer(row["feature"], np.float32) for part in parts for row in part.to_pylist()}
+    table = vectors(out)
+    assert table.column_names == ["path", "label", "vector"]
+    np.testing.assert_array_equal(as_matrix(table), [features[path] for path in table["path"].to_pylist()])
+    assert document["model"]["components"] == 1280
+    assert document["model"]["explained"] is None
+    assert "fit" not in document["timings"]
+    model = out / "runs" / document["run"] / "model"
+    assert {path.name for path in model.iterdir()} == {"model.json", "backbone.tflite"}
+    fruitpipe("transform", model, fruits / "Apple", again)
+    np.testing.assert_array_equal(as_matrix(pq.read_table(again).sort_by("path")), as_matrix(table))
+    reused = run(fruits / "Apple", out, "model=reuse")
+    assert (reused["drift"], reused["model"]["fitted_by"]) == (None, document["run"])
+    assert same_vectors(vectors(out), table)
+    shown = fruitpipe("show", out).stdout
+    assert "no PCA: vectors are the 1280 features" in shown
+    assert "k for" not in shown
+    assert fruitpipe("runs", out).stdout.count("1280") == 2
+    assert "polyline" not in (out / "runs" / reused["run"] / "report.html").read_text()
+
+
 def test_an_older_run_can_be_published_again(copy: tuple[Path, Path]) -> None:
     fruits, out = copy
     old = manifest(out)["run"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,7 +26,9 @@ BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"ty
 Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
-ONE, SEVERAL = "(one)", "(several)"
+ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
+TAGS = {ONE, SEVERAL, WORD, MAPPING}
+"""Which of the forms a value has; no part of a key."""
 MIB = 1 << 20
 
 
@@ -55,6 +59,13 @@ class PcaConfig(Section):
     """Smallest number of components that explain this share of the variance."""
     scale: bool = True
     """Divide each feature by its standard deviation before the PCA."""
+
+
+def word_or_mapping(value: Any) -> Any:
+    """What may say how to reduce. Raises ValueError for the rest, of which an empty `pca:` is the likeliest."""
+    if value == "none" or isinstance(value, Mapping | PcaConfig):
+        return value
+    raise ValueError("expected none, or a mapping such as {variance: 0.95}")
 
 
 class FailuresConfig(Section):
@@ -144,7 +155,12 @@ class Config(Section):
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
     image: ImageConfig = Field(default_factory=ImageConfig)
-    pca: PcaConfig = Field(default_factory=PcaConfig)
+    pca: Annotated[
+        Annotated[Literal["none"], Tag(WORD)] | Annotated[PcaConfig, Tag(MAPPING)],
+        Discriminator(lambda value: WORD if isinstance(value, str) else MAPPING),
+        BeforeValidator(word_or_mapping),
+    ] = Field(default_factory=PcaConfig)
+    """How features become vectors, or none: the features are the vectors."""
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
