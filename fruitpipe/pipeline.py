@@ -172,7 +172,7 @@ class Job:
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
-                    files=[*(file for part in projected for file in part.files), *stages.write_rest(model)],
+                    files=[*stages.join(projected), *stages.write_rest(model)],
                     feature_parts=the_plan.feature_parts(),
                     timings={name: round(seconds, 3) for name, seconds in self.reporter.timings.items()},
                     worker_memory=spark.worker_memory,

@@ -149,6 +149,15 @@ class Stages:
         with self.reporter.stage("project"):
             return self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
 
+    def join(self, projected: list[reduce.Projected]) -> list[File]:
+        """The files of the vectors; where one of a format is asked for, its parts are put together first."""
+        if not self.config.one_file:
+            return [file for part in projected for file in part.files]
+        parquet, *others = zip(*(part.files for part in projected), strict=True)
+        formats = zip(dict.fromkeys(self.config.formats), others, strict=True)
+        whole = [reduce.join(self.store, self.id, parts, name, self.scratch / name) for name, parts in formats]
+        return [*parquet, *whole]
+
     def write_rest(self, model: Model) -> list[File]:
         """Write the model, the failures and the config."""
         failures = self.plan.failures()

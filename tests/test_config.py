@@ -27,6 +27,7 @@ TREES = st.fixed_dictionaries(
         "model": st.sampled_from(["fit", "reuse"]),
         "reuse": TEXT,
         "formats": st.lists(st.sampled_from(["json", "csv"]), unique=True),
+        "one_file": st.booleans(),
         "image": st.fixed_dictionaries(
             {},
             optional={

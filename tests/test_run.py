@@ -91,6 +91,22 @@ def test_json_lines_and_csv_hold_the_same_vectors(first: Path) -> None:
     np.testing.assert_allclose(columns, as_matrix(expected), rtol=1e-6)
 
 
+def test_one_file_of_each_format_is_the_same_from_run_to_run(fruits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    documents = [run(fruits / "Apple", out, "formats=[csv, json]", "one_file=true") for _ in range(2)]
+    one, other = (
+        {file["name"]: file for file in document["files"] if file["name"].startswith("vectors.")}
+        for document in documents
+    )
+    assert one == other
+    assert {name: file["rows"] for name, file in one.items()} == {"vectors.csv": 40, "vectors.jsonl": 40}
+    folder = out / "runs" / documents[1]["run"]
+    assert not {"csv", "json", "work"} & {path.name for path in folder.iterdir()}
+    frame = pd.read_csv(folder / "vectors.csv")
+    assert frame["path"].to_list() == vectors(out)["path"].to_pylist()
+    assert hashlib.sha256((folder / "vectors.csv").read_bytes()).hexdigest() == one["vectors.csv"]["sha256"]
+
+
 def test_the_manifest_comes_last_and_names_every_file_with_its_digest(first: Path) -> None:
     document = manifest(first)
     folder = first / "runs" / document["run"]

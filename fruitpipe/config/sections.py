@@ -154,6 +154,8 @@ class Config(Section):
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
+    one_file: bool = False
+    """One file each of these formats, vectors.jsonl and vectors.csv, instead of parts."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     pca: Annotated[
         Annotated[Literal["none"], Tag(WORD)] | Annotated[PcaConfig, Tag(MAPPING)],
