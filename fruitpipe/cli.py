@@ -65,6 +65,10 @@ ConfigFile = Annotated[
 Set = Annotated[
     list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one key, such as pca.variance=0.9.")
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME", help="Settings to begin with, one of `fruitpipe presets`."),
+]
 Verify = Annotated[
     bool, typer.Option("--verify-content", help="Tell changed images by their bytes. [config: verify_content]")
 ]
@@ -120,6 +124,7 @@ def options(
 def run(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006 - typer's way to say "none"
     verify_content: Verify = False,
     log: Annotated[
@@ -135,7 +140,7 @@ def run(
     from fruitpipe import pipeline
     from fruitpipe.metrics import serving
 
-    settings = load(config, assignments, places or [], verify_content)
+    settings = load(config, assignments, places or [], verify_content, preset)
     reporter = reporter_for(sys.stderr, log)
     try:
         with serving(reporter, metrics):
@@ -189,6 +194,7 @@ def validate(config: Annotated[Path, typer.Argument(help="YAML file.")], as_json
 def plan(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006
     verify_content: Verify = False,
     as_json: AsJson = False,
@@ -196,7 +202,7 @@ def plan(
     """Say what a run would do, without doing it."""
     from fruitpipe import pipeline
 
-    settings = load(config, assignments, places or [], verify_content)
+    settings = load(config, assignments, places or [], verify_content, preset)
     summary = pipeline.plan(settings)
     if as_json:
         print(json.dumps(summary.model_dump() | {"todo": summary.todo}))
@@ -219,13 +225,15 @@ def plan(
           f"{'fit and ' if fits else ''}project {summary.known + summary.todo}.")  # fmt: skip
     if summary.todo or summary.gone:
         verified = " --verify-content" if verify_content else ""
-        print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}{verified}")
+        places = [*settings.inputs, settings.output]
+        print(f"next: fruitpipe run {again(places, config, assignments, preset)}{verified}")
 
 
 @app.command()
 def doctor(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -234,7 +242,7 @@ def doctor(
 
     given = places or ([] if config else ["IMAGES", "OUT"])
     found = []
-    for finding in examine(load(config, assignments, given), places=bool(places or config)):
+    for finding in examine(load(config, assignments, given, preset=preset), places=bool(places or config)):
         found.append(finding)
         if not as_json:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}: {finding.message}", flush=True)
@@ -415,11 +423,29 @@ def backbones(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def convert(config: ConfigFile = None, assignments: Set = [], as_json: AsJson = False) -> None:  # noqa: B006
+def presets(as_json: AsJson = False) -> None:
+    """List the presets that a config may begin with."""
+    if as_json:
+        rows = [
+            {"name": name, "about": configs.about(name), "config": configs.settings(name)} for name in configs.PRESETS
+        ]
+        print(json.dumps(rows))
+        return
+    show_rows((name, configs.about(name)) for name in configs.PRESETS)
+
+
+@app.command()
+def convert(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
     """Convert a config's backbone now, so that later runs, or an image, need neither its weights nor TensorFlow."""
     from fruitpipe.backbones import flatbuffer
 
-    backbone, path = flatbuffer(load(config, assignments, ["IMAGES", "OUT"]).network, configs.Environment.read())
+    settings = load(config, assignments, ["IMAGES", "OUT"], preset=preset)
+    backbone, path = flatbuffer(settings.network, configs.Environment.read())
     if as_json:
         print(json.dumps(backbone.model_dump() | {"path": str(path)}))
         return
@@ -449,11 +475,18 @@ def schema() -> None:
     print(json.dumps(configs.Config.model_json_schema(), indent=2))
 
 
-def load(path: Path | None, assignments: list[str], places: list[str], verify_content: bool = False) -> configs.Config:
+def load(
+    path: Path | None,
+    assignments: list[str],
+    places: list[str],
+    verify_content: bool = False,
+    preset: str | None = None,
+) -> configs.Config:
     """The config, with the last of several places as output."""
     inputs, out = (places, None) if len(places) < 2 else (places[:-1], places[-1])
     images = inputs[0] if len(inputs) == 1 else inputs or None
-    return configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
+    values = {"input": images, "output": out, "verify_content": verify_content or None, "preset": preset}
+    return configs.load_config(path, assignments, **values)
 
 
 def result(out: str, path: Path | None, assignments: list[str]) -> Store:
@@ -461,9 +494,9 @@ def result(out: str, path: Path | None, assignments: list[str]) -> Store:
     return open_store(out, load(path, assignments, ["IMAGES", out]).s3)
 
 
-def again(places: list[str], path: Path | None, assignments: list[str]) -> str:
-    """Arguments for another verb with the same config."""
-    options = ["--config", str(path)] if path else []
+def again(places: list[str], path: Path | None, assignments: list[str], preset: str | None = None) -> str:
+    """Arguments for another verb with the same config; a preset for those that take one."""
+    options = [*(["--config", str(path)] if path else []), *(["--preset", preset] if preset else [])]
     for assignment in assignments:
         options += ["--set", assignment]
     return join([*places, *options])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruitpipe import config as configs
-from fruitpipe.config import KNOWN, Config, ConfigError, Environment, load_config
+from fruitpipe.config import KNOWN, PRESETS, Config, ConfigError, Environment, load_config
 from fruitpipe.errors import UserError
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
@@ -23,6 +23,7 @@ TREES = st.fixed_dictionaries(
     optional={
         "labels": st.sampled_from(["parent", "none"]),
         "backbone": st.sampled_from(sorted(KNOWN)),
+        "preset": st.none() | st.sampled_from(sorted(PRESETS)),
         "verify_content": st.booleans(),
         "model": st.sampled_from(["fit", "reuse"]),
         "reuse": TEXT,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import NamedTuple
 
-from pydantic_core import PydanticCustomError
+from fruitpipe.config.names import known
 
 
 class Known(NamedTuple):
@@ -77,8 +76,4 @@ KNOWN = {
 
 def backbone_name(value: str) -> str:
     """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
-    if value in KNOWN:
-        return value
-    close = difflib.get_close_matches(value, KNOWN, 1)
-    message = "is no backbone: `fruitpipe backbones` lists them."
-    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
+    return known(value, KNOWN, "is no backbone: `fruitpipe backbones` lists them.")

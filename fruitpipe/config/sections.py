@@ -20,9 +20,11 @@ from pydantic import (
 
 from fruitpipe.config.backbones import KNOWN, Choice, backbone_name
 from fruitpipe.config.places import location
+from fruitpipe.config.presets import PRESETS, merge, preset_name, settings
 from fruitpipe.config.secrets import secret_free
 
 BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", "enum": list(KNOWN)})]
+PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type": "string", "enum": list(PRESETS)})]
 Weights = Annotated[str, StringConstraints(pattern=r"^(imagenet|random:\d+|.+\.(h5|keras))$")]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
@@ -134,6 +136,8 @@ class Config(Section):
     on disk or as s3://bucket/folder. Several as a list."""
     output: Location
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
+    preset: PresetName | None = None
+    """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
@@ -166,6 +170,12 @@ class Config(Section):
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def on_top_of_its_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, Mapping) else None
+        return merge(settings(name), values) if isinstance(name, str) and name in PRESETS else values
 
     @property
     def network(self) -> Choice:
