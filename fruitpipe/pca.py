@@ -119,13 +119,35 @@ def fit(moments: Moments, components: int | None = None, variance: float | None 
     covariance = moments.scatter / max(moments.count - 1, 1)
     covariance /= np.outer(scales, scales)
     covariance[constant] = covariance[:, constant] = 0.0
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
+    eigenvalues, eigenvectors = eigen(covariance, max(moments.count - 1, 1))
     rank = rank_of(eigenvalues, moments.count)
     eigenvalues[rank:] = 0.0
     kept = choose(eigenvalues, rank, components, variance)
     rows = np.ascontiguousarray(fix_signs(eigenvectors[:, :kept].T))
     return Pca(moments.mean, scales, rows, eigenvalues)
+
+
+def eigen(covariance: Float64, rank: int) -> tuple[Float64, Float64]:
+    """Eigenvalues (d,), largest first, and the eigenvectors as columns, (d, d), or only the first `rank` of them.
+
+    rank: at most this many eigenvalues are not zero.
+
+    Where these are few, they are those of the matrix within its range, which its product with `rank` random vectors
+    spans; the second product gives small eigenvalues the digits that the first has lost (Halko, Martinsson and Tropp,
+    "Finding structure with randomness", SIAM Review, 2011, which is exact where the rank is that of the matrix).
+    """
+    dimension = len(covariance)
+    if 4 * rank >= dimension:
+        values, vectors = np.linalg.eigh(covariance)
+    else:
+        basis = np.random.default_rng(0).standard_normal((dimension, rank))
+        for _ in range(2):
+            basis, _ = np.linalg.qr(covariance @ basis)
+        values, within = np.linalg.eigh(basis.T @ covariance @ basis)
+        vectors = basis @ within
+    found = np.zeros(dimension)
+    found[: len(values)] = np.maximum(values[::-1], 0.0)
+    return found, vectors[:, ::-1]
 
 
 def choose(eigenvalues: Float64, rank: int, components: int | None, variance: float | None) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from threadpoolctl import threadpool_limits
 
 from fruitpipe import layout, pca, reduce, source
 from fruitpipe.backbones import Backbone
@@ -113,7 +114,8 @@ class Stages:
         with self.reporter.stage("fit"):
             self.spark.map(reduce.Fit(self.store, self.id), parts, poll=self.reporter.poll)
             moments = reduce.merge(self.store, self.id, parts)
-            fitted = pca.fit(moments, options.components, options.variance, options.scale)
+            with threadpool_limits(1):  # more give other bits, and wait for each other where cores are busy
+                fitted = pca.fit(moments, options.components, options.variance, options.scale)
         if options.variance is None and (options.components or 0) > fitted.length:
             self.warnings.append(
                 f"pca.components is {options.components}, but {moments.count} images have only "
