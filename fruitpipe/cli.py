@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from shlex import join
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -24,6 +25,9 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.progress import reporter_for
 from fruitpipe.store import Store, open_store
 from fruitpipe.units import duration, size
+
+if TYPE_CHECKING:
+    from fruitpipe.manifest import ModelFacts
 
 app = typer.Typer(
     name="fruitpipe",
@@ -60,6 +64,10 @@ ConfigFile = Annotated[
 ]
 Set = Annotated[
     list[str], typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override one key, such as pca.variance=0.9.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME", help="Settings to begin with, one of `fruitpipe presets`."),
 ]
 Verify = Annotated[
     bool, typer.Option("--verify-content", help="Tell changed images by their bytes. [config: verify_content]")
@@ -116,6 +124,7 @@ def options(
 def run(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006 - typer's way to say "none"
     verify_content: Verify = False,
     log: Annotated[
@@ -131,7 +140,7 @@ def run(
     from fruitpipe import pipeline
     from fruitpipe.metrics import serving
 
-    settings = load(config, assignments, places or [], verify_content)
+    settings = load(config, assignments, places or [], verify_content, preset)
     reporter = reporter_for(sys.stderr, log)
     try:
         with serving(reporter, metrics):
@@ -156,8 +165,8 @@ def run(
         print(f"note: {warning}.")
     counts, model = manifest.counts, manifest.model
     failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
-    kept = f"{model.components} components, {model.explained:.1%} of the variance"
-    print(f"\n{counts.ok} images to vectors of {kept}{failed}.")
+    kept = f"components, {model.explained:.1%} of the variance" if model.explained is not None else "features"
+    print(f"\n{counts.ok} images to vectors of {model.components} {kept}{failed}.")
     if manifest.drift:
         drift = manifest.drift
         print(
@@ -185,6 +194,7 @@ def validate(config: Annotated[Path, typer.Argument(help="YAML file.")], as_json
 def plan(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006
     verify_content: Verify = False,
     as_json: AsJson = False,
@@ -192,7 +202,7 @@ def plan(
     """Say what a run would do, without doing it."""
     from fruitpipe import pipeline
 
-    settings = load(config, assignments, places or [], verify_content)
+    settings = load(config, assignments, places or [], verify_content, preset)
     summary = pipeline.plan(settings)
     if as_json:
         print(json.dumps(summary.model_dump() | {"todo": summary.todo}))
@@ -210,17 +220,20 @@ def plan(
         "gone": summary.gone,
     }
     show_rows(rows.items())
+    fits = settings.model == "fit" and settings.pca != "none"
     print(f"\na run would featurize {summary.todo} images with {settings.backbone}, then "
-          f"{'fit and ' if settings.model == 'fit' else ''}project {summary.known + summary.todo}.")  # fmt: skip
+          f"{'fit and ' if fits else ''}project {summary.known + summary.todo}.")  # fmt: skip
     if summary.todo or summary.gone:
         verified = " --verify-content" if verify_content else ""
-        print(f"next: fruitpipe run {again([*settings.inputs, settings.output], config, assignments)}{verified}")
+        places = [*settings.inputs, settings.output]
+        print(f"next: fruitpipe run {again(places, config, assignments, preset)}{verified}")
 
 
 @app.command()
 def doctor(
     places: Places = None,
     config: ConfigFile = None,
+    preset: Preset = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -229,7 +242,7 @@ def doctor(
 
     given = places or ([] if config else ["IMAGES", "OUT"])
     found = []
-    for finding in examine(load(config, assignments, given), places=bool(places or config)):
+    for finding in examine(load(config, assignments, given, preset=preset), places=bool(places or config)):
         found.append(finding)
         if not as_json:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}: {finding.message}", flush=True)
@@ -301,15 +314,7 @@ def show(
     if as_json:
         print(manifest.model_dump_json())
         return
-    counts, model = manifest.counts, manifest.model
-    cumulative: list[float] = []
-    for ratio in model.explained_variance_ratio:
-        cumulative.append((cumulative[-1] if cumulative else 0.0) + ratio)
-    needed = {
-        f"{share:.0%}": next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), len(cumulative))
-        for share in (0.90, 0.95, 0.99)
-    }
-    plan = manifest.plan
+    counts, plan = manifest.counts, manifest.plan
     rows: dict[str, Any] = {
         "run": manifest.run,
         "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
@@ -318,9 +323,7 @@ def show(
         "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
         "labels": len(counts.by_label),
         "backbone": f"{manifest.backbone.name}, {manifest.backbone.dimension} features ({manifest.backbone.layer})",
-        "model": f"fitted by {model.fitted_by} on {model.images} images",
-        "components": f"{model.components}, {model.explained:.2%} of the variance",
-        "k for": ", ".join(f"{share}: {k}" for share, k in needed.items()),
+        **reduction(manifest.model),
     }
     if manifest.drift:
         rows["drift"] = (
@@ -336,6 +339,22 @@ def show(
     show_rows(rows.items())
     for warning in manifest.warnings:
         print(f"note: {warning}.")
+
+
+def reduction(model: ModelFacts) -> dict[str, str]:
+    """How features became vectors, for people."""
+    if model.explained is None:
+        return {"model": f"no PCA: vectors are the {model.components} features"}
+    cumulative = list(accumulate(model.explained_variance_ratio))
+    needed = {
+        f"{share:.0%}": next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), len(cumulative))
+        for share in (0.90, 0.95, 0.99)
+    }
+    return {
+        "model": f"fitted by {model.fitted_by} on {model.images} images",
+        "components": f"{model.components}, {model.explained:.2%} of the variance",
+        "k for": ", ".join(f"{share}: {k}" for share, k in needed.items()),
+    }
 
 
 @app.command()
@@ -404,11 +423,29 @@ def backbones(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def convert(config: ConfigFile = None, assignments: Set = [], as_json: AsJson = False) -> None:  # noqa: B006
+def presets(as_json: AsJson = False) -> None:
+    """List the presets that a config may begin with."""
+    if as_json:
+        rows = [
+            {"name": name, "about": configs.about(name), "config": configs.settings(name)} for name in configs.PRESETS
+        ]
+        print(json.dumps(rows))
+        return
+    show_rows((name, configs.about(name)) for name in configs.PRESETS)
+
+
+@app.command()
+def convert(
+    config: ConfigFile = None,
+    preset: Preset = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
     """Convert a config's backbone now, so that later runs, or an image, need neither its weights nor TensorFlow."""
     from fruitpipe.backbones import flatbuffer
 
-    backbone, path = flatbuffer(load(config, assignments, ["IMAGES", "OUT"]).network, configs.Environment.read())
+    settings = load(config, assignments, ["IMAGES", "OUT"], preset=preset)
+    backbone, path = flatbuffer(settings.network, configs.Environment.read())
     if as_json:
         print(json.dumps(backbone.model_dump() | {"path": str(path)}))
         return
@@ -438,11 +475,18 @@ def schema() -> None:
     print(json.dumps(configs.Config.model_json_schema(), indent=2))
 
 
-def load(path: Path | None, assignments: list[str], places: list[str], verify_content: bool = False) -> configs.Config:
+def load(
+    path: Path | None,
+    assignments: list[str],
+    places: list[str],
+    verify_content: bool = False,
+    preset: str | None = None,
+) -> configs.Config:
     """The config, with the last of several places as output."""
     inputs, out = (places, None) if len(places) < 2 else (places[:-1], places[-1])
     images = inputs[0] if len(inputs) == 1 else inputs or None
-    return configs.load_config(path, assignments, input=images, output=out, verify_content=verify_content or None)
+    values = {"input": images, "output": out, "verify_content": verify_content or None, "preset": preset}
+    return configs.load_config(path, assignments, **values)
 
 
 def result(out: str, path: Path | None, assignments: list[str]) -> Store:
@@ -450,9 +494,9 @@ def result(out: str, path: Path | None, assignments: list[str]) -> Store:
     return open_store(out, load(path, assignments, ["IMAGES", out]).s3)
 
 
-def again(places: list[str], path: Path | None, assignments: list[str]) -> str:
-    """Arguments for another verb with the same config."""
-    options = ["--config", str(path)] if path else []
+def again(places: list[str], path: Path | None, assignments: list[str], preset: str | None = None) -> str:
+    """Arguments for another verb with the same config; a preset for those that take one."""
+    options = [*(["--config", str(path)] if path else []), *(["--preset", preset] if preset else [])]
     for assignment in assignments:
         options += ["--set", assignment]
     return join([*places, *options])

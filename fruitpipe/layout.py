@@ -9,7 +9,8 @@ OUT/
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
-    model/                             pca.npz, model.json, backbone.tflite
+    vectors.jsonl  vectors.csv         instead of parts, with one_file
+    model/                             pca.npz (unless pca: none), model.json, backbone.tflite
     work/                              plan of an unfinished run: todo, index, moments
 """
 
@@ -107,6 +108,11 @@ def model(run_id: str, name: str = "") -> str:
 
 def vectors(run_id: str, number: int, format: str = "parquet") -> str:
     return run(run_id, f"{FOLDER[format]}/part-{number:05d}.{SUFFIX[format]}")
+
+
+def whole(run_id: str, format: str) -> str:
+    """All vectors as one file."""
+    return run(run_id, f"vectors.{SUFFIX[format]}")
 
 
 def work(run_id: str, name: str = "") -> str:

@@ -102,18 +102,18 @@ class BackboneFacts(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """The scaler and PCA that gave the vectors."""
+    """The scaler and PCA that gave the vectors, if there was one: without, the features are the vectors."""
 
     fitted_by: str
     """run id"""
     images: int
-    """that it was fitted on"""
+    """that it was fitted on; 0 without a PCA"""
     components: int
     """k, length of a vector"""
-    explained: float
-    """share of the variance that the k components explain, on the images of the fit"""
+    explained: float | None
+    """share of the variance that the k components explain, on the images of the fit; None without a PCA"""
     explained_variance: list[float]
-    """of every component, kept or not, largest first"""
+    """of every component, kept or not, largest first; empty without a PCA"""
     explained_variance_ratio: list[float]
     reconstruction_error: float
     """mean over the images of the fit"""
@@ -121,15 +121,13 @@ class ModelFacts(BaseModel):
 
     @classmethod
     def of(cls, model: Model) -> ModelFacts:
-        ratios = model.pca.explained_variance_ratio
-        kept = len(model.pca.components)
         return cls(
             fitted_by=model.card.run,
             images=model.card.images,
-            components=kept,
-            explained=float(ratios[:kept].sum()),
+            components=model.pca.length,
+            explained=model.pca.explained,
             explained_variance=model.pca.explained_variance.tolist(),
-            explained_variance_ratio=ratios.tolist(),
+            explained_variance_ratio=model.pca.explained_variance_ratio.tolist(),
             reconstruction_error=model.card.reconstruction_error,
             reconstruction_error_p99=model.card.reconstruction_error_p99,
         )

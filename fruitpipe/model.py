@@ -22,7 +22,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import FILES, Engine, Extractor, Kind
 from fruitpipe.errors import UserError
-from fruitpipe.pca import Pca
+from fruitpipe.pca import Pca, Unreduced
 from fruitpipe.source import Reader
 from fruitpipe.store import Store, open_store
 
@@ -41,7 +41,7 @@ class Card(BaseModel):
     """digest of the features that it takes"""
     image: ImageConfig
     images: int
-    """that it was fitted on"""
+    """that it was fitted on; 0 where it is unreduced"""
     reconstruction_error: float
     """mean over those images"""
     reconstruction_error_p99: float
@@ -49,6 +49,8 @@ class Card(BaseModel):
     extractor: str = Field(validation_alias=AliasChoices("extractor", "flatbuffer"))
     """SHA-256 of the file that its engine needs"""
     engine: Kind = "litert"
+    unreduced: int | None = None
+    """d of the features, where they are the vectors and there is no `pca.npz`"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Model:
     """A fitted model."""
 
     card: Card
-    pca: Pca
+    pca: Pca | Unreduced
     extractor: Extractor
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -111,10 +113,15 @@ class Model:
 
     def files(self) -> dict[str, bytes]:
         """The model as files, by name."""
+        files = {
+            CARD: self.card.model_dump_json(indent=2).encode(),
+            FILES[self.extractor.kind]: self.extractor.data,
+        }
+        if isinstance(self.pca, Unreduced):
+            return files
         arrays = io.BytesIO()
-        np.savez(arrays, **{name: getattr(self.pca, name) for name in Pca.__dataclass_fields__})
-        card = self.card.model_dump_json(indent=2).encode()
-        return {PCA: arrays.getvalue(), CARD: card, FILES[self.extractor.kind]: self.extractor.data}
+        np.savez(arrays, **vars(self.pca))
+        return {PCA: arrays.getvalue(), **files}
 
 
 def load_model(path: str | os.PathLike[str], s3: S3Config | None = None) -> Model:
@@ -139,8 +146,7 @@ def read_model(store: Store, folder: str = "") -> Model:
 
     try:
         card = Card.model_validate_json(read(CARD))
-        with np.load(io.BytesIO(read(PCA)), allow_pickle=False) as arrays:
-            pca = Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
+        pca = Unreduced(card.unreduced) if card.unreduced else read_pca(read(PCA))
         extractor = Extractor(card.engine, read(FILES[card.engine]))
     except ValidationError as error:
         wrong = error.errors()[0]
@@ -151,3 +157,9 @@ def read_model(store: Store, folder: str = "") -> Model:
     if extractor.digest != card.extractor:
         raise UserError(f"cannot read the model {path}: {FILES[card.engine]} is damaged.")
     return Model(card, pca, extractor)
+
+
+def read_pca(data: bytes) -> Pca:
+    """A Pca from its file. Raises what NumPy does where it is none."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})

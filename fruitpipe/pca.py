@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,16 @@ class Pca:
     """(k, d): orthonormal rows, largest variance first; the largest absolute loading of each is positive"""
     explained_variance: Float64
     """(d,): variance along every component, kept or not (sample variance, ddof 1), largest first"""
+
+    @property
+    def length(self) -> int:
+        """k, of a vector."""
+        return len(self.components)
+
+    @property
+    def explained(self) -> float:
+        """Share of the variance that the k components explain."""
+        return float(self.explained_variance_ratio[: self.length].sum())
 
     @property
     def explained_variance_ratio(self) -> Float64:
@@ -48,13 +59,38 @@ class Pca:
 
         Rows of `components` are orthonormal, so by Pythagoras the squared error is |z|² - |y|².
         """
-        if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ValueError(f"expected features of shape (n, {len(self.mean)}), got {features.shape}.")
+        check_width(features, len(self.mean))
         standard = self.standardise(features)
         vectors = standard @ self.components.T
         squared = np.einsum("ij,ij->i", standard, standard) - np.einsum("ij,ij->i", vectors, vectors)
         error = np.maximum(squared, 0) / len(self.mean)
         return vectors.astype(np.float32), error.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Unreduced:
+    """No reduction, where a Pca may stand: the features are the vectors."""
+
+    length: int
+    """d, of a feature"""
+    explained: ClassVar[None] = None
+    explained_variance: ClassVar[Float64] = np.empty(0)
+    explained_variance_ratio: ClassVar[Float64] = np.empty(0)
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The features, float32. Raises ValueError for another d."""
+        return self.transform_with_error(features)[0]
+
+    def transform_with_error(self, features: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The features (n, d), and for each row (n,) the error 0: nothing is lost."""
+        check_width(features, self.length)
+        return features.astype(np.float32, copy=False), np.zeros(len(features), np.float32)
+
+
+def check_width(features: NDArray[np.floating], dimension: int) -> None:
+    """Raises ValueError where features are not of shape (n, d)."""
+    if features.ndim != 2 or features.shape[1] != dimension:
+        raise ValueError(f"expected features of shape (n, {dimension}), got {features.shape}.")
 
 
 def fit(moments: Moments, components: int | None = None, variance: float | None = None, scale: bool = True) -> Pca:
@@ -83,13 +119,35 @@ def fit(moments: Moments, components: int | None = None, variance: float | None 
     covariance = moments.scatter / max(moments.count - 1, 1)
     covariance /= np.outer(scales, scales)
     covariance[constant] = covariance[:, constant] = 0.0
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    eigenvalues, eigenvectors = np.maximum(eigenvalues[::-1], 0.0), eigenvectors[:, ::-1]
+    eigenvalues, eigenvectors = eigen(covariance, max(moments.count - 1, 1))
     rank = rank_of(eigenvalues, moments.count)
     eigenvalues[rank:] = 0.0
     kept = choose(eigenvalues, rank, components, variance)
     rows = np.ascontiguousarray(fix_signs(eigenvectors[:, :kept].T))
     return Pca(moments.mean, scales, rows, eigenvalues)
+
+
+def eigen(covariance: Float64, rank: int) -> tuple[Float64, Float64]:
+    """Eigenvalues (d,), largest first, and the eigenvectors as columns, (d, d), or only the first `rank` of them.
+
+    rank: at most this many eigenvalues are not zero.
+
+    Where these are few, they are those of the matrix within its range, which its product with `rank` random vectors
+    spans; the second product gives small eigenvalues the digits that the first has lost (Halko, Martinsson and Tropp,
+    "Finding structure with randomness", SIAM Review, 2011, which is exact where the rank is that of the matrix).
+    """
+    dimension = len(covariance)
+    if 4 * rank >= dimension:
+        values, vectors = np.linalg.eigh(covariance)
+    else:
+        basis = np.random.default_rng(0).standard_normal((dimension, rank))
+        for _ in range(2):
+            basis, _ = np.linalg.qr(covariance @ basis)
+        values, within = np.linalg.eigh(basis.T @ covariance @ basis)
+        vectors = basis @ within
+    found = np.zeros(dimension)
+    found[: len(values)] = np.maximum(values[::-1], 0.0)
+    return found, vectors[:, ::-1]
 
 
 def choose(eigenvalues: Float64, rank: int, components: int | None, variance: float | None) -> int:

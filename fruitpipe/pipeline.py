@@ -186,7 +186,7 @@ class Job:
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
-                    files=[*(file for part in projected for file in part.files), *stages.write_rest(model)],
+                    files=[*stages.join(projected), *stages.write_rest(model)],
                     feature_parts=[*the_plan.feature_parts(), *self.vocabulary],
                     timings={name: round(seconds, 3) for name, seconds in self.reporter.timings.items()},
                     worker_memory=spark.worker_memory,
@@ -248,13 +248,18 @@ def settings(backbone: str, image: ImageConfig) -> dict[str, str | bool]:
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:
-    """Reconstruction errors: into the card of a model that was fitted now, against the card of a reused one."""
+    """Reconstruction errors: into the card of a model that was fitted now, against the card of a reused one.
+
+    A model without a PCA loses nothing, so nothing can drift.
+    """
     errors = np.concatenate([part.errors for part in projected])
     mean = float(errors.mean(dtype=np.float64))
     if not reused:
         p99 = float(np.quantile(errors, 0.99))
         card = model.card.model_copy(update={"reconstruction_error": mean, "reconstruction_error_p99": p99})
         return replace(model, card=card), None
+    if model.card.unreduced:
+        return model, None
     # With all components kept, errors are rounding noise, and so is their percentile.
     beyond = errors > max(model.card.reconstruction_error_p99, 1e-6)
     return model, Drift(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -19,7 +21,7 @@ from fruitpipe import layout
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.manifest import File
 from fruitpipe.moments import Moments
-from fruitpipe.pca import Pca
+from fruitpipe.pca import Pca, Unreduced
 from fruitpipe.store import Store
 
 BLOCK = 1024
@@ -130,7 +132,7 @@ class Project:
     sample: int
     """images to return for the report"""
 
-    def __call__(self, number: int, pca: Callable[[], Pca]) -> Projected:
+    def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
         index = Index(self.store, layout.work(self.run, layout.INDEX), number)
         pairs, blank = [], 0
         with threadpool_limits(1):
@@ -147,6 +149,28 @@ class Project:
         name = layout.vectors(self.run, number, format)
         self.store.put(name, data)
         return File.of(layout.within(self.run, name), data, len(table))
+
+
+def join(store: Store, run: str, parts: Sequence[File], format: str, scratch: Path) -> File:
+    """Put the parts of a format together as one object, in order and one after the other, and delete them.
+
+    Only the first keeps its header, if there is one. `scratch` is a file that takes the whole meanwhile.
+    """
+    digest = hashlib.sha256()
+    with scratch.open("wb") as file:
+        for part in parts:
+            data = store.get(layout.run(run, part.name))
+            header = data.index(b"\n") + 1 if format == "csv" and part is not parts[0] else 0
+            body = memoryview(data)[header:]
+            digest.update(body)
+            file.write(body)
+        size = file.tell()
+    name = layout.whole(run, format)
+    store.upload(scratch, name)
+    for part in parts:
+        store.delete(layout.run(run, part.name))
+    rows = sum(part.rows or 0 for part in parts)
+    return File(name=layout.within(run, name), rows=rows, bytes=size, sha256=digest.hexdigest())
 
 
 def to_table(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from fruitpipe.manifest import Manifest
+from fruitpipe.manifest import Manifest, ModelFacts
 from fruitpipe.units import duration
 
 WIDTH, HEIGHT = 640, 300
@@ -36,12 +36,19 @@ class Mark(NamedTuple):
     y: float
 
 
+class Curve(NamedTuple):
+    """Explained variance against components: points of a polyline, the marks on it, and where the run is."""
+
+    points: str
+    marks: list[Mark]
+    kept: tuple[float, float]
+
+
 def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> str:
     """The page.
 
     sample: label and first two components of some images.
     """
-    cumulative = list(accumulate(manifest.model.explained_variance_ratio))
     labels = list(manifest.counts.by_label.items())
     hues = {label: round(360 * index / max(len(labels), 1)) for index, (label, _) in enumerate(sorted(labels))}
     page = PAGES.get_template("report.html")
@@ -50,9 +57,7 @@ def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> st
         duration=duration((manifest.finished - manifest.started).total_seconds()),
         width=WIDTH,
         height=HEIGHT,
-        curve=curve(cumulative),
-        marks=marks(cumulative),
-        kept=place(manifest.model.components, manifest.model.explained, len(cumulative)),
+        curve=curve(manifest.model),
         labels=labels[:MOST_LABELS],
         more_labels=len(labels) - MOST_LABELS,
         hues=hues,
@@ -65,10 +70,17 @@ def place(component: int, explained: float, count: int) -> tuple[float, float]:
     return WIDTH * (component / count) ** 0.5, HEIGHT * (1 - explained)
 
 
-def curve(cumulative: Sequence[float]) -> str:
-    """Explained variance against components, as the points of a polyline."""
+def curve(model: ModelFacts) -> Curve | None:
+    """The curve of a model; None without a PCA."""
+    if model.explained is None:
+        return None
+    cumulative = list(accumulate(model.explained_variance_ratio))
     points = (place(k, share, len(cumulative)) for k, share in enumerate([0.0, *cumulative]))
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Curve(
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        marks=marks(cumulative),
+        kept=place(model.components, model.explained, len(cumulative)),
+    )
 
 
 def marks(cumulative: Sequence[float]) -> list[Mark]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from threadpoolctl import threadpool_limits
 
 from fruitpipe import layout, pca, reduce, source
 from fruitpipe.config import Config
@@ -94,28 +95,35 @@ class Stages:
         return len(sizes)
 
     def fit(self, parts: int) -> Model:
-        """Fit scaler and PCA. Reconstruction errors are known only when the vectors are."""
+        """Fit scaler and PCA, where there is to be one. Reconstruction errors are known only when the vectors are."""
+        if self.config.pca == "none":
+            return self.model_of(pca.Unreduced(self.prepared.backbone.dimension), images=0)
+        options = self.config.pca
         with self.reporter.stage("fit"):
             self.spark.map(reduce.Fit(self.store, self.id), parts, poll=self.reporter.poll)
             moments = reduce.merge(self.store, self.id, parts)
-            options = self.config.pca
-            fitted = pca.fit(moments, options.components, options.variance, options.scale)
-        if options.variance is None and (options.components or 0) > len(fitted.components):
+            with threadpool_limits(1):  # more give other bits, and wait for each other where cores are busy
+                fitted = pca.fit(moments, options.components, options.variance, options.scale)
+        if options.variance is None and (options.components or 0) > fitted.length:
             self.warnings.append(
                 f"pca.components is {options.components}, but {moments.count} images have only "
-                f"{len(fitted.components)} independent components"
+                f"{fitted.length} independent components"
             )
+        return self.model_of(fitted, images=moments.count)
+
+    def model_of(self, fitted: pca.Pca | pca.Unreduced, images: int) -> Model:
         portable = self.prepared.portable
         card = Card(
             run=self.id,
             backbone=self.prepared.backbone.name,
             features=self.prepared.features,
             image=self.config.image,
-            images=moments.count,
+            images=images,
             reconstruction_error=0.0,
             reconstruction_error_p99=0.0,
             extractor=self.prepared.extractor.digest,
             engine=portable.kind,
+            unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
         )
         return Model(card, fitted, portable)
 
@@ -124,7 +132,7 @@ class Stages:
         metadata = {
             "fruitpipe.run": self.id,
             "fruitpipe.model": model.card.run,
-            "fruitpipe.components": str(len(model.pca.components)),
+            "fruitpipe.components": str(model.pca.length),
             "fruitpipe.backbone": model.card.backbone,
         }
         formats = ("parquet", *dict.fromkeys(self.config.formats))
@@ -136,6 +144,15 @@ class Stages:
             images = "1 image has" if blank == 1 else f"{blank} images have"
             self.warnings.append(f"{images} a feature of zeros: {self.prepared.backbone.name} found nothing there")
         return projected
+
+    def join(self, projected: list[reduce.Projected]) -> list[File]:
+        """The files of the vectors; where one of a format is asked for, its parts are put together first."""
+        if not self.config.one_file:
+            return [file for part in projected for file in part.files]
+        parquet, *others = zip(*(part.files for part in projected), strict=True)
+        formats = zip(dict.fromkeys(self.config.formats), others, strict=True)
+        whole = [reduce.join(self.store, self.id, parts, name, self.scratch / name) for name, parts in formats]
+        return [*parquet, *whole]
 
     def write_rest(self, model: Model) -> list[File]:
         """Write the model, the failures and the config."""

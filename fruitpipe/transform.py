@@ -66,15 +66,15 @@ def schema_of(model: Model) -> pa.Schema:
         pa.field("label", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
-        pa.field("vector", pa.list_(pa.float32(), len(model.pca.components))),
+        pa.field("vector", pa.list_(pa.float32(), model.pca.length)),
     ]
-    metadata = {"fruitpipe.model": model.card.run, "fruitpipe.components": str(len(model.pca.components))}
+    metadata = {"fruitpipe.model": model.card.run, "fruitpipe.components": str(model.pca.length)}
     return pa.schema(fields, metadata=metadata)
 
 
 def transform_batch(model: Model, batch: pa.RecordBatch, schema: pa.Schema, s3: S3Config | None) -> pa.Table:
     done = list(model.transform_images(batch["path"].to_pylist(), s3=s3))
-    nothing = np.zeros(len(model.pca.components), np.float32)
+    nothing = np.zeros(model.pca.length, np.float32)
     vectors = np.stack([nothing if each.vector is None else each.vector for each in done])
     failed = pa.array([each.status != OK for each in done])
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1], mask=failed)

@@ -1,4 +1,4 @@
-"""Write the chart's values.schema.json, README.md and files/workers.yaml: generate.py
+"""Write the chart's values.schema.json, README.md, files/workers.yaml and files/presets.yaml: generate.py
 
 Types come from values.yaml's own defaults, those of `pipeline` from fruitpipe's config, descriptions from comments.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config import KNOWN, WORDS, Config
+from fruitpipe.config import KNOWN, PRESETS, WORDS, Config
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -107,6 +107,11 @@ def workers() -> str:
     return "".join(f"{name}: {int(size)}\n" for name, size in sorted(needed.items()))
 
 
+def presets() -> str:
+    """Backbone of each preset, whose memory workers need."""
+    return "".join(f"{name}: {Config(input='IMAGES', output='OUT', preset=name).backbone}\n" for name in PRESETS)
+
+
 HEAD = """# fruitpipe on Kubernetes
 
     helm install fruits helm/fruitpipe --set image.repository=REGISTRY/fruitpipe \\
@@ -123,3 +128,4 @@ if __name__ == "__main__":
     (CHART / "values.schema.json").write_text(schema())
     (CHART / "README.md").write_text(readme())
     (CHART / "files/workers.yaml").write_text(workers())
+    (CHART / "files/presets.yaml").write_text(presets())

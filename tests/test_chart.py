@@ -114,6 +114,7 @@ def test_schema_and_readme_are_those_that_generate_writes():
     assert (CHART / "values.schema.json").read_text() == generate.schema(), "run `python helm/generate.py`"
     assert (CHART / "README.md").read_text() == generate.readme(), "run `python helm/generate.py`"
     assert (CHART / "files/workers.yaml").read_text() == generate.workers(), "run `python helm/generate.py`"
+    assert (CHART / "files/presets.yaml").read_text() == generate.presets(), "run `python helm/generate.py`"
 
 
 def test_every_value_is_in_the_readme():
@@ -137,6 +138,7 @@ def test_the_schema_is_one():
     ("setting", "place", "word"),
     [
         ("pipeline.pca.varianc=0.9", "pipeline/pca", "varianc"),
+        ("pipeline.preset=vgg16", "pipeline/preset", "vgg16-csv"),
         ("executor.core=2", "executor", "core"),
         ("executor.memory=1G", "executor/memory", "pattern"),
         ("executor.dynamicAllocation.maximum=0", "executor/dynamicAllocation/maximum", "1"),
@@ -208,6 +210,8 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     assert overhead() == "770m"
     assert overhead("executor.cores=4") == "2180m"
     assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "8340m", "its weights are half a gigabyte"
+    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "8340m", "a preset's backbone"
+    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "2180m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
 
 

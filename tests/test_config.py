@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruitpipe import config as configs
-from fruitpipe.config import KNOWN, Config, ConfigError, Environment, load_config
+from fruitpipe.config import KNOWN, PRESETS, Config, ConfigError, Environment, load_config
 from fruitpipe.errors import UserError
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
@@ -23,10 +23,12 @@ TREES = st.fixed_dictionaries(
     optional={
         "labels": st.sampled_from(["parent", "none"]),
         "backbone": st.sampled_from(sorted(KNOWN)),
+        "preset": st.none() | st.sampled_from(sorted(PRESETS)),
         "verify_content": st.booleans(),
         "model": st.sampled_from(["fit", "reuse"]),
         "reuse": TEXT,
         "formats": st.lists(st.sampled_from(["json", "csv"]), unique=True),
+        "one_file": st.booleans(),
         "image": st.fixed_dictionaries(
             {},
             optional={
@@ -40,7 +42,8 @@ TREES = st.fixed_dictionaries(
                 "max_aspect": st.floats(1, 1e300),
             },
         ),
-        "pca": st.fixed_dictionaries(
+        "pca": st.just("none")
+        | st.fixed_dictionaries(
             {},
             optional={
                 "components": st.none() | st.integers(1, 1 << 31),
@@ -217,6 +220,20 @@ def test_a_file_may_leave_input_and_output_to_the_command_line(tmp_path: Path) -
         configs.validate(write(tmp_path, "pca: {variance: 9}\n"))
 
 
+def test_a_config_may_do_without_pca(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "pca: none\n")
+    assert load_config(path).pca == load_config(None, ["pca=none"], input="a", output="b").pca == "none"
+    assert load_config(path, ["pca.variance=0.9"]).pca == configs.PcaConfig(variance=0.9)
+    path = write(tmp_path, MINIMAL + "pca: {variance: 0.9}\n")
+    assert load_config(path, ["pca=none"]).pca == "none"
+
+
+@pytest.mark.parametrize("wrong", ["", "0.9", "nothing", "[none]"])
+def test_a_pca_that_is_neither_none_nor_a_mapping_is_told_with_both(tmp_path: Path, wrong: str) -> None:
+    (mistake,) = mistakes(write(tmp_path, MINIMAL + f"pca: {wrong}\n")).values()
+    assert str(mistake) == "line 3: pca: expected none, or a mapping such as {variance: 0.95}."
+
+
 @given(TREES)
 def test_any_config_dumped_to_yaml_loads_back_equal(tree: dict[str, Any]) -> None:
     config = Config.model_validate(tree)
@@ -232,7 +249,8 @@ def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"spark": {"memory": "lots"}}]
+    "wrong",
+    [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"pca": 0.9}, {"spark": {"memory": "lots"}}],
 )
 def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
     tree = {"input": "a", "output": "b"} | wrong

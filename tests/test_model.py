@@ -19,6 +19,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, featurize
 from fruitpipe.model import CARD, PCA, Card, Model, load_model
 from fruitpipe.moments import Moments
+from fruitpipe.pca import Unreduced
 from fruitpipe.source import Reader
 
 
@@ -90,6 +91,24 @@ def test_a_model_comes_back_from_its_files_as_it_was(model: Model, folder: Path,
 
 def test_the_same_model_has_the_same_files(model: Model) -> None:
     assert model.files() == model.files()
+
+
+def test_a_model_without_pca_gives_the_features(model: Model, tmp_path: Path, features: np.ndarray) -> None:
+    card = model.card.model_copy(update={"unreduced": 1280, "images": 0})
+    folder = write(Model(card, Unreduced(1280), model.extractor), tmp_path / "model")
+    assert not (folder / PCA).exists()
+    loaded = load_model(folder)
+    assert np.array_equal(loaded.transform(features), features)
+    assert loaded.transform(features.astype(np.float64)).dtype == np.float32
+    with pytest.raises(ValueError, match="1280"):
+        loaded.transform(features[:, 1:])
+
+
+def test_a_card_of_an_earlier_version_is_read(folder: Path, model: Model) -> None:
+    card = json.loads((folder / CARD).read_text())
+    del card["unreduced"]
+    (folder / CARD).write_text(json.dumps(card))
+    assert load_model(folder).card == model.card
 
 
 def test_images_become_the_vectors_of_their_features_in_order(

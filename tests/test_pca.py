@@ -210,3 +210,17 @@ def test_on_real_photographs_ratios_and_numbers_of_components_are_the_oracles(da
         pca = fit_rows(features, variance=variance)
         np.testing.assert_allclose(pca.explained_variance_ratio[: len(expected)], expected, atol=1e-4)
         assert len(pca.components) == int(np.argmax(np.cumsum(expected) >= variance)) + 1
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_few_images_of_many_features_lose_no_digits(scale: bool) -> None:
+    """Those of which only the range of the covariance is solved, with variances from 1 to 1e-8 of the largest."""
+    chance = np.random.default_rng(0)
+    rows = chance.normal(size=(60, 60)) * np.logspace(0, -4, 60) @ chance.normal(size=(60, 400)) + 5
+    expected, pca = oracle(rows, scale), fit_rows(rows, components=59, scale=scale)
+    assert pca.explained_variance.shape == (400,)
+    np.testing.assert_allclose(pca.explained_variance[:59], expected.variance, rtol=1e-6)
+    assert not pca.explained_variance[59:].any()
+    turn = signs(pca.components, expected.components)
+    np.testing.assert_allclose(pca.components * turn, expected.components, atol=1e-6)
+    np.testing.assert_allclose(pca.components @ pca.components.T, np.eye(59), atol=1e-12)

@@ -162,6 +162,23 @@ def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made:
     assert [file for part in project(made, model, formats) for file in part.files] == files
 
 
+def test_parts_are_joined_with_one_header_and_described_as_they_are(made: Features, tmp_path: Path) -> None:
+    parts = project(made, pca.fit(fit(made), 4), ("json", "csv"))
+    frames = [pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1)]
+    lines = [made.store.get(layout.vectors(RUN, number, "json")) for number in (0, 1)]
+    for name, files in zip(("json", "csv"), zip(*(part.files for part in parts), strict=True), strict=True):
+        joined = reduce.join(made.store, RUN, files, name, tmp_path / "scratch")
+        data = made.store.get(layout.whole(RUN, name))
+        assert joined.name == {"json": "vectors.jsonl", "csv": "vectors.csv"}[name]
+        assert (joined.rows, joined.bytes) == (COUNT, len(data))
+        assert joined.sha256 == hashlib.sha256(data).hexdigest()
+    assert made.store.get(layout.whole(RUN, "json")) == b"".join(lines)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(made.store.open(layout.whole(RUN, "csv"))), pd.concat(frames, ignore_index=True)
+    )
+    assert not [name for name, _ in made.store.names(layout.run(RUN)) if "part-" in name and "work" not in name]
+
+
 def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> None:
     parts = project(made, pca.fit(fit(made), 4))
     published = table(made)

@@ -91,6 +91,22 @@ def test_json_lines_and_csv_hold_the_same_vectors(first: Path) -> None:
     np.testing.assert_allclose(columns, as_matrix(expected), rtol=1e-6)
 
 
+def test_one_file_of_each_format_is_the_same_from_run_to_run(fruits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    documents = [run(fruits / "Apple", out, "formats=[csv, json]", "one_file=true") for _ in range(2)]
+    one, other = (
+        {file["name"]: file for file in document["files"] if file["name"].startswith("vectors.")}
+        for document in documents
+    )
+    assert one == other
+    assert {name: file["rows"] for name, file in one.items()} == {"vectors.csv": 40, "vectors.jsonl": 40}
+    folder = out / "runs" / documents[1]["run"]
+    assert not {"csv", "json", "work"} & {path.name for path in folder.iterdir()}
+    frame = pd.read_csv(folder / "vectors.csv")
+    assert frame["path"].to_list() == vectors(out)["path"].to_pylist()
+    assert hashlib.sha256((folder / "vectors.csv").read_bytes()).hexdigest() == one["vectors.csv"]["sha256"]
+
+
 def test_the_manifest_comes_last_and_names_every_file_with_its_digest(first: Path) -> None:
     document = manifest(first)
     folder = first / "runs" / document["run"]
@@ -259,6 +275,31 @@ def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[P
         code=2,
     )
     assert "takes features with image.resample=bicubic, image.grey=False: choose" in one_line_error(refused)
+
+
+def test_without_pca_the_vectors_are_the_features(fruits: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "out", tmp_path / "again.parquet"
+    document = run(fruits / "Apple", out, "pca=none")
+    parts = [pq.read_table(part) for part in (out / "features").rglob("*.parquet")]
+    features = {row["path"]: np.frombuffer(row["feature"], np.float32) for part in parts for row in part.to_pylist()}
+    table = vectors(out)
+    assert table.column_names == ["path", "label", "vector"]
+    np.testing.assert_array_equal(as_matrix(table), [features[path] for path in table["path"].to_pylist()])
+    assert document["model"]["components"] == 1280
+    assert document["model"]["explained"] is None
+    assert "fit" not in document["timings"]
+    model = out / "runs" / document["run"] / "model"
+    assert {path.name for path in model.iterdir()} == {"model.json", "backbone.tflite"}
+    fruitpipe("transform", model, fruits / "Apple", again)
+    np.testing.assert_array_equal(as_matrix(pq.read_table(again).sort_by("path")), as_matrix(table))
+    reused = run(fruits / "Apple", out, "model=reuse")
+    assert (reused["drift"], reused["model"]["fitted_by"]) == (None, document["run"])
+    assert same_vectors(vectors(out), table)
+    shown = fruitpipe("show", out).stdout
+    assert "no PCA: vectors are the 1280 features" in shown
+    assert "k for" not in shown
+    assert fruitpipe("runs", out).stdout.count("1280") == 2
+    assert "polyline" not in (out / "runs" / reused["run"] / "report.html").read_text()
 
 
 def test_an_older_run_can_be_published_again(copy: tuple[Path, Path]) -> None:

@@ -124,6 +124,19 @@ def test_a_run_on_s3_publishes_what_a_run_on_disk_does(place: Place, local: pa.T
     assert not list(out.rglob("*.tmp")) + list(out.glob("runs/*/work"))
 
 
+def test_one_csv_on_s3_holds_the_vectors_and_no_part_is_left(place: Place, tmp_path: Path) -> None:
+    place.run("formats=[csv]", "one_file=true", "pca.components=2")
+    out = place.download(tmp_path)
+    document = manifest(out)
+    folder, table = out / "runs" / document["run"], vectors(out)
+    frame = pd.read_csv(folder / "vectors.csv")
+    assert frame["path"].to_list() == table["path"].to_pylist()
+    assert [list(row) for row in frame[["c0", "c1"]].to_numpy("float32")] == table["vector"].to_pylist()
+    assert not (folder / "csv").exists()
+    (file,) = (each for each in document["files"] if each["name"] == "vectors.csv")
+    assert (folder / "vectors.csv").stat().st_size == file["bytes"]
+
+
 def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pictures: None) -> None:
     place = Place(server, "known", proxy.endpoint)
     place.run()

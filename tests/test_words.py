@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -136,16 +137,20 @@ def test_a_run_reduces_histograms_of_words_that_its_model_holds(result: Path) ->
     assert (done["backbone"]["name"], done["backbone"]["dimension"], done["backbone"]["engine"]) == ("orb", 48, "words")
     assert "1 image has a feature of zeros" in " ".join(done["warnings"])
     assert done["counts"]["failed"] == 0
-    table = vectors(result)
-    paths = [Path(path) for path in table["path"].to_pylist()]
+    query = f"SELECT path, feature FROM '{result}/features/*/*.parquet' ORDER BY path"
+    rows = duckdb.sql(query).fetchall()
+    features = np.stack([np.frombuffer(feature, np.float32) for _, feature in rows])
     with np.load(result / "runs" / done["run"] / "model" / "vocabulary.npz") as arrays:
-        features = histograms(paths, arrays["words"])
-    standard = StandardScaler().fit_transform(features)
-    oracle = PCA(0.95, svd_solver="full").fit(standard)
-    expected = oracle.transform(standard)
+        expected = histograms([Path(path) for path, _ in rows], arrays["words"])
+    np.testing.assert_allclose((features**2).sum(axis=1), (expected**2).sum(axis=1), rtol=1e-5)
+    assert (np.abs(features - expected).max(axis=1) < 1e-5).mean() > 0.97, "a descriptor can lie between two words"
+    table = vectors(result)
+    assert table["path"].to_pylist() == [path for path, _ in rows]
+    standard = StandardScaler().fit_transform(features.astype(np.float64))
+    reduced = PCA(0.95, svd_solver="full").fit_transform(standard)
     found = np.stack(table["vector"].to_pylist())
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-3)
+    assert found.shape == reduced.shape
+    np.testing.assert_allclose(np.abs(found), np.abs(reduced), atol=1e-4)
 
 
 def test_words_are_learnt_once_and_applied_again(result: Path, fruits: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.mistakes import ConfigError, Mistake
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
+from fruitpipe.config.presets import PRESETS, about, settings
 from fruitpipe.config.sections import (
     Config,
     FailuresConfig,
@@ -17,6 +18,7 @@ from fruitpipe.config.sections import (
 
 __all__ = [
     "KNOWN",
+    "PRESETS",
     "SCHEME",
     "WORDS",
     "Choice",
@@ -30,10 +32,12 @@ __all__ = [
     "S3Config",
     "SparkConfig",
     "WordsConfig",
+    "about",
     "is_class",
     "is_remote",
     "load_config",
     "local_path",
     "location",
+    "settings",
     "validate",
 ]

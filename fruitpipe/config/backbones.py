@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import NamedTuple
 
-from pydantic_core import PydanticCustomError
+from fruitpipe.config.names import known
 
 
 class Known(NamedTuple):
@@ -95,11 +94,9 @@ def is_class(name: str) -> bool:
 
 def backbone_name(value: str) -> str:
     """A name that is known, or that of a class. Raises PydanticCustomError `unknown_name`, with the likely one."""
-    if value in KNOWN or value in WORDS or is_class(value):
+    if is_class(value):
         return value
-    close = difflib.get_close_matches(value, [*KNOWN, *WORDS], 1)
-    message = "is no backbone: `fruitpipe backbones` lists them."
-    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
+    return known(value, [*KNOWN, *WORDS], "is no backbone: `fruitpipe backbones` lists them.")
 
 
 def weights_name(value: str) -> str:
@@ -107,6 +104,4 @@ def weights_name(value: str) -> str:
     if re.match(WEIGHTS, value):
         return value
     message = "is none of imagenet, random:SEED, a file (.weights.h5, .keras, .h5) and a SavedModel's folder (model/)."
-    raise PydanticCustomError(
-        "unknown_name", message, {"meant": "".join(difflib.get_close_matches(value, ["imagenet"]))}
-    )
+    return known(value, ["imagenet"], message)

@@ -6,12 +6,12 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from fruitpipe.config.secrets import NO_KEYS, Key, find_secrets
-from fruitpipe.config.sections import ONE, SEVERAL, Config, Section
+from fruitpipe.config.sections import TAGS, Config, Section
 from fruitpipe.errors import UserError
 
 Lines = dict[Key, int]
@@ -62,7 +62,7 @@ def check(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: S
 
 
 def key_of(detail: Any) -> Key:
-    return tuple(str(part) for part in detail["loc"] if part not in {ONE, SEVERAL})
+    return tuple(str(part) for part in detail["loc"] if part not in TAGS)
 
 
 def explain(detail: Any, lines: Lines) -> Mistake:
@@ -99,17 +99,24 @@ def quoted(value: Any) -> Any:
 
 
 def fields_at(location: tuple[str, ...]) -> list[str]:
-    section: Any = Config
+    section: type[Section] = Config
     for name in location:
-        section = section.model_fields[name].annotation
+        section = section_in(section.model_fields[name].annotation) or section
     return list(section.model_fields)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a key may hold, alone or beside other forms."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
 def home_of(name: str, likeness: float) -> str | None:
     """The dotted key that ends in a name as alike as this, for a key that was written one level off."""
     for key, field in Config.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            close = difflib.get_close_matches(name, field.annotation.model_fields, 1, likeness)
+        if section := section_in(field.annotation):
+            close = difflib.get_close_matches(name, section.model_fields, 1, likeness)
             if close:
                 return f"{key}.{close[0]}"
     close = difflib.get_close_matches(name, Config.model_fields, 1, likeness)

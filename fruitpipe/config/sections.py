@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -20,14 +22,18 @@ from pydantic import (
 
 from fruitpipe.config.backbones import CLASS, KNOWN, WEIGHTS, WORDS, Choice, backbone_name, weights_name
 from fruitpipe.config.places import location
+from fruitpipe.config.presets import PRESETS, merge, preset_name, settings
 from fruitpipe.config.secrets import secret_free
 
 NAMES = {"anyOf": [{"enum": [*KNOWN, *WORDS]}, {"pattern": CLASS}]}
 BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", **NAMES})]
 Weights = Annotated[str, AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})]
+PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type": "string", "enum": list(PRESETS)})]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Location = Annotated[Text, AfterValidator(location)]
-ONE, SEVERAL = "(one)", "(several)"
+ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
+TAGS = {ONE, SEVERAL, WORD, MAPPING}
+"""Which of the forms a value has; no part of a key."""
 MIB = 1 << 20
 
 
@@ -102,6 +108,13 @@ class WordsConfig(Section):
     """Height and width to which images are resized, pixels. More show finer keypoints, and cost more."""
 
 
+def word_or_mapping(value: Any) -> Any:
+    """What may say how to reduce. Raises ValueError for the rest, of which an empty `pca:` is the likeliest."""
+    if value == "none" or isinstance(value, Mapping | PcaConfig):
+        return value
+    raise ValueError("expected none, or a mapping such as {variance: 0.95}")
+
+
 class FailuresConfig(Section):
     """What to do about images that cannot be turned into features."""
 
@@ -168,6 +181,8 @@ class Config(Section):
     on disk or as s3://bucket/folder. Several as a list."""
     output: Location
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
+    preset: PresetName | None = None
+    """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
@@ -196,12 +211,25 @@ class Config(Section):
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
+    one_file: bool = False
+    """One file each of these formats, vectors.jsonl and vectors.csv, instead of parts."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     words: WordsConfig = Field(default_factory=WordsConfig)
-    pca: PcaConfig = Field(default_factory=PcaConfig)
+    pca: Annotated[
+        Annotated[Literal["none"], Tag(WORD)] | Annotated[PcaConfig, Tag(MAPPING)],
+        Discriminator(lambda value: WORD if isinstance(value, str) else MAPPING),
+        BeforeValidator(word_or_mapping),
+    ] = Field(default_factory=PcaConfig)
+    """How features become vectors, or none: the features are the vectors."""
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def on_top_of_its_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, Mapping) else None
+        return merge(settings(name), values) if isinstance(name, str) and name in PRESETS else values
 
     @model_validator(mode="after")
     def fits(self) -> Self:

@@ -36,7 +36,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network. */}}
 {{- define "fruitpipe.overhead" -}}
-{{- $backbone := default "mobilenet_v2" .Values.pipeline.backbone -}}
+{{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) (default "" .Values.pipeline.preset) -}}
+{{- $backbone := coalesce .Values.pipeline.backbone $preset "mobilenet_v2" -}}
 {{- $worker := get (.Files.Get "files/workers.yaml" | fromYaml) $backbone -}}
 {{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1000m: 300m, and for each core 420m and its network." $backbone) }}{{ end -}}
 {{- default (printf "%dm" (add 300 (mul (int $worker) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}

@@ -1,0 +1,36 @@
+"""Configs that come with the package, by name: a YAML file each, whose first line says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fruitpipe.config.names import known
+
+PRESETS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "presets").glob("*.yaml"))}
+
+
+def preset_name(value: str) -> str:
+    """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
+    return known(value, PRESETS, "is no preset: `fruitpipe presets` lists them.")
+
+
+def about(name: str) -> str:
+    """What a preset is, in a line."""
+    return PRESETS[name].read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").rstrip(".")
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The keys of a preset."""
+    tree: dict[str, Any] = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+    return tree
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees as one; where both say something of a key, the second is right."""
+    both = ((name, under[name], over[name]) for name in under.keys() & over.keys())
+    deeper = {name: merge(a, b) for name, a, b in both if isinstance(a, Mapping) and isinstance(b, Mapping)}
+    return {**under, **over, **deeper}
