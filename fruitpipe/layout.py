@@ -9,7 +9,7 @@ OUT/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
     model/                             pca.npz, model.json, backbone.tflite
-    work/                              plan of an unfinished run: todo, index, moments
+    work/                              of an unfinished run: todo, index, moments, evaluation
 """
 
 from __future__ import annotations

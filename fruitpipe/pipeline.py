@@ -157,6 +157,7 @@ class Job:
             parts = stages.index()
             model = reused or stages.fit(parts)
             projected = stages.project(parts, model)
+            evaluation = stages.evaluate(parts, model.pca)
             with self.reporter.stage("publish"):
                 model, drift = judge(model, projected, reused is not None)
                 manifest = Manifest(
@@ -172,6 +173,7 @@ class Job:
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
+                    evaluation=evaluation,
                     files=[*(file for part in projected for file in part.files), *stages.write_rest(model)],
                     feature_parts=the_plan.feature_parts(),
                     timings={name: round(seconds, 3) for name, seconds in self.reporter.timings.items()},

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fruitpipe import layout, pca, reduce, source
+from fruitpipe import evaluation, layout, pca, reduce, source
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Config
 from fruitpipe.errors import TooManyFailures
 from fruitpipe.featurize import Done, Featurize
 from fruitpipe.images import OK
-from fruitpipe.manifest import Counts, File
+from fruitpipe.manifest import Counts, Evaluation, File
 from fruitpipe.model import Card, Model
+from fruitpipe.pca import Pca
 from fruitpipe.plan import Plan
 from fruitpipe.progress import Reporter
 from fruitpipe.store import Store
@@ -138,10 +139,25 @@ class Stages:
             "fruitpipe.backbone": model.card.backbone,
         }
         formats = ("parquet", *dict.fromkeys(self.config.formats))
-        task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts)
+        evaluated = evaluation.SAMPLE // parts if self.config.evaluate else 0
+        task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts, evaluated)
         shared = self.spark.share(model.pca)
         with self.reporter.stage("project"):
             return self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
+
+    def evaluate(self, parts: int, fitted: Pca) -> Evaluation | None:
+        """Judge the vectors by labels, where that is asked for and can be done."""
+        if not self.config.evaluate:
+            return None
+        with self.reporter.stage("evaluate"):
+            features, labels = reduce.evaluated(self.store, self.id, parts)
+            found = evaluation.evaluate(fitted.standardise(features), fitted.transform(features), labels)
+        if found is None:
+            self.warnings.append(
+                f"nothing was evaluated: fewer than two labels have {evaluation.FOLDS} of the {len(labels)} images "
+                "of the sample"
+            )
+        return found
 
     def write_rest(self, model: Model) -> list[File]:
         """Write the model, the failures and the config."""

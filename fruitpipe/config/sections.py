@@ -143,11 +143,20 @@ class Config(Section):
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Literal["json", "csv"]] = Field(default_factory=list)
     """Further formats of the vectors, beside Parquet."""
+    evaluate: bool = False
+    """Report how well nearest neighbours and a logistic regression tell labels, on a sample, with all features and with
+    8, 16, 32 … components: what the reduction costs."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     pca: PcaConfig = Field(default_factory=PcaConfig)
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
+
+    @model_validator(mode="after")
+    def has_labels(self) -> Self:
+        if self.evaluate and self.labels == "none":
+            raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
+        return self
 
     @property
     def network(self) -> Choice:
