@@ -330,6 +330,15 @@ def show(
             f"{manifest.drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
             f"{manifest.drift.reconstruction_error:.3g} ({manifest.drift.fit_reconstruction_error:.3g} at the fit)"
         )
+    if evaluation := manifest.evaluation:
+        rows["accuracy"] = (
+            f"nearest neighbour, logistic regression; {evaluation.images} images of {evaluation.labels} labels"
+            f"{f', {evaluation.left_out} rarer labels left out' if evaluation.left_out else ''}; "
+            f"{evaluation.chance:.1%} by naming the most frequent"
+        )
+        for each in evaluation.reduced:
+            rows[f"  k = {each.dimension}"] = f"{each.nearest:.1%}, {each.logistic:.1%}"
+        rows["  features"] = f"{evaluation.full.nearest:.1%}, {evaluation.full.logistic:.1%}"
     rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in manifest.timings.items())
     if manifest.images_per_second:
         rows["speed"] = f"{manifest.images_per_second:.0f} img/s"

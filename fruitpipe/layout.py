@@ -10,8 +10,8 @@ OUT/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
     vectors.jsonl  vectors.csv         instead of parts, with one_file
-    model/                             pca.npz (unless pca: none), model.json, backbone.tflite
-    work/                              plan of an unfinished run: todo, index, moments
+    model/                             pca.npz (unless pca: none), model.json, and what its engine needs
+    work/                              of an unfinished run: todo, index, moments, evaluation
 """
 
 from __future__ import annotations

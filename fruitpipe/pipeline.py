@@ -171,6 +171,7 @@ class Job:
             parts = stages.index()
             model = reused or stages.fit(parts)
             projected = stages.project(parts, model)
+            evaluation = stages.evaluate(parts, model.pca)
             with self.reporter.stage("publish"):
                 model, drift = judge(model, projected, reused is not None)
                 manifest = Manifest(
@@ -186,6 +187,7 @@ class Job:
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
+                    evaluation=evaluation,
                     files=[*stages.join(projected), *stages.write_rest(model)],
                     feature_parts=[*the_plan.feature_parts(), *self.vocabulary],
                     timings={name: round(seconds, 3) for name, seconds in self.reporter.timings.items()},

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import yaml
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import layout, pca, reduce, source
+from fruitpipe import evaluation, layout, pca, reduce, source
 from fruitpipe.config import Config
 from fruitpipe.errors import TooManyFailures
 from fruitpipe.featurize import Done, Featurize
 from fruitpipe.images import OK
-from fruitpipe.manifest import Counts, File
+from fruitpipe.manifest import Counts, Evaluation, File
 from fruitpipe.model import Card, Model
 from fruitpipe.plan import Plan
 from fruitpipe.prepared import Prepared
@@ -136,7 +136,8 @@ class Stages:
             "fruitpipe.backbone": model.card.backbone,
         }
         formats = ("parquet", *dict.fromkeys(self.config.formats))
-        task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts)
+        evaluated = evaluation.SAMPLE // parts if self.config.evaluate else 0
+        task = reduce.Project(self.store, self.id, formats, metadata, SAMPLE // parts, evaluated)
         shared = self.spark.share(model.pca)
         with self.reporter.stage("project"):
             projected = self.spark.map(lambda number: task(number, shared), parts, poll=self.reporter.poll)
@@ -153,6 +154,23 @@ class Stages:
         formats = zip(dict.fromkeys(self.config.formats), others, strict=True)
         whole = [reduce.join(self.store, self.id, parts, name, self.scratch / name) for name, parts in formats]
         return [*parquet, *whole]
+
+    def evaluate(self, parts: int, fitted: pca.Pca | pca.Unreduced) -> Evaluation | None:
+        """Judge the vectors by labels, where that is asked for and can be done."""
+        if not self.config.evaluate:
+            return None
+        with self.reporter.stage("evaluate"):
+            features, labels = reduce.evaluated(self.store, self.id, parts)
+            if isinstance(fitted, pca.Unreduced):
+                found = evaluation.evaluate(features, features[:, :0], labels)
+            else:
+                found = evaluation.evaluate(fitted.standardise(features), fitted.transform(features), labels)
+        if found is None:
+            self.warnings.append(
+                f"nothing was evaluated: fewer than two labels have {evaluation.FOLDS} of the {len(labels)} images "
+                "of the sample"
+            )
+        return found
 
     def write_rest(self, model: Model) -> list[File]:
         """Write the model, the failures and the config."""

@@ -213,6 +213,9 @@ class Config(Section):
     """Further formats of the vectors, beside Parquet."""
     one_file: bool = False
     """One file each of these formats, vectors.jsonl and vectors.csv, instead of parts."""
+    evaluate: bool = False
+    """Report how well nearest neighbours and a logistic regression tell labels, on a sample, with all features and with
+    8, 16, 32 … components: what the reduction costs."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     words: WordsConfig = Field(default_factory=WordsConfig)
     pca: Annotated[
@@ -239,6 +242,8 @@ class Config(Section):
             for name in ("layer", "pooling", "weights", "engine", "precision"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{self.backbone} is no network and has no {name}: leave that out")
+        if self.evaluate and self.labels == "none":
+            raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self
 
     @field_validator("weights")
