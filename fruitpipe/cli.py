@@ -173,6 +173,8 @@ def run(
             f"drift: {drift.beyond_p99:.1%} of the images lie beyond the fit's 99th percentile (1 % expected); "
             f"reconstruction error {drift.reconstruction_error:.3g}, {drift.fit_reconstruction_error:.3g} at the fit."
         )
+    if manifest.comparison:
+        print(f"bf16: {manifest.comparison}.")
     print(f"vectors  {done.vectors}\nmodel    {facts['model']}\nreport   {facts['report']}\n")
     print(f"next: fruitpipe show {again([settings.output], config, assignments)}")
 
@@ -322,7 +324,8 @@ def show(
         "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
         "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
         "labels": len(counts.by_label),
-        "backbone": f"{manifest.backbone.name}, {manifest.backbone.dimension} features ({manifest.backbone.layer})",
+        "backbone": f"{manifest.backbone.name}, {manifest.backbone.dimension} features ({manifest.backbone.layer}), "
+        f"run by {manifest.backbone.engine}",
         **reduction(manifest.model),
     }
     if manifest.drift:
@@ -330,6 +333,8 @@ def show(
             f"{manifest.drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
             f"{manifest.drift.reconstruction_error:.3g} ({manifest.drift.fit_reconstruction_error:.3g} at the fit)"
         )
+    if manifest.comparison:
+        rows["bf16"] = manifest.comparison
     if evaluation := manifest.evaluation:
         rows["accuracy"] = (
             f"nearest neighbour, logistic regression; {evaluation.images} images of {evaluation.labels} labels"

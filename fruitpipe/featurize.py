@@ -101,6 +101,25 @@ class Featurize:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The task: features of some images for the driver, GROUP at a time."""
+
+    images: tuple[Image, ...]
+    key: str
+    """of the engine in its process"""
+    image: ImageConfig
+    s3: S3Config
+    opened: tuple[Bucket, ...]
+
+    def __call__(self, number: int, extractor: Callable[[], Extractor]) -> tuple[list[str], NDArray[np.float32]]:
+        """Statuses and features, shape (n, d)."""
+        images = list(self.images[number * GROUP : (number + 1) * GROUP])
+        engine = load_engine(self.key, extractor)
+        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
+        return facts.status, features
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """The task that comes first in a worker, while the driver lists: load the code, connect to the buckets."""
 

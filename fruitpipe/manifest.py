@@ -161,6 +161,34 @@ class Evaluation(BaseModel):
     """with 8, 16, 32 … and all k components"""
 
 
+class Precise(BaseModel):
+    """What features of one precision come to."""
+
+    components: int
+    """k, by the config's PCA of these features alone"""
+    nearest: float | None
+    """accuracy of the nearest neighbour among their vectors; None without labels"""
+
+
+class Comparison(BaseModel):
+    """Features in bf16 against those in float32, on a sample of the run's images."""
+
+    images: int
+    cosine: float
+    """between both features of an image, mean"""
+    worst_cosine: float
+    float32: Precise
+    bf16: Precise
+
+    def __str__(self) -> str:
+        """One line for people."""
+        changes = f"{self.bf16.components} components instead of {self.float32.components}"
+        if self.bf16.nearest is not None and self.float32.nearest is not None:
+            changes += f", nearest neighbours right for {self.bf16.nearest:.1%} instead of {self.float32.nearest:.1%}"
+        cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
+        return f"cosine to float32 {cosines}, {changes} (on {self.images} images)"
+
+
 class Manifest(BaseModel):
     """A published run."""
 
@@ -176,6 +204,7 @@ class Manifest(BaseModel):
     plan: Summary
     model: ModelFacts
     drift: Drift | None
+    comparison: Comparison | None = None
     evaluation: Evaluation | None = None
     """None where `evaluate` is off, or too few images have one label"""
     files: list[File]

@@ -17,6 +17,7 @@ import numpy as np
 
 from fruitpipe import layout, source, vocabulary
 from fruitpipe.config import WORDS, Config, Environment, ImageConfig
+from fruitpipe.engines import Kind
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
 from fruitpipe.featurize import WarmUp
 from fruitpipe.lease import Lease
@@ -167,6 +168,7 @@ class Job:
                 self.config, self.store, self.reporter, self.id, Path(folder), the_plan, spark, prepared, self.warnings
             )
             stages.featurize()
+            comparison = stages.compare()
             counts = stages.count()
             parts = stages.index()
             model = reused or stages.fit(parts)
@@ -187,6 +189,7 @@ class Job:
                     plan=summary,
                     model=ModelFacts.of(model),
                     drift=drift,
+                    comparison=comparison,
                     evaluation=evaluation,
                     files=[*stages.join(projected), *stages.write_rest(model)],
                     feature_parts=[*the_plan.feature_parts(), *self.vocabulary],
@@ -227,8 +230,8 @@ class Job:
 
     def check_reuse(self, model: Model | None, prepared: Prepared) -> None:
         if model and model.card.features != prepared.features:
-            there = settings(model.card.backbone, model.card.image)
-            here = settings(self.config.backbone, self.config.image)
+            there = settings(model.card.backbone, model.card.engine, model.card.image)
+            here = settings(self.config.backbone, prepared.extractor.kind, self.config.image)
             others = [f"{name}={value}" for name, value in there.items() if value != here[name]]
             raise UserError(
                 f"the model to reuse ({self.config.reuse}) takes features with "
@@ -244,9 +247,11 @@ class Job:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
 
 
-def settings(backbone: str, image: ImageConfig) -> dict[str, str | bool]:
+def settings(backbone: str, kind: Kind, image: ImageConfig) -> dict[str, str | bool]:
     """By key, what a model's card says of how features come to be."""
-    return {"backbone": backbone} | {f"image.{name}": value for name, value in image.steps.items()}
+    precision = "bf16" if kind == "openvino_bf16" else "float32"
+    steps = {f"image.{name}": value for name, value in image.steps.items()}
+    return {"backbone": backbone, "precision": precision, **steps}
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:

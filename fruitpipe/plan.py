@@ -71,10 +71,10 @@ class Plan:
         """How many images there are."""
         return int(self._row("SELECT count(*) FROM images")[0])
 
-    def sample(self, count: int) -> list[tuple[str, str]]:
-        """Path and etag of at most `count` images, drawn by their paths: other images beside them change few."""
-        query = f"SELECT path, etag FROM images ORDER BY md5(path), path LIMIT {count}"
-        return sorted(self._database.execute(query).fetchall())
+    def sample(self, count: int, columns: str = "path, etag") -> list[tuple[str, ...]]:
+        """Columns of at most `count` images, by path, drawn by their paths: other images beside them change few."""
+        drawn = f"SELECT * FROM images ORDER BY md5(path), path LIMIT {count}"
+        return self._database.execute(f"SELECT {columns} FROM ({drawn}) ORDER BY path").fetchall()
 
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features now, and join. Call again when more have been written."""

@@ -6,17 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import evaluation, layout, pca, reduce, source
+from fruitpipe import comparison, evaluation, layout, pca, reduce, source
 from fruitpipe.config import Config
+from fruitpipe.engines import Extractor
 from fruitpipe.errors import TooManyFailures
-from fruitpipe.featurize import Done, Featurize
+from fruitpipe.featurize import GROUP, Done, Featurize, Image, Look
 from fruitpipe.images import OK
-from fruitpipe.manifest import Counts, Evaluation, File
+from fruitpipe.manifest import Comparison, Counts, Evaluation, File
 from fruitpipe.model import Card, Model
 from fruitpipe.plan import Plan
 from fruitpipe.prepared import Prepared
@@ -63,6 +66,32 @@ class Stages:
         with self.reporter.stage("featurize", sum(sizes)):
             self.spark.map(lambda number: task(number, shared), len(sizes), watch, self.reporter.poll)
         self.plan.add_features(self.store, prepared.features)
+
+    def compare(self) -> Comparison | None:
+        """Look at some images in float32 too, where the features are of less precision."""
+        config, extractor = self.config, self.prepared.extractor
+        if config.precision == "float32":
+            return None
+        sample = self.plan.sample(comparison.SAMPLE, "path, etag, label")
+        images = tuple(Image(path, etag) for path, etag, _ in sample)
+        with self.reporter.stage("compare"):
+            statuses, exact = self.look(images, extractor._replace(kind="openvino"))
+            _, rounded = self.look(images, extractor)
+            ok = np.array(statuses) == OK
+            if not ok.any():
+                return None
+            options = None if config.pca == "none" else config.pca
+            labels = [label for (_, _, label), good in zip(sample, ok, strict=True) if good]
+            return comparison.compare(exact[ok], rounded[ok], labels, options)
+
+    def look(self, images: tuple[Image, ...], extractor: Extractor) -> tuple[list[str], NDArray[np.float32]]:
+        """Statuses and features of some images, by another engine than the run's if need be."""
+        opened = source.opened(self.config.inputs, self.config.s3)
+        task = Look(images, f"{extractor.kind} {extractor.digest}", self.config.image, self.config.s3, opened)
+        shared = self.spark.share(extractor)
+        tasks = -(-len(images) // GROUP)
+        found = self.spark.map(lambda number: task(number, shared), tasks, poll=self.reporter.poll)
+        return [status for part, _ in found for status in part], np.concatenate([features for _, features in found])
 
     def count(self) -> Counts:
         """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # OpenCV and scikit-learn are for those who ask for words
 DESCRIPTORS = 50_000
 """that are clustered, at most: 51 MB of ORB's bits"""
 SEED = 0
-Sample = Sequence[tuple[str, str]]
+Sample = Sequence[tuple[str, ...]]
 """Paths and etags of images."""
 
 
