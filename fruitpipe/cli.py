@@ -418,21 +418,27 @@ def backbones(as_json: AsJson = False) -> None:
     from fruitpipe.backbones import converted
 
     environment = configs.Environment.read()
-    here = {name: converted(configs.Choice(name), environment) for name in configs.KNOWN}
-    disk = {name: found[1].stat().st_size if found else None for name, found in here.items()}
+    words = configs.WordsConfig()
+    rows: list[dict[str, Any]] = [
+        {"name": name, "dimension": words.size, "input_size": words.side, "parameters": None, "bytes": None}
+        for name in configs.WORDS
+    ]
+    for name, known in configs.KNOWN.items():
+        row = {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters}
+        found = converted(configs.Choice(name), environment)
+        rows.append({**row, "bytes": found[1].stat().st_size if found else None})
     if as_json:
-        rows = [
-            {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters,
-             "bytes": disk[name]} for name, known in configs.KNOWN.items()
-        ]  # fmt: skip
         print(json.dumps(rows))
         return
     table = Table(box=None, pad_edge=False)
     for column in ("backbone", "features", "input", "parameters", "on disk"):
         table.add_column(column, justify="left" if column == "backbone" else "right", no_wrap=True)
-    for name, known in configs.KNOWN.items():
-        pixels, parameters = f"{known.side} x {known.side}", f"{known.parameters / 1e6:.1f} M"
-        table.add_row(name, str(known.dimension), pixels, parameters, size(disk[name] or 0) if disk[name] else "")
+    for row in rows:
+        pixels = f"{row['input_size']} x {row['input_size']}"
+        parameters = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
+        table.add_row(
+            row["name"], str(row["dimension"]), pixels, parameters, size(row["bytes"]) if row["bytes"] else ""
+        )
     Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
@@ -459,6 +465,8 @@ def convert(
     from fruitpipe.backbones import flatbuffer
 
     settings = load(config, assignments, ["IMAGES", "OUT"], preset=preset)
+    if settings.backbone not in configs.KNOWN:
+        raise UserError(f"{settings.backbone} is no network: there is nothing to convert.")
     backbone, path = flatbuffer(settings.network, configs.Environment.read())
     if as_json:
         print(json.dumps(backbone.model_dump() | {"path": str(path)}))
