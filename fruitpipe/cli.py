@@ -424,9 +424,9 @@ def backbones(as_json: AsJson = False) -> None:
         for name in configs.WORDS
     ]
     for name, known in configs.KNOWN.items():
-        row = {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters}
+        facts = {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters}
         found = converted(configs.Choice(name), environment)
-        rows.append({**row, "bytes": found[1].stat().st_size if found else None})
+        rows.append({**facts, "bytes": found[1].stat().st_size if found else None})
     if as_json:
         print(json.dumps(rows))
         return
