@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -101,7 +102,7 @@ def start_loop(engine: Bare, paths: list[Path]) -> Connection:
 
 def around(limits: list[Seconds]) -> list[Seconds]:
     """Means of each two that follow one another: what a run between them is held against."""
-    return [Seconds(*np.mean(pair, axis=0)) for pair in zip(limits, limits[1:], strict=False)]
+    return [Seconds(*np.mean(pair, axis=0)) for pair in pairwise(limits)]
 
 
 def cached(folder: Path) -> list[Path]:
