@@ -59,11 +59,11 @@ def main() -> None:
         against_loop(images, server) if options.loop else against_disk(images, server, Path(scratch), options.rounds)
 
 
-def upload(images: Path, server: Server) -> None:
+def upload(images: Path, server: Server, to: str = "images") -> None:
     client = server.client(server.identities["admin"])
 
     def put(path: Path) -> None:
-        client.put_object(Bucket=BUCKET, Key=f"images/{path.relative_to(images)}", Body=path.read_bytes())
+        client.put_object(Bucket=BUCKET, Key=f"{to}/{path.relative_to(images)}", Body=path.read_bytes())
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(put, (path for path in images.rglob("*") if path.suffix.lower() in EXTENSIONS)))

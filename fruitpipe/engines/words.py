@@ -78,13 +78,17 @@ class Words:
     def __init__(self, data: bytes) -> None:
         vocabulary = Vocabulary.from_bytes(data)
         self._detector, self._words = vocabulary.detector, vocabulary.words
-        self._squares = np.square(self._words).sum(axis=1)
         self._opened = self._detector.open()
         self.side = self._detector.side
         self.dimension = len(self._words)
 
     def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         points = self._detector.points(self._detector.describe(self._opened, pixels))
-        # |p - w|² = |p|² - 2 p·w + |w|², of which the first is the same for all words
-        nearest = (self._squares - 2 * points @ self._words.T).argmin(axis=1)
-        np.sqrt(np.bincount(nearest, minlength=self.dimension), out=out, casting="same_kind")
+        counts = np.bincount(nearest(points, self._words), minlength=self.dimension)
+        np.sqrt(counts, out=out, casting="same_kind")
+
+
+def nearest(points: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Number of the word nearest to each point."""
+    # |p - w|² = |p|² - 2 p·w + |w|², of which the first is the same for all words
+    return np.asarray((np.square(words).sum(axis=1) - 2 * points @ words.T).argmin(axis=1))
