@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psutil
 
 from fruitpipe import layout, rights, source
-from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path
+from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path, worker_memory
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.images import BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
@@ -29,8 +29,8 @@ from fruitpipe.spark import cluster, find_java, java_version
 from fruitpipe.store import open_store
 from fruitpipe.units import size
 
-WORKER, JVM = 400 << 20, 1 << 30
-"""Bytes that a Python worker and Spark's JVM hold, about."""
+JVM = 1 << 30
+"""Bytes that Spark's JVM holds, about."""
 SKEW = 300
 """Seconds that a clock may differ; S3 refuses requests beyond 15 minutes."""
 
@@ -95,11 +95,12 @@ def java(environment: Environment) -> str:
 
 def memory(config: Config) -> str:
     slots = workers_here(config.spark.master)
-    needed, there = slots * WORKER + JVM, psutil.virtual_memory().available
+    worker = worker_memory(config.backbone) << 20
+    needed, there = slots * worker + JVM, psutil.virtual_memory().available
     if needed > there:
         raise UserError(
             f"{size(there)} free, but {slots} workers and Spark's JVM need about {size(needed)}: run fewer at once, "
-            f"such as --set spark.master=local[{max(int((there - JVM) // WORKER), 1)}]."
+            f"such as --set spark.master=local[{max(int((there - JVM) // worker), 1)}]."
         )
     return f"{size(there)} free, about {size(needed)} needed for {slots} workers and Spark's JVM"
 

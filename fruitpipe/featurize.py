@@ -188,8 +188,11 @@ def run(engine: Engine, seen: Picture | BadImage, feature: NDArray[np.float32]) 
         try:
             engine.run(seen.pixels, feature)
         except BadImage as error:
+            seen = error
+        if isinstance(seen, Picture) and not np.isfinite(feature).all():
+            seen = BadImage("rejected", "the backbone gives a feature that is not finite")
+        if isinstance(seen, BadImage):
             feature[...] = 0
-            return error
     return seen
 
 

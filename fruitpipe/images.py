@@ -22,7 +22,7 @@ OK = "ok"
 TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
 """Statuses of images whose bytes could not be had; another time they may."""
 PERMANENT = ("undecodable", "too_large", "rejected")
-"""Statuses of images that stay bad until their bytes or the config change; `rejected` by a backbone of one's own."""
+"""Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
 
 # `max_pixels` is checked before anything is decoded; Pillow's own limit would warn and raise beside it.
 Image.MAX_IMAGE_PIXELS = None

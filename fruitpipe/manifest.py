@@ -7,9 +7,9 @@ from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from fruitpipe.config import Config
 from fruitpipe.engines import Kind
@@ -186,7 +186,7 @@ class Comparison(BaseModel):
         if self.bf16.nearest is not None and self.float32.nearest is not None:
             changes += f", nearest neighbours right for {self.bf16.nearest:.1%} instead of {self.float32.nearest:.1%}"
         cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
-        return f"cosine to float32 {cosines}, {changes} (on {self.images} images)"
+        return f"cosine to float32 {cosines}, {changes} (each on {self.images} images alone)"
 
 
 class Manifest(BaseModel):
@@ -215,6 +215,12 @@ class Manifest(BaseModel):
     """largest resident set of a Python worker, bytes"""
     warnings: list[str]
     versions: dict[str, str]
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def resolved(cls, config: Any) -> Any:
+        """The config without the name of its preset, whose keys it has: presets come and go."""
+        return {**config, "preset": None} if isinstance(config, dict) else config
 
     @property
     def images_per_second(self) -> float | None:

@@ -17,12 +17,13 @@ import numpy as np
 
 from fruitpipe import layout, source, vocabulary
 from fruitpipe.config import WORDS, Config, Environment, ImageConfig
-from fruitpipe.engines import Kind
+from fruitpipe.engines import Extractor
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
 from fruitpipe.featurize import WarmUp
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
 from fruitpipe.model import Model, load_model
+from fruitpipe.pca import Unreduced
 from fruitpipe.plan import Plan
 from fruitpipe.prepared import Prepared, prepare, prepare_words
 from fruitpipe.progress import Reporter
@@ -85,15 +86,43 @@ def plan(config: Config) -> Summary:
 
 def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
     """Digest of the features that a run would take; None where there can be none yet."""
-    if config.model == "reuse":
-        return load_model(model_path(store, config.reuse), config.s3).card.features
-    if config.backbone in WORDS:
-        found = store.find(vocabulary.name_of(config, the_plan.sample(config.words.images)))
-        return prepare_words(config, found).features if found else None
+    reused = model_to_reuse(config, store)
     try:
-        return prepare(config, Environment.read()).features
+        if config.backbone not in WORDS:
+            prepared = prepare(config, Environment.read())
+        elif reused and reused.extractor.kind == "words":
+            prepared = prepare_words(config, reused.extractor.data)
+        elif found := vocabulary.find(config, store, the_plan.sample(config.words.images)):
+            prepared = prepare_words(config, found)
+        else:
+            return None
     except NoWeights:  # `run` will say so
         return None
+    check_reuse(config, reused, prepared)
+    return prepared.features
+
+
+def model_to_reuse(config: Config, store: Store) -> Model | None:
+    if config.model == "fit":
+        return None
+    return load_model(model_path(store, config.reuse), config.s3)
+
+
+def check_reuse(config: Config, model: Model | None, prepared: Prepared) -> None:
+    """Raises UserError where a model does not fit a config."""
+    if model is None:
+        return
+    if model.card.features != prepared.features:
+        there = settings(model.card.backbone, model.extractor, model.card.image)
+        here = settings(config.backbone, prepared.extractor, config.image)
+        others = [f"{name}={value}" for name, value in there.items() if value != here.get(name)]
+        raise UserError(
+            f"the model to reuse ({config.reuse}) takes features with "
+            f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
+        )
+    if isinstance(model.pca, Unreduced) != (config.pca == "none"):
+        other = "has no PCA: say pca: none" if isinstance(model.pca, Unreduced) else "has a PCA: leave pca: none out"
+        raise UserError(f"the model to reuse ({config.reuse}) {other}, or model: fit.")
 
 
 @contextmanager
@@ -154,12 +183,12 @@ class Job:
         ):
             with self.reporter.stage("list"):
                 add_images(the_plan, self.config)
-            reused = self.model_to_reuse()
+            reused = model_to_reuse(self.config, self.store)
             words = self.words(the_plan, reused)
             with self.reporter.stage("plan"):
                 prepared = words or preparing.result()
                 assert prepared is not None, "all but words are prepared while images are listed"
-                self.check_reuse(reused, prepared)
+                check_reuse(self.config, reused, prepared)
                 the_plan.add_features(self.store, prepared.features)
                 summary = the_plan.summary()
             with self.reporter.stage("start"):
@@ -223,21 +252,6 @@ class Job:
             self.vocabulary.append(vocabulary.name_of(self.config, sample))
             return prepare_words(self.config, vocabulary.find_or_learn(self.config, self.store, sample))
 
-    def model_to_reuse(self) -> Model | None:
-        if self.config.model == "fit":
-            return None
-        return load_model(model_path(self.store, self.config.reuse), self.config.s3)
-
-    def check_reuse(self, model: Model | None, prepared: Prepared) -> None:
-        if model and model.card.features != prepared.features:
-            there = settings(model.card.backbone, model.card.engine, model.card.image)
-            here = settings(self.config.backbone, prepared.extractor.kind, self.config.image)
-            others = [f"{name}={value}" for name, value in there.items() if value != here[name]]
-            raise UserError(
-                f"the model to reuse ({self.config.reuse}) takes features with "
-                f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
-            )
-
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
         """Leave a note of why the run ended, for `fruitpipe runs`."""
         outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
@@ -247,11 +261,13 @@ class Job:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
 
 
-def settings(backbone: str, kind: Kind, image: ImageConfig) -> dict[str, str | bool]:
-    """By key, what a model's card says of how features come to be."""
-    precision = "bf16" if kind == "openvino_bf16" else "float32"
-    steps = {f"image.{name}": value for name, value in image.steps.items()}
-    return {"backbone": backbone, "precision": precision, **steps}
+def settings(backbone: str, extractor: Extractor, image: ImageConfig) -> dict[str, str | bool]:
+    """By key, what decides how features come to be and has a name that people know."""
+    found: dict[str, str | bool] = {"backbone": backbone}
+    found["precision"] = "bf16" if extractor.kind == "openvino_bf16" else "float32"
+    if extractor.kind == "python":
+        found["version"] = json.loads(extractor.data)["version"]
+    return found | {f"image.{name}": value for name, value in image.steps.items()}
 
 
 def judge(model: Model, projected: list[Projected], reused: bool) -> tuple[Model, Drift | None]:

@@ -30,8 +30,8 @@ SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 409
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 
-# `too_large` depends on the limits in the config and costs no inference to check again.
-RETRIED = {"transient": (*TRANSIENT, "too_large"), "all": None, "none": ()}
+# `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
+RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
 
 
 # With `verify_content`, the bytes that were read may no longer be those that were listed.
@@ -180,6 +180,11 @@ class Plan:
         columns = "path, label, etag, size, width, height, status, error"
         query = f"SELECT {columns} FROM ({RESOLVED}) WHERE status <> '{OK}' ORDER BY path"
         return self._database.sql(query).to_arrow_table()
+
+    def commonest_error(self) -> str:
+        """What most of the failed images have for an error."""
+        failed = f"SELECT error FROM ({RESOLVED}) WHERE status <> '{OK}'"
+        return str(self._row(f"{failed} GROUP BY error ORDER BY count(*) DESC, error LIMIT 1")[0])
 
     def feature_parts(self) -> list[str]:
         """Feature parts that the run takes features from, sorted."""

@@ -37,7 +37,7 @@ def prepare(image: Image.Image, side: int, rules: ImageConfig) -> Image.Image:
     if rules.grey:
         image = image.convert("L").convert("RGB")
     if rules.denoise:
-        import cv2  # only here: it costs each worker 30 MB
+        from fruitpipe.opencv import cv2
 
         image = Image.fromarray(cv2.medianBlur(np.asarray(image), 3))
     if rules.equalise != "none":
@@ -97,7 +97,7 @@ def equalised(image: Image.Image, adaptive: bool) -> Image.Image:
     """Luminance with a flat histogram, of the whole or tile by tile; colours (Cb and Cr) as they were."""
     luminance, blue, red = image.convert("YCbCr").split()
     if adaptive:
-        import cv2
+        from fruitpipe.opencv import cv2
 
         even = Image.fromarray(cv2.createCLAHE(LIMIT, (TILES, TILES)).apply(np.asarray(luminance)))
     else:

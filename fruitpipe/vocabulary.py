@@ -7,7 +7,9 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +42,27 @@ def name_of(config: Config, sample: Sample) -> str:
     return layout.vocabulary(hashlib.sha256(json.dumps(settings).encode()).hexdigest())
 
 
+def find(config: Config, store: Store, sample: Sample) -> bytes | None:
+    """The words that an earlier run has learnt from a sample; None where there are none, or damaged ones."""
+    from fruitpipe.engines.words import Vocabulary
+
+    data = store.find(name_of(config, sample))
+    with suppress(ValueError, KeyError, EOFError, BadZipFile):
+        if data and Vocabulary.from_bytes(data):
+            return data
+    return None
+
+
 def find_or_learn(config: Config, store: Store, sample: Sample) -> bytes:
     """The words of a sample, kept for other runs. Raises UserError as `learn` does."""
-    name = name_of(config, sample)
-    if found := store.find(name):
+    if found := find(config, store, sample):
         return found
     from fruitpipe.engines.words import Detector
 
     detector = Detector(cast(Any, config.backbone), config.words.side, config.words.keypoints)
     reader = Reader(config.s3, config.image.max_bytes, source.opened(config.inputs, config.s3))
     data = learn(sample, detector, config.words.size, config.image, reader).to_bytes()
-    store.put(name, data)
+    store.put(name_of(config, sample), data)
     return data
 
 
@@ -81,8 +93,8 @@ def learn(images: Sample, detector: Detector, size: int, rules: ImageConfig, rea
         found = np.concatenate(list(pool.map(describe, images)))
     if len(found) < size:
         raise UserError(
-            f"{len(images)} images have {len(found)} keypoints, too few for {size} words: set words.size lower, "
-            "or words.side or words.images higher."
+            f"{len(images)} images have too few keypoints for {size} words: set words.size lower, or words.side, "
+            "words.keypoints or words.images higher."
         )
     random = np.random.default_rng(SEED)
     points = detector.points(found[np.sort(random.permutation(len(found))[:most])])

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config import KNOWN, PRESETS, WORDS, Config
+from fruitpipe.config import KNOWN, PRESETS, WORDS, Config, worker_memory
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -100,11 +100,8 @@ def readme() -> str:
 
 
 def workers() -> str:
-    """Memory of a Python worker by backbone, MiB: what all need, and the weights three times at its start: as sent, as
-    read, and as packed for the processor. Largest seen: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16."""
-    needed = {name: -(-(420 + 12 * known.parameters / (1 << 20)) // 10) * 10 for name, known in KNOWN.items()}
-    needed |= dict.fromkeys(WORDS, 420)
-    return "".join(f"{name}: {int(size)}\n" for name, size in sorted(needed.items()))
+    """Memory of a Python worker by backbone, MiB."""
+    return "".join(f"{name}: {worker_memory(name)}\n" for name in sorted([*KNOWN, *WORDS]))
 
 
 def presets() -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, fruitpipe, manifest, one_line_error, run, vectors
 from sklearn.decomposition import PCA
@@ -61,5 +62,7 @@ def test_a_run_in_bf16_says_what_it_changes_and_keeps_its_features_apart(fruits:
     assert re.search(rf"bf16 +cosine to float32 {found['cosine']:.3f} on average", shown)
     model = out / "runs" / manifest(out)["run"] / "model"
     fruitpipe("transform", model, fruits, tmp_path / "again.parquet")
+    applied = pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist()
+    np.testing.assert_allclose(applied, vectors(out, rounded["run"])["vector"].to_pylist(), atol=1e-4)
     told = fruitpipe("run", fruits, out, "--set", "backbone=efficientnet_lite0", "--set", "model=reuse", code=2)
     assert "precision=bf16" in one_line_error(told)

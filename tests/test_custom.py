@@ -14,9 +14,13 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.engines.python import Custom, create
+from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.engines.python import Custom, create, describe
 from fruitpipe.errors import UserError
+from fruitpipe.featurize import Image as Listed
+from fruitpipe.featurize import featurize
 from fruitpipe.images import BadImage
+from fruitpipe.source import Reader
 
 EXAMPLE = "colour_histogram:ColourHistogram"
 WHOLE = """
@@ -39,7 +43,7 @@ def whole(size: object = 8, load: str = "pass", feature: str = "np.zeros(3, np.f
 
 
 def engine(name: str) -> Custom:
-    return Custom(json.dumps({"class": name, "version": "1"}).encode())
+    return Custom(describe(name)[1])
 
 
 def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
@@ -87,11 +91,30 @@ def test_what_a_class_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("nowhere.at_all:Mine", "no module nowhere"), ("json:Mine", "has no attribute 'Mine'")]
+    ("name", "says"),
+    [("nowhere.at_all:Mine", "no module nowhere"), ("json:Mine", "json has no Mine: give the name of a class in it")],
 )
 def test_a_class_that_is_not_there_is_named(name: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         create(name)
+
+
+def test_a_module_that_cannot_be_imported_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = module(tmp_path, monkeypatch, " pass\nthis is no Python")
+    with pytest.raises(UserError, match=r"cannot be imported: SyntaxError.*Mend it\.$"):
+        create(name)
+
+
+def test_a_feature_that_is_not_finite_is_a_row_with_a_status(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(module(tmp_path, monkeypatch, whole(feature="np.float32([1, pixels[4, 4, 0] % 2 / 0.0, 2])")))
+    images = [Listed(str(path)) for path in sorted(fruits.rglob("*.jpg"))[:20]]
+    with np.errstate(all="ignore"):
+        facts, features = featurize(images, made, ImageConfig(), Reader(S3Config(), 1 << 20))
+    assert set(facts.status) == {"rejected"}, "0 / 0 and 1 / 0"
+    assert set(facts.error) == {"the backbone gives a feature that is not finite"}
+    assert not features.any()
 
 
 def test_loading_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +124,16 @@ def test_loading_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pyt
 
 def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = module(tmp_path, monkeypatch, whole())
-    with pytest.raises(UserError, match="is version 1 here, and version 2 is wanted"):
-        Custom(json.dumps({"class": name, "version": "2"}).encode())
+    wanted = {"class": name, "input_size": 8, "dimension": 3, "version": "1"}
+    Custom(json.dumps(wanted).encode())
+    for other in ({"version": "2"}, {"dimension": 4}, {"input_size": 9}):
+        with pytest.raises(UserError, match=r"is version 1 here, of 3 features; version \d of \d is wanted"):
+            Custom(json.dumps(wanted | other).encode())
+
+
+def test_another_size_is_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {describe(module(tmp_path, monkeypatch, whole(size=size)))[0].digest for size in (8, 9)}
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize("feature", ["np.zeros(4, np.float32)", "np.zeros((1, 3))", "np.zeros(3, complex)", "'text'"])

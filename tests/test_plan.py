@@ -20,7 +20,7 @@ from fruitpipe.store import LocalStore, Store
 
 DIGEST = "d" * 64
 STATUSES = (*TRANSIENT, *PERMANENT)
-RETRIED = {"transient": {*TRANSIENT, "too_large"}, "all": set(STATUSES), "none": set()}
+RETRIED = {"transient": {*TRANSIENT, "too_large", "rejected"}, "all": set(STATUSES), "none": set()}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_of_a_file_that_changed_back_the_old_feature_counts(make: Any, store: St
 
 
 @pytest.mark.parametrize("verify_content", [False, True])
-@pytest.mark.parametrize("status", [*TRANSIENT, "too_large"])
+@pytest.mark.parametrize("status", [*TRANSIENT, "too_large", "rejected"])
 def test_an_image_that_could_not_be_read_keeps_its_status(
     make: Any, store: Store, verify_content: bool, status: str
 ) -> None:

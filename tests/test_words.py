@@ -14,7 +14,7 @@ import pytest
 from command import fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.cluster import MiniBatchKMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.neighbors import NearestNeighbors
@@ -24,7 +24,7 @@ from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines.words import Detector, Vocabulary, Words
 from fruitpipe.errors import UserError
 from fruitpipe.source import Reader
-from fruitpipe.vocabulary import learn
+from fruitpipe.vocabulary import ROUNDS, cluster, learn
 
 SIDE = 320
 READER = Reader(S3Config(), 1 << 20)
@@ -113,7 +113,9 @@ def test_the_same_images_give_the_same_words_and_bad_ones_are_passed_over(fruits
 
 def test_too_few_keypoints_are_a_user_error_of_one_line(tmp_path: Path) -> None:
     Image.new("RGB", (100, 100), "white").save(tmp_path / "blank.png")
-    with pytest.raises(UserError, match=r"0 keypoints, too few for 48 words: set words.size lower") as caught:
+    with pytest.raises(
+        UserError, match=r"1 images have too few keypoints for 48 words: set words.size lower"
+    ) as caught:
         learnt([tmp_path / "blank.png"])
     assert len(str(caught.value).splitlines()) == 1
 
@@ -169,8 +171,23 @@ def test_words_are_learnt_once_and_applied_again(result: Path, fruits: Path, tmp
     told = fruitpipe("run", few, tmp_path / "out", "--set", "backbone=sift", "--set", "model=reuse",
                      "--set", f"reuse={model}", code=2)  # fmt: skip
     assert "takes features with backbone=orb" in one_line_error(told)
+    name, *_ = (result / "features" / "vocabularies").iterdir()
+    learnt_before = name.read_bytes()
+    name.write_bytes(learnt_before[:100])
+    assert fruitpipe("plan", images, result, "--set", "backbone=orb", "--set", "words.images=100").returncode == 0
+    mended = run(images, result, "backbone=orb", "words.images=100")
+    assert (mended["plan"]["known"], name.read_bytes()) == (321, learnt_before), "learnt anew, to the bit"
     kept = json.loads(fruitpipe("gc", result, "--json").stdout)["objects"]
     assert not [name for name in kept if "vocabularies" in name]
+
+
+def test_words_are_those_that_k_means_of_scikit_learn_finds() -> None:
+    random = np.random.default_rng(1)
+    points = random.normal(size=(3000, 32)).astype(np.float32)
+    points[np.arange(3000), np.arange(3000) % 12] += 2
+    start = points[random.permutation(3000)[:8]]
+    theirs = KMeans(8, init=start, n_init=1, max_iter=ROUNDS, tol=0, algorithm="lloyd").fit(points)
+    np.testing.assert_allclose(cluster(points, start), theirs.cluster_centers_, atol=1e-4)
 
 
 def test_what_networks_have_and_words_do_not_is_refused(fruits: Path, tmp_path: Path) -> None:

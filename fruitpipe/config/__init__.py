@@ -1,6 +1,6 @@
 """The one config object, shared by the CLI, YAML files, the Python API and the JSON Schema; and the environment."""
 
-from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class
+from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class, worker_memory
 from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.mistakes import ConfigError, Mistake
@@ -40,4 +40,5 @@ __all__ = [
     "location",
     "settings",
     "validate",
+    "worker_memory",
 ]

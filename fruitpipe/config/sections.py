@@ -98,7 +98,7 @@ class PcaConfig(Section):
 class WordsConfig(Section):
     """Visual words of `backbone: orb` and `backbone: sift`: a feature counts how often each comes up in an image."""
 
-    size: int = Field(48, ge=2, le=65536)
+    size: int = Field(48, ge=2, le=8192)
     """Number of words."""
     images: int = Field(1000, ge=1, le=100_000)
     """Images that the words are learnt from, at most; drawn by their paths."""
@@ -242,6 +242,8 @@ class Config(Section):
             for name in ("layer", "pooling", "weights", "engine", "precision"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{self.backbone} is no network and has no {name}: leave that out")
+        if self.backbone not in WORDS and self.words != WordsConfig():
+            raise ValueError(f"{self.backbone} has no words: leave `words` out, or say backbone: orb")
         if self.evaluate and self.labels == "none":
             raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self

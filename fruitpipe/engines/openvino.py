@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,7 @@ class OpenVino:
     def __init__(self, flatbuffer: bytes, precision: str) -> None:
         """Raises UserError where OpenVINO is not installed, or this CPU does not compute in bfloat16."""
         core = device(precision)
-        import openvino
-
+        openvino = load()
         # One thread, as each Spark task has one core.
         settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
         with NamedTemporaryFile(suffix=".tflite") as file:  # it reads flatbuffers by their file's name only
@@ -38,10 +39,16 @@ class OpenVino:
         out[...] = self._feature[0]
 
 
+def load() -> Any:
+    """Import OpenVINO without its telemetry, which would tell Google Analytics of every process that does."""
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
+    return importlib.import_module("openvino")
+
+
 def device(precision: str) -> Any:
     """OpenVINO's core, where it can compute in `precision`, f32 or bf16. Raises UserError where it cannot."""
     try:
-        import openvino
+        openvino = load()
     except ImportError as error:
         raise UserError(
             "OpenVINO is not installed, which engine: openvino and precision: bf16 need: "

@@ -42,7 +42,8 @@ class CustomBackbone(Protocol):
     def feature(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The feature, shape (dimension,), of an RGB image of shape (input_size, input_size, 3).
 
-        An exception makes this image a failed one, and the run goes on. Keep to one thread: each core has an instance.
+        The pixels are read-only. An exception makes this image a failed one, which the next run tries again, and this
+        run goes on. Keep to one thread: each core has an instance.
         """
 
 
@@ -50,17 +51,20 @@ def create(name: str) -> tuple[CustomBackbone, Description]:
     """An instance of package.module:Class. Raises UserError that names what is missing or not as it must be."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(import_user_module(module), attribute)
-        backbone = found()
+        found = import_user_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
             f"backbone {name}: no module {error.name}: install it, or put its folder on PYTHONPATH "
             "(on Kubernetes, in an image built from fruitpipe's)."
         ) from error
-    except AttributeError as error:
-        raise UserError(f"backbone {name}: {error}.") from error
     except Exception as error:
-        raise UserError(f"backbone {name} cannot be made without arguments: {shown(error)}.") from error
+        raise UserError(f"backbone {name}: {module} cannot be imported: {shown(error)}. Mend it.") from error
+    if not hasattr(found, attribute):
+        raise UserError(f"backbone {name}: {module} has no {attribute}: give the name of a class in it.")
+    try:
+        backbone = getattr(found, attribute)()
+    except Exception as error:
+        raise UserError(f"backbone {name} cannot be made without arguments: {shown(error)}. Mend it.") from error
     if missing := [method for method in METHODS if not callable(getattr(backbone, method, None))]:
         raise UserError(
             f"backbone {name} has no {' and no '.join(f'{method}()' for method in missing)}: "
@@ -78,50 +82,51 @@ def import_user_module(name: str) -> Any:
 
 def described(name: str, backbone: CustomBackbone) -> Description:
     try:
-        description = Description(*backbone.describe())
+        told = backbone.describe()
     except Exception as error:
-        raise UserError(f"backbone {name}: describe() failed: {shown(error)}.") from error
-    sizes = (description.input_size, description.dimension)
-    if not all(isinstance(size, int) and size > 0 for size in sizes) or not isinstance(description.version, str):
-        raise UserError(
-            f"backbone {name}: describe() must return fruitpipe.Description(input_size, dimension, version), two "
-            f"numbers from 1 and a text; it returned {tuple(description)}."
-        )
-    return description
+        raise UserError(f"backbone {name}: describe() failed: {shown(error)}. Mend it.") from error
+    match told:
+        case (int(size), int(dimension), str(version)) if size > 0 and dimension > 0:
+            return Description(size, dimension, version)
+    raise UserError(
+        f"backbone {name}: describe() must return fruitpipe.Description(input_size, dimension, version), two numbers "
+        f"from 1 and a text; it returned {told!r}."
+    )
 
 
 def describe(name: str) -> tuple[Backbone, bytes]:
     """What is known of a class, and the data of its extractor. Raises UserError as `create` does."""
     _, description = create(name)
+    data = json.dumps({"class": name, **description._asdict()}).encode()
     backbone = Backbone(
         name=name,
         input_size=description.input_size,
         layer="feature",
         pooling="none",
-        weights=hashlib.sha256(description.version.encode()).hexdigest(),
+        weights=hashlib.sha256(data).hexdigest(),
         dimension=description.dimension,
         parameters=0,
     )
-    return backbone, json.dumps({"class": name, "version": description.version}).encode()
+    return backbone, data
 
 
 class Custom:
     """The engine of a class of the user's."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises UserError as `create` does, and where the class is not of the version that `data` names."""
+        """Raises UserError as `create` does, and where the class is not as `data` describes it."""
         wanted = json.loads(data)
-        self._name = wanted["class"]
+        self._name = wanted.pop("class")
         self._backbone, description = create(self._name)
-        if description.version != wanted["version"]:
+        if description != Description(**wanted):
             raise UserError(
-                f"backbone {self._name} is version {description.version} here, and version {wanted['version']} is "
-                "wanted: install that one."
+                f"backbone {self._name} is version {description.version} here, of {description.dimension} features; "
+                f"version {wanted['version']} of {wanted['dimension']} is wanted: install that one."
             )
         try:
             self._backbone.load()
         except Exception as error:
-            raise UserError(f"backbone {self._name}: load() failed: {shown(error)}.") from error
+            raise UserError(f"backbone {self._name}: load() failed: {shown(error)}. Mend it.") from error
         self.side, self.dimension = description.input_size, description.dimension
 
     def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:

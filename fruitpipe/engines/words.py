@@ -9,11 +9,10 @@ import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-cv2.setNumThreads(1)  # each Spark task has one core
+from fruitpipe.opencv import cv2
 
 
 @dataclass(frozen=True)
