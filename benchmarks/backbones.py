@@ -23,6 +23,7 @@ from common import subset
 from features import run_fruitpipe
 from limit import Bare, LiteRt, around, bare_loops, cached
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 TARGET = 0.90
 BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, "vgg16": 160, "orb": 8000}
@@ -57,6 +58,7 @@ class Orb:
 
     def start(self) -> tuple[int, int]:
         cv2.setNumThreads(1)
+        threadpool_limits(1)  # NumPy's, or its threads would be in each other's way
         self.orb = cv2.ORB.create(500)
         # Which words they are makes no difference to the time.
         self.words = np.random.default_rng(0).random((48, 256), np.float32)

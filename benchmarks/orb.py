@@ -2,7 +2,8 @@
 
 Both read the same bucket, a real S3 server on loopback, and take 48 words of at most 500 keypoints of images of
 320 x 320, then components of 95 % of the variance. Times are from outside, start-up included. The script keeps all
-descriptors in memory; a second one reads each image again, as fruitpipe does, and so needs memory for the words alone.
+descriptors in memory; the other makes histograms from images that it reads a second time, where fruitpipe reads twice
+those alone that the words are learnt from.
 
     python benchmarks/orb.py IMAGES
 """
