@@ -33,8 +33,8 @@ lint: setup ## ruff, mypy, shellcheck, hadolint, helm lint
 	@PATH="$(abspath $(BIN)):$$PATH"; for values in kind eks; do \
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
-unit: setup ## Run the tests
-	@$(BIN)/python -m pytest
+unit: setup ## Run the tests, two files at once
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
 	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py

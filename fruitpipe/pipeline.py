@@ -23,7 +23,7 @@ from fruitpipe.featurize import WarmUp
 from fruitpipe.lease import Lease
 from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
 from fruitpipe.model import Model, load_model
-from fruitpipe.pca import Unreduced
+from fruitpipe.pca import Pca
 from fruitpipe.plan import Plan
 from fruitpipe.prepared import Prepared, prepare, prepare_words
 from fruitpipe.progress import Reporter
@@ -120,9 +120,8 @@ def check_reuse(config: Config, model: Model | None, prepared: Prepared) -> None
             f"the model to reuse ({config.reuse}) takes features with "
             f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
         )
-    if isinstance(model.pca, Unreduced) != (config.pca == "none"):
-        other = "has no PCA: say pca: none" if isinstance(model.pca, Unreduced) else "has a PCA: leave pca: none out"
-        raise UserError(f"the model to reuse ({config.reuse}) {other}, or model: fit.")
+    if config.pca == "none" and isinstance(model.pca, Pca):
+        raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or say model: fit.")
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def s3(server: Server) -> Iterator[S3Config]:
 @pytest.fixture(scope="session")
 def admin(server: Server) -> Any:
     """botocore's view of the server."""
-    return server.client(server.identities["admin"])
+    return server.client(server.identities["admin"], attempts=3)  # it is idle during runs
 
 
 @pytest.fixture(scope="module")

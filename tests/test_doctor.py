@@ -41,7 +41,7 @@ def unwell(found: dict[str, tuple[bool, str]]) -> dict[str, str]:
 
 
 def test_a_good_bucket_is_well_and_nothing_is_left_there(server: Server, admin: dict[str, str]) -> None:
-    client = server.client(server.identities["admin"])
+    client = server.client(server.identities["admin"], attempts=3)  # it is idle during runs
     before = objects(client, "")
     found = doctor(admin, IMAGES, OUT, *options(server.endpoint, BACKBONE), code=0)
     assert list(found) == [*MACHINE, CREDENTIALS, ENDPOINT, CLOCK, f"input {IMAGES}", f"output {OUT}"]
