@@ -83,14 +83,17 @@ def pictures(server: Server, fruits: Path) -> None:
         list(pool.map(put, (path for path in fruits.rglob("*") if path.is_file())))
 
 
-@pytest.fixture(scope="module")
-def local(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def on_disk(fruits: Path, out: Path, *assignments: str) -> pa.Table:
     """Vectors of a run on disk, its paths as those in the bucket."""
-    out = tmp_path_factory.mktemp("local")
-    run(fruits, out)
+    run(fruits, out, *assignments)
     table = vectors(out)
     paths = pc.replace_substring(table["path"], str(fruits), f"s3://{BUCKET}/{IMAGES}")
     return table.set_column(0, table.schema.field(0), paths)
+
+
+@pytest.fixture(scope="module")
+def local(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    return on_disk(fruits, tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture
@@ -109,6 +112,16 @@ def lists(log: list[Forwarded], prefix: str) -> int:
     """How often a prefix was listed."""
     queries = [parse_qs(urlsplit(each.path).query) for each in log if "list-type=2" in each.path]
     return sum(query.get("prefix") == [prefix] for query in queries)
+
+
+def test_words_of_images_on_s3_are_those_of_images_on_disk(place: Place, fruits: Path, tmp_path: Path) -> None:
+    """All images are in the sample of either, so that both learn the same words."""
+    place.run("backbone=orb")
+    expected = on_disk(fruits, tmp_path / "disk", "backbone=orb")
+    assert same_vectors(vectors(place.download(tmp_path / "s3")), expected)
+    assert [key for key in place.keys("features/vocabularies/") if key.endswith(".npz")]
+    again = json.loads(place.run("backbone=orb").stdout)["run"]
+    assert manifest(place.download(tmp_path / "again"), again)["plan"]["known"] == COUNT
 
 
 def test_a_run_on_s3_publishes_what_a_run_on_disk_does(place: Place, local: pa.Table, tmp_path: Path) -> None:
