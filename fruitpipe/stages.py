@@ -112,8 +112,8 @@ class Stages:
         reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
         limit = f"more than failures.max_rate ({self.config.failures.max_rate:g})" if ok else "all of them"
         raise TooManyFailures(
-            f"{counts.failed} of {counts.images} images failed ({reasons}; most often: {self.plan.commonest_error()}), "
-            f"{limit}: nothing was published. Features are kept. See {self.store.location(failures)}, then mend the "
+            f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published. Features "
+            f"are kept. The commonest: {self.plan.commonest_error()}. See {self.store.location(failures)}, then mend the "
             f"{'backbone' if 'rejected' in by_status else 'images'} or raise failures.max_rate."
         )
 
