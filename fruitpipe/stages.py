@@ -113,8 +113,8 @@ class Stages:
         limit = f"more than failures.max_rate ({self.config.failures.max_rate:g})" if ok else "all of them"
         raise TooManyFailures(
             f"{counts.failed} of {counts.images} images failed ({reasons}), {limit}: nothing was published. Features "
-            f"are kept. The commonest: {self.plan.commonest_error()}. See {self.store.location(failures)}, then mend the "
-            f"{'backbone' if 'rejected' in by_status else 'images'} or raise failures.max_rate."
+            f"are kept. The commonest: {self.plan.commonest_error()}. See {self.store.location(failures)}, then mend "
+            f"the {'backbone' if 'rejected' in by_status else 'images'} or raise failures.max_rate."
         )
 
     def index(self) -> int:
