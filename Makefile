@@ -46,7 +46,7 @@ image: ## Build the container image; weights in KERAS_HOME go into it
 	@scripts/image $(IMAGE)
 
 lock: setup ## Lock the image's requirements anew
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra openvino --upgrade \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 		--constraint docker/constraints.txt --custom-compile-command "make lock" \
 		--output-file docker/requirements.lock pyproject.toml
 
