@@ -41,6 +41,7 @@ class OpenVino:
     def start(self) -> tuple[int, int]:
         core = openvino.Core()
         settings = {"INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        settings["ENABLE_CPU_PINNING"] = False  # or all loops would share the first core
         compiled = core.compile_model(core.read_model(self.flatbuffer), "CPU", settings)
         self.request = compiled.create_infer_request()
         self.pixels = self.request.get_input_tensor().data

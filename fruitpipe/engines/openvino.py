@@ -20,8 +20,13 @@ class OpenVino:
         """Raises UserError where OpenVINO is not installed, or this CPU does not compute in bfloat16."""
         core = device(precision)
         openvino = load()
-        # One thread, as each Spark task has one core.
-        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        # One thread, as each Spark task has one core; not pinned, or all workers would be on the first one.
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
         with NamedTemporaryFile(suffix=".tflite") as file:  # it reads flatbuffers by their file's name only
             file.write(flatbuffer)
             file.flush()
