@@ -92,7 +92,7 @@ def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
             prepared = prepare(config, Environment.read())
         elif reused and reused.extractor.kind == "words":
             prepared = prepare_words(config, reused.extractor.data)
-        elif found := vocabulary.find(config, store, the_plan.sample(config.words.images)):
+        elif found := vocabulary.find(store, vocabulary.name_of(config, the_plan.sample(config.words.images))):
             prepared = prepare_words(config, found)
         else:
             return None
@@ -248,8 +248,9 @@ class Job:
             return prepare_words(self.config, reused.extractor.data)
         with self.reporter.stage("words"):
             sample = the_plan.sample(self.config.words.images)
-            self.vocabulary.append(vocabulary.name_of(self.config, sample))
-            return prepare_words(self.config, vocabulary.find_or_learn(self.config, self.store, sample))
+            name, data = vocabulary.find_or_learn(self.config, self.store, sample)
+            self.vocabulary.append(name)
+            return prepare_words(self.config, data)
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
         """Leave a note of why the run ended, for `fruitpipe runs`."""

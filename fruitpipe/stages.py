@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,11 @@ class Stages:
     prepared: Prepared
     warnings: list[str] = field(default_factory=list)
 
+    @cached_property
+    def shared(self) -> Callable[[], Extractor]:
+        """What makes features, sent to every executor once."""
+        return self.spark.share(self.prepared.extractor)
+
     def featurize(self) -> None:
         """Compute the features that are missing; afterwards the plan knows all."""
         todo = self.scratch / layout.TODO
@@ -58,7 +65,7 @@ class Stages:
         config, prepared = self.config, self.prepared
         opened = source.opened(config.inputs, config.s3)
         task = Featurize(self.store, name, prepared.features, config.image, config.s3, opened)
-        shared = self.spark.share(prepared.extractor)
+        shared = self.shared
 
         def watch(done: Done) -> None:
             self.reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
@@ -69,29 +76,33 @@ class Stages:
 
     def compare(self) -> Comparison | None:
         """Look at some images in float32 too, where the features are of less precision."""
-        config, extractor = self.config, self.prepared.extractor
+        config, features = self.config, self.prepared.features
+        extractor = self.prepared.extractor._replace(kind="openvino")
         if config.precision == "float32":
             return None
         sample = self.plan.sample(comparison.SAMPLE, "path, etag, label")
         images = tuple(Image(path, etag) for path, etag, _ in sample)
         with self.reporter.stage("compare"):
-            statuses, exact = self.look(images, extractor._replace(kind="openvino"))
-            _, rounded = self.look(images, extractor)
-            ok = np.array(statuses) == OK
+            # In this order: workers have the run's engine from the stage before.
+            rounded, good = self.look(images, features, self.shared)
+            exact, sound = self.look(images, f"{features} in float32", self.spark.share(extractor))
+            ok = good & sound
             if not ok.any():
                 return None
             options = None if config.pca == "none" else config.pca
-            labels = [label for (_, _, label), good in zip(sample, ok, strict=True) if good]
+            labels = [label for (_, _, label), each in zip(sample, ok, strict=True) if each]
             return comparison.compare(exact[ok], rounded[ok], labels, options)
 
-    def look(self, images: tuple[Image, ...], extractor: Extractor) -> tuple[list[str], NDArray[np.float32]]:
-        """Statuses and features of some images, by another engine than the run's if need be."""
-        opened = source.opened(self.config.inputs, self.config.s3)
-        task = Look(images, f"{extractor.kind} {extractor.digest}", self.config.image, self.config.s3, opened)
-        shared = self.spark.share(extractor)
+    def look(
+        self, images: tuple[Image, ...], key: str, extractor: Callable[[], Extractor]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Features of some images, shape (n, d), and which of them have one, (n,)."""
+        config = self.config
+        task = Look(images, key, config.image, config.s3, source.opened(config.inputs, config.s3))
         tasks = -(-len(images) // GROUP)
-        found = self.spark.map(lambda number: task(number, shared), tasks, poll=self.reporter.poll)
-        return [status for part, _ in found for status in part], np.concatenate([features for _, features in found])
+        found = self.spark.map(lambda number: task(number, extractor), tasks, poll=self.reporter.poll)
+        statuses = np.array([status for part, _ in found for status in part])
+        return np.concatenate([features for _, features in found]), statuses == OK
 
     def count(self) -> Counts:
         """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""
@@ -151,7 +162,7 @@ class Stages:
             images=images,
             reconstruction_error=0.0,
             reconstruction_error_p99=0.0,
-            extractor=self.prepared.extractor.digest,
+            extractor=portable.digest,
             engine=portable.kind,
             unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
         )

@@ -43,28 +43,29 @@ def name_of(config: Config, sample: Sample) -> str:
     return layout.vocabulary(hashlib.sha256(json.dumps(settings).encode()).hexdigest())
 
 
-def find(config: Config, store: Store, sample: Sample) -> bytes | None:
-    """The words that an earlier run has learnt from a sample; None where there are none, or damaged ones."""
+def find(store: Store, name: str) -> bytes | None:
+    """The words that an earlier run has learnt; None where there are none of this name, or damaged ones."""
     from fruitpipe.engines.words import Vocabulary
 
-    data = store.find(name_of(config, sample))
+    data = store.find(name)
     with suppress(ValueError, KeyError, EOFError, BadZipFile):
         if data and Vocabulary.from_bytes(data):
             return data
     return None
 
 
-def find_or_learn(config: Config, store: Store, sample: Sample) -> bytes:
-    """The words of a sample, kept for other runs. Raises UserError as `learn` does."""
-    if found := find(config, store, sample):
-        return found
+def find_or_learn(config: Config, store: Store, sample: Sample) -> tuple[str, bytes]:
+    """The words of a sample and their name, kept for other runs. Raises UserError as `learn` does."""
+    name = name_of(config, sample)
+    if found := find(store, name):
+        return name, found
     from fruitpipe.engines.words import Detector
 
     detector = Detector(cast(Any, config.backbone), config.words.side, config.words.keypoints)
     reader = Reader(config.s3, config.image.max_bytes, source.opened(config.inputs, config.s3))
     data = learn(sample, detector, config.words.size, config.image, reader).to_bytes()
-    store.put(name_of(config, sample), data)
-    return data
+    store.put(name, data)
+    return name, data
 
 
 def learn(images: Sample, detector: Detector, size: int, rules: ImageConfig, reader: Reader) -> Vocabulary:
@@ -81,7 +82,6 @@ def learn(images: Sample, detector: Detector, size: int, rules: ImageConfig, rea
 
     most = min(max(DESCRIPTORS, PER_WORD * size), MOST)
     each = max(2 * most // max(len(images), 1), 1)
-
     blank = np.zeros((detector.side, detector.side, 3), np.uint8)
 
     def describe(data: Data | BadImage) -> NDArray[Any]:
