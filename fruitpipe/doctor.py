@@ -117,7 +117,7 @@ def weights(config: Config, environment: Environment) -> str:
     if config.backbone in WORDS:
         return f"{config.backbone} needs none, {config.words.size} words are learnt from images"
     prepared = prepare(config, environment)
-    runs = f"{size(len(prepared.extractor.data))}, run by {prepared.extractor.kind}"
+    runs = f"{size(prepared.extractor.size)}, run by {prepared.extractor.kind}"
     return f"{config.backbone} at hand, {prepared.backbone.dimension} features ({runs})"
 
 

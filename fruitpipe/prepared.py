@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import Config, Environment, is_class
+from fruitpipe.config import KNOWN, Config, Environment, is_class
 from fruitpipe.engines import Extractor, network_kind
 from fruitpipe.featurize import features_digest
 
@@ -33,8 +33,8 @@ def prepare(config: Config, environment: Environment) -> Prepared:
         extractor = Extractor("python", data)
     else:
         backbone, path = flatbuffer(config.network, environment)
-        kind = network_kind(config.engine, config.precision, backbone.parameters)
-        extractor = Extractor(kind, path.read_bytes())
+        kind = network_kind(config.engine, config.precision, KNOWN[config.backbone].parameters)
+        extractor = Extractor(kind, path)
     return Prepared(backbone, extractor, features_digest(backbone.digest, config.image, config.precision))
 
 

@@ -50,6 +50,8 @@ class Cluster:
         self._context = context
         self.slots = slots(context)
         """Tasks that run at once, when all executors are there."""
+        self.local = str(context.master).startswith("local")
+        """Whether tasks run on this machine, and see its files."""
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
 

@@ -52,7 +52,11 @@ class Stages:
     @cached_property
     def shared(self) -> Callable[[], Extractor]:
         """What makes features, sent to every executor once."""
-        return self.spark.share(self.prepared.extractor)
+        return self.share(self.prepared.extractor)
+
+    def share(self, extractor: Extractor) -> Callable[[], Extractor]:
+        """As a file where tasks see it: half a gigabyte of weights takes 4 s through the JVM."""
+        return self.spark.share(extractor if self.spark.local else extractor.packed())
 
     def featurize(self) -> None:
         """Compute the features that are missing; afterwards the plan knows all."""
@@ -85,7 +89,7 @@ class Stages:
         with self.reporter.stage("compare"):
             # In this order: workers have the run's engine from the stage before.
             rounded, good = self.look(images, features, self.shared)
-            exact, sound = self.look(images, f"{features} in float32", self.spark.share(extractor))
+            exact, sound = self.look(images, f"{features} in float32", self.share(extractor))
             ok = good & sound
             if not ok.any():
                 return None

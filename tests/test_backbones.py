@@ -18,6 +18,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, features_digest, featurize
 from fruitpipe.images import decode
 from fruitpipe.pipeline import plan
+from fruitpipe.prepared import prepare
 from fruitpipe.source import Reader
 
 ENGINES: tuple[Kind, ...] = ("litert", "openvino")
@@ -119,7 +120,11 @@ def keras_features(
 
 @pytest.mark.parametrize(
     ("name", "function", "layer"),
-    [("resnet50", "ResNet50", "avg_pool"), ("vgg16", "VGG16", "fc2"), ("efficientnet_v2_b0", "EfficientNetV2B0", -2)],
+    [
+        ("resnet50", "ResNet50", "avg_pool"),
+        ("vgg16", "VGG16", "block5_pool"),
+        ("efficientnet_v2_b0", "EfficientNetV2B0", -2),
+    ],
 )
 def test_known_backbones_give_keras_features_on_the_same_weights(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, name: str, function: str, layer: str | int
@@ -127,6 +132,8 @@ def test_known_backbones_give_keras_features_on_the_same_weights(
     backbone, path = drawn(name)
     paths = pictures(fruits, 64)
     expected = keras_features(name, function, layer, paths)
+    if expected.ndim == 4:
+        expected = expected.mean((1, 2))
     for kind in ENGINES:
         found = features(path, paths, kind)
         assert found.shape == (len(paths), KNOWN[name].dimension) == (len(paths), backbone.dimension)
@@ -142,6 +149,18 @@ def test_any_layer_and_pooling(drawn: Callable[..., tuple[Backbone, Path]], frui
     flat = maps.reshape(len(paths), -1)
     expected = {"avg": maps.mean((1, 2)), "max": maps.max((1, 2)), "none": flat}[pooling]
     np.testing.assert_allclose(features(path, paths), expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
+
+
+def test_vggs_fully_connected_layers_are_there_for_who_asks(
+    drawn: Callable[..., tuple[Backbone, Path]], fruits: Path
+) -> None:
+    paths = pictures(fruits, 64)
+    backbone, path = drawn("vgg16", layer="fc2")
+    assert backbone.dimension == 4096
+    for layer in ("fc2", None):
+        config = Config(input="a", output="b", backbone="vgg16", weights="random:7", layer=layer)
+        assert prepare(config, Environment.read()).extractor.kind == "openvino", "as the whole network is a large one"
+    assert cosines(features(path, paths), keras_features("vgg16", "VGG16", "fc2", paths)).min() >= 0.9999
 
 
 def test_a_layer_by_its_index(drawn: Callable[..., tuple[Backbone, Path]]) -> None:

@@ -22,9 +22,12 @@ from fruitpipe.source import Reader
 KINDS: tuple[Kind, ...] = ("litert", "openvino_bf16")
 
 
-@pytest.fixture(scope="module", params=["litert", "openvino"])
+@pytest.fixture(scope="module", params=[(kind, packed) for kind in ("litert", "openvino") for packed in (False, True)])
 def extractor(request: pytest.FixtureRequest, lite0: tuple[Backbone, Path]) -> Extractor:
-    return Extractor(request.param, lite0[1].read_bytes())
+    """A file, and one as other machines get it."""
+    kind, packed = request.param
+    found = Extractor(kind, lite0[1])
+    return found.packed() if packed else found
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,16 @@ def test_the_same_image_gives_the_same_bits_whatever_came_before_and_in_any_engi
     for image, row in zip((images[0], images[1], images[0]), rows, strict=True):
         engine.run(image, row)
     other = np.empty(engine.dimension, np.float32)
-    extractor.start().run(images[0], other)
+    extractor.packed().start().run(images[0], other)
     assert np.array_equal(rows[0], rows[2])
     assert np.array_equal(rows[0], other)
     assert not np.array_equal(rows[0], rows[1])
+
+
+def test_a_file_and_its_bytes_are_one_extractor(lite0: tuple[Backbone, Path]) -> None:
+    file = Extractor("litert", lite0[1])
+    assert (file.size, file.digest) == (file.packed().size, file.packed().digest) != (0, "")
+    assert file.packed().source == lite0[1].read_bytes()
 
 
 def test_making_an_engine_prints_nothing_and_leaves_nothing_open(

@@ -76,7 +76,7 @@ def folder_of(choice: Choice, environment: Environment) -> Path:
             raise UserError(
                 f"weights: cannot read {error.filename} ({error.strerror}): give a file or SavedModel that is there."
             ) from error
-    key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(choice._replace(weights=weights, layer=choice.cut)).encode()).hexdigest()
     return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"
 
 

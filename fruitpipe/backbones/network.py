@@ -24,7 +24,7 @@ def build(choice: Choice) -> tuple[Any, Backbone]:
     import keras
 
     network = load(choice)
-    layer = pick(network, -1 if choice.served else choice.layer)
+    layer = pick(network, -1 if choice.served else choice.cut)
     features = keras.Model(network.input, pooled(layer.output, choice.pooling))
     side = network.input_shape[1] or KNOWN[choice.name].side
     if network.input_shape[1:] not in {(side, side, 3), (None, None, 3)}:

@@ -19,6 +19,8 @@ class Known(NamedTuple):
     dimension: int
     """of its features, where nothing else is said"""
     parameters: int
+    layer: str | None = None
+    """of its features, where nothing else is said and it is not the last before the classifier"""
 
 
 class Choice(NamedTuple):
@@ -34,9 +36,21 @@ class Choice(NamedTuple):
         """Whether the weights are a SavedModel: a whole model, of which no more is known than what it serves."""
         return self.weights.endswith("/")
 
+    @property
+    def whole(self) -> bool:
+        """Whether the weights bring a network of their own, which need not have the layers of the known one."""
+        return self.served or (self.weights.endswith((".keras", ".h5")) and not self.weights.endswith(".weights.h5"))
+
+    @property
+    def cut(self) -> str | int | None:
+        """Layer of the features; None for the last one before the classifier."""
+        return self.layer if self.layer is not None or self.whole else KNOWN[self.name].layer
+
 
 WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
 
+# VGG's features are means of its last maps, 512 numbers: the layers between those and the classifier, 4096 each, are
+# nine tenths of its weights, and `layer: fc2` asks for them.
 KNOWN = {
     "efficientnet_lite0": Known("", "efficientnet_lite0", 224, 1280, 4652008),
     "convnext_base": Known("convnext", "ConvNeXtBase", 224, 1024, 88591464),
@@ -76,8 +90,8 @@ KNOWN = {
     "resnet152_v2": Known("resnet_v2", "ResNet152V2", 224, 2048, 60380648),
     "resnet50": Known("resnet", "ResNet50", 224, 2048, 25636712),
     "resnet50_v2": Known("resnet_v2", "ResNet50V2", 224, 2048, 25613800),
-    "vgg16": Known("vgg16", "VGG16", 224, 4096, 138357544),
-    "vgg19": Known("vgg19", "VGG19", 224, 4096, 143667240),
+    "vgg16": Known("vgg16", "VGG16", 224, 512, 138357544, "block5_pool"),
+    "vgg19": Known("vgg19", "VGG19", 224, 512, 143667240, "block5_pool"),
     "xception": Known("xception", "Xception", 299, 2048, 22910480),
 }
 

@@ -189,8 +189,8 @@ class Config(Section):
     """What gives the features: efficientnet_lite0, a model of keras.applications, such as resnet50, a bag of visual
     words (orb or sift), or a class of your own (package.module:Class)."""
     layer: str | int | None = None
-    """Layer whose output is the feature, by name or by index as Keras counts; the one before the classifier where
-    nothing is said."""
+    """Layer whose output is the feature, by name or by index as Keras counts. Where nothing is said, the one before the
+    classifier; of VGG's, block5_pool, as `fc2` is nine times the weights."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """What a layer's output with height and width becomes: means, maxima, or all values in a row."""
     weights: Weights = "imagenet"

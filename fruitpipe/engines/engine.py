@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -39,13 +40,27 @@ class Extractor(NamedTuple):
     """All that a process needs to make features."""
 
     kind: Kind
-    data: bytes
-    """flatbuffer, vocabulary, or name and version of a class"""
+    source: bytes | Path
+    """Flatbuffer, vocabulary, or name and version of a class; or the file that holds it, which processes of one machine
+    map instead of having a copy each."""
+
+    @property
+    def data(self) -> bytes:
+        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
+
+    @property
+    def size(self) -> int:
+        """of the data, bytes"""
+        return self.source.stat().st_size if isinstance(self.source, Path) else len(self.source)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the data."""
         return hashlib.sha256(self.data).hexdigest()
+
+    def packed(self) -> Extractor:
+        """The same for other machines, where the file is not."""
+        return self._replace(source=self.data)
 
     def start(self) -> Engine:
         """Raises UserError where this machine cannot run it."""
@@ -53,11 +68,11 @@ class Extractor(NamedTuple):
             case "litert":
                 from fruitpipe.engines.litert import LiteRt
 
-                return LiteRt(self.data)
+                return LiteRt(self.source)
             case "openvino" | "openvino_bf16":
                 from fruitpipe.engines.openvino import OpenVino
 
-                return OpenVino(self.data, "bf16" if self.kind == "openvino_bf16" else "f32")
+                return OpenVino(self.source, "bf16" if self.kind == "openvino_bf16" else "f32")
             case "words":
                 from fruitpipe.engines.words import Words
 

@@ -32,9 +32,10 @@ def silence() -> Iterator[None]:
 class LiteRt:
     """An interpreter of one flatbuffer, batch size 1."""
 
-    def __init__(self, flatbuffer: bytes) -> None:
+    def __init__(self, flatbuffer: bytes | Path) -> None:
+        given = {"model_path": str(flatbuffer)} if isinstance(flatbuffer, Path) else {"model_content": flatbuffer}
         with silence():
-            self._interpreter: Any = Interpreter(model_content=flatbuffer, num_threads=1)
+            self._interpreter: Any = Interpreter(**given, num_threads=1)
             self._interpreter.allocate_tensors()
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._feature = self._interpreter.get_output_details()[0]["index"]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
@@ -16,7 +19,7 @@ from fruitpipe.errors import UserError
 class OpenVino:
     """A compiled flatbuffer, batch size 1."""
 
-    def __init__(self, flatbuffer: bytes, precision: str) -> None:
+    def __init__(self, flatbuffer: bytes | Path, precision: str) -> None:
         """Raises UserError where OpenVINO is not installed, or this CPU does not compute in bfloat16."""
         core = device(precision)
         openvino = load()
@@ -27,10 +30,8 @@ class OpenVino:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,
         }
-        with NamedTemporaryFile(suffix=".tflite") as file:  # it reads flatbuffers by their file's name only
-            file.write(flatbuffer)
-            file.flush()
-            compiled = core.compile_model(core.read_model(file.name), "CPU", settings)
+        with as_file(flatbuffer) as path:
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
         self._request: Any = compiled.create_infer_request()
         self._image: NDArray[np.float32] = np.zeros(tuple(compiled.input(0).shape), np.float32)
         self._request.set_input_tensor(openvino.Tensor(self._image, shared_memory=True))
@@ -42,6 +43,18 @@ class OpenVino:
         self._image[0] = pixels
         self._request.infer()
         out[...] = self._feature[0]
+
+
+@contextmanager
+def as_file(flatbuffer: bytes | Path) -> Iterator[Path]:
+    """The path of a flatbuffer: OpenVINO reads them by their file's name only."""
+    if isinstance(flatbuffer, Path):
+        yield flatbuffer
+        return
+    with NamedTemporaryFile(suffix=".tflite") as file:
+        file.write(flatbuffer)
+        file.flush()
+        yield Path(file.name)
 
 
 def load() -> Any:
