@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 TARGET = 0.90
-BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, "vgg16": 160, "orb": 8000}
-"""Images of each, so that a side takes some 10 to 20 s on two cores."""
+BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, "vgg16": 320, "orb": 8000}
+"""Images of each, so that a side takes some 10 to 50 s on two cores."""
 TRAINED = ("mobilenet_v2", "efficientnet_lite0")
 ENGINES = ("litert", "openvino", "bf16")
 

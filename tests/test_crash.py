@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,9 +23,9 @@ def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(images: Path, out: Path, parts: int = 2) -> Iterator[subprocess.Popen[str]]:
+def running(images: Path, out: Path, parts: int = 2, settings: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A run that is in the middle of its work: some feature parts are written, others are not."""
-    options = ("--set", BACKBONE)
+    options = [part for setting in (BACKBONE, *settings) for part in ("--set", setting)]
     # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
     listening = ["env", "--default-signal=INT", *command("run", images, out, *options)]
     process = subprocess.Popen(listening, stderr=subprocess.PIPE, text=True)
@@ -69,11 +69,11 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, "", errors)
 
 
-def goes_on(images: Path, out: Path, undisturbed: Path) -> None:
+def goes_on(images: Path, out: Path, undisturbed: Path, settings: Sequence[str] = ()) -> None:
     """The next run computes only what is missing, and gives the vectors of an undisturbed run."""
     before = finished_parts(out)
     assert before, "the disturbed run had finished parts"
-    document = run(images, out)
+    document = run(images, out, *settings)
     assert 0 < document["plan"]["known"] < 320
     assert document["plan"]["known"] + document["plan"]["new"] == 320
     after = finished_parts(out)
@@ -104,6 +104,19 @@ def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbe
     wait(lambda: not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE)
     assert not list(tmp_path.glob("runs/*/manifest.json"))
     goes_on(fruits, tmp_path, undisturbed)
+
+
+def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path: Path) -> None:
+    settings = ("backbone=orb", "words.side=1600")  # which takes long enough to be killed amid
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    run(fruits, undisturbed, *settings)
+    with running(fruits, out, settings=settings) as process, held(process):
+        process.kill()
+        process.wait()
+    (words,) = (out / "features" / "vocabularies").iterdir()
+    learnt = words.stat().st_mtime_ns
+    goes_on(fruits, out, undisturbed, settings)
+    assert words.stat().st_mtime_ns == learnt
 
 
 def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -52,14 +52,21 @@ def vectors(tables: list[pa.Table]) -> dict[str, list[float]]:
 def test_install_publishes_what_a_run_on_this_machine_does(
     finished: Release, client: Any, fruits: Path, tmp_path: Path
 ) -> None:
+    assert published(finished, client) == run_here(fruits, tmp_path, "efficientnet_lite0")
+
+
+def published(finished: Release, client: Any) -> dict[str, list[float]]:
     run = manifest(client, finished.name)["run"]
     found = objects(client, f"{finished.name}/runs/{run}/vectors/")
-    there = vectors([pq.read_table(pa.BufferReader(each)) for each in found.values()])
-    fruitpipe({"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}, "run", fruits, tmp_path, "--set",
-              "backbone=efficientnet_lite0")  # fmt: skip
-    here = vectors([pq.read_table(each) for each in tmp_path.glob("runs/*/vectors/*.parquet")])
-    assert len(here) == COUNT
-    assert there == here
+    return vectors([pq.read_table(pa.BufferReader(each)) for each in found.values()])
+
+
+def run_here(images: Path, out: Path, backbone: str) -> dict[str, list[float]]:
+    here = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
+    fruitpipe(here, "run", images, out, "--set", f"backbone={backbone}")
+    found = vectors([pq.read_table(each) for each in out.glob("runs/*/vectors/*.parquet")])
+    assert len(found) == COUNT
+    return found
 
 
 def test_workers_stay_within_the_memory_that_the_chart_gives_them(finished: Release, client: Any) -> None:
@@ -114,6 +121,15 @@ def test_rollback_runs_the_earlier_config(finished: Release, client: Any) -> Non
     assert not done.returncode, done.stderr
     finished.completed(after=earlier)
     assert manifest(client, finished.name)["config"]["pca"]["variance"] is None
+
+
+def test_visual_words_are_those_of_a_run_on_this_machine(
+    finished: Release, client: Any, fruits: Path, tmp_path: Path
+) -> None:
+    earlier = finished.run
+    finished.upgrade(pipeline__backbone="orb")
+    finished.completed(after=earlier)
+    assert published(finished, client) == run_here(fruits, tmp_path, "orb")
 
 
 def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(

@@ -103,7 +103,7 @@ CLASS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 def worker_memory(name: str) -> int:
     """What a Python worker needs, MiB: what all do, and the weights three times at its start: as sent, as read, and as
-    packed for the processor. Largest seen: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16."""
+    packed for the processor. Largest seen: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2."""
     parameters = KNOWN[name].parameters if name in KNOWN else 0
     return int(-(-(420 + 12 * parameters / (1 << 20)) // 10) * 10)
 
