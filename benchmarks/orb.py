@@ -68,7 +68,8 @@ def main() -> None:
             os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint if latency else server.endpoint
             proxy.latency = latency
             seconds = race(contenders, images, few, Path(f"{number}"), options.rounds)
-            print(f"{1000 * latency:g} ms before each answer of S3: fruitpipe took {stages(f'{number}/fruitpipe-0')}")
+            took = stages(f"{number}/fruitpipe-{options.rounds - 1}")
+            print(f"{1000 * latency:g} ms before each answer of S3: fruitpipe took {took}")
             report(Row(name, seconds["fruitpipe"], seconds[name], count_images(images), TARGET) for name in PEERS)
 
 

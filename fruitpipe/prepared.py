@@ -33,8 +33,10 @@ def prepare(config: Config, environment: Environment) -> Prepared:
         extractor = Extractor("python", data)
     else:
         backbone, path = flatbuffer(config.network, environment)
-        kind = network_kind(config.engine, config.precision, KNOWN[config.backbone].parameters)
-        extractor = Extractor(kind, path)
+        # A known network counts as a whole: up to its maps, VGG16 has few weights and as much to compute.
+        whole = backbone.parameters if config.network.whole else KNOWN[config.backbone].parameters
+        kind = network_kind(config.engine, config.precision, whole)
+        extractor = Extractor(kind, path.resolve())  # as workers may be in another folder
     return Prepared(backbone, extractor, features_digest(backbone.digest, config.image, config.precision))
 
 

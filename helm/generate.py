@@ -100,8 +100,10 @@ def readme() -> str:
 
 
 def workers() -> str:
-    """Memory of a Python worker by backbone, MiB."""
-    return "".join(f"{name}: {worker_memory(name)}\n" for name in sorted([*KNOWN, *WORDS]))
+    """Memory of a Python worker by backbone, MiB; of some, also where a layer is given, which may be the last."""
+    needed = {name: worker_memory(name) for name in [*KNOWN, *WORDS]}
+    needed |= {f"{name} with layer": worker_memory(name, "fc2") for name, known in KNOWN.items() if known.used}
+    return "".join(f"{name}: {needed[name]}\n" for name in sorted(needed))
 
 
 def presets() -> str:

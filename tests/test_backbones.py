@@ -130,6 +130,7 @@ def test_known_backbones_give_keras_features_on_the_same_weights(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, name: str, function: str, layer: str | int
 ) -> None:
     backbone, path = drawn(name)
+    assert KNOWN[name].used in {None, backbone.parameters}
     paths = pictures(fruits, 64)
     expected = keras_features(name, function, layer, paths)
     if expected.ndim == 4:

@@ -209,8 +209,11 @@ def test_memory_beside_the_heap_grows_with_the_cores():
 
     assert overhead() == "770m"
     assert overhead("executor.cores=4") == "2180m"
-    assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "8340m", "its weights are half a gigabyte"
-    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "8340m", "a preset's backbone"
+    large = ("executor.cores=4", "pipeline.backbone=vgg16", "pipeline.layer=fc2")
+    assert overhead(*large) == "8340m", "weights of half a gigabyte"
+    assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "2660m", "its features need a tenth of them"
+    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "2660m", "a preset's backbone"
+    assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "2180m"
     assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "2180m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
 

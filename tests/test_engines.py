@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 
 from fruitpipe.backbones import Backbone
-from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
 from fruitpipe.engines import Engine, Extractor, Kind, network_kind
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image, featurize
 from fruitpipe.images import decode
 from fruitpipe.source import Reader
+from fruitpipe.spark import cluster
+from fruitpipe.stages import share
 
 KINDS: tuple[Kind, ...] = ("litert", "openvino_bf16")
 
 
-@pytest.fixture(scope="module", params=[(kind, packed) for kind in ("litert", "openvino") for packed in (False, True)])
+@pytest.fixture(scope="module", params=["litert", "openvino", "litert packed", "openvino packed"])
 def extractor(request: pytest.FixtureRequest, lite0: tuple[Backbone, Path]) -> Extractor:
-    """A file, and one as other machines get it."""
-    kind, packed = request.param
+    """One with a file, and one as other machines get it."""
+    kind, _, packed = request.param.partition(" ")
     found = Extractor(kind, lite0[1])
     return found.packed() if packed else found
 
@@ -64,6 +66,17 @@ def test_a_file_and_its_bytes_are_one_extractor(lite0: tuple[Backbone, Path]) ->
     file = Extractor("litert", lite0[1])
     assert (file.size, file.digest) == (file.packed().size, file.packed().digest) != (0, "")
     assert file.packed().source == lite0[1].read_bytes()
+
+
+def test_a_file_goes_to_tasks_of_this_machine_and_its_bytes_to_others(
+    lite0: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    extractor = Extractor("litert", lite0[1])
+    with cluster(SparkConfig(master="local[1]"), Environment.read(), tmp_path / "spark.log") as spark:
+        for local, given in ((True, lite0[1]), (False, lite0[1].read_bytes())):
+            spark.local = local
+            shared = share(spark, extractor)
+            assert spark.map(lambda _, shared=shared: shared().source, 1) == [given]
 
 
 def test_making_an_engine_prints_nothing_and_leaves_nothing_open(

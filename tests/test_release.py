@@ -127,7 +127,7 @@ def test_visual_words_are_those_of_a_run_on_this_machine(
     finished: Release, client: Any, fruits: Path, tmp_path: Path
 ) -> None:
     earlier = finished.run
-    finished.upgrade(pipeline__backbone="orb")
+    finished.upgrade(pipeline__backbone="orb", pipeline__pca={"variance": 0.95})
     finished.completed(after=earlier)
     assert published(finished, client) == run_here(fruits, tmp_path, "orb")
 

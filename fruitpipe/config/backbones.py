@@ -20,7 +20,9 @@ class Known(NamedTuple):
     """of its features, where nothing else is said"""
     parameters: int
     layer: str | None = None
-    """of its features, where nothing else is said and it is not the last before the classifier"""
+    """Layer of its features, where nothing else is said; None for the last one before the classifier."""
+    used: int | None = None
+    """Parameters up to that layer."""
 
 
 class Choice(NamedTuple):
@@ -49,8 +51,8 @@ class Choice(NamedTuple):
 
 WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
 
-# VGG's features are means of its last maps, 512 numbers: the layers between those and the classifier, 4096 each, are
-# nine tenths of its weights, and `layer: fc2` asks for them.
+# VGG's features are means of its last maps, 512 numbers: most of its weights are in the layers between those and the
+# classifier, of 4096 numbers, for which `layer: fc2` asks.
 KNOWN = {
     "efficientnet_lite0": Known("", "efficientnet_lite0", 224, 1280, 4652008),
     "convnext_base": Known("convnext", "ConvNeXtBase", 224, 1024, 88591464),
@@ -90,8 +92,8 @@ KNOWN = {
     "resnet152_v2": Known("resnet_v2", "ResNet152V2", 224, 2048, 60380648),
     "resnet50": Known("resnet", "ResNet50", 224, 2048, 25636712),
     "resnet50_v2": Known("resnet_v2", "ResNet50V2", 224, 2048, 25613800),
-    "vgg16": Known("vgg16", "VGG16", 224, 512, 138357544, "block5_pool"),
-    "vgg19": Known("vgg19", "VGG19", 224, 512, 143667240, "block5_pool"),
+    "vgg16": Known("vgg16", "VGG16", 224, 512, 138357544, "block5_pool", 14714688),
+    "vgg19": Known("vgg19", "VGG19", 224, 512, 143667240, "block5_pool", 20024384),
     "xception": Known("xception", "Xception", 299, 2048, 22910480),
 }
 
@@ -101,10 +103,11 @@ WORDS = ("orb", "sift")
 CLASS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 
-def worker_memory(name: str) -> int:
+def worker_memory(name: str, layer: str | int | None = None) -> int:
     """What a Python worker needs, MiB: what all do, and the weights three times at its start: as sent, as read, and as
     packed for the processor. Largest seen: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2."""
-    parameters = KNOWN[name].parameters if name in KNOWN else 0
+    known = KNOWN.get(name)
+    parameters = 0 if known is None else known.parameters if layer is not None else known.used or known.parameters
     return int(-(-(420 + 12 * parameters / (1 << 20)) // 10) * 10)
 
 

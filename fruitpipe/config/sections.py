@@ -190,7 +190,7 @@ class Config(Section):
     words (orb or sift), or a class of your own (package.module:Class)."""
     layer: str | int | None = None
     """Layer whose output is the feature, by name or by index as Keras counts. Where nothing is said, the one before the
-    classifier; of VGG's, block5_pool, as `fc2` is nine times the weights."""
+    classifier; of VGG, block5_pool: up to `fc2`, it has seven to nine times the weights."""
     pooling: Literal["avg", "max", "none"] = "avg"
     """What a layer's output with height and width becomes: means, maxima, or all values in a row."""
     weights: Weights = "imagenet"

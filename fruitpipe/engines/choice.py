@@ -8,7 +8,7 @@ from typing import Literal
 from fruitpipe.engines.engine import Kind
 
 LARGE = 20_000_000
-"""Parameters of a whole network from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
+"""Parameters of a network from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
 
 
 def network_kind(

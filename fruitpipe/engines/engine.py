@@ -41,8 +41,8 @@ class Extractor(NamedTuple):
 
     kind: Kind
     source: bytes | Path
-    """Flatbuffer, vocabulary, or name and version of a class; or the file that holds it, which processes of one machine
-    map instead of having a copy each."""
+    """Flatbuffer, vocabulary, or name and version of a class; or the file that holds it, for processes of one
+    machine."""
 
     @property
     def data(self) -> bytes:
