@@ -95,7 +95,7 @@ def java(environment: Environment) -> str:
 
 def memory(config: Config) -> str:
     slots = workers_here(config.spark.master)
-    worker = worker_memory(config.backbone, config.layer) << 20
+    worker = worker_memory(config.network) << 20
     needed, there = slots * worker + JVM, psutil.virtual_memory().available
     if needed > there:
         raise UserError(

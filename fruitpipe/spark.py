@@ -50,7 +50,7 @@ class Cluster:
         self._context = context
         self.slots = slots(context)
         """Tasks that run at once, when all executors are there."""
-        self.local = str(context.master).startswith("local")
+        self.local = is_local(context)
         """Whether tasks run on this machine, and see its files."""
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
@@ -128,9 +128,13 @@ def slots(context: SparkContext) -> int:
     conf = context.getConf()
     dynamic = conf.get("spark.dynamicAllocation.enabled") == "true"
     executors = conf.get("spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances")
-    if executors is None or str(context.master).startswith("local"):
+    if executors is None or is_local(context):
         return max(context.defaultParallelism, 1)
     return int(executors) * int(conf.get("spark.executor.cores", "1"))
+
+
+def is_local(context: SparkContext) -> bool:
+    return str(context.master).startswith("local")
 
 
 def peak_memory() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config import KNOWN, PRESETS, WORDS, Config, worker_memory
+from fruitpipe.config import KNOWN, PRESETS, WORDS, Choice, Config, worker_memory
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -100,9 +100,9 @@ def readme() -> str:
 
 
 def workers() -> str:
-    """Memory of a Python worker by backbone, MiB; of some, also where a layer is given, which may be the last."""
-    needed = {name: worker_memory(name) for name in [*KNOWN, *WORDS]}
-    needed |= {f"{name} with layer": worker_memory(name, "fc2") for name, known in KNOWN.items() if known.used}
+    """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole."""
+    needed = {name: worker_memory(Choice(name)) for name in [*KNOWN, *WORDS]}
+    needed |= {f"{name} as a whole": worker_memory(Choice(name, "fc2")) for name in KNOWN if KNOWN[name].used}
     return "".join(f"{name}: {needed[name]}\n" for name in sorted(needed))
 
 

@@ -211,6 +211,7 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     assert overhead("executor.cores=4") == "2180m"
     large = ("executor.cores=4", "pipeline.backbone=vgg16", "pipeline.layer=fc2")
     assert overhead(*large) == "8340m", "weights of half a gigabyte"
+    assert overhead(*large[:2], "pipeline.weights=s/mine.keras") == "8340m", "which may be cut anywhere"
     assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "2660m", "its features need a tenth of them"
     assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "2660m", "a preset's backbone"
     assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "2180m"

@@ -11,6 +11,8 @@ from command import BACKBONE
 from s3 import Retelling, environment, fruitpipe, objects, options, upload
 from seaweed import BUCKET, Server
 
+from fruitpipe.config.backbones import Choice, worker_memory
+
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
 CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
 MACHINE = ["java", "memory", "weights", "spark"]
@@ -165,3 +167,12 @@ def test_a_bucket_outside_the_region(server: Server, admin: dict[str, str]) -> N
     assert list(failures) == [ENDPOINT]
     assert "is in us-west-2, but s3.region is eu-west-3" in failures[ENDPOINT]
     assert {each.method for each in proxy.log} == {"HEAD"}
+
+
+def test_memory_is_what_the_chosen_part_of_a_network_needs() -> None:
+    """VGG's default features need a tenth of its weights; another layer or a model of one's own may need all."""
+    assert worker_memory(Choice("vgg16")) == worker_memory(Choice("vgg16", "block5_pool")) < 600
+    for whole in (Choice("vgg16", "fc2"), Choice("vgg16", weights="mine.keras"), Choice("vgg16", weights="mine/")):
+        assert worker_memory(whole) > 3 * worker_memory(Choice("vgg16"))
+    assert worker_memory(Choice("vgg16", weights="mine.weights.h5")) == worker_memory(Choice("vgg16"))
+    assert worker_memory(Choice("orb")) == worker_memory(Choice("package.module:Class")) < 450

@@ -103,11 +103,13 @@ WORDS = ("orb", "sift")
 CLASS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 
-def worker_memory(name: str, layer: str | int | None = None) -> int:
+def worker_memory(choice: Choice) -> int:
     """What a Python worker needs, MiB: what all do, and the weights three times at its start: as sent, as read, and as
     packed for the processor. Largest seen: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2."""
-    known = KNOWN.get(name)
-    parameters = 0 if known is None else known.parameters if layer is not None else known.used or known.parameters
+    known = KNOWN.get(choice.name)
+    parameters = 0 if known is None else known.parameters
+    if known and known.used and choice.cut == known.layer:
+        parameters = known.used
     return int(-(-(420 + 12 * parameters / (1 << 20)) // 10) * 10)
 
 

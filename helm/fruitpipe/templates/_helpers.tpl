@@ -39,7 +39,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) (default "" .Values.pipeline.preset) -}}
 {{- $backbone := coalesce .Values.pipeline.backbone $preset "mobilenet_v2" -}}
 {{- $workers := .Files.Get "files/workers.yaml" | fromYaml -}}
-{{- $whole := hasKey .Values.pipeline "layer" | ternary (get $workers (printf "%s with layer" $backbone)) "" -}}
+{{- $another := or (hasKey .Values.pipeline "layer") (hasKey .Values.pipeline "weights") -}}
+{{- $whole := $another | ternary (get $workers (printf "%s as a whole" $backbone)) "" -}}
 {{- $worker := default (get $workers $backbone) $whole -}}
 {{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1000m: 300m, and for each core 420m and its network." $backbone) }}{{ end -}}
 {{- default (printf "%dm" (add 300 (mul (int $worker) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
