@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fruitpipe import layout
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, Extractor
-from fruitpipe.images import DECODE_RULES, OK, BadImage, Picture, decode
+from fruitpipe.images import DECODE_RULES, OK, STEP_RULES, BadImage, Picture, decode
 from fruitpipe.objects import Bucket
 from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
@@ -150,7 +150,7 @@ def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "
 
     Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
     """
-    steps = [f"{name} {value}" for name, value in image.taken.items()]
+    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.taken.items()]
     rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
     rules += [precision] if precision != "float32" else []
     return hashlib.sha256("|".join(rules).encode()).hexdigest()

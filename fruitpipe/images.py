@@ -16,6 +16,8 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DECODE_RULES = 1
 """Version of the rules here and in `steps`: a change of what they give for any image changes the features' identity."""
+STEP_RULES = {"grey": 2}
+"""Versions of steps whose rules have changed: features of configs without them stay what they are."""
 ORIENTATION = 0x0112
 
 OK = "ok"

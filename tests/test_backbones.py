@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -14,13 +17,14 @@ from fruitpipe.backbones import Backbone, converted, flatbuffer
 from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines import Extractor, Kind
 from fruitpipe.engines.litert import LiteRt
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.featurize import Image, features_digest, featurize
 from fruitpipe.images import decode
 from fruitpipe.pipeline import plan
 from fruitpipe.prepared import prepare
 from fruitpipe.source import Reader
 
+CONVERSION = "fruitpipe.backbones.convert"
 ENGINES: tuple[Kind, ...] = ("litert", "openvino")
 
 
@@ -338,6 +342,22 @@ def test_a_converted_backbone_is_used_again(lite0: tuple[Backbone, Path]) -> Non
     before = lite0[1].stat().st_mtime_ns
     assert flatbuffer(Choice("efficientnet_lite0"), Environment.read()) == lite0
     assert lite0[1].stat().st_mtime_ns == before
+
+
+def test_a_conversion_that_is_killed_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does where memory runs out."""
+    there = environment(monkeypatch, FRUITPIPE_CACHE=str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        converting = pool.submit(flatbuffer, Choice("mobilenet", weights="random:7"), there)
+        while not (found := [child for child in psutil.Process().children() if CONVERSION in child.cmdline()]):
+            time.sleep(0.01)
+        found[0].kill()
+        with pytest.raises(FruitpipeError, match=r"converting mobilenet was ended by SIGKILL, as .* memory") as caught:
+            converting.result()
+    assert len(str(caught.value).splitlines()) == 1
+    assert list((tmp_path / "backbones").iterdir()) == []
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Environment:

@@ -20,7 +20,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.config import Config, ImageConfig, S3Config
 from fruitpipe.engines.words import Detector, Vocabulary, Words
 from fruitpipe.errors import UserError
 from fruitpipe.source import Reader
@@ -31,8 +31,8 @@ READER = Reader(S3Config(), 1 << 20)
 
 
 def grey(path: Path, side: int = SIDE) -> NDArray[np.uint8]:
-    pixels = np.asarray(Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    """Luminance, which bags of words see by default: it is taken before the resizing."""
+    return np.asarray(Image.open(path).convert("L").resize((side, side), Image.Resampling.BICUBIC))
 
 
 def descriptors(path: Path, name: str) -> NDArray[Any]:
@@ -46,7 +46,7 @@ def descriptors(path: Path, name: str) -> NDArray[Any]:
 
 
 def learnt(paths: list[Path], name: Any = "orb", size: int = 48) -> Vocabulary:
-    return learn([(str(path), "") for path in paths], Detector(name, SIDE, 500), size, ImageConfig(), READER)
+    return learn([(str(path), "") for path in paths], Detector(name, SIDE, 500), size, ImageConfig(grey=True), READER)
 
 
 def histograms(paths: list[Path], words: NDArray[Any], name: str = "orb") -> NDArray[np.float64]:
@@ -66,8 +66,7 @@ def test_a_feature_counts_the_descriptors_nearest_to_each_word(fruits: Path, nam
     assert (engine.side, engine.dimension) == (SIDE, 20)
     found = np.zeros((len(paths), 20), np.float32)
     for row, path in zip(found, paths, strict=True):
-        pixels = Image.open(path).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        engine.run(np.asarray(pixels), row)
+        engine.run(np.repeat(grey(path)[..., np.newaxis], 3, axis=2), row)
     expected = histograms(paths, vocabulary.words, name)
     assert (expected > 0).any(axis=0).all(), "every word comes up"
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -188,6 +187,14 @@ def test_words_are_those_that_k_means_of_scikit_learn_finds() -> None:
     start = points[random.permutation(3000)[:8]]
     theirs = KMeans(8, init=start, n_init=1, max_iter=ROUNDS, tol=0, algorithm="lloyd").fit(points)
     np.testing.assert_allclose(cluster(points, start), theirs.cluster_centers_, atol=1e-4)
+
+
+def test_words_see_grey_images_unless_the_config_says_otherwise() -> None:
+    places = {"input": "a", "output": "b"}
+    assert Config(**places, backbone="orb", image={"contrast": True}).image == ImageConfig(grey=True, contrast=True)
+    assert Config(**places, preset="orb-bovw-48").image.grey
+    assert not Config(**places, backbone="orb", image={"grey": False}).image.grey
+    assert not Config(**places).image.grey
 
 
 def test_what_networks_have_and_words_do_not_is_refused(fruits: Path, tmp_path: Path) -> None:

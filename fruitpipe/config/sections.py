@@ -49,13 +49,13 @@ class ImageConfig(Section):
     255 levels. An image that is all background stays whole; transparent pixels count as white."""
     crop: Literal["none", "centre"] = "none"
     """Keep the whole image, or the central 87.5 % of each side, as is usual with ImageNet."""
+    grey: bool = False
+    """Replace colours by their luminance. Bags of visual words see nothing else, so that true is their default."""
     resize: Literal["stretch", "pad", "crop"] = "stretch"
     """How an image becomes the square that a backbone takes: stretched; fitted in, and the rest filled with the colour
     of its corners; or so that it fills the square, and what overhangs is cut off."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter that resizes an image to the backbone's input."""
-    grey: bool = False
-    """Replace colours by their luminance."""
     denoise: bool = False
     """Replace each pixel by the median of the 3 x 3 around it."""
     equalise: Literal["none", "histogram", "adaptive"] = "none"
@@ -230,9 +230,12 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def on_top_of_its_preset(cls, values: Any) -> Any:
+    def on_top_of_preset_and_backbone(cls, values: Any) -> Any:
         name = values.get("preset") if isinstance(values, Mapping) else None
-        return merge(settings(name), values) if isinstance(name, str) and name in PRESETS else values
+        values = merge(settings(name), values) if isinstance(name, str) and name in PRESETS else values
+        # Detectors make images grey themselves, but only after all three channels were resized.
+        words = isinstance(values, Mapping) and values.get("backbone") in WORDS
+        return merge({"image": {"grey": True}}, values) if words else values
 
     @model_validator(mode="after")
     def fits(self) -> Self:

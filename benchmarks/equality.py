@@ -1,0 +1,107 @@
+"""Features of every known backbone on each engine against Keras' own, on the same weights, which Keras draws by a seed.
+
+Cosines of networks that nobody has trained flatter: some give nearly the same feature to every image. So the last
+column holds the largest difference from Keras against how far features of images lie from their mean.
+
+    python benchmarks/equality.py IMAGES
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from common import subset
+from numpy.typing import NDArray
+
+from fruitpipe.config import KNOWN, Choice, Environment, ImageConfig
+from fruitpipe.engines import Extractor, Kind
+from fruitpipe.images import decode
+
+TARGET = 0.9999
+SEED = 7
+ENGINES: tuple[Kind, ...] = ("litert", "openvino")
+
+
+class Line(NamedTuple):
+    """What was found of a backbone on an engine."""
+
+    engine: str
+    dimension: int
+    cosine: float
+    """to Keras' feature of the same image, the smallest"""
+    error: float
+    """Euclidean distance from Keras' feature, the largest, in units of those of Keras' features from their mean"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of images, searched recursively")
+    parser.add_argument("--count", type=int, default=4, help="take this many, evenly spaced [%(default)s]")
+    parser.add_argument("--only", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="NAME", help="[all]")
+    options = parser.parse_args()
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-equality-") as folder:
+        chosen = subset(options.images, options.count, Path(folder, "images"))
+        print(f"{'backbone':<22}{'engine':<10}{'features':>9}{'cosine':>12}{'target':>11}{'error/spread':>14}")
+        for name in options.only:
+            # A process and a cache for each, or weights of all would be in memory and on the disk at the end.
+            os.environ["FRUITPIPE_CACHE"] = str(Path(folder, name))
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                for line in pool.submit(compare, name, chosen).result():
+                    row = f"{name:<22}{line.engine:<10}{line.dimension:>9}{line.cosine:>12.8f}{f'>= {TARGET:g}':>11}"
+                    print(f"{row}{line.error:>14.1e}", flush=True)
+
+
+def compare(name: str, images: Path) -> list[Line]:
+    from fruitpipe.backbones import flatbuffer
+
+    backbone, path = flatbuffer(Choice(name, weights=f"random:{SEED}"), Environment.read())
+    files = sorted(each for each in images.rglob("*") if each.is_file())
+    pixels = [decode(file.read_bytes(), backbone.input_size, ImageConfig()).pixels for file in files]
+    expected = by_keras(name, backbone.layer, np.stack(pixels))
+    path.rename(flat := images.parent / "backbone.tflite")
+    return list(lines(flat, pixels, expected))
+
+
+def by_keras(name: str, layer: str, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Shape (n, d)."""
+    import keras
+
+    from fruitpipe.backbones import efficientnet_lite0
+
+    keras.utils.set_random_seed(SEED)
+    known = KNOWN[name]
+    given = pixels.astype(np.float32)
+    if known.module:
+        network = getattr(keras.applications, known.function)(weights=None)
+        given = getattr(keras.applications, known.module).preprocess_input(given)
+    else:
+        network, given = efficientnet_lite0.classifier(trained=False), (given - 127) / 128
+    model = keras.Model(network.input, network.get_layer(layer).output)
+    found = np.concatenate([np.asarray(model(each[np.newaxis], training=False)) for each in given]).astype(np.float64)
+    return found.mean((1, 2)) if found.ndim == 4 else found
+
+
+def lines(flat: Path, pixels: list[NDArray[np.uint8]], expected: NDArray[np.float64]) -> Iterator[Line]:
+    spread = np.linalg.norm(expected - expected.mean(axis=0), axis=1)
+    for kind in ENGINES:
+        engine = Extractor(kind, flat).start()
+        found = np.zeros((len(pixels), engine.dimension), np.float32)
+        for each, feature in zip(pixels, found, strict=True):
+            engine.run(each, feature)
+        cosine = (found * expected).sum(1) / np.linalg.norm(found.astype(np.float64), axis=1)
+        cosine /= np.linalg.norm(expected, axis=1)
+        error = np.linalg.norm(found - expected, axis=1) / spread
+        yield Line(kind, engine.dimension, float(cosine.min()), float(error.max()))
+
+
+if __name__ == "__main__":
+    main()
