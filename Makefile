@@ -29,7 +29,7 @@ lint: setup ## ruff, mypy, shellcheck, hadolint, helm lint
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
-	@$(BIN)/hadolint docker/Dockerfile
+	@$(BIN)/hadolint docker/Dockerfile examples/Dockerfile
 	@PATH="$(abspath $(BIN)):$$PATH"; for values in kind eks; do \
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 

@@ -159,6 +159,14 @@ def cluster_image() -> str:
 
 
 @pytest.fixture(scope="session")
+def example_image() -> str:
+    """Name there of the image that examples/Dockerfile makes with the network `mobilenet` of the weights `random:7`."""
+    if not (name := os.environ.get("FRUITPIPE_CLUSTER_EXAMPLE")):
+        unavailable("set FRUITPIPE_CLUSTER_EXAMPLE to the name of examples/Dockerfile's image on the cluster")
+    return name
+
+
+@pytest.fixture(scope="session")
 def places(cluster_image: str, tmp_path_factory: pytest.TempPathFactory, fruits: Path) -> Iterator[Server]:
     """An S3 server that pods reach, with 320 images below `images`."""
     with s3_for_pods(tmp_path_factory.mktemp("s3")) as server:

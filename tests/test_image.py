@@ -197,7 +197,7 @@ def test_main_job_as_any_user_without_tensorflow(few):
 def test_a_backbone_that_is_not_in_the_image(few):
     mounts = (f"--volume={few}/in:/in:ro", f"--volume={few}/out:/out")
     done = container("run", "/in", "/out", "--set", "backbone=resnet50", options=mounts, code=2)
-    assert one_line_error(done).endswith("set FRUITPIPE_CACHE.")
+    assert "run `fruitpipe convert` where it can be, as in a Dockerfile." in one_line_error(done)
 
 
 def test_decommissioning_waits_for_the_executor():

@@ -26,6 +26,7 @@ from s3 import fruitpipe, objects, upload
 from seaweed import BUCKET, Server
 
 COUNT = 320
+EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.usefixtures("cluster_image")
 
 
@@ -52,7 +53,7 @@ def vectors(tables: list[pa.Table]) -> dict[str, list[float]]:
 def test_install_publishes_what_a_run_on_this_machine_does(
     finished: Release, client: Any, fruits: Path, tmp_path: Path
 ) -> None:
-    assert published(finished, client) == run_here(fruits, tmp_path, "efficientnet_lite0")
+    assert published(finished, client) == run_here(fruits, tmp_path, "backbone=efficientnet_lite0")
 
 
 def published(finished: Release, client: Any) -> dict[str, list[float]]:
@@ -61,9 +62,9 @@ def published(finished: Release, client: Any) -> dict[str, list[float]]:
     return vectors([pq.read_table(pa.BufferReader(each)) for each in found.values()])
 
 
-def run_here(images: Path, out: Path, backbone: str) -> dict[str, list[float]]:
-    here = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home())}
-    fruitpipe(here, "run", images, out, "--set", f"backbone={backbone}")
+def run_here(images: Path, out: Path, *options: str) -> dict[str, list[float]]:
+    here = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "PYTHONPATH": str(EXAMPLES)}
+    fruitpipe(here, "run", images, out, *(each for option in options for each in ("--set", option)))
     found = vectors([pq.read_table(each) for each in out.glob("runs/*/vectors/*.parquet")])
     assert len(found) == COUNT
     return found
@@ -129,7 +130,26 @@ def test_visual_words_are_those_of_a_run_on_this_machine(
     earlier = finished.run
     finished.upgrade(pipeline__backbone="orb", pipeline__pca={"variance": 0.95})
     finished.completed(after=earlier)
-    assert published(finished, client) == run_here(fruits, tmp_path, "orb")
+    assert published(finished, client) == run_here(fruits, tmp_path, "backbone=orb")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"), [("mobilenet", "random:7"), ("colour_histogram:ColourHistogram", "imagenet")]
+)
+def test_an_image_brings_a_network_and_a_class_of_ones_own(
+    finished: Release, client: Any, example_image: str, fruits: Path, tmp_path: Path, backbone: str, weights: str
+) -> None:
+    repository, _, tag = example_image.rpartition(":")
+    earlier = finished.run
+    finished.upgrade(
+        image={"repository": repository, "tag": tag},
+        executor__memoryOverhead="1260m",
+        pipeline__backbone=backbone,
+        pipeline__weights=weights,
+    )
+    finished.completed(after=earlier)
+    expected = run_here(fruits, tmp_path, f"backbone={backbone}", f"weights={weights}", "pca.variance=0.95")
+    assert published(finished, client) == expected
 
 
 def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(

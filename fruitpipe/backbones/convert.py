@@ -53,7 +53,8 @@ def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path
         temporary = tempfile.TemporaryDirectory(dir=target.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write to the cache {target.parent} ({error.strerror}): set FRUITPIPE_CACHE."
+            f"{choice.name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
+            "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
         ) from error
     with temporary as scratch:
         made = Path(scratch, "made")  # with the rights of any folder, as the temporary one is its owner's alone
