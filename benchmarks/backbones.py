@@ -35,6 +35,8 @@ ENGINES = ("litert", "openvino", "bf16")
 class OpenVino:
     """OpenVINO's compiled model of a flatbuffer."""
 
+    mode = "RGB"
+
     def __init__(self, flatbuffer: Path, precision: str) -> None:
         self.flatbuffer, self.precision = flatbuffer, precision
 
@@ -57,6 +59,8 @@ class OpenVino:
 class Orb:
     """OpenCV's ORB, and the nearest of some words to each descriptor."""
 
+    mode = "L"
+
     def start(self) -> tuple[int, int]:
         cv2.setNumThreads(1)
         threadpool_limits(1)  # NumPy's, or its threads would be in each other's way
@@ -67,7 +71,7 @@ class Orb:
         return 320, len(self.words)
 
     def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        _, found = self.orb.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
+        _, found = self.orb.detectAndCompute(pixels, None)
         out[...] = 0
         if found is not None:
             points = np.unpackbits(found, axis=1).astype(np.float32)

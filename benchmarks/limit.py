@@ -33,6 +33,9 @@ class Seconds(NamedTuple):
 class Bare(Protocol):
     """An engine as its library has it, on one thread, an image at a time. Started in the process that runs it."""
 
+    mode: str
+    """of the images that it takes, as Pillow names them"""
+
     def start(self) -> tuple[int, int]:
         """Side of its input, pixels, and length of a feature."""
 
@@ -42,6 +45,8 @@ class Bare(Protocol):
 
 class LiteRt:
     """LiteRT's interpreter of a flatbuffer."""
+
+    mode = "RGB"
 
     def __init__(self, flatbuffer: Path) -> None:
         self.flatbuffer = str(flatbuffer)
@@ -70,7 +75,7 @@ def bare_loop(engine: Bare, paths: list[Path], pipe: Connection) -> None:
     used = 0.0
     for path, feature in zip(paths, features, strict=True):
         with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+            pixels = np.asarray(picture.convert(engine.mode).resize((side, side), Image.Resampling.BICUBIC))
         began = time.process_time()
         engine.run(pixels, feature)
         used += time.process_time() - began

@@ -28,12 +28,14 @@ from fruitpipe.store import Store, open_store
 
 PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
+FORMAT = 2
+"""In models of format 1, images were resized before they were made grey: other pixels than now."""
 
 
 class Card(BaseModel):
     """What a model is: `model.json`."""
 
-    format: int = 1
+    format: int = FORMAT
     run: str
     """run that fitted it"""
     backbone: str
@@ -154,6 +156,8 @@ def read_model(store: Store, folder: str = "") -> Model:
         raise UserError(f"cannot read the model {path}: {CARD}: {where}: {wrong['msg']}.") from error
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
+    if card.format < FORMAT and card.image.grey:
+        raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
     if extractor.digest != card.extractor:
         raise UserError(f"cannot read the model {path}: {FILES[card.engine]} is damaged.")
     return Model(card, pca, extractor)

@@ -2,8 +2,8 @@
 contrast.
 
 The first two only move a box over the picture, and one resampling of that box is the fourth: no colours are copied at
-full size. Grey comes before that, as one channel is resampled faster than three. The others see side x side pixels, so
-their cost does not depend on the picture.
+full size. Grey comes before that, a byte for each pixel, as one channel is resampled faster than three. The others see
+side x side pixels, so their cost does not depend on the picture.
 """
 
 from __future__ import annotations

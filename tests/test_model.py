@@ -71,6 +71,18 @@ def test_models_of_earlier_versions_are_read(model: Model, folder: Path) -> None
     assert load_model(folder).card == model.card
 
 
+def test_models_of_grey_images_as_they_were_before_are_refused(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    card["image"]["grey"] = True
+    (folder / CARD).write_text(json.dumps(card))
+    assert load_model(folder).card.image.grey
+    (folder / CARD).write_text(json.dumps(card | {"format": 1}))
+    assert "run again with model: fit" in refusal(folder)
+    card["image"]["grey"] = False
+    (folder / CARD).write_text(json.dumps(card | {"format": 1}))
+    assert load_model(folder).card.format == 1
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(UserError) as caught:
         list(load_model(folder).transform_images([__file__]))

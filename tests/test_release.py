@@ -146,6 +146,7 @@ def test_an_image_brings_a_network_and_a_class_of_ones_own(
         executor__memoryOverhead="1260m",
         pipeline__backbone=backbone,
         pipeline__weights=weights,
+        pipeline__pca={"variance": 0.95},
     )
     finished.completed(after=earlier)
     expected = run_here(fruits, tmp_path, f"backbone={backbone}", f"weights={weights}", "pca.variance=0.95")

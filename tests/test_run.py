@@ -274,7 +274,7 @@ def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[P
         "image.grey=true",
         code=2,
     )
-    assert "takes features with image.resample=bicubic, image.grey=False: choose" in one_line_error(refused)
+    assert "takes features with image.grey=False, image.resample=bicubic: choose" in one_line_error(refused)
 
 
 def test_without_pca_the_vectors_are_the_features(fruits: Path, tmp_path: Path) -> None:

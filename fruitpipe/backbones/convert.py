@@ -87,10 +87,10 @@ def run_conversion(choice: Choice, folder: Path, environment: Environment) -> No
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
     quiet["KERAS_HOME"] = str(environment.keras_home)
     done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
-    if done.returncode < 0:
+    if done.returncode == -signal.SIGKILL:
         raise FruitpipeError(
-            f"converting {choice.name} was ended by {signal.Signals(-done.returncode).name}, as happens where memory "
-            "runs out: run `fruitpipe convert` where there is more of it, or choose a smaller backbone."
+            f"converting {choice.name} was ended by SIGKILL, as happens where memory runs out: run `fruitpipe convert` "
+            "where there is more of it, or choose a smaller backbone."
         )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

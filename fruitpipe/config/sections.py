@@ -231,11 +231,19 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def on_top_of_preset_and_backbone(cls, values: Any) -> Any:
-        name = values.get("preset") if isinstance(values, Mapping) else None
-        values = merge(settings(name), values) if isinstance(name, str) and name in PRESETS else values
-        # Detectors make images grey themselves, but only after all three channels were resized.
-        words = isinstance(values, Mapping) and values.get("backbone") in WORDS
-        return merge({"image": {"grey": True}}, values) if words else values
+        if not isinstance(values, Mapping):
+            return values
+        given = {
+            name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
+            for name, value in values.items()
+        }
+        name = given.get("preset")
+        if isinstance(name, str) and name in PRESETS:
+            given = merge(settings(name), given)
+        if given.get("backbone") in WORDS:
+            # Detectors make images grey themselves, but only after all three channels were resized.
+            given = merge({"image": {"grey": True}}, given)
+        return given
 
     @model_validator(mode="after")
     def fits(self) -> Self:
