@@ -27,6 +27,14 @@ from fruitpipe.errors import FruitpipeError, UserError
 OLDEST_JAVA = 17
 ATTEMPTS = 4
 MONTH = 30 * 24 * 3600
+WORKERS = {
+    # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
+    # photograph of 12 megapixels 20 %.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
+    "TOKIO_WORKER_THREADS": "1",
+}
+"""Environment of Python workers."""
 KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled")
 """What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
 Result = TypeVar("Result")
@@ -163,7 +171,10 @@ def cluster(
     Raises UserError where there is no Java, FruitpipeError where Spark does not start.
     """
     if environment.submitted or SparkContext._active_spark_context is not None:
-        running = Cluster(SparkContext.getOrCreate())
+        context = SparkContext.getOrCreate()
+        if environment.submitted:  # else it is somebody's, who may have other jobs for it
+            context.environment = WORKERS | context.environment
+        running = Cluster(context)
         running.warm_up(first)
         yield running
         return
@@ -233,10 +244,7 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path) ->
         "spark.ui.showConsoleProgress": "false",
         # TCP on loopback waits for delayed acknowledgements at each task: twice the cost of a Unix socket.
         "spark.python.unix.domain.socket.enabled": "true",
-        # Huge pages for the workers, where the kernel leaves the choice to programs: inference is up to 3 % faster.
-        "spark.executorEnv.GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
-        "spark.executorEnv.TOKIO_WORKER_THREADS": "1",
+        **{f"spark.executorEnv.{name}": value for name, value in WORKERS.items()},
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from command import BACKBONE, command, fruitpipe, one_line_error
+from command import BACKBONE, command, fruitpipe, one_line_error, vectors
 
 import fruitpipe as api
 
@@ -159,6 +159,31 @@ def test_under_spark_submit_its_settings_count(fruits: Path, tmp_path: Path) -> 
     done = subprocess.run([*submit, program, *arguments], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 40  # spark-submit puts both streams into one
+
+
+WHAT_WORKERS_SEE = """
+import fruitpipe, numpy, os
+class Seen:
+    def describe(self): return fruitpipe.Description(8, 2, "1")
+    def load(self): pass
+    def feature(self, pixels):
+        return numpy.float32([os.environ["TOKIO_WORKER_THREADS"], "hugetlb=1" in os.environ["GLIBC_TUNABLES"]])
+"""
+
+
+def test_workers_under_spark_submit_have_our_environment_but_where_it_says_otherwise(
+    fruits: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "seen.py").write_text(WHAT_WORKERS_SEE)
+    submit = [Path(sys.executable).with_name("spark-submit"), "--master", "local[1]"]
+    submit += ["--conf", "spark.ui.enabled=false", "--conf", "spark.executorEnv.TOKIO_WORKER_THREADS=2"]
+    program = Path(api.__file__).with_name("__main__.py")
+    arguments = ["run", fruits / "Apple", tmp_path / "out", "--set", "backbone=seen:Seen", "--set", "pca=none"]
+    environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    environment["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run([*submit, program, *arguments], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert set(map(tuple, vectors(tmp_path / "out")["vector"].to_pylist())) == {(2, 1)}
 
 
 def test_the_python_interface_runs_twice_in_one_process(fruits: Path, tmp_path: Path) -> None:

@@ -99,15 +99,15 @@ spec:
         - secretRef: {name: {{ . }}}
         {{- end }}
       {{- end }}
+      {{- if or (eq $role "driver") $values.env }}
       env:
         {{- if eq $role "driver" }}
         - {name: FRUITPIPE_TERMINATION_LOG, value: /dev/termination-log}
-        {{- else }}
-        - {name: TOKIO_WORKER_THREADS, value: "1"} # for each core's worker, not for each core of the node
         {{- end }}
         {{- range $name, $value := $values.env }}
         - {name: {{ $name }}, value: {{ $value | quote }}}
         {{- end }}
+      {{- end }}
       {{- if and (eq $role "driver") $root.Values.metrics.enabled }}
       ports:
         - {name: metrics, containerPort: {{ $root.Values.metrics.port }}, protocol: TCP}
