@@ -62,8 +62,7 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(*image.size, rules)
             oriented = orient(image)
-            pixels = np.asarray(prepare(to_rgb(oriented), side, rules))
-            return Picture(pixels, *oriented.size)
+            return Picture(prepare(to_rgb(oriented), side, rules), *oriented.size)
     except BadImage:
         raise
     except MemoryError:

@@ -9,6 +9,7 @@ side x side pixels, so their cost does not depend on the picture.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
 from fruitpipe.config import ImageConfig
@@ -29,15 +30,15 @@ Box = tuple[float, float, float, float]
 """left, upper, right, lower, pixels"""
 
 
-def prepare(image: Image.Image, side: int, rules: ImageConfig) -> Image.Image:
-    """An RGB picture of any size as the network is to see it, side x side."""
+def prepare(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
+    """An RGB picture of any size as the backbone is to see it, shape (side, side, 3), which may not be written to.
+
+    What was made grey is one channel in memory, seen three times.
+    """
     box = trimmed(image) if rules.background == "trim" else (0, 0, *image.size)
     if rules.crop == "centre":
         box = central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1]))
-    if rules.grey:
-        image = resized(image.convert("L"), box, side, rules).convert("RGB")
-    else:
-        image = resized(image, box, side, rules)
+    image = resized(image.convert("L") if rules.grey else image, box, side, rules)
     if rules.denoise:
         from fruitpipe.opencv import cv2
 
@@ -46,7 +47,8 @@ def prepare(image: Image.Image, side: int, rules: ImageConfig) -> Image.Image:
         image = equalised(image, adaptive=rules.equalise == "adaptive")
     if rules.contrast:
         image = ImageOps.autocontrast(image, CUTOFF, preserve_tone=True)
-    return image
+    pixels = np.asarray(image)
+    return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (side, side, 3))
 
 
 def factors(image: Image.Image) -> tuple[int, int]:
@@ -97,11 +99,11 @@ def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Imag
 
 def equalised(image: Image.Image, adaptive: bool) -> Image.Image:
     """Luminance with a flat histogram, of the whole or tile by tile; colours (Cb and Cr) as they were."""
-    luminance, blue, red = image.convert("YCbCr").split()
+    luminance, *colours = image.convert("YCbCr").split() if image.mode == "RGB" else [image]
     if adaptive:
         from fruitpipe.opencv import cv2
 
         even = Image.fromarray(cv2.createCLAHE(LIMIT, (TILES, TILES)).apply(np.asarray(luminance)))
     else:
         even = ImageOps.equalize(luminance)
-    return Image.merge("YCbCr", (even, blue, red)).convert("RGB")
+    return Image.merge("YCbCr", (even, *colours)).convert("RGB") if colours else even

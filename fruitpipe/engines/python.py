@@ -131,7 +131,7 @@ class Custom:
 
     def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
         try:
-            feature = np.asarray(self._backbone.feature(pixels))
+            feature = np.asarray(self._backbone.feature(np.ascontiguousarray(pixels)))
         except Exception as error:
             raise BadImage("rejected", f"{self._name}: {shown(error)}") from error
         if feature.shape != out.shape or not np.can_cast(feature.dtype, out.dtype, "same_kind"):

@@ -34,7 +34,9 @@ class Detector:
 
         Where nothing stands out, n is 0.
         """
-        _, found = opened.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
+        one_channel = pixels.strides[2] == 0  # as of all that `image.grey` makes: no need to weigh three of them
+        grey = pixels[..., 0] if one_channel else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        _, found = opened.detectAndCompute(grey, None)
         if found is not None:
             return np.asarray(found)
         return np.zeros((0, 32), np.uint8) if self.name == "orb" else np.zeros((0, 128), np.float32)
