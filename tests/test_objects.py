@@ -265,6 +265,8 @@ import os, signal, sys
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects import open_bucket
+def say(what):
+    os.write(1, f"{what}\\n".encode())  # at once: print may write text and end apart, and the other come between
 url, s3, before = sys.argv[1], S3Config.model_validate_json(sys.argv[2]), sys.argv[3] == "used"
 bucket = open_bucket(url, s3)
 if before:
@@ -274,12 +276,12 @@ if child == 0:
     signal.alarm(60)
 try:
     bucket.put("fork/x", b"content")
-    print(bytes(bucket.get("fork/x").data).decode(), flush=True)
+    say(bytes(bucket.get("fork/x").data).decode())
 except UserError as error:
-    print(error, flush=True)
+    say(error)
 if child == 0:
     os._exit(0)
-print(os.waitpid(child, 0)[1])
+say(os.waitpid(child, 0)[1])
 """
 
 
