@@ -268,7 +268,7 @@ def transform(
     from fruitpipe.transform import transform_folder
 
     settings = load(config, [*assignments, f"labels={labels}"], [images, "OUT"])
-    counts = transform_folder(model, images, out, settings.labels, settings.s3)
+    counts = transform_folder(model, images, out, settings.labels, settings.s3, settings.backbone)
     if as_json:
         print(json.dumps(counts))
         return

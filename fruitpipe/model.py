@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engines import FILES, Engine, Extractor, Kind
+from fruitpipe.engines import FILES, Engine, Extractor, Kind, class_of
 from fruitpipe.errors import UserError
 from fruitpipe.pca import Pca, Unreduced
 from fruitpipe.source import Reader
@@ -73,6 +73,8 @@ class Model:
     card: Card
     pca: Pca | Unreduced
     extractor: Extractor
+    backbone: str | None = None
+    """package.module:Class that the caller lets it run; a model on disk may name any"""
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
@@ -81,7 +83,11 @@ class Model:
     def transform_images(
         self, paths: Iterable[str], threads: int | None = None, s3: S3Config | None = None
     ) -> Iterator[Vector]:
-        """Vectors of images on disk or in buckets, in order, on all cores; a bad one gives a status and no vector."""
+        """Vectors of images on disk or in buckets, in order, on all cores; a bad one gives a status and no vector.
+
+        Raises UserError where the model's backbone is a class that the caller has not named.
+        """
+        self.check_class()
         reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
         threads = threads or len(os.sched_getaffinity(0))
         stream = iter(paths)
@@ -101,6 +107,14 @@ class Model:
             Vector(path, status, error, vector if status == "ok" else None)
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
+
+    def check_class(self) -> None:
+        """Raises UserError where the model's backbone is code that the caller has not named."""
+        if self.extractor.kind == "python" and (name := class_of(self.extractor.data)) != self.backbone:
+            raise UserError(
+                f"the model's backbone is a class, {name}, whose code would run here: if you trust it, say so "
+                f"(--set backbone={name}; in Python, load_model(…, backbone={name!r}))."
+            )
 
     @property
     def _engine(self) -> Engine:
@@ -126,15 +140,17 @@ class Model:
         return {PCA: arrays.getvalue(), **files}
 
 
-def load_model(path: str | os.PathLike[str], s3: S3Config | None = None) -> Model:
+def load_model(path: str | os.PathLike[str], s3: S3Config | None = None, backbone: str | None = None) -> Model:
     """Load a model folder, as in `OUT/runs/<run>/model`, on disk or in a bucket.
+
+    backbone: package.module:Class, where that of the model is a class that may run.
 
     Raises UserError where it is none, or not a whole one.
     """
-    return read_model(open_store(os.fspath(path), s3))
+    return read_model(open_store(os.fspath(path), s3), backbone=backbone)
 
 
-def read_model(store: Store, folder: str = "") -> Model:
+def read_model(store: Store, folder: str = "", backbone: str | None = None) -> Model:
     """Load a model from a folder of a store. Raises UserError as `load_model` does."""
     path = store.location(folder)
 
@@ -160,7 +176,7 @@ def read_model(store: Store, folder: str = "") -> Model:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
     if extractor.digest != card.extractor:
         raise UserError(f"cannot read the model {path}: {FILES[card.engine]} is damaged.")
-    return Model(card, pca, extractor)
+    return Model(card, pca, extractor, backbone)
 
 
 def read_pca(data: bytes) -> Pca:

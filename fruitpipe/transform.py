@@ -23,15 +23,23 @@ from fruitpipe.store import open_store
 
 
 def transform_folder(
-    model_path: str, images: str, out: str, labels: Literal["parent", "none"] = "parent", s3: S3Config | None = None
+    model_path: str,
+    images: str,
+    out: str,
+    labels: Literal["parent", "none"] = "parent",
+    s3: S3Config | None = None,
+    backbone: str | None = None,
 ) -> dict[str, int]:
     """Write the vectors of all images of an input; return how many images came out with each status.
 
     Columns: path, label, status, error, vector (null where the status is not `ok`). The file appears when it is whole.
 
+    backbone: as `load_model` has it.
+
     Raises UserError where the model or the images are missing, or the file cannot be written.
     """
-    model = load_model(model_path, s3)
+    model = load_model(model_path, s3, backbone)
+    model.check_class()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
     with whole_file(out, s3) as temporary:

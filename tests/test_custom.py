@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.engines import Extractor
 from fruitpipe.engines.python import Custom, create, describe
 from fruitpipe.errors import UserError
 from fruitpipe.featurize import Image as Listed
 from fruitpipe.featurize import featurize
 from fruitpipe.images import BadImage
+from fruitpipe.model import Card, Model, load_model
+from fruitpipe.pca import Unreduced
 from fruitpipe.source import Reader
+from fruitpipe.transform import transform_folder
 
 EXAMPLE = "colour_histogram:ColourHistogram"
 WHOLE = """
@@ -65,7 +70,7 @@ def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
     found = np.stack(table["vector"].to_pylist())
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
     model = out / "runs" / manifest(out)["run"] / "model"
-    fruitpipe("transform", model, fruits, tmp_path / "again.parquet")
+    fruitpipe("transform", model, fruits, tmp_path / "again.parquet", "--set", f"backbone={EXAMPLE}")
     applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
     np.testing.assert_allclose(applied, found, atol=1e-5)
     monkeypatch.delenv("PYTHONPATH")
@@ -129,6 +134,37 @@ def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch:
     for other in ({"version": "2"}, {"dimension": 4}, {"input_size": 9}):
         with pytest.raises(UserError, match=r"is version 1 here, of 3 features; version \d of \d is wanted"):
             Custom(json.dumps(wanted | other).encode())
+
+
+def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model from somebody else may name any module, one in the working folder included."""
+    name = module(tmp_path, monkeypatch, whole())
+    _, data = describe(name)
+    file = name.partition(":")[0]
+    monkeypatch.delitem(sys.modules, file)
+    with (tmp_path / f"{file}.py").open("a") as code:
+        code.write("\nimport pathlib\npathlib.Path('ran').touch()\n")
+    card = Card(
+        run="r", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
+        reconstruction_error_p99=0, extractor=Extractor("python", data).digest, engine="python", unreduced=3,
+    )  # fmt: skip
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part, content in Model(card, Unreduced(3), Extractor("python", data)).files().items():
+        (folder / part).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for trusted in (None, "mobilenet_v2", f"{name}s"):
+        with pytest.raises(UserError, match=f"the model's backbone is a class, {name}, whose code would run here"):
+            transform_folder(str(folder), str(fruits / "Apple"), str(tmp_path / "out.parquet"), backbone=trusted)
+        with pytest.raises(UserError, match="if you trust it, say so"):
+            next(load_model(folder, backbone=trusted).transform_images([str(next(fruits.rglob("*.jpg")))]))
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out.parquet").exists()
+    counts = transform_folder(str(folder), str(fruits / "Apple"), str(tmp_path / "out.parquet"), backbone=name)
+    assert counts == {"ok": 40}
+    assert (tmp_path / "ran").exists()
 
 
 def test_another_size_is_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,6 @@ What a kind needs besides its code is one file, the data of an Extractor: the sa
 """
 
 from fruitpipe.engines.choice import network_kind
-from fruitpipe.engines.engine import FILES, Engine, Extractor, Kind
+from fruitpipe.engines.engine import FILES, Engine, Extractor, Kind, class_of
 
-__all__ = ["FILES", "Engine", "Extractor", "Kind", "network_kind"]
+__all__ = ["FILES", "Engine", "Extractor", "Kind", "class_of", "network_kind"]

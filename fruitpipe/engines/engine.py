@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -19,6 +20,11 @@ FILES: dict[Kind, str] = {
     "python": "backbone.json",
 }
 """Name in a model of what each kind needs."""
+
+
+def class_of(data: bytes) -> str:
+    """The class, as package.module:Class, that the data of the kind `python` names. Raises ValueError, KeyError."""
+    return str(json.loads(data)["class"])
 
 
 class Engine(Protocol):
