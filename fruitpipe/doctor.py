@@ -209,6 +209,7 @@ def readable(url: str, config: Config) -> str:
 
 
 def writable(config: Config) -> str:
+    source.check_apart(config.inputs, config.output)
     store = open_store(config.output, config.s3)
     folder = Path(local_path(config.output)).absolute()
     made = [] if is_remote(config.output) else [each for each in (folder, *folder.parents) if not each.exists()]

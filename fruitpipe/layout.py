@@ -17,6 +17,7 @@ OUT/
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -45,6 +46,30 @@ FACTS = pa.schema(
     ]
 )
 """Columns of a feature part, besides `feature`."""
+
+HEX = "[0-9a-f]"
+OURS = re.compile(
+    rf"""
+    features/(
+        {HEX}{{16}}/part-{HEX}{{32}}\.parquet
+        | vocabularies/{HEX}{{32}}\.npz
+    ) | runs/\d{{8}}-\d{{6}}-{HEX}{{4}}/(
+        config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet
+        | (vectors | json | csv)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors\.(jsonl | csv)
+        | model/[\w-]+\.(npz | json | tflite) | work/[\w-]+\.(parquet | npz)
+    )""",
+    re.VERBOSE,
+)
+SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
+PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
+"""What is left on disk of a file whose writing was interrupted."""
+
+
+def is_ours(name: str) -> bool:
+    """Whether an object below `features` or `runs` has a name that fruitpipe gives, whole or half written."""
+    if partial := PARTIAL.fullmatch(name):
+        name = partial["folder"] + partial["name"]
+    return bool(OURS.fullmatch(name) or SCRATCH.fullmatch(name))
 
 
 def new_run_id() -> str:

@@ -55,6 +55,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     FruitpipeError: Spark or the disk gave up; says why.
     """
     source.check(config.inputs, config.s3)  # before anything is made: a typo should leave no trace
+    source.check_apart(config.inputs, config.output)
     store = open_store(config.output, config.s3)
     store.prepare()
     job = Job(config, store, reporter or Reporter(), verbose)
@@ -77,6 +78,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
 def plan(config: Config) -> Summary:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
     source.check(config.inputs, config.s3)
+    source.check_apart(config.inputs, config.output)
     store = open_store(config.output, config.s3)
     with planning(config) as the_plan:
         add_images(the_plan, config)

@@ -146,7 +146,10 @@ class Garbage(NamedTuple):
 
 
 def garbage(store: Store) -> list[Garbage]:
-    """Unfinished and failed runs, work files, temporary files, and features that no published run uses."""
+    """Unfinished and failed runs, work files, temporary files, and features that no published run uses.
+
+    What has a name that fruitpipe does not give, or lies behind a link, is somebody else's and never garbage.
+    """
     require_result(store)
     published, used = set(), set()
     for run_id in store.folders(layout.RUNS):
@@ -163,7 +166,9 @@ def garbage(store: Store) -> list[Garbage]:
         return rest.split("/")[0] in published and not name.startswith(layout.work(rest.split("/")[0]) + "/")
 
     found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.names(folder))
-    return sorted(each for each in found if not needed(each.name))
+    return sorted(
+        each for each in found if layout.is_ours(each.name) and not needed(each.name) and not store.is_linked(each.name)
+    )
 
 
 def collect(store: Store) -> list[Garbage]:
@@ -172,5 +177,5 @@ def collect(store: Store) -> list[Garbage]:
         found = garbage(store)
         for each in found:
             store.delete(each.name)
-        store.tidy()
+        store.tidy(layout.is_ours)
     return found

@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -81,8 +81,12 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Delete an object, and the folders that this leaves empty. Deleting what is not there is no error."""
 
-    def tidy(self) -> int:
-        """Clear away what interrupted writes have left and no listing shows; say how many there were."""
+    def is_linked(self, name: str) -> bool:
+        """Whether an object is a link or lies behind one, and so may be somebody else's."""
+        return False
+
+    def tidy(self, ours: Callable[[str], bool]) -> int:
+        """Clear away what interrupted writes of objects of `ours` have left and no listing shows; say how many."""
         return 0
 
 
@@ -165,6 +169,11 @@ class LocalStore(Store):
         path = self.root / prefix
         return sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
 
+    def is_linked(self, name: str) -> bool:
+        path = self.root / name
+        within = [path, *path.parents]
+        return any(each.is_symlink() for each in within[: within.index(self.root)])
+
     def delete(self, name: str) -> None:
         path = self.root / name
         path.unlink(missing_ok=True)
@@ -246,5 +255,6 @@ class BucketStore(Store):
     def delete(self, name: str) -> None:
         self.bucket.delete(self._key(name))
 
-    def tidy(self) -> int:
-        return self.bucket.abort_uploads(self._prefix)
+    def tidy(self, ours: Callable[[str], bool]) -> int:
+        start = len(self._key("x")) - 1
+        return self.bucket.abort_uploads(self._prefix, lambda key: ours(key[start:]))

@@ -46,6 +46,20 @@ def test_names_within_a_run_are_distinct_and_below_it() -> None:
     ]  # fmt: skip
     assert len(set(names)) == len(names)
     assert all(name == layout.run(run, layout.within(run, name)) for name in names)
+    assert all(layout.is_ours(name) for name in names)
+
+
+def test_names_that_fruitpipe_gives_are_told_from_those_of_others() -> None:
+    part, run = layout.feature_part("0" * 64, [("a", "1")]), layout.new_run_id()
+    folder, _, name = part.rpartition("/")
+    assert all(layout.is_ours(ours) for ours in (part, layout.scratch(), layout.vocabulary("0" * 64)))
+    assert layout.is_ours(f"{folder}/.{name}.0123abcd.tmp")
+    others = (
+        "runs/apple.jpg", "features/part-1.parquet", f"{folder}/x.parquet", f"{folder}/.x.parquet.0123abcd.tmp",
+        f"{part}/x", f"runs/{run}", f"runs/{run}/apple.jpg", f"runs/{run}/vectors/apple.jpg",
+        f"runs/x{run}/config.yaml", f"photos/{part}", "features/.tmp", f"runs/{run}/work/notes.txt",
+    )  # fmt: skip
+    assert not [other for other in others if layout.is_ours(other)]
 
 
 def test_vector_parts_sort_by_number() -> None:

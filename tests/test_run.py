@@ -21,10 +21,13 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
+from fruitpipe import layout, pipeline, runs
 from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Choice, Environment
+from fruitpipe.config import Choice, Environment, load_config
 from fruitpipe.engines.litert import LiteRt
+from fruitpipe.errors import UserError
 from fruitpipe.model import load_model
+from fruitpipe.store import LocalStore
 
 
 @pytest.fixture(scope="session")
@@ -321,7 +324,8 @@ def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Pat
     needless = manifest(out)["run"]
     fruitpipe("publish", out, next(path.name for path in sorted((out / "runs").iterdir())))
     (out / "runs" / needless / "manifest.json").unlink()
-    (out / "features" / ".part.parquet.12.tmp").write_text("left by a crash")
+    part = next((out / "features").rglob("part-*.parquet"))
+    part.with_name(f".{part.name}.0123abcd.tmp").write_text("left by a crash")
     before = sorted(path for path in out.rglob("*") if path.is_file())
     listed = json.loads(fruitpipe("gc", out, "--json").stdout)
     assert not listed["deleted"]
@@ -332,6 +336,54 @@ def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Pat
     assert len(list((out / "features").iterdir())) == 1
     assert same_vectors(vectors(out), expected)
     assert run(fruits, out)["plan"]["known"] == 320
+
+
+def test_gc_deletes_nothing_that_fruitpipe_has_not_written(store: LocalStore, tmp_path: Path) -> None:
+    """Photographs where labels are called `runs` and `features`, and all that links lead to."""
+    store.put(layout.MARKER, b"{}")
+    ours = layout.feature_part("0" * 64, [("a", "1")])
+    unfinished = layout.new_run_id()
+    elsewhere = tmp_path / "elsewhere"
+    theirs = [
+        store.root / "runs/apple.jpg", store.root / "features/pear.jpg", store.root / "runs/2026/config.yaml",
+        store.root / layout.run(unfinished, "vectors/picture.jpg"), elsewhere / Path(ours).name,
+        elsewhere / "todo.parquet",
+    ]  # fmt: skip
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    (store.root / Path(ours).parent).symlink_to(elsewhere)
+    (store.root / layout.run(unfinished, "work")).symlink_to(elsewhere)
+    (store.root / layout.run(unfinished, "report.html")).symlink_to(elsewhere / "todo.parquet")
+    store.put(layout.outcome(unfinished), b"{}")
+    assert [each.name for each in runs.collect(store)] == [layout.outcome(unfinished)]
+    assert all(path.read_bytes() == b"mine" for path in theirs)
+    assert (store.root / layout.run(unfinished, "report.html")).is_symlink()
+
+
+def test_a_linked_folder_of_features_is_used_and_not_cleared(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "large-disk").mkdir()
+    (store.root / "features").symlink_to(tmp_path / "large-disk")
+    store.put(layout.MARKER, b"{}")
+    name = layout.feature_part("0" * 64, [("a", "1")])
+    store.put(name, b"1")
+    assert (name, 1) in store.names(layout.FEATURES)
+    assert runs.collect(store) == []
+    assert store.get(name) == b"1"
+
+
+@pytest.mark.parametrize("given", ["{0}", "{0}/", "file://{0}", "{0}/*/*.jpg", "{0}/../{1}", "link"])
+def test_results_among_the_images_are_refused_before_anything_is_written(
+    fruits: Path, tmp_path: Path, given: str
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(fruits / "Apple", images / "runs")
+    (tmp_path / "link").symlink_to(images)
+    place = str(tmp_path / "link") if given == "link" else given.format(images, images.name)
+    for verb in (pipeline.run, pipeline.plan):
+        with pytest.raises(UserError, match="is input and output: choose another output"):
+            verb(load_config(input=place, output=str(images)))
+    assert [path.name for path in images.iterdir()] == ["runs"]
 
 
 def test_an_output_inside_the_images_is_never_input(fruits: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -246,15 +246,15 @@ class Bucket:
         with explained(self.place, "delete", key), suppress(FileNotFoundError):
             insist(lambda: obstore.delete(self.client(), key))
 
-    def abort_uploads(self, prefix: str) -> int:
-        """Clear away what uploads in parts left behind that never ended; say how many there were. S3 only."""
+    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool]) -> int:
+        """Clear away what uploads in parts of `wanted` keys left behind that never ended; say how many. S3 only."""
         if self.place.scheme != "s3":
             return 0
         client, count = botocore_client(self.place), 0
         with explained(self.place, "delete", prefix):
             pages = client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.place.name, Prefix=below(prefix)):
-                for upload in page.get("Uploads", []):
+                for upload in filter(lambda each: wanted(each["Key"]), page.get("Uploads", [])):
                     client.abort_multipart_upload(
                         Bucket=self.place.name, Key=upload["Key"], UploadId=upload["UploadId"]
                     )

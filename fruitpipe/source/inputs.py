@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -12,9 +13,9 @@ import pyarrow as pa
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.images import EXTENSIONS, BadImage
-from fruitpipe.objects import Bucket, open_bucket
+from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.source import buckets, files, manifests
-from fruitpipe.source.listing import BATCH, LISTING
+from fruitpipe.source.listing import BATCH, LISTING, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 
 
@@ -71,6 +72,22 @@ def check(inputs: Sequence[str], s3: S3Config) -> None:
                     raise no_images([name])
             case "folder":
                 files.root_of(local_path(name))
+
+
+def check_apart(inputs: Sequence[str], output: str) -> None:
+    """Raise UserError where images and results share a folder: folders of either could be taken for the other's."""
+    for name in inputs:
+        if kind_of(name) != "manifest" and searched(name) == searched(output):
+            raise UserError(f"{name} is input and output: choose another output, such as {output.rstrip('/')}/results.")
+
+
+def searched(name: str) -> str:
+    """The folder or prefix that an input lists, or an output is, in one spelling."""
+    if is_remote(name):
+        scheme, bucket, _ = split(name)
+        return f"{scheme}://{bucket}/{buckets.folder_of(name)}"
+    path = Path(local_path(name))
+    return str((path if path.exists() else Path(split_glob(str(path.absolute()))[0])).resolve())
 
 
 def opened(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
