@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.config import KNOWN, Choice, Environment, ImageConfig
 from fruitpipe.engines import Extractor, Kind
-from fruitpipe.images import decode
+from fruitpipe.vision.decode import decode
 
 TARGET = 0.9999
 SEED = 7

@@ -22,8 +22,8 @@ from limit import LiteRt, Seconds, around, bare_loops, cached
 def run_fruitpipe(images: Path, out: Path, cores: int, *settings: str) -> Seconds:
     """A run into a new folder: its feature stage, and the whole of it, with PCA and vectors."""
     # Not at the top, where the bare loops would import it too.
-    from fruitpipe.runs import open_run
-    from fruitpipe.store import LocalStore
+    from fruitpipe.result.runs import open_run
+    from fruitpipe.storage.store import LocalStore
 
     options = [part for setting in (*settings, f"spark.master=local[{cores}]") for part in ("--set", setting)]
     whole = timed([sys.executable, "-m", "fruitpipe", "run", str(images), str(out), *options])

@@ -16,7 +16,7 @@ MEASURE = """
 import json, os, sys, time
 from pathlib import Path
 
-import fruitpipe.featurize  # as every worker has
+import fruitpipe.tasks.featurize  # as every worker has
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

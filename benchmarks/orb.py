@@ -26,8 +26,8 @@ from object_store import BUCKET, Server, upload  # which makes the tests' module
 from faults import Proxy  # isort: skip
 
 from fruitpipe.config import S3Config
-from fruitpipe.runs import open_run
-from fruitpipe.store import open_store
+from fruitpipe.result.runs import open_run
+from fruitpipe.storage.store import open_store
 
 SCRIPT = Path(__file__).parent / "peers" / "orb_job.py"
 TARGET = 5.0

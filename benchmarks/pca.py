@@ -26,14 +26,16 @@ import pyarrow.parquet as pq
 from common import Row, report
 from numpy.typing import NDArray
 
-from fruitpipe import layout, pca, reduce
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.featurize import Facts, to_parquet
-from fruitpipe.images import Picture
-from fruitpipe.plan import Plan, part_sizes
+from fruitpipe.numeric import pca
+from fruitpipe.pipeline.plan import Plan, part_sizes
 from fruitpipe.source import LISTING
-from fruitpipe.spark import cluster
-from fruitpipe.store import LocalStore
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
+from fruitpipe.tasks import reduce
+from fruitpipe.tasks.featurize import Facts, to_parquet
+from fruitpipe.vision.decode import Picture
 
 DIMENSION = 1280
 RUN, DIGEST, ETAG = "benchmark", "0" * 64, "1-1"
@@ -96,7 +98,7 @@ def write_plain(path: Path, features: NDArray[np.float32]) -> None:
 
 
 def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
-    """As `fruitpipe.pipeline.Job.fit` does it."""
+    """As `fruitpipe.pipeline.stages.Stages.fit` does it."""
     with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), output / "spark.log") as spark:
         start = time.perf_counter()
         spark.map(reduce.Fit(LocalStore(str(output)), RUN), parts)

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fruitpipe.layout import FACTS
-from fruitpipe.plan import Plan
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import LISTING
-from fruitpipe.store import LocalStore
+from fruitpipe.storage.layout import FACTS
+from fruitpipe.storage.store import LocalStore
 
 BATCH = 100_000
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 from common import subset, timed
 
-from fruitpipe.manifest import Manifest
-from fruitpipe.runs import open_run
-from fruitpipe.store import LocalStore
+from fruitpipe.result.manifest import Manifest
+from fruitpipe.result.runs import open_run
+from fruitpipe.storage.store import LocalStore
 
 EVERY = 0.1
 """Seconds between samples of memory."""

@@ -23,9 +23,9 @@ from common import EXTENSIONS, output
 from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Choice, Environment, ImageConfig
 from fruitpipe.engines.litert import LiteRt
-from fruitpipe.featurize import GROUP
-from fruitpipe.images import decode
 from fruitpipe.source.files import read_image
+from fruitpipe.tasks.featurize import GROUP
+from fruitpipe.vision.decode import decode
 
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 RULES = ImageConfig()

@@ -62,7 +62,7 @@ def main() -> None:
         merged = lists / "all"
         merged.write_text("\n".join(dict.fromkeys(classes(lists))))
         jars = Path(os.environ["SPARK_HOME"], "jars")
-        archive = folder / f"{pyspark.__version__}-{jars.stat().st_mtime_ns}-java-{version}.jsa"  # as fruitpipe.spark
+        archive = folder / f"{pyspark.__version__}-{jars.stat().st_mtime_ns}-java-{version}.jsa"
         jar = jars / "classpath.jar"
         options = [f"-XX:SharedClassListFile={merged}", f"-XX:SharedArchiveFile={archive}", "-cp", str(jar)]
         subprocess.run(["java", "-Xshare:dump", "-Xlog:cds=error", *options], check=True)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from fruitpipe.config import Config, load_config
     from fruitpipe.engines.python import CustomBackbone, Description
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
-    from fruitpipe.model import Model, load_model
-    from fruitpipe.pipeline import run
-    from fruitpipe.runs import Run
+    from fruitpipe.model.model import Model, load_model
+    from fruitpipe.pipeline.job import run
+    from fruitpipe.result.runs import Run
 
 HOMES = {
     "Config": "config",
@@ -23,13 +23,13 @@ HOMES = {
     "Description": "engines.python",
     "FruitpipeError": "errors",
     "Interrupted": "errors",
-    "Model": "model",
-    "Run": "runs",
+    "Model": "model.model",
+    "Run": "result.runs",
     "TooManyFailures": "errors",
     "UserError": "errors",
     "load_config": "config",
-    "load_model": "model",
-    "run": "pipeline",
+    "load_model": "model.model",
+    "run": "pipeline.job",
 }
 
 __all__ = [

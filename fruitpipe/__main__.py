@@ -1,3 +1,3 @@
-from fruitpipe.cli import main
+from fruitpipe.cli.app import main
 
 main()

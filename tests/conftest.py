@@ -22,7 +22,7 @@ from seaweed import BUCKET, Server
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import Choice, Environment, S3Config, SparkConfig
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.store import LocalStore, Store
+from fruitpipe.storage.store import LocalStore, Store
 
 CI = os.environ.get("CI") == "true"
 
@@ -141,7 +141,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A SparkSession that ends with its module: a Spark that still ran would be used by the pipeline's own tests."""
     from pyspark.sql import SparkSession
 
-    from fruitpipe.spark import cluster
+    from fruitpipe.spark.cluster import cluster
 
     log = tmp_path_factory.mktemp("spark") / "spark.log"
     with cluster(SparkConfig(master="local[2]"), Environment.read(), log):

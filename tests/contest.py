@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from fruitpipe.store import Store
+from fruitpipe.storage.store import Store
 
 
 def winners(store: Store, name: str, expected: bytes | None, data: list[bytes]) -> list[bytes]:

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fruitpipe import layout
-from fruitpipe.featurize import Facts, to_parquet
-from fruitpipe.images import OK, BadImage, Picture
 from fruitpipe.source import LISTING
-from fruitpipe.store import Store
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks.featurize import Facts, to_parquet
+from fruitpipe.vision.decode import OK, BadImage, Picture
 
 
 class Image(NamedTuple):

@@ -19,11 +19,11 @@ from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3
 from fruitpipe.engines import Extractor, Kind
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.featurize import Image, features_digest, featurize
-from fruitpipe.images import decode
-from fruitpipe.pipeline import plan
-from fruitpipe.prepared import prepare
+from fruitpipe.pipeline.backbone import prepare
+from fruitpipe.pipeline.job import plan
 from fruitpipe.source import Reader
+from fruitpipe.tasks.featurize import Image, features_digest, featurize
+from fruitpipe.vision.decode import decode
 
 CONVERSION = "fruitpipe.backbones.convert"
 ENGINES: tuple[Kind, ...] = ("litert", "openvino")

@@ -16,9 +16,9 @@ from kubeflow_spark_api import models
 from kubernetes_validate import validate
 from queries import metric_names, queries
 
-from fruitpipe import rights
-from fruitpipe.metrics import RunCollector
-from fruitpipe.progress import Reporter
+from fruitpipe.cli import kubernetes_access as rights
+from fruitpipe.cli.metrics import RunCollector
+from fruitpipe.pipeline.progress import Reporter
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMETHEUS = "--api-versions=monitoring.coreos.com/v1"

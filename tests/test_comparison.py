@@ -15,8 +15,8 @@ from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.comparison import compare
 from fruitpipe.config import PcaConfig
+from fruitpipe.numeric.precision import compare
 
 
 def test_a_comparison_is_what_scikit_learn_says_of_each() -> None:

@@ -19,13 +19,13 @@ from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Extractor
 from fruitpipe.engines.python import Custom, create, describe
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import Image as Listed
-from fruitpipe.featurize import featurize
-from fruitpipe.images import BadImage
-from fruitpipe.model import Card, Model, load_model
-from fruitpipe.pca import Unreduced
+from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.model.transform import transform_folder
+from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader
-from fruitpipe.transform import transform_folder
+from fruitpipe.tasks.featurize import Image as Listed
+from fruitpipe.tasks.featurize import featurize
+from fruitpipe.vision.decode import BadImage
 
 EXAMPLE = "colour_histogram:ColourHistogram"
 WHOLE = """

@@ -15,11 +15,11 @@ from fruitpipe.backbones import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
 from fruitpipe.engines import Engine, Extractor, Kind, network_kind
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import Image, featurize
-from fruitpipe.images import decode
+from fruitpipe.pipeline.stages import share
 from fruitpipe.source import Reader
-from fruitpipe.spark import cluster
-from fruitpipe.stages import share
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.tasks.featurize import Image, featurize
+from fruitpipe.vision.decode import decode
 
 KINDS: tuple[Kind, ...] = ("litert", "openvino_bf16")
 

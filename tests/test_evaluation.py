@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-from fruitpipe import pca
-from fruitpipe.evaluation import ITERATIONS, evaluate, sizes
-from fruitpipe.manifest import Evaluation, Manifest
-from fruitpipe.moments import Moments
-from fruitpipe.reduce import keeping, spread
+from fruitpipe.numeric import pca
+from fruitpipe.numeric.evaluation import ITERATIONS, evaluate, sizes
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.result.manifest import Evaluation, Manifest
+from fruitpipe.tasks.reduce import keeping, spread
 
 Matrix = NDArray[np.float64]
 
@@ -126,7 +126,8 @@ def test_rows_that_are_kept_are_those_chosen_over_all_blocks() -> None:
 
 
 def test_only_an_evaluation_imports_scikit_learn() -> None:
-    program = "import sys, fruitpipe.cli, fruitpipe.pipeline, fruitpipe.reduce; sys.exit('sklearn' in sys.modules)"
+    modules = "sys, fruitpipe.cli.app, fruitpipe.pipeline.job, fruitpipe.tasks.reduce"
+    program = f"import {modules}; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.images import PERMANENT, TRANSIENT, BadImage, Picture, decode
+from fruitpipe.vision.decode import PERMANENT, TRANSIENT, BadImage, Picture, decode
 
 RULES = ImageConfig()
 SMALL = ImageConfig(max_pixels=1_000_000)
@@ -234,7 +234,7 @@ SHORT_OF_MEMORY = """
 import resource, sys
 import psutil
 from fruitpipe.config import ImageConfig
-from fruitpipe.images import BadImage, decode
+from fruitpipe.vision.decode import BadImage, decode
 data = open(sys.argv[1], "rb").read()
 decode(data, 8, ImageConfig())
 limit = psutil.Process().memory_info().vms + 20_000_000

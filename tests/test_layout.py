@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruitpipe import layout
+from fruitpipe.storage import layout
 
 ROWS = st.lists(st.tuples(st.text(max_size=5), st.from_regex(r"[0-9]{1,3}-[0-9]{1,3}", fullmatch=True)), max_size=4)
 

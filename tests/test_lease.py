@@ -10,16 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from fruitpipe import layout
-from fruitpipe import lease as leases
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.lease import LIFETIME, Lease
-from fruitpipe.store import Store
+from fruitpipe.storage import layout
+from fruitpipe.storage import lease as leases
+from fruitpipe.storage.lease import LIFETIME, Lease
+from fruitpipe.storage.store import Store
 
 HOLDER = """
 import sys, time
-from fruitpipe.lease import Lease
-from fruitpipe.store import LocalStore
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import LocalStore
 Lease(LocalStore(sys.argv[1]), "run elsewhere").__enter__()
 print("held", flush=True)
 time.sleep(600)

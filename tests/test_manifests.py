@@ -22,13 +22,14 @@ from faults import Proxy
 from parts import Image, put_part
 from seaweed import BUCKET, Server
 
-from fruitpipe import pipeline, source
+from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.images import BadImage
-from fruitpipe.plan import Plan
+from fruitpipe.pipeline import job as pipeline
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader, list_images
-from fruitpipe.store import Store
+from fruitpipe.storage.store import Store
+from fruitpipe.vision.decode import BadImage
 
 Row = dict[str, Any]
 KINDS = ("parquet", "csv", "jsonl", "ndjson", "txt")

@@ -16,9 +16,9 @@ from urllib.request import urlopen
 import pytest
 from command import command
 
+from fruitpipe.cli.metrics import serving
 from fruitpipe.errors import UserError
-from fruitpipe.metrics import serving
-from fruitpipe.progress import Reporter
+from fruitpipe.pipeline.progress import Reporter
 
 
 def free_port() -> int:

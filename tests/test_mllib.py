@@ -8,8 +8,8 @@ import numpy as np
 from pyspark.ml.feature import PCA
 from pyspark.ml.linalg import Vectors
 
-from fruitpipe.moments import Moments
-from fruitpipe.pca import fit
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import fit
 
 
 def test_it_is_mllibs_pca_up_to_sign(spark: Any) -> None:

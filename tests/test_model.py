@@ -10,17 +10,17 @@ import hostile
 import numpy as np
 import pytest
 
-from fruitpipe import pca
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import FILES, Extractor
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import Image, featurize
-from fruitpipe.model import CARD, PCA, Card, Model, load_model
-from fruitpipe.moments import Moments
-from fruitpipe.pca import Unreduced
+from fruitpipe.model.model import CARD, PCA, Card, Model, load_model
+from fruitpipe.numeric import pca
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader
+from fruitpipe.tasks.featurize import Image, featurize
 
 
 def write(model: Model, folder: Path) -> Path:
@@ -199,8 +199,8 @@ def test_a_card_of_another_kind_is_refused_and_the_wrong_key_named(folder: Path)
 
 WITHOUT = """
 import sys
-import fruitpipe.model
-from fruitpipe.model import load_model
+import fruitpipe.model.model
+from fruitpipe.model.model import load_model
 model = load_model(sys.argv[1])
 import numpy as np
 assert model.transform(np.zeros((2, 1280), np.float32)).shape == (2, 5)
@@ -217,7 +217,7 @@ def test_a_model_is_applied_without_tensorflow_keras_and_spark(folder: Path, pat
     assert not {"tensorflow", "keras", "pyspark"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["featurize", "reduce", "pca", "moments"])
+@pytest.mark.parametrize("module", ["tasks.featurize", "tasks.reduce", "numeric.pca", "numeric.moments"])
 def test_the_code_of_tasks_imports_no_tensorflow_keras_or_spark(module: str) -> None:
     code = f"import sys, fruitpipe.{module}; print(*({{'tensorflow', 'keras', 'pyspark'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

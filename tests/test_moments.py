@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from fruitpipe.moments import Moments
+from fruitpipe.numeric.moments import Moments
 
 Matrix = NDArray[np.float64]
 MATRICES = st.tuples(st.integers(1, 30), st.integers(1, 6)).flatmap(

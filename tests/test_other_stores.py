@@ -19,10 +19,10 @@ from seaweed import free_ports
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.images import BadImage
 from fruitpipe.objects import NoBucket
 from fruitpipe.source import Reader, list_images
-from fruitpipe.store import Store, open_store
+from fruitpipe.storage.store import Store, open_store
+from fruitpipe.vision.decode import BadImage
 
 STRANGE = [
     "plain.jpg",

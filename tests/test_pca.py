@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.moments import Moments
-from fruitpipe.pca import Pca, fit
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import Pca, fit
 
 Matrix = NDArray[np.float64]
 
@@ -189,8 +189,8 @@ def test_transform_leaves_the_features_as_they_were() -> None:
 FINGERPRINT = """
 import hashlib
 import numpy as np
-from fruitpipe.moments import Moments
-from fruitpipe.pca import fit
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import fit
 pca = fit(Moments.of(np.random.default_rng(0).normal(size=(500, 200))))
 print(hashlib.sha256(pca.components.tobytes() + pca.explained_variance.tobytes()).hexdigest())
 """

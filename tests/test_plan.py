@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import Image, listing, put_part
 
-from fruitpipe import layout, source
-from fruitpipe.images import PERMANENT, TRANSIENT
-from fruitpipe.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
-from fruitpipe.store import LocalStore, Store
+from fruitpipe import source
+from fruitpipe.pipeline.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.vision.decode import PERMANENT, TRANSIENT
 
 DIGEST = "d" * 64
 STATUSES = (*TRANSIENT, *PERMANENT)

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from fruitpipe import progress
-from fruitpipe.progress import BarReporter, JsonReporter, PlainReporter, Reporter, figures, reporter_for
+from fruitpipe.pipeline import progress
+from fruitpipe.pipeline.progress import BarReporter, JsonReporter, PlainReporter, Reporter, figures, reporter_for
 
 
 def play(reporter: Reporter) -> None:

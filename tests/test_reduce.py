@@ -16,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from parts import Image, put_part
 
-from fruitpipe import layout, pca, reduce
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.moments import Moments
-from fruitpipe.pca import Pca
-from fruitpipe.store import LocalStore, Store
+from fruitpipe.numeric import pca
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import Pca
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks import reduce
 
 DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
 COUNT, DIMENSION = 5000, 12

@@ -21,13 +21,15 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe import layout, pipeline, runs
 from fruitpipe.backbones import flatbuffer
 from fruitpipe.config import Choice, Environment, load_config
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
-from fruitpipe.model import load_model
-from fruitpipe.store import LocalStore
+from fruitpipe.model.model import load_model
+from fruitpipe.pipeline import job as pipeline
+from fruitpipe.result import runs
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
 
 
 @pytest.fixture(scope="session")

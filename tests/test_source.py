@@ -15,12 +15,14 @@ from conftest import nobody
 from faults import Proxy
 from seaweed import BUCKET, Server
 
-from fruitpipe import layout, pipeline, source
+from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.images import BadImage
+from fruitpipe.pipeline import job as pipeline
 from fruitpipe.source import list_images
 from fruitpipe.source.files import read_image
+from fruitpipe.storage import layout
+from fruitpipe.vision.decode import BadImage
 
 STRANGE = [
     "with space.jpg", "#1.png", "100%.jpg", "%20.jpg", "naïve.jpg", "日本.jpg", "🍎.jpg", "two\nlines.jpg", "tab\t.jpg",
@@ -243,7 +245,7 @@ def test_a_link_into_a_folder_without_rights_is_listed_and_forbidden(public_fold
 
 READ = """
 import sys
-from fruitpipe.images import BadImage
+from fruitpipe.vision.decode import BadImage
 from fruitpipe.source.files import read_image
 try:
     read_image(sys.argv[1] + "/x.jpg", 1000)

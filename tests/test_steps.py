@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.featurize import features_digest
-from fruitpipe.images import decode
-from fruitpipe.steps import equalised, prepare, trimmed
+from fruitpipe.tasks.featurize import features_digest
+from fruitpipe.vision.decode import decode
+from fruitpipe.vision.preprocess import equalised, prepare, trimmed
 
 STEPS: dict[str, list[Any]] = {
     "background": ["trim"],
@@ -310,7 +310,7 @@ def test_every_step_changes_the_identity_of_features() -> None:
 PEAK = """
 import cv2, re, sys
 from fruitpipe.config import ImageConfig
-from fruitpipe.images import decode
+from fruitpipe.vision.decode import decode
 data = open(sys.argv[1], "rb").read()
 decode(data, 224, ImageConfig.model_validate_json(sys.argv[2]))
 print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])

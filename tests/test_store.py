@@ -21,12 +21,12 @@ from seaweed import BUCKET, KMS_KEY
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import LARGE
-from fruitpipe.store import TEMPORARY, LocalStore, Store, open_store
+from fruitpipe.storage.store import TEMPORARY, LocalStore, Store, open_store
 
 # A limit on the size of files gives the error that a full disk gives.
 FULL_DISK = """
 import resource, signal, sys
-from fruitpipe.store import LocalStore
+from fruitpipe.storage.store import LocalStore
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -37,7 +37,7 @@ except OSError as error:
 COUNT = """
 import sys
 from fruitpipe.config import S3Config
-from fruitpipe.store import open_store
+from fruitpipe.storage.store import open_store
 store = open_store(sys.argv[1], S3Config.model_validate_json(sys.argv[2]))
 for _ in range(20):
     while not store.swap("count", was := store.get("count"), str(int(was) + 1).encode()):

@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from fruitpipe.config import Config, ImageConfig, S3Config
 from fruitpipe.engines.words import Detector, Vocabulary, Words
 from fruitpipe.errors import UserError
+from fruitpipe.pipeline.vocabulary import ROUNDS, cluster, learn
 from fruitpipe.source import Reader
-from fruitpipe.vocabulary import ROUNDS, cluster, learn
 
 SIDE = 320
 READER = Reader(S3Config(), 1 << 20)

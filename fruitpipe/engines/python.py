@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.backbones import Backbone
 from fruitpipe.errors import UserError
-from fruitpipe.images import BadImage
+from fruitpipe.vision.decode import BadImage
 
 METHODS = ("describe", "load", "feature")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.opencv import cv2
+from fruitpipe.vision.opencv import cv2
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.images import EXTENSIONS, BadImage
-from fruitpipe.layout import MARKER
 from fruitpipe.source.listing import split_glob, to_listing
+from fruitpipe.storage.layout import MARKER
+from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.images import EXTENSIONS, BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.source import buckets, files, manifests
 from fruitpipe.source.listing import BATCH, LISTING, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
+from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
 
 def list_images(

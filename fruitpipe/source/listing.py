@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from fruitpipe.errors import UserError
-from fruitpipe.images import EXTENSIONS
+from fruitpipe.vision.decode import EXTENSIONS
 
 LISTING = pa.schema(
     [

@@ -26,7 +26,7 @@ from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
 from fruitpipe.source.files import size_and_etag
 from fruitpipe.source.listing import BATCH, are_images, parents_of, to_listing
-from fruitpipe.store import open_store
+from fruitpipe.storage.store import open_store
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}

@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from fruitpipe import layout
 from fruitpipe.config import is_remote
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.lease import Lease
-from fruitpipe.manifest import Manifest, Outcome
-from fruitpipe.model import Model, read_model
-from fruitpipe.store import TEMPORARY, Store
+from fruitpipe.model.model import Model, read_model
+from fruitpipe.result.manifest import Manifest, Outcome
+from fruitpipe.storage import layout
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import TEMPORARY, Store
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import layout, source
+from fruitpipe import source
 from fruitpipe.config import Config, ImageConfig
 from fruitpipe.errors import UserError
-from fruitpipe.featurize import GROUP, Data, Image, features_digest, fetch, look
-from fruitpipe.images import BadImage, Picture
 from fruitpipe.source import Reader
-from fruitpipe.store import Store
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks.featurize import GROUP, Data, Image, features_digest, fetch, look
+from fruitpipe.vision.decode import BadImage, Picture
 
 if TYPE_CHECKING:  # OpenCV is for those who ask for words
     from fruitpipe.engines.words import Detector, Vocabulary

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import KNOWN, Config, Environment, is_class
 from fruitpipe.engines import Extractor, network_kind
-from fruitpipe.featurize import features_digest
+from fruitpipe.tasks.featurize import features_digest
 
 
 class Prepared(NamedTuple):

@@ -22,9 +22,9 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import FILES, Engine, Extractor, Kind, class_of
 from fruitpipe.errors import UserError
-from fruitpipe.pca import Pca, Unreduced
+from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.source import Reader
-from fruitpipe.store import Store, open_store
+from fruitpipe.storage.store import Store, open_store
 
 PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
@@ -99,7 +99,7 @@ class Model:
                 window += [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 1)]
 
     def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
-        from fruitpipe.featurize import Image, featurize
+        from fruitpipe.tasks.featurize import Image, featurize
 
         facts, features = featurize([Image(path) for path in paths], self._engine, self.card.image, reader)
         vectors = self.transform(features)

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruitpipe import layout
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, Extractor
-from fruitpipe.images import DECODE_RULES, OK, STEP_RULES, BadImage, Picture, decode
 from fruitpipe.objects import Bucket
 from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
-from fruitpipe.store import Store
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.vision.decode import DECODE_RULES, OK, STEP_RULES, BadImage, Picture, decode
 
 Data = bytes | memoryview
 GROUP = 16
@@ -139,7 +139,7 @@ def settle() -> None:
 
     PySpark collects after each task, and the longer the more a worker has imported.
     """
-    import fruitpipe.reduce  # noqa: F401
+    import fruitpipe.tasks.reduce  # noqa: F401
 
     to_parquet(Facts(), np.zeros((0, 1), np.float32))  # Arrow imports pandas when it makes its first array
     gc.freeze()

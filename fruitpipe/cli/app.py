@@ -22,12 +22,12 @@ from rich.table import Table
 
 from fruitpipe import config as configs
 from fruitpipe.errors import FruitpipeError, Interrupted, UserError
-from fruitpipe.progress import reporter_for
-from fruitpipe.store import Store, open_store
+from fruitpipe.pipeline.progress import reporter_for
+from fruitpipe.storage.store import Store, open_store
 from fruitpipe.units import duration, size
 
 if TYPE_CHECKING:
-    from fruitpipe.manifest import ModelFacts
+    from fruitpipe.result.manifest import ModelFacts
 
 app = typer.Typer(
     name="fruitpipe",
@@ -137,8 +137,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Turn images into published vectors. Continues where an earlier run stopped."""
-    from fruitpipe import pipeline
-    from fruitpipe.metrics import serving
+    from fruitpipe.cli.metrics import serving
+    from fruitpipe.pipeline import job as pipeline
 
     settings = load(config, assignments, places or [], verify_content, preset)
     reporter = reporter_for(sys.stderr, log)
@@ -202,7 +202,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would do, without doing it."""
-    from fruitpipe import pipeline
+    from fruitpipe.pipeline import job as pipeline
 
     settings = load(config, assignments, places or [], verify_content, preset)
     summary = pipeline.plan(settings)
@@ -240,7 +240,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine and the places of a run, and say what to do where something is not well."""
-    from fruitpipe.doctor import examine
+    from fruitpipe.cli.doctor import examine
 
     given = places or ([] if config else ["IMAGES", "OUT"])
     found = []
@@ -265,7 +265,7 @@ def transform(
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""
-    from fruitpipe.transform import transform_folder
+    from fruitpipe.model.transform import transform_folder
 
     settings = load(config, [*assignments, f"labels={labels}"], [images, "OUT"])
     counts = transform_folder(model, images, out, settings.labels, settings.s3, settings.backbone)
@@ -279,7 +279,7 @@ def transform(
 @app.command()
 def runs(out: Result, config: ConfigFile = None, assignments: Set = [], as_json: AsJson = False) -> None:  # noqa: B006
     """List the runs of a result."""
-    from fruitpipe.runs import list_runs
+    from fruitpipe.result.runs import list_runs
 
     rows = list_runs(result(out, config, assignments))
     if as_json:
@@ -309,7 +309,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one run: counts, model, times, files."""
-    from fruitpipe.runs import open_run
+    from fruitpipe.result.runs import open_run
 
     shown = open_run(result(out, config, assignments), run_id)
     manifest = shown.manifest
@@ -380,7 +380,7 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Point latest.json at another run: roll back, or forward again."""
-    from fruitpipe import runs
+    from fruitpipe.result import runs
 
     published = runs.publish(result(out, config, assignments), run_id)
     print(json.dumps({"run": published.id}) if as_json else f"latest is now {published.id}")
@@ -397,7 +397,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Clear away unpublished leftovers and features that no published run uses."""
-    from fruitpipe import runs
+    from fruitpipe.result import runs
 
     store = result(out, config, assignments)
     found = runs.collect(store) if delete else runs.garbage(store)
@@ -478,8 +478,8 @@ def convert(
 @app.command("version")
 def show_versions(as_json: AsJson = False) -> None:
     """Print the versions of fruitpipe and of what results depend on, and the commit of the image."""
-    from fruitpipe.manifest import versions
-    from fruitpipe.spark import find_java, java_version
+    from fruitpipe.result.manifest import versions
+    from fruitpipe.spark.cluster import find_java, java_version
 
     environment = configs.Environment.read()
     found: dict[str, str | None] = {**versions(), "java": None, "revision": environment.revision}

@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fruitpipe.errors import UserError
-from fruitpipe.images import OK
-from fruitpipe.progress import Reporter
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.vision.decode import OK
 
 
 class RunCollector(Collector):

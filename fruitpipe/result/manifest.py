@@ -13,8 +13,8 @@ from pydantic import BaseModel, field_validator
 
 from fruitpipe.config import Config
 from fruitpipe.engines import Kind
-from fruitpipe.model import Model
-from fruitpipe.prepared import Prepared
+from fruitpipe.model.model import Model
+from fruitpipe.pipeline.backbone import Prepared
 
 Data = bytes | memoryview
 REPORTED = (

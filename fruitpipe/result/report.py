@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import jinja2
 
-from fruitpipe.manifest import Manifest, ModelFacts
+from fruitpipe.result.manifest import Manifest, ModelFacts
 from fruitpipe.units import duration
 
 WIDTH, HEIGHT = 640, 300
 MOST_LABELS = 40
 """Bars in the page; a run may have thousands of labels."""
 
-PAGES = jinja2.Environment(loader=jinja2.PackageLoader("fruitpipe", "."), autoescape=True, trim_blocks=True)
+PAGES = jinja2.Environment(loader=jinja2.PackageLoader("fruitpipe.result", "."), autoescape=True, trim_blocks=True)
 
 
 class Dot(NamedTuple):

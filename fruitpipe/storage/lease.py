@@ -11,9 +11,9 @@ from types import TracebackType
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from fruitpipe import layout
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.store import Store
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
 
 LIFETIME = 60.0
 """Seconds after which a lease that nobody renewed may be taken over."""

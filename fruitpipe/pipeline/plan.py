@@ -18,10 +18,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fruitpipe import layout
-from fruitpipe.images import OK, TRANSIENT
-from fruitpipe.manifest import Summary
-from fruitpipe.store import Store
+from fruitpipe.result.manifest import Summary
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.vision.decode import OK, TRANSIENT
 
 MEMORY = "1GB"
 READERS = 8

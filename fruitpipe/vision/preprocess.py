@@ -40,7 +40,7 @@ def prepare(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uin
         box = central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1]))
     image = resized(image.convert("L") if rules.grey else image, box, side, rules)
     if rules.denoise:
-        from fruitpipe.opencv import cv2
+        from fruitpipe.vision.opencv import cv2
 
         image = Image.fromarray(cv2.medianBlur(np.asarray(image), 3))
     if rules.equalise != "none":
@@ -101,7 +101,7 @@ def equalised(image: Image.Image, adaptive: bool) -> Image.Image:
     """Luminance with a flat histogram, of the whole or tile by tile; colours (Cb and Cr) as they were."""
     luminance, *colours = image.convert("YCbCr").split() if image.mode == "RGB" else [image]
     if adaptive:
-        from fruitpipe.opencv import cv2
+        from fruitpipe.vision.opencv import cv2
 
         even = Image.fromarray(cv2.createCLAHE(LIMIT, (TILES, TILES)).apply(np.asarray(luminance)))
     else:

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import layout
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.manifest import File
-from fruitpipe.moments import Moments
-from fruitpipe.pca import Pca, Unreduced
-from fruitpipe.store import Store
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import Pca, Unreduced
+from fruitpipe.result.manifest import File
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
 
 BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.moments import Float64, Moments
+from fruitpipe.numeric.moments import Float64, Moments
 
 DEFAULT_VARIANCE = 0.95
 

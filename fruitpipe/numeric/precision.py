@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe import pca
 from fruitpipe.config import PcaConfig
-from fruitpipe.evaluation import nearest
-from fruitpipe.manifest import Comparison, Precise
-from fruitpipe.moments import Moments
+from fruitpipe.numeric import pca
+from fruitpipe.numeric.evaluation import nearest
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.result.manifest import Comparison, Precise
 
 SAMPLE = 200
 """Images that are compared, at most."""

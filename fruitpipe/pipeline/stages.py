@@ -15,21 +15,25 @@ import yaml
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import comparison, evaluation, layout, pca, reduce, source
+from fruitpipe import source
 from fruitpipe.config import Config
 from fruitpipe.engines import Extractor
 from fruitpipe.errors import TooManyFailures
-from fruitpipe.featurize import GROUP, Done, Featurize, Image, Look
-from fruitpipe.images import OK
-from fruitpipe.manifest import Comparison, Counts, Evaluation, File
-from fruitpipe.model import Card, Model
-from fruitpipe.plan import Plan
-from fruitpipe.prepared import Prepared
-from fruitpipe.progress import Reporter
-from fruitpipe.store import Store
+from fruitpipe.model.model import Card, Model
+from fruitpipe.numeric import evaluation, pca
+from fruitpipe.numeric import precision as comparison
+from fruitpipe.pipeline.backbone import Prepared
+from fruitpipe.pipeline.plan import Plan
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.result.manifest import Comparison, Counts, Evaluation, File
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks import reduce
+from fruitpipe.tasks.featurize import GROUP, Done, Featurize, Image, Look
+from fruitpipe.vision.decode import OK
 
 if TYPE_CHECKING:
-    from fruitpipe.spark import Cluster
+    from fruitpipe.spark.cluster import Cluster
 
 SAMPLE = 2000
 """Images in the report's picture."""

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from fruitpipe import source
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.images import OK
-from fruitpipe.model import Model, load_model
-from fruitpipe.store import open_store
+from fruitpipe.model.model import Model, load_model
+from fruitpipe.storage.store import open_store
+from fruitpipe.vision.decode import OK
 
 
 def transform_folder(

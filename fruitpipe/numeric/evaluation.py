@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe.manifest import Accuracy, Evaluation
+from fruitpipe.result.manifest import Accuracy, Evaluation
 
 SAMPLE = 2000
 """Images that are classified, at most: with 1280 features and 120 labels they cost 16 s of CPU time."""

@@ -15,23 +15,25 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from fruitpipe import layout, source, vocabulary
+from fruitpipe import source
 from fruitpipe.config import WORDS, Config, Environment, ImageConfig
 from fruitpipe.engines import Extractor
 from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
-from fruitpipe.featurize import WarmUp
-from fruitpipe.lease import Lease
-from fruitpipe.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
-from fruitpipe.model import Model, load_model
-from fruitpipe.pca import Pca
-from fruitpipe.plan import Plan
-from fruitpipe.prepared import Prepared, prepare, prepare_words
-from fruitpipe.progress import Reporter
-from fruitpipe.reduce import Projected
-from fruitpipe.report import render
-from fruitpipe.runs import Run, model_path, point_latest
-from fruitpipe.stages import Stages
-from fruitpipe.store import Store, open_store
+from fruitpipe.model.model import Model, load_model
+from fruitpipe.numeric.pca import Pca
+from fruitpipe.pipeline import vocabulary
+from fruitpipe.pipeline.backbone import Prepared, prepare, prepare_words
+from fruitpipe.pipeline.plan import Plan
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.pipeline.stages import Stages
+from fruitpipe.result.manifest import BackboneFacts, Drift, Manifest, ModelFacts, Outcome, Summary, versions
+from fruitpipe.result.report import render
+from fruitpipe.result.runs import Run, model_path, point_latest
+from fruitpipe.storage import layout
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import Store, open_store
+from fruitpipe.tasks.featurize import WarmUp
+from fruitpipe.tasks.reduce import Projected
 
 Entered = TypeVar("Entered")
 
@@ -172,7 +174,7 @@ class Job:
 
     def run(self, lease: Lease) -> Run:
         """List and plan while Spark starts and the backbone is converted; then the stages."""
-        from fruitpipe.spark import cluster  # only here: who applies a model needs no Spark
+        from fruitpipe.spark.cluster import cluster  # only here: who applies a model needs no Spark
 
         config, environment = self.config, Environment.read()
         first = WarmUp(self.store, source.opened(config.inputs, config.s3))

@@ -14,20 +14,22 @@ from typing import NamedTuple
 
 import psutil
 
-from fruitpipe import layout, rights, source
+from fruitpipe import source
+from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path, worker_memory
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.images import BadImage
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, session
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.refusal import explained, one_line
-from fruitpipe.prepared import prepare
+from fruitpipe.pipeline.backbone import prepare
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
-from fruitpipe.spark import cluster, find_java, java_version
-from fruitpipe.store import open_store
+from fruitpipe.spark.cluster import cluster, find_java, java_version
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
+from fruitpipe.vision.decode import BadImage
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""

@@ -1,0 +1,1 @@
+"""A saved model, and its application to images without Spark."""

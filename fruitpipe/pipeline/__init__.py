@@ -1,0 +1,1 @@
+"""One run, from its lease to its manifest."""

@@ -1,0 +1,1 @@
+"""What is written about runs, and what is read of them."""

@@ -1,0 +1,1 @@
+"""Where results lie: whole objects on disk or in a bucket, their names, and who may write."""

@@ -1,0 +1,1 @@
+"""What runs in a Spark task, or anywhere else. Imports no Spark."""
