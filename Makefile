@@ -24,10 +24,11 @@ demo: setup ## Draw a few hundred small fruits and run the main job on them
 
 test: setup lint unit ## Check style and types, run all tests
 
-lint: setup ## ruff, mypy, shellcheck, hadolint, helm lint
+lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
 	@$(BIN)/hadolint docker/Dockerfile examples/Dockerfile
 	@PATH="$(abspath $(BIN)):$$PATH"; for values in kind eks; do \

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fruitpipe.config import Config, load_config
-    from fruitpipe.engines.python import CustomBackbone, Description
+    from fruitpipe.engines.custom import CustomBackbone, Description
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model.model import Model, load_model
     from fruitpipe.pipeline.job import run
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HOMES = {
     "Config": "config",
-    "CustomBackbone": "engines.python",
-    "Description": "engines.python",
+    "CustomBackbone": "engines.custom",
+    "Description": "engines.custom",
     "FruitpipeError": "errors",
     "Interrupted": "errors",
     "Model": "model.model",

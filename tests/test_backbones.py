@@ -22,8 +22,8 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.pipeline.backbone import prepare
 from fruitpipe.pipeline.job import plan
 from fruitpipe.source import Reader
-from fruitpipe.tasks.featurize import Image, features_digest, featurize
-from fruitpipe.vision.decode import decode
+from fruitpipe.tasks.featurize import Image, featurize
+from fruitpipe.vision.decode import decode, features_digest
 
 CONVERSION = "fruitpipe.backbones.convert"
 ENGINES: tuple[Kind, ...] = ("litert", "openvino")

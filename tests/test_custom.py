@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Extractor
-from fruitpipe.engines.python import Custom, create, describe
+from fruitpipe.engines.custom import Custom, create, describe
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.model.transform import transform_folder

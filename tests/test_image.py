@@ -156,7 +156,7 @@ def test_the_class_archive_counts_whatever_follows_its_classpath():
 def test_local_runs_use_the_class_archive():
     script = """
 from fruitpipe.config import Environment
-from fruitpipe.spark.cluster import class_archive, find_java
+from fruitpipe.spark.java import class_archive, find_java
 environment = Environment.read()
 print(class_archive(environment, find_java(environment)))
 """

@@ -479,7 +479,7 @@ def convert(
 def show_versions(as_json: AsJson = False) -> None:
     """Print the versions of fruitpipe and of what results depend on, and the commit of the image."""
     from fruitpipe.result.manifest import versions
-    from fruitpipe.spark.cluster import find_java, java_version
+    from fruitpipe.spark.java import find_java, java_version
 
     environment = configs.Environment.read()
     found: dict[str, str | None] = {**versions(), "java": None, "revision": environment.revision}

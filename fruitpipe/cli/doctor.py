@@ -19,13 +19,15 @@ from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path, worker_memory
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import Bucket, open_bucket, split
-from fruitpipe.objects.clients import AT_FIRST, Place, botocore_client, session
+from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
+from fruitpipe.objects.error_messages import explained, one_line
 from fruitpipe.objects.opening import head
-from fruitpipe.objects.refusal import explained, one_line
+from fruitpipe.objects.place import Place
 from fruitpipe.pipeline.backbone import prepare
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
-from fruitpipe.spark.cluster import cluster, find_java, java_version
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.spark.java import find_java, java_version
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size

@@ -3,7 +3,6 @@
 from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class, worker_memory
 from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
-from fruitpipe.config.mistakes import ConfigError, Mistake
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
 from fruitpipe.config.presets import PRESETS, about, settings
 from fruitpipe.config.sections import (
@@ -15,6 +14,7 @@ from fruitpipe.config.sections import (
     SparkConfig,
     WordsConfig,
 )
+from fruitpipe.config.validation import ConfigError, Mistake
 
 __all__ = [
     "KNOWN",

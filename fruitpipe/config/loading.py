@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config.mistakes import ConfigError, Lines, Mistake, check
 from fruitpipe.config.secrets import Key
 from fruitpipe.config.sections import Config
+from fruitpipe.config.validation import ConfigError, Lines, Mistake, check
 from fruitpipe.errors import UserError
 
 

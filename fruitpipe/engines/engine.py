@@ -80,10 +80,10 @@ class Extractor(NamedTuple):
 
                 return OpenVino(self.source, "bf16" if self.kind == "openvino_bf16" else "f32")
             case "words":
-                from fruitpipe.engines.words import Words
+                from fruitpipe.engines.visual_words import Words
 
                 return Words(self.data)
             case "python":
-                from fruitpipe.engines.python import Custom
+                from fruitpipe.engines.custom import Custom
 
                 return Custom(self.data)

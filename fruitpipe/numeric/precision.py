@@ -6,15 +6,43 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from fruitpipe.config import PcaConfig
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.evaluation import nearest
 from fruitpipe.numeric.moments import Moments
-from fruitpipe.result.manifest import Comparison, Precise
 
 SAMPLE = 200
 """Images that are compared, at most."""
+
+
+class Precise(BaseModel):
+    """What features of one precision come to."""
+
+    components: int
+    """k, by the config's PCA of these features alone"""
+    nearest: float | None
+    """accuracy of the nearest neighbour among their vectors; None without labels"""
+
+
+class Comparison(BaseModel):
+    """Features in bf16 against those in float32, on a sample of the run's images."""
+
+    images: int
+    cosine: float
+    """between both features of an image, mean"""
+    worst_cosine: float
+    float32: Precise
+    bf16: Precise
+
+    def __str__(self) -> str:
+        """One line for people."""
+        changes = f"{self.bf16.components} components instead of {self.float32.components}"
+        if self.bf16.nearest is not None and self.float32.nearest is not None:
+            changes += f", nearest neighbours right for {self.bf16.nearest:.1%} instead of {self.float32.nearest:.1%}"
+        cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
+        return f"cosine to float32 {cosines}, {changes} (each on {self.images} images alone)"
 
 
 def compare(

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruitpipe.errors import UserError
-from fruitpipe.objects.clients import AT_FIRST, LATER, Place, botocore_client, client_of
-from fruitpipe.objects.file import BUFFER, ObjectFile
-from fruitpipe.objects.patience import Patience, insist
-from fruitpipe.objects.refusal import explained
+from fruitpipe.objects.clients import AT_FIRST, LATER, botocore_client, client_of
+from fruitpipe.objects.error_messages import explained
+from fruitpipe.objects.place import Place
+from fruitpipe.objects.retry import Patience, insist
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode, UpdateVersion
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PAGE = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
 CONTENTS = ("Key", "Size", "ETag")
+BUFFER = 1 << 16
+"""Bytes read at least, so that the end of a Parquet file with its index is one request."""
 LARGE = 32 << 20
 """Bytes from which an object is written in parts. A crash in the middle leaves parts behind, that `gc` clears away."""
 
@@ -260,6 +262,43 @@ class Bucket:
                     )
                     count += 1
         return count
+
+
+class ObjectFile(io.RawIOBase):
+    """A seekable file for reading. Raises FileNotFoundError where there is no such object."""
+
+    def __init__(self, bucket: Bucket, key: str) -> None:
+        import obstore
+
+        self._bucket, self._key, self._position = bucket, key, 0
+        with explained(bucket.place, "read", key):
+            self._size = obstore.head(bucket.client(), key)["size"]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(start + offset, 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        import obstore
+
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        with explained(self._bucket.place, "read", self._key):
+            data = obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 @lru_cache

@@ -10,7 +10,6 @@ import os
 import ssl
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fruitpipe.config import Environment, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.objects.refusal import no_credentials
+from fruitpipe.objects.error_messages import no_credentials
+from fruitpipe.objects.place import Place
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -32,26 +32,6 @@ LATER = 30
 """Retries once a store has answered: two to three minutes, as a restarted server needs."""
 making = threading.Lock()
 """A client takes a tenth of a second and asks for credentials: threads that want the same at one time get one."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A bucket and how to reach it; holds no credentials and no connection, so it may be sent to any process."""
-
-    scheme: str
-    name: str
-    endpoint: str | None
-    region: str | None
-    s3: S3Config
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.name}"
-
-    @property
-    def server(self) -> str:
-        """For people."""
-        return self.endpoint or {"s3": "AWS", "gs": "Google Cloud Storage", "az": "Azure"}[self.scheme]
 
 
 def client_of(place: Place, retries: int = LATER) -> ObjectStore:

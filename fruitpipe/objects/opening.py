@@ -10,8 +10,9 @@ from typing import Any
 from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import Bucket
-from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, Place, botocore_client
-from fruitpipe.objects.refusal import explain, explained
+from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, botocore_client
+from fruitpipe.objects.error_messages import explain, explained
+from fruitpipe.objects.place import Place
 
 opening = threading.Lock()
 """A worker's 32 threads ask for their bucket at one time: the first one opens it, the others get what it got."""

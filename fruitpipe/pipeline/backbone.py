@@ -7,7 +7,7 @@ from typing import NamedTuple
 from fruitpipe.backbones import Backbone, flatbuffer
 from fruitpipe.config import KNOWN, Config, Environment, is_class
 from fruitpipe.engines import Extractor, network_kind
-from fruitpipe.tasks.featurize import features_digest
+from fruitpipe.vision.decode import features_digest
 
 
 class Prepared(NamedTuple):
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 def prepare(config: Config, environment: Environment) -> Prepared:
     """Convert a network, or look at a class. Raises UserError where the backbone is not to be had."""
     if is_class(config.backbone):
-        from fruitpipe.engines.python import describe
+        from fruitpipe.engines.custom import describe
 
         backbone, data = describe(config.backbone)
         extractor = Extractor("python", data)
@@ -42,7 +42,7 @@ def prepare(config: Config, environment: Environment) -> Prepared:
 
 def prepare_words(config: Config, data: bytes) -> Prepared:
     """A bag of the words of a vocabulary. Raises ValueError, KeyError or BadZipFile where `data` is none."""
-    from fruitpipe.engines.words import Vocabulary
+    from fruitpipe.engines.visual_words import Vocabulary
 
     vocabulary, extractor = Vocabulary.from_bytes(data), Extractor("words", data)
     size, width = vocabulary.words.shape

@@ -32,8 +32,8 @@ from fruitpipe.result.runs import Run, model_path, point_latest
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
-from fruitpipe.tasks.featurize import WarmUp
 from fruitpipe.tasks.reduce import Projected
+from fruitpipe.tasks.warm_up import WarmUp
 
 Entered = TypeVar("Entered")
 
@@ -215,11 +215,11 @@ class Job:
                     finished=datetime.now(UTC),
                     config=self.config,
                     config_digest=hashlib.sha256(self.config.model_dump_json().encode()).hexdigest(),
-                    backbone=BackboneFacts.of(prepared),
+                    backbone=backbone_facts(prepared),
                     features_digest=prepared.features,
                     counts=counts,
                     plan=summary,
-                    model=ModelFacts.of(model),
+                    model=model_facts(model),
                     drift=drift,
                     comparison=comparison,
                     evaluation=evaluation,
@@ -263,6 +263,25 @@ class Job:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
         except (OSError, FruitpipeError) as error:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
+
+
+def backbone_facts(prepared: Prepared) -> BackboneFacts:
+    backbone = prepared.backbone
+    facts = backbone.model_dump(exclude={"weights"})
+    return BackboneFacts(**facts, digest=backbone.digest, engine=prepared.extractor.kind)
+
+
+def model_facts(model: Model) -> ModelFacts:
+    return ModelFacts(
+        fitted_by=model.card.run,
+        images=model.card.images,
+        components=model.pca.length,
+        explained=model.pca.explained,
+        explained_variance=model.pca.explained_variance.tolist(),
+        explained_variance_ratio=model.pca.explained_variance_ratio.tolist(),
+        reconstruction_error=model.card.reconstruction_error,
+        reconstruction_error_p99=model.card.reconstruction_error_p99,
+    )
 
 
 def settings(backbone: str, extractor: Extractor, image: ImageConfig) -> dict[str, str | bool]:

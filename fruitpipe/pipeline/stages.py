@@ -22,11 +22,14 @@ from fruitpipe.errors import TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import evaluation, pca
 from fruitpipe.numeric import precision as comparison
+from fruitpipe.numeric.evaluation import Evaluation
+from fruitpipe.numeric.precision import Comparison
 from fruitpipe.pipeline.backbone import Prepared
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.pipeline.progress import Reporter
-from fruitpipe.result.manifest import Comparison, Counts, Evaluation, File
+from fruitpipe.result.manifest import Counts
 from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.featurize import GROUP, Done, Featurize, Image, Look

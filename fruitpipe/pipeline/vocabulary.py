@@ -22,11 +22,11 @@ from fruitpipe.errors import UserError
 from fruitpipe.source import Reader
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.featurize import GROUP, Data, Image, features_digest, fetch, look
-from fruitpipe.vision.decode import BadImage, Picture
+from fruitpipe.tasks.featurize import GROUP, Data, Image, fetch, look
+from fruitpipe.vision.decode import BadImage, Picture, features_digest
 
 if TYPE_CHECKING:  # OpenCV is for those who ask for words
-    from fruitpipe.engines.words import Detector, Vocabulary
+    from fruitpipe.engines.visual_words import Detector, Vocabulary
 
 DESCRIPTORS, PER_WORD, MOST = 20_000, 50, 100_000
 """that are clustered; for large vocabularies as many for each word; never more: 102 MB of ORB's bits"""
@@ -46,7 +46,7 @@ def name_of(config: Config, sample: Sample) -> str:
 
 def find(store: Store, name: str) -> bytes | None:
     """The words that an earlier run has learnt; None where there are none of this name, or damaged ones."""
-    from fruitpipe.engines.words import Vocabulary
+    from fruitpipe.engines.visual_words import Vocabulary
 
     data = store.find(name)
     with suppress(ValueError, KeyError, EOFError, BadZipFile):
@@ -60,7 +60,7 @@ def find_or_learn(config: Config, store: Store, sample: Sample) -> tuple[str, by
     name = name_of(config, sample)
     if found := find(store, name):
         return name, found
-    from fruitpipe.engines.words import Detector
+    from fruitpipe.engines.visual_words import Detector
 
     detector = Detector(cast(Any, config.backbone), config.words.side, config.words.keypoints)
     reader = Reader(config.s3, config.image.max_bytes, source.opened(config.inputs, config.s3))
@@ -79,7 +79,7 @@ def learn(images: Sample, detector: Detector, size: int, rules: ImageConfig, rea
 
     Raises UserError where fewer descriptors are found than words are wanted.
     """
-    from fruitpipe.engines.words import Vocabulary
+    from fruitpipe.engines.visual_words import Vocabulary
 
     most = min(max(DESCRIPTORS, PER_WORD * size), MOST)
     each = max(2 * most // max(len(images), 1), 1)
@@ -113,7 +113,7 @@ def cluster(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArra
     For 48 words it does no worse than scikit-learn's MiniBatchKMeans: nearest neighbours on 500 photographs of 25
     fruits are right for 0.83 (0.81), on 2,316 of 120 for 0.59 (0.57). Importing scikit-learn takes ten times as long.
     """
-    from fruitpipe.engines.words import nearest
+    from fruitpipe.engines.visual_words import nearest
 
     for _ in range(ROUNDS):
         sums, counts = np.zeros_like(centres), np.zeros(len(centres), np.float32)

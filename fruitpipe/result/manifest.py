@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,29 +11,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, field_validator
 
 from fruitpipe.config import Config
-from fruitpipe.engines import Kind
-from fruitpipe.model.model import Model
-from fruitpipe.pipeline.backbone import Prepared
+from fruitpipe.numeric.evaluation import Evaluation
+from fruitpipe.numeric.precision import Comparison
+from fruitpipe.storage.file import File
 
-Data = bytes | memoryview
 REPORTED = (
     *("fruitpipe", "pyspark", "ai-edge-litert", "openvino", "opencv-python-headless", "scikit-learn"),
     *("tensorflow", "tensorflow-cpu", "keras", "pillow", "numpy", "pyarrow", "duckdb"),
 )
-
-
-class File(BaseModel):
-    """One file of a run."""
-
-    name: str
-    """within the run's folder"""
-    rows: int | None = None
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, name: str, data: Data, rows: int | None = None) -> File:
-        return cls(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class Counts(BaseModel):
@@ -82,13 +66,7 @@ class BackboneFacts(BaseModel):
     dimension: int
     parameters: int
     digest: str
-    engine: Kind = "litert"
-
-    @classmethod
-    def of(cls, prepared: Prepared) -> BackboneFacts:
-        backbone = prepared.backbone
-        facts = backbone.model_dump(exclude={"weights"})
-        return cls(**facts, digest=backbone.digest, engine=prepared.extractor.kind)
+    engine: str = "litert"
 
 
 class ModelFacts(BaseModel):
@@ -109,19 +87,6 @@ class ModelFacts(BaseModel):
     """mean over the images of the fit"""
     reconstruction_error_p99: float
 
-    @classmethod
-    def of(cls, model: Model) -> ModelFacts:
-        return cls(
-            fitted_by=model.card.run,
-            images=model.card.images,
-            components=model.pca.length,
-            explained=model.pca.explained,
-            explained_variance=model.pca.explained_variance.tolist(),
-            explained_variance_ratio=model.pca.explained_variance_ratio.tolist(),
-            reconstruction_error=model.card.reconstruction_error,
-            reconstruction_error_p99=model.card.reconstruction_error_p99,
-        )
-
 
 class Drift(BaseModel):
     """How far the images of this run are from those that the reused model was fitted on."""
@@ -132,61 +97,6 @@ class Drift(BaseModel):
     """mean over the images of the fit"""
     beyond_p99: float
     """share of this run's images beyond the 99th percentile of the fit; 0.01 where nothing has changed"""
-
-
-class Accuracy(BaseModel):
-    """Shares of images that get their own label in a space of so many dimensions."""
-
-    dimension: int
-    nearest: float
-    """from the nearest other image"""
-    logistic: float
-    """from a logistic regression, cross-validated"""
-
-
-class Evaluation(BaseModel):
-    """How well labels are told apart, with all features and with components only."""
-
-    images: int
-    """of a sample, evenly spaced"""
-    labels: int
-    """that they have"""
-    left_out: int
-    """labels with too few images in the sample"""
-    chance: float
-    """share of the most frequent label, which is right where a guess always names it"""
-    full: Accuracy
-    """with all features, as the PCA takes them"""
-    reduced: list[Accuracy]
-    """with 8, 16, 32 … and all k components"""
-
-
-class Precise(BaseModel):
-    """What features of one precision come to."""
-
-    components: int
-    """k, by the config's PCA of these features alone"""
-    nearest: float | None
-    """accuracy of the nearest neighbour among their vectors; None without labels"""
-
-
-class Comparison(BaseModel):
-    """Features in bf16 against those in float32, on a sample of the run's images."""
-
-    images: int
-    cosine: float
-    """between both features of an image, mean"""
-    worst_cosine: float
-    float32: Precise
-    bf16: Precise
-
-    def __str__(self) -> str:
-        """One line for people."""
-        changes = f"{self.bf16.components} components instead of {self.float32.components}"
-        if self.bf16.nearest is not None and self.float32.nearest is not None:
-            changes += f", nearest neighbours right for {self.bf16.nearest:.1%} instead of {self.float32.nearest:.1%}"
-        cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
-        return f"cosine to float32 {cosines}, {changes} (each on {self.images} images alone)"
 
 
 class Manifest(BaseModel):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, open_bucket, split
-from fruitpipe.source import buckets, files, manifests
+from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.listing import BATCH, LISTING, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
@@ -43,7 +43,7 @@ def list_images(
 def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
         case "manifest":
-            return manifests.list_manifest(name, by_parent, s3)
+            return image_lists.list_manifest(name, by_parent, s3)
         case "bucket":
             return buckets.list_bucket(name, by_parent, s3)
         case "folder":
@@ -51,7 +51,7 @@ def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[p
 
 
 def kind_of(name: str) -> Literal["manifest", "bucket", "folder"]:
-    if name.lower().endswith(manifests.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
+    if name.lower().endswith(image_lists.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
         return "manifest"
     return "bucket" if is_remote(name) else "folder"
 
@@ -66,7 +66,7 @@ def check(inputs: Sequence[str], s3: S3Config) -> None:
     for name in inputs:
         match kind_of(name):
             case "manifest":
-                manifests.open_manifest(name, s3).close()
+                image_lists.open_manifest(name, s3).close()
             case "bucket":
                 if not open_bucket(name, s3).has_any(buckets.folder_of(name)):
                     raise no_images([name])

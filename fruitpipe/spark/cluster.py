@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,18 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-import pyspark
-from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from py4j.protocol import Py4JError
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 
-from fruitpipe import errors
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.spark.failures import ATTEMPTS, explain, last_line
+from fruitpipe.spark.java import class_archive, find_java
 
-OLDEST_JAVA = 17
-ATTEMPTS = 4
-MONTH = 30 * 24 * 3600
 WORKERS = {
     # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
     # photograph of 12 megapixels 20 %.
@@ -35,8 +31,6 @@ WORKERS = {
     "TOKIO_WORKER_THREADS": "1",
 }
 """Environment of Python workers."""
-KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled")
-"""What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
 Result = TypeVar("Result")
 
 
@@ -54,8 +48,10 @@ class Finished(AccumulatorParam[list[Any]]):
 class Cluster:
     """A running Spark."""
 
-    def __init__(self, context: SparkContext) -> None:
+    def __init__(self, context: SparkContext, first: Callable[[], None]) -> None:
+        """first: what each task begins with."""
         self._context = context
+        self._first = first
         self.slots = slots(context)
         """Tasks that run at once, when all executors are there."""
         self.local = is_local(context)
@@ -63,14 +59,10 @@ class Cluster:
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
 
-    def warm_up(self, task: Callable[[int], None]) -> None:
-        """Start the Python workers of the executors that are there and let each run a task, before there is work."""
-
-        def longer(number: int) -> None:
-            task(number)
-            time.sleep(0.2)  # long enough that every slot gets one of these tasks, and with it a process of its own
-
-        self.map(longer, max(self._context.defaultParallelism, 1))
+    def warm_up(self) -> None:
+        """Start the Python workers of the executors that are there, before there is work."""
+        # Long enough that every slot gets one of these tasks, and with it a process of its own.
+        self.map(lambda _: time.sleep(0.2), max(self._context.defaultParallelism, 1))
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
@@ -91,11 +83,13 @@ class Cluster:
 
         Raises FruitpipeError with the cause where a task fails for the fourth time.
         """
+        first = self._first
         finished: Accumulator[list[tuple[Result, int]]] = self._context.accumulator([], Finished())
         outcome: list[list[Result]] = []
         failure: list[BaseException] = []
 
         def each(number: int, _: Iterable[int]) -> Iterator[Result]:
+            first()
             result = task(number)
             finished.add([(result, peak_memory())])
             return iter([result])
@@ -162,11 +156,11 @@ def cluster(
     environment: Environment,
     log: Path,
     verbose: bool = False,
-    first: Callable[[int], None] = lambda _: None,
+    first: Callable[[], None] = lambda: None,
 ) -> Iterator[Cluster]:
     """The Spark that runs already, or an embedded one that ends with this block and writes its noise to `log`.
 
-    `first` runs once in each worker, before the block.
+    first: what each task begins with; every worker has run it before the block.
 
     Raises UserError where there is no Java, FruitpipeError where Spark does not start.
     """
@@ -174,15 +168,15 @@ def cluster(
         context = SparkContext.getOrCreate()
         if environment.submitted:  # else it is somebody's, who may have other jobs for it
             context.environment = WORKERS | context.environment
-        running = Cluster(context)
-        running.warm_up(first)
+        running = Cluster(context, first)
+        running.warm_up()
         yield running
         return
     with log.open("ab") as noise:
         context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
         try:
-            started = Cluster(context)
-            started.warm_up(first)
+            started = Cluster(context, first)
+            started.warm_up()
             yield started
         finally:
             stop(context, process)
@@ -246,91 +240,3 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path) ->
         "spark.python.unix.domain.socket.enabled": "true",
         **{f"spark.executorEnv.{name}": value for name, value in WORKERS.items()},
     }
-
-
-def class_archive(environment: Environment, java: Path) -> str:
-    """JVM options that use the archive of Spark's loaded classes or, the first time, write it as the JVM ends.
-
-    The JVM writes the archive's header last and passes over one without: a half-written file does no harm, and one that
-    has stayed so for ten minutes is written again. It also passes over an archive of other jars, by their times: each
-    installation of Spark has its own, and those that nobody has used for a month go.
-    """
-    installed = Path(pyspark.__file__, "../jars").resolve().stat().st_mtime_ns
-    archive = environment.cache / "spark" / f"{pyspark.__version__}-{installed}-java-{java_version(java)}.jsa"
-    try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open("rb") as file:
-            whole = any(file.read(4))
-        if whole:
-            return f"-Xshare:auto -XX:SharedArchiveFile={archive}"
-        if time.time() - archive.stat().st_mtime < 600:
-            return ""
-    except FileNotFoundError:
-        with suppress(OSError):
-            for other in archive.parent.glob("*.jsa"):
-                if time.time() - other.stat().st_atime > MONTH:
-                    other.unlink()
-    except OSError:
-        return ""  # a cache that cannot be written to costs three seconds at each start, no more
-    return f"-XX:ArchiveClassesAtExit={archive} -Xlog:disable -Xlog:all=off"
-
-
-def find_java(environment: Environment) -> Path:
-    """The Java home that Spark will use. Raises UserError where there is none or it is too old."""
-    advice = "Install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME."
-    if environment.java_home:
-        java = environment.java_home
-        if not (java / "bin" / "java").exists():
-            raise UserError(f"JAVA_HOME is {java}, which has no bin/java. {advice}")
-    else:
-        found = shutil.which("java")
-        if found is None:
-            raise UserError(f"no Java, which Spark needs. {advice}")
-        java = Path(found).resolve().parent.parent
-    version = java_version(java)
-    if int(version.split(".")[0]) < OLDEST_JAVA:
-        raise UserError(f"Java {version} in {java} is too old for Spark. {advice}")
-    return java
-
-
-def java_version(java: Path) -> str:
-    """As in 17.0.15, from the `release` file of a Java home, or from Java itself where there is none."""
-    release = java / "release"
-    if release.is_file():
-        match = re.search(r'^JAVA_VERSION="([^"]+)"', release.read_text(), re.MULTILINE)
-    else:
-        printed = subprocess.run([java / "bin" / "java", "-version"], capture_output=True, text=True, check=False)
-        match = re.search(r'version "([^"]+)"', printed.stderr)
-    version = match[1] if match else "0"
-    return "8" if version.startswith("1.8") else version
-
-
-def explain(error: BaseException) -> BaseException:
-    """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
-    if isinstance(error, Py4JNetworkError | ConnectionError):
-        return FruitpipeError(
-            "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue."
-        )
-    if not isinstance(error, Py4JJavaError):
-        return error
-    text = str(error)
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
-    if KILLED.search(text):
-        return FruitpipeError(
-            f"Spark's workers were killed {ATTEMPTS} times, most likely for want of memory: give them more "
-            "(executor.memoryOverhead of the chart), or run fewer at once (spark.master=local[N]). What was computed "
-            "is kept."
-        )
-    # Spark quotes the worker's tracebacks; the line after the indented ones of the last names the cause.
-    causes = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
-    cause = causes[-1] if causes else text.strip().splitlines()[0]
-    name, _, message = cause.partition(": ")
-    if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
-        return (kind or UserError)(message)
-    return FruitpipeError(f"a Spark task failed {ATTEMPTS} times: {cause[:500]}. What was computed is kept.")
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else ""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,7 +21,7 @@ from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.vision.decode import DECODE_RULES, OK, STEP_RULES, BadImage, Picture, decode
+from fruitpipe.vision.decode import OK, BadImage, Picture, decode
 
 Data = bytes | memoryview
 GROUP = 16
@@ -89,7 +86,6 @@ class Featurize:
     opened: tuple[Bucket, ...] = ()
 
     def __call__(self, number: int, extractor: Callable[[], Extractor]) -> Done:
-        settle()
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
@@ -117,43 +113,6 @@ class Look:
         engine = load_engine(self.key, extractor)
         facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
         return facts.status, features
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """The task that comes first in a worker, while the driver lists: load the code, connect to the buckets."""
-
-    store: Store
-    opened: tuple[Bucket, ...]
-
-    def __call__(self, _: int) -> None:
-        self.store.find(layout.MARKER)
-        for bucket in self.opened:
-            bucket.client()
-        settle()
-
-
-@cache
-def settle() -> None:
-    """Load what tasks need, once in a process, and keep the garbage collector from looking at it ever again.
-
-    PySpark collects after each task, and the longer the more a worker has imported.
-    """
-    import fruitpipe.tasks.reduce  # noqa: F401
-
-    to_parquet(Facts(), np.zeros((0, 1), np.float32))  # Arrow imports pandas when it makes its first array
-    gc.freeze()
-
-
-def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
-    """Identity of features: the network, its precision, and all that decides which pixels it sees.
-
-    Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
-    """
-    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.taken.items()]
-    rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
-    rules += [precision] if precision != "float32" else []
-    return hashlib.sha256("|".join(rules).encode()).hexdigest()
 
 
 _engines: dict[str, Engine] = {}

@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca, Unreduced
-from fruitpipe.result.manifest import File
 from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
 
 BLOCK = 1024

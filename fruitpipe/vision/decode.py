@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 
@@ -71,6 +72,17 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         raise BadImage("undecodable", "not an image of a known format") from None
     except Exception as error:
         raise BadImage("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
+    """Identity of features: the network, its precision, and all that decides which pixels it sees.
+
+    Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
+    """
+    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.taken.items()]
+    rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
+    rules += [precision] if precision != "float32" else []
+    return hashlib.sha256("|".join(rules).encode()).hexdigest()
 
 
 def check_size(width: int, height: int, rules: ImageConfig) -> None:

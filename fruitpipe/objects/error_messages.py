@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from fruitpipe.errors import FruitpipeError, UserError
 
 if TYPE_CHECKING:
-    from fruitpipe.objects.clients import Place
+    from fruitpipe.objects.place import Place
 
 Action = Literal["list", "read", "write", "delete"]
 SETTING = {"s3": "s3.endpoint", "gs": "STORAGE_EMULATOR_HOST", "az": "AZURE_STORAGE_ACCOUNT_NAME"}

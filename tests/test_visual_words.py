@@ -21,7 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.config import Config, ImageConfig, S3Config
-from fruitpipe.engines.words import Detector, Vocabulary, Words
+from fruitpipe.engines.visual_words import Detector, Vocabulary, Words
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.vocabulary import ROUNDS, cluster, learn
 from fruitpipe.source import Reader

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.tasks.featurize import features_digest
-from fruitpipe.vision.decode import decode
+from fruitpipe.vision.decode import decode, features_digest
 from fruitpipe.vision.preprocess import equalised, prepare, trimmed
 
 STEPS: dict[str, list[Any]] = {

@@ -1,0 +1,35 @@
+"""What a worker does before its first task: load the code of all tasks and connect to buckets."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fruitpipe.objects import Bucket
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks import reduce  # noqa: F401 - to have it loaded
+from fruitpipe.tasks.featurize import Facts, to_parquet
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Comes before every task and does something once in a process."""
+
+    store: Store
+    buckets: tuple[Bucket, ...]
+    done: ClassVar[bool] = False
+
+    def __call__(self) -> None:
+        if WarmUp.done:
+            return
+        WarmUp.done = True
+        self.store.find(layout.MARKER)
+        for bucket in self.buckets:
+            bucket.client()
+        to_parquet(Facts(), np.zeros((0, 1), np.float32))  # Arrow imports pandas when it makes its first array
+        # PySpark collects garbage after each task, and the longer the more a worker has imported.
+        gc.freeze()
