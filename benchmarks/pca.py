@@ -98,7 +98,7 @@ def write_plain(path: Path, features: NDArray[np.float32]) -> None:
 
 
 def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
-    """As `fruitpipe.pipeline.stages.Stages.fit` does it."""
+    """As `fruitpipe.pipeline.stages.fit` does it."""
     with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), output / "spark.log") as spark:
         start = time.perf_counter()
         spark.map(reduce.Fit(LocalStore(str(output)), RUN), parts)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fruitpipe.engines.custom import CustomBackbone, Description
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model.model import Model, load_model
-    from fruitpipe.pipeline.job import run
+    from fruitpipe.pipeline.run import run
     from fruitpipe.result.runs import Run
 
 HOMES = {
@@ -29,7 +29,7 @@ HOMES = {
     "UserError": "errors",
     "load_config": "config",
     "load_model": "model.model",
-    "run": "pipeline.job",
+    "run": "pipeline.run",
 }
 
 __all__ = [

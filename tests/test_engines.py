@@ -15,7 +15,7 @@ from fruitpipe.backbones import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
 from fruitpipe.engines import Engine, Extractor, Kind, network_kind
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline.stages import share
+from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.tasks.featurize import Image, featurize

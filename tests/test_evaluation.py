@@ -20,7 +20,7 @@ from fruitpipe.numeric import pca
 from fruitpipe.numeric.evaluation import ITERATIONS, evaluate, sizes
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.result.manifest import Evaluation, Manifest
-from fruitpipe.tasks.reduce import keeping, spread
+from fruitpipe.tasks.reduce import spread
 
 Matrix = NDArray[np.float64]
 
@@ -116,17 +116,8 @@ def test_rows_are_spread_evenly(rows: int, most: int) -> None:
     assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
 
 
-def test_rows_that_are_kept_are_those_chosen_over_all_blocks() -> None:
-    rows = np.arange(60, dtype=np.float32).reshape(30, 2)
-    kept: list[NDArray[np.float32]] = []
-    chosen = np.array([0, 9, 10, 12, 29])
-    blocks = list(keeping(iter(np.split(rows, [10, 12, 20])), chosen, kept))
-    assert np.array_equal(np.concatenate(blocks), rows)
-    assert np.array_equal(np.concatenate(kept), rows[chosen])
-
-
 def test_only_an_evaluation_imports_scikit_learn() -> None:
-    modules = "sys, fruitpipe.cli.app, fruitpipe.pipeline.job, fruitpipe.tasks.reduce"
+    modules = "sys, fruitpipe.cli.app, fruitpipe.pipeline.run, fruitpipe.tasks.reduce"
     program = f"import {modules}; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -143,18 +134,18 @@ def test_a_run_says_how_well_labels_are_told(fruits: Path, tmp_path: Path) -> No
     assert (found.images, found.labels, found.left_out, found.chance) == (320, 8, 0, 0.125)
     assert [each.dimension for each in (found.full, *found.reduced)] == [1280, 8, 12]
     assert all(value > 0.9 for each in (found.full, *found.reduced) for value in (each.nearest, each.logistic))
-    assert "evaluate" in document["timings"]
+    assert "evaluation" in document["timings"]
     assert not list(out.glob("runs/*/work/*")), "features that were kept are gone"
     shown = fruitpipe("show", out).stdout
     assert f"  k = 12    {found.reduced[1].nearest:.1%}, {found.reduced[1].logistic:.1%}\n" in shown
     page = (out / "runs" / document["run"] / "report.html").read_text()
-    assert f"{100 * found.reduced[0].nearest:.1f} %" in page
+    assert f"{found.reduced[0].nearest:.1%}" in page
     one_core = run(fruits, out, "evaluate=true", "model=reuse", "spark.master=local[1]")
     assert one_core["evaluation"] == document["evaluation"]
     plain = run(fruits, out)
-    assert (plain["evaluation"], "evaluate" in plain["timings"]) == (None, False)
+    assert (plain["evaluation"], "evaluation" in plain["timings"]) == (None, False)
     del plain["evaluation"], plain["config"]["evaluate"]  # as runs before this key wrote it
-    assert Manifest.model_validate_json(json.dumps(plain)).evaluation is None
+    assert Manifest.model_validate_json(json.dumps(plain)).records == {}
 
 
 def test_labels_that_are_too_few_are_a_note_and_not_the_end(fruits: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from seaweed import BUCKET, Server
 from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline import job as pipeline
+from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader, list_images
 from fruitpipe.storage.store import Store

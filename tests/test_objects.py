@@ -256,7 +256,7 @@ def test_a_bucket_pickles_without_keys(server: Server, bucket: Bucket) -> None:
 
 IDLE = """
 import os, sys
-import fruitpipe.pipeline.job, fruitpipe.source, fruitpipe.spark.cluster, fruitpipe.storage.store
+import fruitpipe.pipeline.run, fruitpipe.source, fruitpipe.spark.cluster, fruitpipe.storage.store
 import fruitpipe.tasks.featurize, fruitpipe.tasks.reduce
 threads = [open(f"/proc/self/task/{number}/comm").read().strip() for number in os.listdir("/proc/self/task")]
 print("obstore" in sys.modules, "botocore" in sys.modules, [name for name in threads if "tokio" in name])

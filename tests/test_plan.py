@@ -75,6 +75,30 @@ def test_every_image_is_counted_once_under_every_retry_policy(
     assert summary.todo == len(expected)
 
 
+def test_after_featurizing_only_the_new_parts_are_read(make: Any, store: LocalStore) -> None:
+    """Names of parts are made of their contents, so what was read once stays true; here the old part is even gone."""
+    old = put_part(store, DIGEST, [Image("a"), Image("b", status="missing")])
+    the_plan = make([Image("a"), Image("b"), Image("c")], store)
+    (store.root / old).unlink()
+    new = put_part(store, DIGEST, [Image("b"), Image("c")])
+    the_plan.add_parts(store, [new])
+    assert the_plan.count_by("status") == {"ok": 3}
+    assert the_plan.feature_parts() == sorted([old, new])
+    the_plan.add_parts(store, [new])
+    assert the_plan.summary().known == 3
+
+
+def test_a_part_that_was_broken_is_known_once_it_is_written_again(make: Any, store: LocalStore) -> None:
+    name = put_part(store, DIGEST, [Image("a")])
+    whole = store.get(name)
+    store.put(name, whole[:100])
+    the_plan = make([Image("a")], store)
+    assert (the_plan.broken, the_plan.summary().new) == ([name], 1)
+    store.put(name, whole)
+    the_plan.add_parts(store, [name])
+    assert the_plan.summary().known == 1
+
+
 def test_images_that_failed_and_went_away_had_no_features_to_be_gone(make: Any, store: Store) -> None:
     put_part(store, DIGEST, [Image("a"), Image("b", status="missing")])
     assert make([Image("c")], store).summary().gone == 1

@@ -48,6 +48,15 @@ def write_index(store: Store, rows: Sequence[tuple[str, str | None, str, int]], 
     store.put(layout.work(RUN, layout.INDEX), sink.getvalue())
 
 
+def test_a_sample_is_evenly_spaced_with_its_features_and_labels(made: Features) -> None:
+    found = [reduce.Sample(made.store, RUN, 7)(number) for number in (0, 1)]
+    features, labels = np.concatenate([each[0] for each in found]), [label for each in found for label in each[1]]
+    cut = len(pq.ParquetFile(io.BytesIO(made.store.get(layout.work(RUN, layout.INDEX)))).read_row_group(0))
+    rows = [*(np.arange(7) * cut // 7), *(cut + np.arange(7) * (COUNT - cut) // 7)]
+    assert np.array_equal(features, made.rows[rows])
+    assert labels == [made.images[row].label for row in rows]
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Features:
     """Three feature parts in no order, with failures between, as after a run that was continued."""

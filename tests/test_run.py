@@ -26,7 +26,7 @@ from fruitpipe.config import Choice, Environment, load_config
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
-from fruitpipe.pipeline import job as pipeline
+from fruitpipe.pipeline import run as pipeline
 from fruitpipe.result import runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore

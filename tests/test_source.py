@@ -18,7 +18,7 @@ from seaweed import BUCKET, Server
 from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline import job as pipeline
+from fruitpipe.pipeline import run as pipeline
 from fruitpipe.source import list_images
 from fruitpipe.source.files import read_image
 from fruitpipe.storage import layout

@@ -138,7 +138,7 @@ def run(
 ) -> None:
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe.cli.metrics import serving
-    from fruitpipe.pipeline import job as pipeline
+    from fruitpipe.pipeline import run as pipeline
 
     settings = load(config, assignments, places or [], verify_content, preset)
     reporter = reporter_for(sys.stderr, log)
@@ -173,8 +173,9 @@ def run(
             f"drift: {drift.beyond_p99:.1%} of the images lie beyond the fit's 99th percentile (1 % expected); "
             f"reconstruction error {drift.reconstruction_error:.3g}, {drift.fit_reconstruction_error:.3g} at the fit."
         )
-    if manifest.comparison:
-        print(f"bf16: {manifest.comparison}.")
+    for record in manifest.records.values():
+        if not record.rows:
+            print(f"{record.label}: {record.note}.")
     print(f"vectors  {done.vectors}\nmodel    {facts['model']}\nreport   {facts['report']}\n")
     print(f"next: fruitpipe show {again([settings.output], config, assignments)}")
 
@@ -202,7 +203,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would do, without doing it."""
-    from fruitpipe.pipeline import job as pipeline
+    from fruitpipe.pipeline import run as pipeline
 
     settings = load(config, assignments, places or [], verify_content, preset)
     summary = pipeline.plan(settings)
@@ -333,17 +334,10 @@ def show(
             f"{manifest.drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
             f"{manifest.drift.reconstruction_error:.3g} ({manifest.drift.fit_reconstruction_error:.3g} at the fit)"
         )
-    if manifest.comparison:
-        rows["bf16"] = manifest.comparison
-    if evaluation := manifest.evaluation:
-        rows["accuracy"] = (
-            f"nearest neighbour, logistic regression; {evaluation.images} images of {evaluation.labels} labels"
-            f"{f', {evaluation.left_out} rarer labels left out' if evaluation.left_out else ''}; "
-            f"{evaluation.chance:.1%} by naming the most frequent"
-        )
-        for each in evaluation.reduced:
-            rows[f"  k = {each.dimension}"] = f"{each.nearest:.1%}, {each.logistic:.1%}"
-        rows["  features"] = f"{evaluation.full.nearest:.1%}, {evaluation.full.logistic:.1%}"
+    for record in manifest.records.values():
+        rows[record.label] = record.note
+        for name, *values in record.rows:
+            rows[f"  {name}"] = ", ".join(values)
     rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in manifest.timings.items())
     if manifest.images_per_second:
         rows["speed"] = f"{manifest.images_per_second:.0f} img/s"

@@ -161,6 +161,10 @@ class S3Config(Section):
     tags: dict[str, str] = Field(default_factory=dict, max_length=10)
     """Tags of the objects that are written."""
 
+    def __hash__(self) -> int:
+        """So that connections can be kept by their settings; a dict has no hash of its own."""
+        return hash((*self.model_dump(exclude={"tags"}).values(), frozenset(self.tags.items())))
+
     @model_validator(mode="after")
     def fits(self) -> Self:
         if self.endpoint and self.endpoint.startswith("http://") and not self.allow_http:

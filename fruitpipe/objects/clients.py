@@ -37,14 +37,14 @@ making = threading.Lock()
 def client_of(place: Place, retries: int = LATER) -> ObjectStore:
     """This process' client of a bucket. Clients do not survive a fork: the child makes its own."""
     with making:
-        return _client(os.getpid(), place.url, place.endpoint, place.region, place.s3.model_dump_json(), retries)
+        return _client(os.getpid(), place, retries)
 
 
 @lru_cache
-def _client(pid: int, url: str, endpoint: str | None, region: str | None, s3_json: str, retries: int) -> ObjectStore:
+def _client(pid: int, place: Place, retries: int) -> ObjectStore:
     from obstore import store as stores
 
-    environment, s3 = Environment.read(), S3Config.model_validate_json(s3_json)
+    environment, s3, name = Environment.read(), place.s3, place.name
     patience: RetryConfig = {
         "max_retries": retries,
         "retry_timeout": timedelta(minutes=3),
@@ -55,8 +55,7 @@ def _client(pid: int, url: str, endpoint: str | None, region: str | None, s3_jso
         "connect_timeout": timedelta(seconds=5),
         "timeout": timedelta(minutes=2),
     }
-    scheme, _, name = url.partition("://")
-    if scheme == "gs":
+    if place.scheme == "gs":
         if host := environment.gcs_emulator:
             return stores.GCSStore(
                 name,
@@ -66,14 +65,14 @@ def _client(pid: int, url: str, endpoint: str | None, region: str | None, s3_jso
                 retry_config=patience,
             )
         return stores.GCSStore(name, client_options=options, retry_config=patience)
-    if scheme == "az":
+    if place.scheme == "az":
         return stores.AzureStore(name, client_options=options, retry_config=patience)
     if ca_file := authority(s3, environment):
         options["root_certificate"] = Path(ca_file).read_bytes()
     settings = {
-        "region": region,
-        "endpoint": endpoint,
-        "virtual_hosted_style_request": not path_style(s3, endpoint),
+        "region": place.region,
+        "endpoint": place.endpoint,
+        "virtual_hosted_style_request": not path_style(s3, place.endpoint),
         "request_payer": s3.requester_pays,
         "server_side_encryption": s3.encryption,
         "sse_kms_key_id": s3.kms_key,
@@ -124,14 +123,14 @@ def session() -> Any:
 def botocore_client(place: Place, retries: int = LATER) -> Any:
     """For what obstore cannot do: keys that it cannot name, where a bucket lives, unfinished uploads, who we are."""
     with making:
-        return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3.model_dump_json(), retries)
+        return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3, retries)
 
 
 @lru_cache
-def _botocore_client(pid: int, endpoint: str | None, region: str | None, s3_json: str, retries: int) -> Any:
+def _botocore_client(pid: int, endpoint: str | None, region: str | None, s3: S3Config, retries: int) -> Any:
     from botocore.config import Config
 
-    environment, s3 = Environment.read(), S3Config.model_validate_json(s3_json)
+    environment = Environment.read()
     config = Config(
         s3={"addressing_style": "path" if path_style(s3, endpoint) else "virtual"},
         retries={"mode": "standard", "total_max_attempts": retries + 1},

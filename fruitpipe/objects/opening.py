@@ -36,13 +36,12 @@ def open_bucket(url: str, s3: S3Config) -> Bucket:
     except ValueError as error:  # of a model, a manifest or an output that no config has checked
         raise UserError(f"cannot use a URL: {str(error).rstrip('.')}.") from error
     with opening:
-        return _open(os.getpid(), f"{scheme}://{name}", s3.model_dump_json())
+        return _open(os.getpid(), f"{scheme}://{name}", s3)
 
 
 @lru_cache
-def _open(pid: int, url: str, s3_json: str) -> Bucket:
+def _open(pid: int, url: str, s3: S3Config) -> Bucket:
     scheme, name, _ = split(url)
-    s3 = S3Config.model_validate_json(s3_json)
     if scheme != "s3":
         return Bucket(Place(scheme, name, None, None, s3))
     environment = Environment.read()

@@ -7,8 +7,10 @@ Spark starts. Spark's tasks then read their share of the plan themselves: a row 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fruitpipe import source
+from fruitpipe.config import Config
 from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
@@ -76,9 +80,29 @@ class Plan:
         drawn = f"SELECT * FROM images ORDER BY md5(path), path LIMIT {count}"
         return self._database.execute(f"SELECT {columns} FROM ({drawn}) ORDER BY path").fetchall()
 
+    def list_images(self, config: Config) -> None:
+        """Take the images of a config's input. Raises UserError where there are none."""
+        listing = source.list_images(
+            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3
+        )
+        self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs))
+        if not self.images:
+            raise source.no_images(config.inputs)
+
     def add_features(self, store: Store, digest: str) -> None:
-        """Take what is known of features now, and join. Call again when more have been written."""
-        self._take("features", PLACED, self._known(store, digest))
+        """Take what is known of features, and join."""
+        names = (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
+        self._take("features", PLACED, self._facts(store, names))
+        self._join()
+
+    def add_parts(self, store: Store, names: Iterable[str]) -> None:
+        """Take feature parts that were written since, and join again."""
+        self._take("fresh", PLACED, self._facts(store, iter(names)))
+        self._database.execute("DELETE FROM features WHERE part IN (SELECT part FROM fresh)")
+        self._database.execute("INSERT INTO features SELECT * FROM fresh; DROP TABLE fresh")
+        self._join()
+
+    def _join(self) -> None:
         # What could not be read has no digest of its content, and is known by its etag even with `verify_content`.
         key, columns = ("coalesce(content, etag)", ("content", "etag")) if self._verify_content else ("etag", ("etag",))
         known = f"coalesce({', '.join(f'by_{column}.known' for column in columns)})"
@@ -115,8 +139,7 @@ class Plan:
         finally:
             self._database.unregister("stream")
 
-    def _known(self, store: Store, digest: str) -> Iterator[pa.RecordBatch]:
-        names = (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
+    def _facts(self, store: Store, names: Iterator[str]) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(READERS) as pool:
             while chunk := list(islice(names, 4 * READERS)):
                 for name, facts in zip(chunk, pool.map(partial(facts_of, store), chunk), strict=True):
@@ -200,6 +223,17 @@ class Plan:
         with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
+
+
+@contextmanager
+def open_plan(config: Config, folder: Path | None = None) -> Iterator[Plan]:
+    """An empty plan for a config, whose database is in a folder of its own within `folder`."""
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-", dir=folder) as scratch:
+        plan = Plan(Path(scratch), config.verify_content, config.failures.retry)
+        try:
+            yield plan
+        finally:
+            plan.close()
 
 
 def facts_of(store: Store, name: str) -> pa.Table | None:

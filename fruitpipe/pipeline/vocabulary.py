@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe import source
 from fruitpipe.config import Config, ImageConfig
 from fruitpipe.errors import UserError
 from fruitpipe.source import Reader
@@ -55,7 +54,7 @@ def find(store: Store, name: str) -> bytes | None:
     return None
 
 
-def find_or_learn(config: Config, store: Store, sample: Sample) -> tuple[str, bytes]:
+def find_or_learn(config: Config, store: Store, sample: Sample, reader: Reader) -> tuple[str, bytes]:
     """The words of a sample and their name, kept for other runs. Raises UserError as `learn` does."""
     name = name_of(config, sample)
     if found := find(store, name):
@@ -63,7 +62,6 @@ def find_or_learn(config: Config, store: Store, sample: Sample) -> tuple[str, by
     from fruitpipe.engines.visual_words import Detector
 
     detector = Detector(cast(Any, config.backbone), config.words.side, config.words.keypoints)
-    reader = Reader(config.s3, config.image.max_bytes, source.opened(config.inputs, config.s3))
     data = learn(sample, detector, config.words.size, config.image, reader).to_bytes()
     store.put(name, data)
     return name, data

@@ -8,11 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 from typing import Any, Literal
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from fruitpipe.config import Config
-from fruitpipe.numeric.evaluation import Evaluation
-from fruitpipe.numeric.precision import Comparison
 from fruitpipe.storage.file import File
 
 REPORTED = (
@@ -99,8 +97,26 @@ class Drift(BaseModel):
     """share of this run's images beyond the 99th percentile of the fit; 0.01 where nothing has changed"""
 
 
+class Record(BaseModel):
+    """What a further stage of a run has found: how to show it and, besides, whatever it has for programs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str
+    """for `fruitpipe show`, a word"""
+    title: str
+    """for the report"""
+    note: str
+    """a sentence without its point"""
+    columns: list[str] = []
+    rows: list[list[str]] = []
+    """of a table, if there is one"""
+
+
 class Manifest(BaseModel):
-    """A published run."""
+    """A published run. Records of further stages are beside these keys, each under its stage's name."""
+
+    model_config = ConfigDict(extra="allow")
 
     layout: int
     run: str
@@ -114,9 +130,6 @@ class Manifest(BaseModel):
     plan: Summary
     model: ModelFacts
     drift: Drift | None
-    comparison: Comparison | None = None
-    evaluation: Evaluation | None = None
-    """None where `evaluate` is off, or too few images have one label"""
     files: list[File]
     feature_parts: list[str]
     timings: dict[str, float]
@@ -131,6 +144,12 @@ class Manifest(BaseModel):
     def resolved(cls, config: Any) -> Any:
         """The config without the name of its preset, whose keys it has: presets come and go."""
         return {**config, "preset": None} if isinstance(config, dict) else config
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """What further stages have found, by their names."""
+        extra = (self.model_extra or {}).items()
+        return {name: Record.model_validate(value) for name, value in extra if value and "label" in dict(value)}
 
     @property
     def images_per_second(self) -> float | None:

@@ -90,7 +90,7 @@ def searched(name: str) -> str:
     return str((path if path.exists() else Path(split_glob(str(path.absolute()))[0])).resolve())
 
 
-def opened(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
+def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     """The buckets among the inputs; those that manifests name are not known before."""
     found = [open_bucket(name, s3) for name in inputs if kind_of(name) == "bucket"]
     return tuple({bucket.url: bucket for bucket in found}.values())

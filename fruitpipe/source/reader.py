@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
@@ -16,21 +15,19 @@ REMOTE_THREADS = 32
 """Requests in flight: at 200 ms each, 160 images/s a worker, more than any backbone here takes."""
 
 
+@dataclass(frozen=True)
 class Reader:
-    """Reads images of up to `max_bytes`. Connects at the first image of a bucket, in the process that reads.
+    """Reads images of up to `max_bytes`. Picklable; connects where it reads, at the first image of a bucket."""
 
-    Where buckets are that the driver has opened need not be found out again.
-    """
-
-    def __init__(self, s3: S3Config, max_bytes: int, opened: Sequence[Bucket] = ()) -> None:
-        self._max_bytes = max_bytes
-        self._opened = {bucket.url: bucket for bucket in opened}
-        self._bucket = lru_cache(maxsize=None)(lambda url: open_bucket(url, s3))
+    s3: S3Config
+    max_bytes: int
+    buckets: tuple[Bucket, ...] = ()
+    """those that the driver has opened; where they are need not be found out again"""
 
     def _bucket_of(self, path: str) -> Bucket:
         scheme, name, _ = split(path)
         url = f"{scheme}://{name}"
-        return self._opened.get(url) or self._bucket(url)
+        return next((bucket for bucket in self.buckets if bucket.url == url), None) or open_bucket(url, self.s3)
 
     def read(self, path: str, etag: str = "") -> bytes | memoryview:
         """The bytes of an image, those that were listed with this etag.
@@ -39,9 +36,9 @@ class Reader:
         be read from there, such as for want of credentials.
         """
         if not is_remote(path):
-            return files.read_image(local_path(path), self._max_bytes)
+            return files.read_image(local_path(path), self.max_bytes)
         try:
-            return self._bucket_of(path).get(split(path)[2], etag or None, self._max_bytes).data
+            return self._bucket_of(path).get(split(path)[2], etag or None, self.max_bytes).data
         except FileNotFoundError as error:
             raise BadImage("missing", "no such object") from error
         except NoBucket as error:
@@ -51,7 +48,7 @@ class Reader:
         except Changed as error:
             raise BadImage("changed", "changed between listing and reading: run again") from error
         except OverflowError as error:
-            raise BadImage("too_large", f"more than image.max_bytes ({self._max_bytes})") from error
+            raise BadImage("too_large", f"more than image.max_bytes ({self.max_bytes})") from error
         except UserError:
             raise
         except FruitpipeError as error:

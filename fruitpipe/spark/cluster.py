@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
+from uuid import uuid4
 
 from py4j.protocol import Py4JError
 from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
@@ -32,6 +34,8 @@ WORKERS = {
 }
 """Environment of Python workers."""
 Result = TypeVar("Result")
+Ended = tuple[int, Result, int]
+"""A task's number, its result, and the largest resident set of its process, bytes."""
 
 
 class Finished(AccumulatorParam[list[Any]]):
@@ -84,20 +88,21 @@ class Cluster:
         Raises FruitpipeError with the cause where a task fails for the fourth time.
         """
         first = self._first
-        finished: Accumulator[list[tuple[Result, int]]] = self._context.accumulator([], Finished())
-        outcome: list[list[Result]] = []
+        finished: Accumulator[list[Ended[Result]]] = self._context.accumulator([], Finished())
         failure: list[BaseException] = []
+        group = f"fruitpipe-{uuid4().hex}"
 
-        def each(number: int, _: Iterable[int]) -> Iterator[Result]:
+        def each(number: int, _: Iterable[int]) -> Iterator[None]:
             first()
-            result = task(number)
-            finished.add([(result, peak_memory())])
-            return iter([result])
+            finished.add([(number, task(number), peak_memory())])
+            return iter(())
 
         def run() -> None:
             try:
-                numbers = self._context.parallelize(range(count), count)
-                outcome.append(numbers.mapPartitionsWithIndex(each).collect())
+                # The Spark may be somebody's, with jobs of their own: a group tells ours from theirs.
+                self._context.setJobGroup(group, "fruitpipe")
+                # Spark adds what a task has added once for each task that is done, however often it was tried.
+                self._context.parallelize(range(count), count).mapPartitionsWithIndex(each).collect()
             except BaseException as error:  # noqa: BLE001 - raised again on the caller's thread
                 failure.append(error)
 
@@ -110,16 +115,16 @@ class Cluster:
                 seen = self._report(finished.value, seen, watch)
                 poll()
         except BaseException:
-            cancel(self._context)
+            cancel(self._context, group)
             raise
         self._report(finished.value, seen, watch)
         if failure:
             raise explain(failure[0]) from failure[0]
-        return outcome[0]
+        return [result for _, result, _ in sorted(finished.value, key=itemgetter(0))]
 
-    def _report(self, results: list[tuple[Result, int]], seen: int, watch: Callable[[Result], None]) -> int:
+    def _report(self, results: list[Ended[Result]], seen: int, watch: Callable[[Result], None]) -> int:
         fresh = results[seen:]
-        for result, memory in fresh:
+        for _, result, memory in fresh:
             self.worker_memory = max(self.worker_memory, memory)
             watch(result)
         return seen + len(fresh)
@@ -145,9 +150,9 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def cancel(context: SparkContext) -> None:
+def cancel(context: SparkContext, group: str) -> None:
     with suppress(Py4JError, OSError):  # if Spark itself is gone, so are its tasks
-        context.cancelAllJobs()
+        context.cancelJobGroup(group)
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.config import ImageConfig
 from fruitpipe.engines import Engine, Extractor
-from fruitpipe.objects import Bucket
 from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
 from fruitpipe.storage import layout
@@ -67,6 +66,8 @@ class Facts:
 class Done(NamedTuple):
     """What a task has done."""
 
+    part: str
+    """object of the features"""
     statuses: Counter[str]
     """images by status"""
     bytes: int
@@ -82,36 +83,34 @@ class Featurize:
     digest: str
     """of the features: see `features_digest`"""
     image: ImageConfig
-    s3: S3Config
-    opened: tuple[Bucket, ...] = ()
+    reader: Reader
 
     def __call__(self, number: int, extractor: Callable[[], Extractor]) -> Done:
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         engine = load_engine(self.digest, extractor)
-        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
+        facts, features = featurize(images, engine, self.image, self.reader)
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
         self.store.put(name, to_parquet(facts, features))
-        return Done(Counter(facts.status), facts.bytes)
+        return Done(name, Counter(facts.status), facts.bytes)
 
 
 @dataclass(frozen=True)
-class Look:
+class FeaturizeSample:
     """The task: features of some images for the driver, GROUP at a time."""
 
     images: tuple[Image, ...]
     key: str
     """of the engine in its process"""
     image: ImageConfig
-    s3: S3Config
-    opened: tuple[Bucket, ...]
+    reader: Reader
 
     def __call__(self, number: int, extractor: Callable[[], Extractor]) -> tuple[list[str], NDArray[np.float32]]:
         """Statuses and features, shape (n, d)."""
         images = list(self.images[number * GROUP : (number + 1) * GROUP])
         engine = load_engine(self.key, extractor)
-        facts, features = featurize(images, engine, self.image, Reader(self.s3, self.image.max_bytes, self.opened))
+        facts, features = featurize(images, engine, self.image, self.reader)
         return facts.status, features
 
 

@@ -57,6 +57,12 @@ class Index:
             block = slice(start, start + BLOCK)
             yield self._gather(names.dictionary.to_pylist(), parts[block], rows[block])
 
+    def features(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features of some rows by their numbers, at least one, shape (n, d)."""
+        names = self.rows["part"].combine_chunks().dictionary_encode()
+        parts, rows = names.indices.to_numpy(), self.rows["row"].to_numpy()
+        return self._gather(names.dictionary.to_pylist(), parts[chosen], rows[chosen])
+
     def _gather(self, names: list[str], parts: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
         gathered: NDArray[np.float32] | None = None
         for part in np.unique(parts):
@@ -131,29 +137,18 @@ class Project:
     metadata: dict[str, str]
     sample: int
     """images to return for the report"""
-    evaluated: int = 0
-    """images whose features and labels are kept as a file for the driver"""
 
     def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
         index = Index(self.store, layout.work(self.run, layout.INDEX), number)
-        chosen = spread(len(index.rows), self.evaluated)
-        features: list[NDArray[np.float32]] = []
         pairs, blank = [], 0
         with threadpool_limits(1):
-            for block in keeping(index.blocks(), chosen, features):
+            for block in index.blocks():
                 pairs.append(pca().transform_with_error(block))
                 blank += int((~block.any(axis=1)).sum())
-        if self.evaluated:
-            self._keep(number, np.concatenate(features), index.rows["label"].take(chosen))
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
         files = [self._write(number, table, name) for name in self.formats]
         return Projected(files, errors, blank, sample_of(table, self.sample))
-
-    def _keep(self, number: int, features: NDArray[np.float32], labels: pa.ChunkedArray) -> None:
-        arrays = io.BytesIO()
-        np.savez(arrays, features=features, labels=np.array(labels.to_pylist(), np.str_))
-        self.store.put(layout.work(self.run, f"evaluation-{number:05d}.npz"), arrays.getvalue())
 
     def _write(self, number: int, table: pa.Table, format: str) -> File:
         data = SERIALISE[format](table)
@@ -184,26 +179,20 @@ def join(store: Store, run: str, parts: Sequence[File], format: str, scratch: Pa
     return File(name=layout.within(run, name), rows=rows, bytes=size, sha256=digest.hexdigest())
 
 
-def keeping(
-    blocks: Iterator[NDArray[np.float32]], chosen: NDArray[np.int64], kept: list[NDArray[np.float32]]
-) -> Iterator[NDArray[np.float32]]:
-    """The blocks as they come; of each, the rows that are `chosen`, counted over all blocks, go to `kept` too."""
-    start = 0
-    for block in blocks:
-        kept.append(block[chosen[(start <= chosen) & (chosen < start + len(block))] - start])
-        start += len(block)
-        yield block
+@dataclass(frozen=True)
+class Sample:
+    """The task: features and labels of some images of one vector part, evenly spaced, for the driver."""
 
+    store: Store
+    run: str
+    most: int
+    """images of a part"""
 
-def evaluated(store: Store, run: str, parts: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-    """Features (n, d) and labels (n,) that were kept of all vector parts, in their order."""
-
-    def read(number: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-        with np.load(io.BytesIO(store.get(layout.work(run, f"evaluation-{number:05d}.npz")))) as arrays:
-            return arrays["features"], arrays["labels"]
-
-    features, labels = zip(*map(read, range(parts)), strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    def __call__(self, number: int) -> tuple[NDArray[np.float32], list[str]]:
+        """Features, shape (n, d), and n labels; empty where an image has none."""
+        index = Index(self.store, layout.work(self.run, layout.INDEX), number)
+        chosen = spread(len(index.rows), self.most)
+        return index.features(chosen), [label or "" for label in index.rows["label"].take(chosen).to_pylist()]
 
 
 def spread(rows: int, most: int) -> NDArray[np.int64]:

@@ -1,0 +1,64 @@
+"""An earlier run's model, applied again: whether it fits, and how far the images have moved from those of its fit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.config import Config, ImageConfig
+from fruitpipe.engines import Extractor
+from fruitpipe.errors import UserError
+from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.numeric.pca import Pca
+from fruitpipe.pipeline.backbone import Prepared
+from fruitpipe.result.manifest import Drift
+from fruitpipe.result.runs import model_path
+from fruitpipe.storage.store import Store
+
+
+def model_to_reuse(config: Config, store: Store) -> Model | None:
+    """The model that a config names; None where one is to be fitted. Raises UserError where it is not to be had."""
+    return load_model(model_path(store, config.reuse), config.s3) if config.model == "reuse" else None
+
+
+def require_match(config: Config, model: Model | None, backbone: Prepared) -> None:
+    """Raise UserError where a model to reuse takes other features, or reduces them although the config says not to."""
+    if model is None:
+        return
+    if model.card.features != backbone.features:
+        there = feature_settings(model.card.backbone, model.extractor, model.card.image)
+        here = feature_settings(config.backbone, backbone.extractor, config.image)
+        others = [f"{name}={value}" for name, value in there.items() if value != here.get(name)]
+        raise UserError(
+            f"the model to reuse ({config.reuse}) takes features with "
+            f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
+        )
+    if config.pca == "none" and isinstance(model.pca, Pca):
+        raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or say model: fit.")
+
+
+def feature_settings(backbone: str, extractor: Extractor, image: ImageConfig) -> dict[str, str | bool]:
+    """By key of a config, what decides how features come to be and has a name that people know."""
+    found: dict[str, str | bool] = {"backbone": backbone}
+    found["precision"] = "bf16" if extractor.kind == "openvino_bf16" else "float32"
+    if extractor.kind == "python":
+        found["version"] = json.loads(extractor.data)["version"]
+    return found | {f"image.{name}": value for name, value in image.steps.items()}
+
+
+def drift_of(card: Card, errors: NDArray[np.float32]) -> Drift | None:
+    """How the reconstruction errors of this run's images, shape (n,), compare with those of the fit.
+
+    None without a PCA: such a model loses nothing, so nothing can drift.
+    """
+    if card.unreduced:
+        return None
+    # With all components kept, errors are rounding noise, and so is their percentile.
+    beyond = errors > max(card.reconstruction_error_p99, 1e-6)
+    return Drift(
+        reconstruction_error=float(errors.mean(dtype=np.float64)),
+        fit_reconstruction_error=card.reconstruction_error,
+        beyond_p99=float(beyond.mean()),
+    )

@@ -1,0 +1,214 @@
+"""The main job, from a folder of images to published vectors, and the plan of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import duckdb
+import numpy as np
+
+from fruitpipe import source
+from fruitpipe.config import WORDS, Config, Environment
+from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
+from fruitpipe.model.model import Model
+from fruitpipe.pipeline import stages, vocabulary
+from fruitpipe.pipeline.backbone import Prepared, prepare, prepare_words
+from fruitpipe.pipeline.job import Job
+from fruitpipe.pipeline.plan import Plan, open_plan
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
+from fruitpipe.pipeline.stage import STAGES, Context, Stage
+from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
+from fruitpipe.result.report import render
+from fruitpipe.result.runs import Run, point_latest
+from fruitpipe.storage import layout
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import Store, open_store
+
+KEPT = "Computed features are kept."
+
+
+def run(config: Config, reporter: Reporter | None = None, verbose: bool = False) -> Run:
+    """Turn the images of `config.input` into published vectors in `config.output`.
+
+    Features that exist are not computed again, so a run after a crash goes on where that one stood.
+
+    Parameters
+    ----------
+    config: see `fruitpipe.load_config`.
+    reporter: told how the run goes; None for silence.
+    verbose: leave Spark's own messages on standard error.
+
+    Raises
+    ------
+    UserError: the input, the config or the machine is not as it must be; says what to do.
+    TooManyFailures: more images failed than `failures.max_rate`; nothing was published.
+    Interrupted: by Ctrl-C or SIGTERM.
+    FruitpipeError: Spark, the disk or something unforeseen ended the run; says why.
+    """
+    store = open_places(config)
+    further = wanted_stages(config)
+    store.prepare()
+    job = Job(config, store, reporter or Reporter())
+    with Lease(store, f"run {job.id}") as lease:
+        store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
+        if not store.swaps(layout.scratch()):
+            job.warnings.append(
+                f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"
+            )
+        try:
+            with job.open(verbose):
+                manifest = work(job, further, lease)
+            for name, _ in list(store.names(layout.work(job.id))):
+                store.delete(name)
+        except KeyboardInterrupt:
+            job.give_up("interrupted", "interrupted")
+            raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
+        except Exception as error:
+            failure = in_words(error)
+            job.give_up("failed", str(failure))
+            raise failure from error
+        return Run(store, manifest)
+
+
+def plan(config: Config) -> Summary:
+    """What a run would do, without doing any of it. Raises UserError as `run` does."""
+    store = open_places(config)
+    with open_plan(config) as the_plan:
+        the_plan.list_images(config)
+        the_plan.add_features(store, known_features(config, store, the_plan) or "unknown")
+        return the_plan.summary()
+
+
+def open_places(config: Config) -> Store:
+    """The store of the output. Raises UserError for a typo in any place before anything is made there."""
+    source.check(config.inputs, config.s3)
+    source.check_apart(config.inputs, config.output)
+    return open_store(config.output, config.s3)
+
+
+def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
+    """Digest of the features that a run would take; None where there can be none yet."""
+    reused = model_to_reuse(config, store)
+    try:
+        if config.backbone not in WORDS:
+            prepared = prepare(config, Environment.read())
+        elif reused and reused.extractor.kind == "words":
+            prepared = prepare_words(config, reused.extractor.data)
+        elif found := vocabulary.find(store, vocabulary.name_of(config, the_plan.sample(config.words.images))):
+            prepared = prepare_words(config, found)
+        else:
+            return None
+    except NoWeights:  # `run` will say so
+        return None
+    require_match(config, reused, prepared)
+    return prepared.features
+
+
+def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifest:
+    """All stages in their order; the manifest, once the run is published."""
+    with job.reporter.stage("list"):
+        job.plan.list_images(job.config)
+    require_match(job.config, job.reused, job.backbone)
+    with job.reporter.stage("plan"):
+        job.plan.add_features(job.store, job.backbone.features)
+        summary = job.plan.summary()
+    with job.reporter.stage("start"):
+        spark = job.spark
+    stages.featurize(job)
+    counts = stages.count(job)
+    parts = stages.index(job)
+    pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job, parts)
+    projected = stages.project(job, parts, pca)
+    errors = np.concatenate([part.errors for part in projected])
+    model = job.reused or stages.make_model(job, pca, images, errors)
+    records = records_of(further, Context(job, model, parts))
+    with job.reporter.stage("publish"):
+        manifest = Manifest(
+            layout=layout.VERSION,
+            run=job.id,
+            started=job.started,
+            finished=datetime.now(UTC),
+            config=job.config,
+            config_digest=hashlib.sha256(job.config.model_dump_json().encode()).hexdigest(),
+            backbone=backbone_facts(job.backbone),
+            features_digest=job.backbone.features,
+            counts=counts,
+            plan=summary,
+            model=model_facts(model),
+            drift=drift_of(model.card, errors) if job.reused else None,
+            files=[*stages.join(job, projected), *stages.write_rest(job, model)],
+            feature_parts=[*job.plan.feature_parts(), *job.vocabulary],
+            timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
+            worker_memory=spark.worker_memory,
+            warnings=job.warnings,
+            versions=versions(),
+            **records,
+        )
+        sample = [row for part in projected for row in part.sample]
+        job.store.put(layout.report(job.id), render(manifest, sample).encode())
+        lease.check()
+        job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
+        point_latest(job.store, job.id)
+    return manifest
+
+
+def wanted_stages(config: Config) -> dict[str, Stage | None]:
+    """Further stages by name; None for those that the config does not want.
+
+    Raises UserError where one that another package brings cannot be used.
+    """
+    found: dict[str, Stage | None] = {}
+    for name in STAGES.names():
+        if name in Manifest.model_fields:
+            raise UserError(f"a stage may not be called {name}, which is a key of every manifest: rename it.")
+        stage = STAGES.get(name)()
+        found[name] = stage if stage.wanted(config) else None
+    return found
+
+
+def records_of(further: Mapping[str, Stage | None], context: Context) -> dict[str, Record | None]:
+    """What each further stage has found, by its name; None for those that are not wanted."""
+    records: dict[str, Record | None] = {}
+    for name, stage in further.items():
+        records[name] = None
+        if stage:
+            with context.job.reporter.stage(name):
+                records[name] = stage.run(context)
+    return records
+
+
+def backbone_facts(backbone: Prepared) -> BackboneFacts:
+    facts = backbone.backbone.model_dump(exclude={"weights"})
+    return BackboneFacts(**facts, digest=backbone.backbone.digest, engine=backbone.extractor.kind)
+
+
+def model_facts(model: Model) -> ModelFacts:
+    return ModelFacts(
+        fitted_by=model.card.run,
+        images=model.card.images,
+        components=model.pca.length,
+        explained=model.pca.explained,
+        explained_variance=model.pca.explained_variance.tolist(),
+        explained_variance_ratio=model.pca.explained_variance_ratio.tolist(),
+        reconstruction_error=model.card.reconstruction_error,
+        reconstruction_error_p99=model.card.reconstruction_error_p99,
+    )
+
+
+def in_words(error: Exception) -> FruitpipeError:
+    """Whatever ended a run, in one line."""
+    match error:
+        case FruitpipeError():
+            return error
+        case OSError():
+            return FruitpipeError(f"{error.strerror or error}: {error.filename or 'while writing'}. {KEPT}")
+        case duckdb.Error():
+            return FruitpipeError(f"the plan's database failed: {str(error).splitlines()[0].rstrip('.')}. {KEPT}")
+    return FruitpipeError(
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())}. This is a fault of fruitpipe: please "
+        f"report it with what --verbose shows. {KEPT}"
+    )

@@ -1,0 +1,55 @@
+"""Further stages of a run: what else is to be known of its images, once there are vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.config import Config
+from fruitpipe.model.model import Model
+from fruitpipe.pipeline.job import Job
+from fruitpipe.plugins import Registry
+from fruitpipe.result.manifest import Record
+from fruitpipe.tasks import reduce
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may look at: the run, its model, and the features that the vectors came of."""
+
+    job: Job
+    model: Model
+    parts: int
+    """vector parts of the run"""
+
+    def sample(self, most: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
+        """Features, shape (n, d), and labels, (n,), of at most `most` images, evenly spaced."""
+        job = self.job
+        task = reduce.Sample(job.store, job.id, max(most // self.parts, 1))
+        features, labels = zip(*job.spark.map(task, self.parts, poll=job.reporter.poll), strict=True)
+        return np.concatenate(features), np.array([label for part in labels for label in part], np.str_)
+
+
+class Stage(Protocol):
+    """A further stage. Made without arguments, on the driver.
+
+    Others than these are found by entry points of the group `fruitpipe.stages`, whose names are those of the records.
+    """
+
+    def wanted(self, config: Config) -> bool:
+        """Whether a run of this config has this stage."""
+
+    def run(self, context: Context) -> Record | None:
+        """Do the work. None where there is nothing to tell."""
+
+
+STAGES: Registry[type[Stage]] = Registry(
+    "fruitpipe.stages",
+    {
+        "comparison": "fruitpipe.pipeline.comparison:ComparePrecisions",
+        "evaluation": "fruitpipe.pipeline.evaluation:EvaluateVectors",
+    },
+)

