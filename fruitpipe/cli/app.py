@@ -33,7 +33,6 @@ app = typer.Typer(
     name="fruitpipe",
     help="A folder of images to deep features reduced by PCA: one Parquet row per image, and a model to apply again.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
