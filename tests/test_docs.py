@@ -317,14 +317,22 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not place.fragment or place.fragment in anchors(page.read_text()), target
 
 
+def test_contributing_names_every_package() -> None:
+    (layers,) = [code for _, code in BLOCK.findall(PAGES["CONTRIBUTING.md"].read_text()) if code.startswith("cli\n")]
+    there = {path.parent.name for path in ROOT.glob("fruitpipe/*/__init__.py")}
+    assert there <= set(re.findall(r"\w+", layers))
+
+
 def anchors(page: str) -> set[str]:
     """What GitHub makes of headings."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_is_short_and_leads_to_every_page() -> None:
+def test_the_readme_is_short_and_leads_to_every_page_and_verb() -> None:
     readme = (ROOT / "README.md").read_bytes()
     assert len(readme) <= 6000
     linked = {(ROOT / target).resolve() for target in LINK.findall(readme.decode()) if "://" not in target}
     assert {path for path in LINKING if path.name != "README.md"} <= linked
+    named = {command.split()[1] for command in read(readme.decode()).commands if command.startswith("fruitpipe ")}
+    assert set(get_command(app).commands) <= named

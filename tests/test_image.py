@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -125,7 +126,8 @@ def test_the_package_is_the_last_layer_and_alone(built):
     files = [name for name in built[-1].names if not Path(name).is_absolute()]
     package = [name for name in files if "fruitpipe" in name]
     assert "opt/fruitpipe/sbom.json" in package
-    assert any(name.endswith("site-packages/fruitpipe/cli.py") for name in package)
+    assert any(name.endswith("site-packages/fruitpipe/cli/app.py") for name in package)
+    assert any(re.search(r"fruitpipe-[0-9.]+\.dist-info/licenses/LICENSE$", name) for name in package)
     parents = {parent.as_posix() for name in package for parent in Path(name).parents}
     assert {name.rstrip("/") for name in files} - set(package) <= parents
 
