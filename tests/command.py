@@ -1,34 +1,141 @@
-"""Run the command line as a user does: in a process of its own."""
+"""The command line, in this process and in one of its own.
+
+Most tests give a command in their own process: arguments, output, errors and exit codes are what a user's would be, but
+Python's imports and a JVM, which take seconds, are there already. Where the process itself is what is tested, such as
+how it dies, which Spark it starts or what it imports, it is one of its own.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark import SparkContext
+
+from fruitpipe.cli.app import main
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.spark.cluster import cluster
 
 BACKBONE = "backbone=efficientnet_lite0"  # its weights are wherever pip is
+AT_FIRST = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+"""The environment that Spark's JVM has, whichever test it starts in."""
+at_end = ExitStack()
+"""What goes when the tests of this process are done."""
+
+
+@functools.cache
+def jvm() -> tuple[SparkContext, dict[str, str]]:
+    """A Spark for all runs of this process, and what it adds to the environment of workers."""
+    folder = at_end.enter_context(TemporaryDirectory())
+    with patch.dict(os.environ, AT_FIRST, clear=True):
+        at_end.enter_context(cluster(SparkConfig(master="local[2]"), Environment.read(), Path(folder, "spark.log")))
+    context = SparkContext.getOrCreate()
+    return context, dict(context.environment)
+
+
+def spark() -> SparkContext:
+    """That Spark. Its workers will have the environment of now, as those of a new one: it keeps some for each."""
+    context, ours = jvm()
+    changed = {name: value for name, value in os.environ.items() if AT_FIRST.get(name) != value}
+    context.environment = ours | {name: value for name, value in changed.items() if not name.startswith("PYTEST_")}
+    return context
+
+
+def fruitpipe(
+    *arguments: object, code: int = 0, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The finished command, in this process; fails where it ends with another exit code.
+
+    variables: its whole environment, else that of the test.
+    """
+    words = ["fruitpipe", *map(str, arguments)]
+    with patch.dict(os.environ, os.environ if variables is None else variables, clear=True), patch("sys.argv", words):
+        if "run" in words[1:2]:
+            own = [word for word in words if word.startswith(("spark.", "--verbose"))]
+            assert not own, f"{own} is for a Spark of its own, which process() starts"
+            spark()
+        forget()
+        with output() as streams:
+            ended = exit_code()
+        forget()
+    return finished(words, ended, *streams, code=code)
+
+
+def exit_code() -> object:
+    """With which `main` ends; signals are handled as before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def output() -> Iterator[list[str]]:
+    """All that this process writes to standard output and standard error meanwhile, libraries in C included."""
+    texts: list[str] = []
+    with ExitStack() as stack:
+        files = []
+        for number, redirect in ((1, redirect_stdout), (2, redirect_stderr)):
+            file = stack.enter_context(TemporaryFile("w+"))
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(file.fileno(), number)
+            stack.enter_context(redirect(file))
+            files.append(file)
+        yield texts
+        for file in files:
+            file.seek(0)
+            texts.append(file.read())
+
+
+def forget() -> None:
+    """What a new process would not know, such as who it was to a server."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fruitpipe"):
+            for each in vars(module).values():
+                if isinstance(each, functools._lru_cache_wrapper):
+                    each.cache_clear()
 
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "fruitpipe", *map(str, arguments)]
 
 
-def fruitpipe(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The finished command; fails where it ends with another exit code."""
-    done = subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == code, f"exit code {done.returncode}, expected {code}:\n{done.stdout}\n{done.stderr}"
-    return done
+def process(
+    *arguments: object, code: int = 0, variables: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """The finished command, in a process of its own; fails where it ends with another exit code."""
+    words = command(*arguments)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout, env=variables)
+    return finished(words, done.returncode, done.stdout, done.stderr, code=code)
+
+
+def finished(words: list[str], ended: object, out: str, err: str, code: int) -> subprocess.CompletedProcess[str]:
+    assert ended == code, f"exit code {ended}, expected {code}:\n{out}\n{err}"
+    return subprocess.CompletedProcess(words, code, out, err)
 
 
 def run(images: Path, out: Path, *assignments: str, code: int = 0) -> dict[str, Any]:
-    """The manifest of a new run, or {} where it is to fail."""
+    """The manifest of a new run, or {} where it is to fail; with settings of Spark it has one of its own."""
     options = [part for assignment in (BACKBONE, *assignments) for part in ("--set", assignment)]
-    done = fruitpipe("run", images, out, *options, "--json", code=code)
+    own = any(assignment.startswith("spark.") for assignment in assignments)
+    done = (process if own else fruitpipe)("run", images, out, *options, "--json", code=code)
     return manifest(out, json.loads(done.stdout)["run"]) if code == 0 else {}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+import command
 import pytest
 from cluster import s3_for_pods
 from draw_fruits import draw
@@ -20,7 +21,7 @@ from s3 import environment, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import Choice, Environment, S3Config, SparkConfig
+from fruitpipe.config import Choice, Environment, S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage.store import LocalStore, Store
 
@@ -136,18 +137,16 @@ def nobody() -> Iterator[None]:
         os.seteuid(user)
 
 
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A SparkSession that ends with its module: a Spark that still ran would be used by the pipeline's own tests."""
+@pytest.fixture
+def spark() -> Any:
+    """A SparkSession on the Spark of all tests."""
     from pyspark.sql import SparkSession
 
-    from fruitpipe.spark.cluster import cluster
+    return SparkSession(command.spark())
 
-    log = tmp_path_factory.mktemp("spark") / "spark.log"
-    with cluster(SparkConfig(master="local[2]"), Environment.read(), log):
-        session = SparkSession.builder.getOrCreate()
-        yield session
-        session.stop()
+
+def pytest_sessionfinish() -> None:
+    command.at_end.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from command import command
 from faults import Head, Link, Proxy
 from seaweed import BUCKET, Identity, Server
 
@@ -33,17 +31,6 @@ def options(endpoint: str, *assignments: str) -> list[str]:
     """What the command line needs to reach an endpoint, and further assignments."""
     own = [f"s3.endpoint={endpoint}", "s3.allow_http=true"]
     return [part for assignment in (*own, *assignments) for part in ("--set", assignment)]
-
-
-def fruitpipe(
-    variables: Mapping[str, str], *arguments: object, code: int = 0, timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """The finished command; fails where it ends with another exit code."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, timeout=timeout, env=dict(variables)
-    )
-    assert done.returncode == code, f"exit code {done.returncode}, expected {code}:\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def upload(client: Any, folder: Path, prefix: str, bucket: str = BUCKET) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from command import BACKBONE, command, fruitpipe, one_line_error, vectors
+from command import BACKBONE, command, fruitpipe, one_line_error, process, vectors
 
 import fruitpipe as api
 
@@ -39,22 +39,14 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
 def test_a_run_without_weights_is_one_line_with_the_ways_out(fruits: Path, tmp_path: Path) -> None:
     environment = os.environ | {"KERAS_HOME": str(tmp_path / "keras"), "FRUITPIPE_CACHE": str(tmp_path / "cache")}
     environment |= {"https_proxy": "http://127.0.0.1:9", "no_proxy": ""}  # a closed site
-    done = subprocess.run(
-        command("run", fruits, tmp_path / "out"), capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 2
-    line = one_line_error(done)
+    line = one_line_error(fruitpipe("run", fruits, tmp_path / "out", code=2, variables=environment))
     assert "KERAS_HOME" in line
     assert "backbone=efficientnet_lite0" in line
 
 
 def test_a_run_without_java_is_one_line(fruits: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": "/nowhere"}
-    done = subprocess.run(
-        command("run", fruits, tmp_path / "out", "--set", BACKBONE),
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert done.returncode == 2
+    done = process("run", fruits, tmp_path / "out", "--set", BACKBONE, code=2, variables=environment)
     assert "no Java" in one_line_error(done)
 
 
@@ -119,7 +111,7 @@ def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Pat
 
 
 def test_verbose_brings_back_what_spark_says(fruits: Path, tmp_path: Path) -> None:
-    done = fruitpipe("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
+    done = process("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
     assert "WARN" in done.stderr or "INFO" in done.stderr
 
 
@@ -180,7 +172,7 @@ def test_workers_under_spark_submit_have_our_environment_but_where_it_says_other
     program = Path(api.__file__).with_name("__main__.py")
     arguments = ["run", fruits / "Apple", tmp_path / "out", "--set", "backbone=seen:Seen", "--set", "pca=none"]
     environment = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
-    environment["PYTHONPATH"] = str(tmp_path)
+    environment["PYTHONPATH"] = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run([*submit, program, *arguments], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert set(map(tuple, vectors(tmp_path / "out")["vector"].to_pylist())) == {(2, 1)}

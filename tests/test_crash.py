@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import BACKBONE, command, manifest, one_line_error, run, same_vectors, vectors
+from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
 
 
@@ -153,10 +153,7 @@ def test_a_second_run_on_one_output_is_refused_until_the_first_is_gone(
     fruits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     with running(fruits, tmp_path) as process, held(process):
-        second = subprocess.run(
-            command("run", fruits, tmp_path, "--set", BACKBONE), capture_output=True, text=True, check=False
-        )
-        assert second.returncode == 2
+        second = fruitpipe("run", fruits, tmp_path, "--set", BACKBONE, code=2)
         assert f"process {process.pid}" in one_line_error(second)
         assert process.poll() is None
         process.kill()
@@ -178,10 +175,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, small_disk: Path) -> None:
-    done = subprocess.run(
-        command("run", fruits, small_disk, "--set", BACKBONE), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    done = fruitpipe("run", fruits, small_disk, "--set", BACKBONE, code=1)
     assert "disk is full" in one_line_error(done)
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     goes_on(fruits, small_disk, undisturbed)

@@ -17,10 +17,10 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import BACKBONE, command, one_line_error
+from command import BACKBONE, command, fruitpipe, one_line_error, process
 from credentials import Endpoint
 from faults import Proxy
-from s3 import environment, fruitpipe, objects, options, upload
+from s3 import environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
 from test_crash import wait
 
@@ -221,7 +221,7 @@ def ran(server: Server, images: None, tmp_path_factory: pytest.TempPathFactory) 
         variables = borrowing(server, lender, "container")
         places = {"TMPDIR": str(temporary), "SPARK_LOCAL_DIRS": str(temporary)}
         settings = options(proxy.endpoint, BACKBONE)
-        done = fruitpipe(variables | places, "run", IMAGES, OUT, *settings, "--verbose", "--json")
+        done = process("run", IMAGES, OUT, *settings, "--verbose", "--json", variables=variables | places)
         yield Ran(done, lender, variables, temporary)
 
 
@@ -305,5 +305,5 @@ def test_keys_of_a_profile(place: str, server: Server, images: None, tmp_path: P
         del variables["AWS_SHARED_CREDENTIALS_FILE"]
     else:
         variables |= {"AWS_SHARED_CREDENTIALS_FILE": str(file), "AWS_PROFILE": "guest"}
-    done = fruitpipe(variables, "plan", IMAGES, OUT, *options(server.endpoint, BACKBONE), "--json")
+    done = fruitpipe("plan", IMAGES, OUT, *options(server.endpoint, BACKBONE), "--json", variables=variables)
     assert json.loads(done.stdout)["images"] == 200

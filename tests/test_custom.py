@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from colour_histogram import ColourHistogram
-from command import fruitpipe, manifest, one_line_error, run, vectors
+from command import fruitpipe, manifest, one_line_error, process, run, vectors
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -74,7 +74,7 @@ def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
     applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
     np.testing.assert_allclose(applied, found, atol=1e-5)
     monkeypatch.delenv("PYTHONPATH")
-    elsewhere = fruitpipe("run", fruits, tmp_path / "other", "--set", f"backbone={EXAMPLE}", code=2)
+    elsewhere = process("run", fruits, tmp_path / "other", "--set", f"backbone={EXAMPLE}", code=2)
     assert "no module colour_histogram: install it, or put its folder on PYTHONPATH" in one_line_error(elsewhere)
 
 

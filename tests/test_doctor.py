@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import BACKBONE
-from s3 import Retelling, environment, fruitpipe, objects, options, upload
+from command import BACKBONE, fruitpipe, process
+from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.config.backbones import Choice, worker_memory
@@ -34,8 +34,7 @@ def hurried(variables: dict[str, str]) -> dict[str, str]:
 
 def doctor(variables: dict[str, str], *arguments: object, code: int = 2) -> dict[str, tuple[bool, str]]:
     """What was looked at, in this order: whether it is well, and what is said of it."""
-    master = ("--set", "spark.master=local[1]")
-    done = fruitpipe(variables, "doctor", *arguments, *master, "--json", code=code, timeout=120)
+    done = fruitpipe("doctor", *arguments, "--json", code=code, variables=variables)
     return {each["subject"]: (each["ok"], each["message"]) for each in json.loads(done.stdout)}
 
 
@@ -65,7 +64,7 @@ def test_good_folders_are_well_and_nothing_is_left_there(server: Server, fruits:
     variables = environment(server, None) | {"TMPDIR": str(tmp_path)}
     out = tmp_path / "not" / "there" / "yet"
     settings = ("--set", BACKBONE, "--set", "spark.master=local[1]")
-    done = fruitpipe(variables, "doctor", fruits, out, *settings)
+    done = process("doctor", fruits, out, *settings, variables=variables)
     lines = done.stdout.splitlines()
     assert all(line.startswith("ok    ") for line in lines)
     subjects = [line.removeprefix("ok    ").partition(": ")[0] for line in lines]
@@ -86,7 +85,7 @@ def test_failures_are_lines_that_say_what_to_do(server: Server, admin: dict[str,
     variables = (
         environment(server, None) | {"KERAS_HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)} | offline(tmp_path)
     )
-    done = fruitpipe(variables, "doctor", IMAGES, OUT, *options(server.endpoint), code=2)
+    done = fruitpipe("doctor", IMAGES, OUT, *options(server.endpoint), code=2, variables=variables)
     failures = [line for line in done.stdout.splitlines() if not line.startswith("ok    ")]
     assert [line.partition(": ")[0] for line in failures] == ["FAIL  java", "FAIL  weights", f"FAIL  {CREDENTIALS}"]
     java, keras, keys = failures

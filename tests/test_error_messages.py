@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from command import BACKBONE, one_line_error
+from command import BACKBONE, fruitpipe, one_line_error, process
 from faults import Proxy, Response, s3_error
-from s3 import Retelling, environment, fruitpipe, objects, options, upload
+from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
 
 IMAGES, OUT = f"s3://{BUCKET}/refusals/images", f"s3://{BUCKET}/refusals/out"
@@ -33,8 +33,8 @@ def admin(server: Server, fruits: Path) -> dict[str, str]:
 
 
 def refused(variables: dict[str, str], *arguments: object, code: int = 2) -> str:
-    """The one line of an error. The limit only keeps a broken test from hanging."""
-    return one_line_error(fruitpipe(variables, *arguments, code=code, timeout=90))
+    """The one line of an error."""
+    return one_line_error(fruitpipe(*arguments, code=code, variables=variables))
 
 
 def plan(variables: dict[str, str], endpoint: str, *assignments: str, code: int = 2) -> str:
@@ -46,7 +46,7 @@ def written(server: Server) -> dict[str, bytes]:
 
 
 def test_what_is_refused_below_is_well_otherwise(server: Server, admin: dict[str, str]) -> None:
-    done = fruitpipe(admin, "plan", IMAGES, OUT, *options(server.endpoint, BACKBONE), "--json")
+    done = fruitpipe("plan", IMAGES, OUT, *options(server.endpoint, BACKBONE), "--json", variables=admin)
     assert json.loads(done.stdout)["images"] == 40
 
 
@@ -223,8 +223,7 @@ def test_a_first_request_is_not_repeated_for_minutes(arguments: tuple[str, ...],
 
 def test_only_the_driver_asks_where_a_bucket_is(server: Server, admin: dict[str, str], tmp_path: Path) -> None:
     with Proxy(server.endpoint) as proxy:
-        settings = options(proxy.endpoint, BACKBONE, "spark.master=local[2]")
-        fruitpipe(admin, "run", IMAGES, tmp_path, *settings)
+        fruitpipe("run", IMAGES, tmp_path, *options(proxy.endpoint, BACKBONE), variables=admin)
         assert [(each.method, each.path) for each in proxy.log].count(("HEAD", f"/{BUCKET}")) == 1
 
 
@@ -244,7 +243,7 @@ def test_workers_are_patient_with_buckets_that_a_manifest_names(
     manifest.write_text("\n".join(urls))
     with Proxy(server.endpoint, rewrite=busy) as proxy:
         settings = options(proxy.endpoint, BACKBONE, "spark.master=local[1]")
-        done = fruitpipe(admin, "run", manifest, tmp_path / "out", *settings, "--json")
+        done = process("run", manifest, tmp_path / "out", *settings, "--json", variables=admin)
     assert json.loads(done.stdout)["failed"] == 0
     assert len(asked) == 4  # once for all threads of the worker
 
@@ -264,9 +263,10 @@ def test_a_private_authority_is_trusted_where_it_is_given(server: Server, admin:
     line = refused(admin, *settings)
     assert f"the certificate of {server.https_endpoint} is not trusted" in line
     assert "s3.ca_file" in line
-    done = fruitpipe(admin, *settings, "--set", f"s3.ca_file={server.ca_file}", "--json")
+    done = fruitpipe(*settings, "--set", f"s3.ca_file={server.ca_file}", "--json", variables=admin)
     assert json.loads(done.stdout)["images"] == 40
-    done = fruitpipe(admin | {"AWS_CA_BUNDLE": str(server.ca_file)}, *settings, "--json")
+    trusting = admin | {"AWS_CA_BUNDLE": str(server.ca_file)}
+    done = fruitpipe(*settings, "--json", variables=trusting)
     assert json.loads(done.stdout)["images"] == 40
 
 

@@ -20,9 +20,10 @@ import pytest
 import yaml
 from chart import CHART, helm
 from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
+from command import process
 from queries import metric_names, queries
 from release import IN, Release, release
-from s3 import fruitpipe, objects, upload
+from s3 import objects, upload
 from seaweed import BUCKET, Server
 
 COUNT = 320
@@ -64,7 +65,7 @@ def published(finished: Release, client: Any) -> dict[str, list[float]]:
 
 def run_here(images: Path, out: Path, *options: str) -> dict[str, list[float]]:
     here = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "PYTHONPATH": str(EXAMPLES)}
-    fruitpipe(here, "run", images, out, *(each for option in options for each in ("--set", option)))
+    process("run", images, out, *(each for option in options for each in ("--set", option)), variables=here)
     found = vectors([pq.read_table(each) for each in out.glob("runs/*/vectors/*.parquet")])
     assert len(found) == COUNT
     return found
