@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -36,6 +36,16 @@ def unavailable(reason: str) -> NoReturn:
     if CI:
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def has_bf16() -> bool:
+    """Whether the processor computes in bf16; where no file says so, OpenVINO does not know either."""
+    told = Path("/proc/cpuinfo")
+    return told.exists() and bool({"avx512_bf16", "amx_bf16"} & set(told.read_text().split()))
+
+
+with_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has neither AVX512-BF16 nor AMX")
+without_bf16 = pytest.mark.skipif(has_bf16(), reason="this processor has bf16, so that it is not refused")
 
 
 @pytest.fixture
@@ -114,6 +124,29 @@ def proxy(network: Proxy) -> Proxy:
     network.log.clear()
     network.injected.clear()
     return network
+
+
+@pytest.fixture(scope="module")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A stand-in for Google Cloud Storage, and how to reach it in the environment."""
+    from emulators import fake_gcs
+
+    yield from emulated(fake_gcs(tmp_path_factory.mktemp("gs")))
+
+
+@pytest.fixture(scope="module")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same for Azure."""
+    from emulators import azurite
+
+    yield from emulated(azurite(tmp_path_factory.mktemp("az")))
+
+
+def emulated(emulator: AbstractContextManager[Any]) -> Iterator[Any]:
+    with emulator as started, pytest.MonkeyPatch.context() as patch:
+        for name, value in started.environment.items():
+            patch.setenv(name, value)
+        yield started
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import hostile
 import numpy as np
 import pytest
+from conftest import with_bf16, without_bf16
 
 from fruitpipe.backbones import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
@@ -144,15 +144,14 @@ def test_without_openvino_all_networks_go_to_litert_and_who_asks_for_it_hears_ho
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_bf16_is_near_float32_where_the_processor_has_it_and_refused_elsewhere(
-    lite0: tuple[Backbone, Path], fruits: Path
-) -> None:
-    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    assert flags is not None
-    if not {"avx512_bf16", "amx_bf16"} & set(flags[1].split()):
-        with pytest.raises(UserError, match="AVX512-BF16 or AMX"):
-            network_kind("auto", "bf16", 1)
-        return
+@without_bf16
+def test_bf16_is_refused_where_the_processor_lacks_it() -> None:
+    with pytest.raises(UserError, match="AVX512-BF16 or AMX"):
+        network_kind("auto", "bf16", 1)
+
+
+@with_bf16
+def test_bf16_is_near_float32(lite0: tuple[Backbone, Path], fruits: Path) -> None:
     assert network_kind("auto", "bf16", 1) == "openvino_bf16"
     images = [Image(str(path)) for path in sorted(fruits.rglob("*.jpg"))[::40]]
     exact, near = (

@@ -16,6 +16,7 @@ from command import BACKBONE, manifest, one_line_error, same_vectors, vectors
 from conftest import unavailable
 from containers import Layer, engine, inspect, layers
 
+pytestmark = pytest.mark.slow
 ROOT, USER, STRANGER = "0", "185", "1000620000:0"  # the last as OpenShift makes them up
 SPARK = "org.apache.spark.deploy.SparkSubmit"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, fruitpipe, manifest, one_line_error, run, vectors
+from conftest import with_bf16, without_bf16
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.model_selection import LeaveOneOut, cross_val_score
@@ -42,11 +43,14 @@ def test_a_comparison_is_what_scikit_learn_says_of_each() -> None:
     }
 
 
+@without_bf16
+def test_a_run_in_bf16_is_refused_where_the_processor_lacks_it(fruits: Path, tmp_path: Path) -> None:
+    told = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "precision=bf16", code=2)
+    assert "AVX512-BF16 or AMX" in one_line_error(told)
+
+
+@with_bf16
 def test_a_run_in_bf16_says_what_it_changes_and_keeps_its_features_apart(fruits: Path, tmp_path: Path) -> None:
-    if not {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()):
-        told = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "precision=bf16", code=2)
-        assert "AVX512-BF16 or AMX" in one_line_error(told)
-        return
     out = tmp_path / "out"
     exact = run(fruits, out)
     rounded = run(fruits, out, "precision=bf16")

@@ -22,6 +22,8 @@ from credentials import Endpoint
 from faults import Forwarded, Proxy, s3_error
 from seaweed import BUCKET, KMS_KEY, Identity, Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
