@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
+TESTS := -m "not slow"
 
-.PHONY: help setup demo test lint unit e2e s3 image lock clean
+.PHONY: help setup demo test test-all lint unit e2e s3 image lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -23,7 +24,10 @@ demo: setup ## Draw a few hundred small fruits and run the main job on them
 	$(BIN)/fruitpipe run $(DEMO)/images $(DEMO)/out --set backbone=efficientnet_lite0
 	@echo "look at: $$(ls -d $(DEMO)/out/runs/*/report.html | tail -n 1)"
 
-test: setup lint unit ## Check style and types, run all tests
+test: lint unit ## Check style and types, run the tests in minutes
+
+test-all: TESTS :=
+test-all: lint unit ## The same with the slow tests: large networks, emulators, the image
 
 lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
 	@$(BIN)/ruff check .
@@ -36,7 +40,7 @@ lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
 unit: setup ## Run the tests, two files at once
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
 	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py
