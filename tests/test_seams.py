@@ -1,4 +1,7 @@
-"""What other packages may add to fruitpipe, each shown by one that changes no file of it."""
+"""What other packages may add to fruitpipe, each shown by one that changes no file of it.
+
+Commands are processes of their own: what is installed is found out once in each.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command import BACKBONE, fruitpipe, manifest, one_line_error
+from command import BACKBONE, manifest, one_line_error, process
 from outside import install
 
 STAGE = """
@@ -43,19 +46,19 @@ def test_a_stage_from_outside_is_in_manifest_show_and_report(
     entries = {"fruitpipe.stages": {"strength": "outside_stage:Brightness"}}
     install(tmp_path / "site", "outside_stage", STAGE, entries, monkeypatch)
     out = tmp_path / "out"
-    fruitpipe("run", fruits, out, "--set", BACKBONE)
+    process("run", fruits, out, "--set", BACKBONE)
     found = manifest(out)
     assert found["strength"]["means"].keys() == found["counts"]["by_label"].keys()
     assert all(mean > 0 for mean in found["strength"]["means"].values())
     assert "strength" in found["timings"]
-    shown = fruitpipe("show", out).stdout
+    shown = process("show", out).stdout
     assert f"strength    of 100 images, {found['model']['components']} components\n" in shown
     assert f"  Apple     {found['strength']['means']['Apple']:.4f}\n" in shown
-    assert json.loads(fruitpipe("show", out, "--json").stdout)["strength"] == found["strength"]
+    assert json.loads(process("show", out, "--json").stdout)["strength"] == found["strength"]
     page = (out / "runs" / found["run"] / "report.html").read_text()
     assert "<h2>Mean of features, by label</h2>" in page
     assert f'<td>Apple</td><td class="count">{found["strength"]["means"]["Apple"]:.4f}</td>' in page
-    fruitpipe("run", fruits, out, "--set", BACKBONE, "--set", "labels=none")
+    process("run", fruits, out, "--set", BACKBONE, "--set", "labels=none")
     assert manifest(out)["strength"] is None
 
 
@@ -71,6 +74,6 @@ def test_a_plug_in_that_cannot_be_loaded_or_claims_a_name_that_is_taken_is_one_l
         folder.mkdir()
         with monkeypatch.context() as patch:
             install(folder, name, code, {"fruitpipe.stages": {entry: f"{name}:Stage"}}, patch)
-            done = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, code=2)
+            done = process("run", fruits, tmp_path / "out", "--set", BACKBONE, code=2)
             assert says in one_line_error(done)
     assert not (tmp_path / "out").exists(), "told before anything is made"
