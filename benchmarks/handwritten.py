@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="times that each side runs [%(default)s]")
     parser.add_argument("--components", type=int, default=200, help="of the PCA, for both [%(default)s]")
     parser.add_argument("--features-only", action="store_true", help="compare the feature stages alone")
-    parser.add_argument("--tuned", action="store_true", help="a notebook whose author has measured and mended it")
+    parser.add_argument("--tuned", action="store_true", help="a notebook whose author has measured and improved it")
     options = parser.parse_args()
     extra = ["--tuned"] if options.tuned else []
     name = "notebook, features" if options.features_only else "notebook"

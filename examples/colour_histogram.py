@@ -1,4 +1,4 @@
-"""A backbone of one's own: fruitpipe run IMAGES OUT --set backbone=colour_histogram:ColourHistogram
+"""A backbone of one's own: fruitpipe run IMAGES OUT --backbone colour_histogram:ColourHistogram
 
 A feature is the image's distribution over 4 x 4 x 4 colours. A network would be read in `load`, once in each worker.
 """

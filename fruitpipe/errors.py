@@ -10,7 +10,7 @@ class FruitpipeError(Exception):
 
 
 class UserError(FruitpipeError):
-    """A mistake that the user can mend: a wrong path, a typo in the config, missing weights or Java."""
+    """A mistake that the user can fix: a wrong path, a typo in the config, missing weights or Java."""
 
     exit_code = 2
 
@@ -29,3 +29,10 @@ class Interrupted(FruitpipeError):
     """Ctrl-C or SIGTERM; finished parts are kept and the next run continues from them."""
 
     exit_code = 130
+
+
+def unforeseen(error: Exception) -> str:
+    """Any other exception, as one line."""
+    said = " ".join(str(error).split())
+    name = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"unexpected {name}. This is a fault of fruitpipe: please report it with what `fruitpipe --verbose …` shows."

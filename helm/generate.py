@@ -58,7 +58,9 @@ def schema() -> str:
     """JSON Schema of the values."""
     pipeline = Config.model_json_schema()
     definitions = pipeline.pop("$defs")
-    del pipeline["required"]  # the chart says so itself, in words
+    # What follows, the templates say themselves, in words.
+    del pipeline["required"], definitions["SparkConfig"]
+    pipeline["properties"]["spark"] = {"description": "Has no effect on Kubernetes, and is refused."}
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values), "$defs": definitions}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}

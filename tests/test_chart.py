@@ -162,6 +162,13 @@ def test_places_must_be_given(missing: str):
     assert f"pipeline.{missing}: say where" in refusal(*given)
 
 
+@pytest.mark.parametrize("key", ["memory=2g", "master=local[2]", r"conf.spark\.task\.cpus=1", "memori=2g"])
+def test_what_a_config_says_of_spark_is_refused_with_the_value_that_does_it(key: str):
+    said = refusal(*PLACES, f"pipeline.spark.{key}")
+    for word in ("pipeline.spark: has no effect", "sparkConf", "driver.memory"):
+        assert word in said
+
+
 def test_the_config_is_carried_as_it_was_given():
     config = one(render("pipeline.pca.variance=0.9"), "ConfigMap")["data"]["run.yaml"]
     assert yaml.safe_load(config)["pca"] == {"variance": 0.9}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_run_without_weights_is_one_line_with_the_ways_out(fruits: Path, tmp_p
     environment |= {"https_proxy": "http://127.0.0.1:9", "no_proxy": ""}  # a closed site
     line = one_line_error(fruitpipe("run", fruits, tmp_path / "out", code=2, variables=environment))
     assert "KERAS_HOME" in line
-    assert "backbone=efficientnet_lite0" in line
+    assert "--backbone efficientnet_lite0" in line
 
 
 def test_a_run_without_java_is_one_line(fruits: Path, tmp_path: Path) -> None:
@@ -196,6 +197,53 @@ print(second.model.transform(__import__("numpy").zeros((2, 1280))).shape[0])
 def test_the_next_command_has_the_settings_of_this_one(fruits: Path, tmp_path: Path) -> None:
     done = fruitpipe("plan", fruits, tmp_path / "out", "--set", BACKBONE, "--verify-content")
     assert done.stdout.splitlines()[-1].endswith(f" --set {BACKBONE} --verify-content")
+
+
+def test_what_is_said_directly_wins_and_comes_back_in_the_next_command(fruits: Path, tmp_path: Path) -> None:
+    """Preset, then config file, then `--set`, then the options; at each key, the next one wins over those before."""
+    config, out = tmp_path / "run.yaml", tmp_path / "out"
+    config.write_text("preset: vgg16-csv\nbackbone: resnet50\npca: none\nformats: [json]\nlimit: 3\n")
+    direct = ["--backbone", "efficientnet_lite0", "--variance", "0.999", "--components", "4"]
+    direct += ["--format", "csv", "--format", "json", "--limit", "7"]
+    options = ["--config", str(config), "--set", "backbone=vgg19", "--set", "limit=5"]
+    done = fruitpipe("plan", fruits, out, *direct, *options)
+    assert re.search(r"^images +7,", done.stdout, re.MULTILINE)
+    assert "featurize 7 images with efficientnet_lite0" in done.stdout
+    again = done.stdout.splitlines()[-1].removeprefix("next: fruitpipe ")
+    assert again.endswith(f"{shlex.join(options)} {shlex.join(direct)}")
+    facts = json.loads(fruitpipe(*shlex.split(again), "--json").stdout)
+    assert (facts["images"], facts["components"]) == (7, 4)
+    shown = json.loads(fruitpipe("show", out, "--json").stdout)
+    assert shown["config"]["formats"] == ["csv", "json"]
+    assert shown["config"]["pca"] == {"components": 4, "variance": 0.999, "scale": True}
+    assert vectors(out)["path"].to_pylist() == sorted(map(str, fruits.rglob("*.jpg")))[:7]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "key"),
+    [
+        ("--backbone", "resnet5", "backbone"),
+        ("--backbone", "", "backbone"),
+        ("--variance", "0", "pca.variance"),
+        ("--components", "0", "pca.components"),
+        ("--format", "jsom", "formats.0"),
+        ("--limit", "0", "limit"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_one_line_that_names_the_key(option: str, value: str, key: str) -> None:
+    line = one_line_error(fruitpipe("plan", "images", "out", option, value, code=2))
+    assert line.startswith(f"error: {key}: ")
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "fruitpipe.json").write_text("{}")
+    (tmp_path / "latest.json").write_text("{")
+    line = one_line_error(fruitpipe("show", tmp_path, code=1))
+    assert "JSONDecodeError" in line
+    assert "fruitpipe --verbose" in line
+    done = fruitpipe("--verbose", "show", tmp_path, code=1)
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == line
 
 
 @pytest.mark.parametrize("url", ["https://x/model", "s3a://x/model", "s3://key:hush@x/model"])

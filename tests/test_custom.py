@@ -106,7 +106,7 @@ def test_a_class_that_is_not_there_is_named(name: str, says: str) -> None:
 
 def test_a_module_that_cannot_be_imported_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = module(tmp_path, monkeypatch, " pass\nthis is no Python")
-    with pytest.raises(UserError, match=r"cannot be imported: SyntaxError.*Mend it\.$"):
+    with pytest.raises(UserError, match=r"cannot be imported: SyntaxError.*Fix it\.$"):
         create(name)
 
 

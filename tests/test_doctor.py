@@ -107,7 +107,7 @@ def test_a_profile_that_is_not_there(server: Server, admin: dict[str, str]) -> N
     variables = environment(server, None) | {"AWS_PROFILE": "typo"}
     failures = unwell(doctor(hurried(variables), IMAGES, OUT, *options(server.endpoint, BACKBONE)))
     assert failures == {
-        CREDENTIALS: "The config profile (typo) could not be found. Log in again, or mend what it names."
+        CREDENTIALS: "The config profile (typo) could not be found. Log in again, or fix what it names."
     }
 
 

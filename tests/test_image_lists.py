@@ -295,7 +295,7 @@ def test_a_manifest_without_rights_is_refused_in_one_line(public_folder: Path, s
     [
         ("s3a://bucket/x.jpg", "write s3://"),
         ("https://host/x.jpg", "s3.endpoint"),
-        ("https://host/x.jpg?X-Amz-Signature=5ec2e7", "keys do not belong here"),
+        ("https://host/x.jpg?X-Amz-Signature=5ec2e7", "credentials are not allowed in a config"),
         ("ftp://host/x.jpg", "no such scheme"),
         ("s3:/bucket/x.jpg", "expected s3://bucket/folder"),
     ],

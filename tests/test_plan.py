@@ -104,6 +104,27 @@ def test_images_that_failed_and_went_away_had_no_features_to_be_gone(make: Any, 
     assert make([Image("c")], store).summary().gone == 1
 
 
+@pytest.mark.parametrize("distinct", [True, False])
+def test_a_limit_takes_the_first_images_by_path_and_all_figures_are_theirs(
+    make: Any, store: Store, tmp_path: Path, distinct: bool
+) -> None:
+    put_part(store, DIGEST, [Image("b"), Image("c"), Image("z")])
+    images = [Image("d", label="y"), Image("c"), Image("a"), *([] if distinct else [Image("a")]), Image("b")]
+    the_plan = make([])
+    the_plan.add_images(listing(images), source.LISTING, distinct, limit=2)
+    the_plan.add_features(store, DIGEST)
+    summary = the_plan.summary()
+    assert (summary.images, summary.labels, summary.new, summary.known, summary.gone) == (2, {"x": 2}, 1, 1, 2)
+    assert todo(the_plan, tmp_path) == ["a"]
+    assert the_plan.sample(10) == [("a", "1"), ("b", "1")]
+
+
+def test_a_limit_above_the_number_of_images_takes_all(make: Any) -> None:
+    the_plan = make([])
+    the_plan.add_images(listing([Image("b"), Image("a")]), source.LISTING, limit=3)
+    assert the_plan.images == 2
+
+
 def test_an_empty_store_makes_all_images_new(make: Any, store: Store) -> None:
     summary = make([Image("a", label="x"), Image("b", label="x"), Image("c", label=None)], store).summary()
     assert (summary.new, summary.todo, summary.labels) == (3, 3, {"x": 2})

@@ -96,7 +96,7 @@ def architecture(name: str, weights: str | None) -> Any:
         raise NoWeights(
             f"no ImageNet weights for {name}, and Keras cannot download them ({reason}): run once where there is a "
             "network, or set KERAS_HOME to a folder whose `models` has them, or use "
-            "--set backbone=efficientnet_lite0, whose weights came with fruitpipe."
+            "--backbone efficientnet_lite0, whose weights came with fruitpipe."
         ) from error
 
 

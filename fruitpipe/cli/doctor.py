@@ -40,7 +40,7 @@ SKEW = 300
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """What one probe found."""
 
     subject: str
     """`java`, or a place and what was done with it"""
@@ -49,39 +49,39 @@ class Finding(NamedTuple):
     """what was found, or what to do"""
 
 
-def examine(config: Config, places: bool = True) -> Iterator[Finding]:
-    """Look at this machine and, if `places`, at the config's input and output. Writes one small object and deletes it.
+def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
+    """Probe this machine and, if `places`, the config's input and output. Writes one small object and deletes it.
 
-    What depends on something that is not well is not looked at.
+    What depends on something that is not well is not probed.
     """
     environment = Environment.read()
-    runtime = look("java", lambda: java(environment))
+    runtime = finding_of("java", lambda: java(environment))
     yield runtime
-    yield look("memory", lambda: memory(config))
-    yield look("weights", lambda: weights(config, environment))
+    yield finding_of("memory", lambda: memory(config))
+    yield finding_of("weights", lambda: weights(config, environment))
     if runtime.ok:
-        yield look("spark", lambda: spark(config, environment))
+        yield finding_of("spark", lambda: spark(config, environment))
     if account := environment.account:
-        yield look("rights", lambda: rights.check(account))
+        yield finding_of("rights", lambda: rights.confirm(account))
     if not places:
         return
     unwell = set()
     for bucket in dict.fromkeys(bucket_of(url) for url in [*config.inputs, config.output] if is_remote(url)):
-        for finding in examine_bucket(bucket, config):
+        for finding in diagnose_bucket(bucket, config):
             yield finding
             if not finding.ok:
                 unwell.add(bucket)
     for url in config.inputs:
         if bucket_of(url) not in unwell:
-            yield look(f"input {url}", partial(readable, url, config))
+            yield finding_of(f"input {url}", partial(readable, url, config))
     if bucket_of(config.output) not in unwell:
-        yield look(f"output {config.output}", lambda: writable(config))
+        yield finding_of(f"output {config.output}", lambda: writable(config))
 
 
-def look(subject: str, check: Callable[[], str]) -> Finding:
-    """What a check finds, or the error that it raises."""
+def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
+    """What a probe says, or the error that it raises."""
     try:
-        return Finding(subject, True, check())
+        return Finding(subject, True, probe())
     except FruitpipeError as error:
         return Finding(subject, False, str(error))
     except OSError as error:
@@ -133,10 +133,10 @@ def spark(config: Config, environment: Environment) -> str:
         return f"{config.spark.master} starts and runs tasks, {started.slots} at once"
 
 
-def examine_bucket(url: str, config: Config) -> Iterator[Finding]:
+def diagnose_bucket(url: str, config: Config) -> Iterator[Finding]:
     scheme = split(url)[0]
     if scheme == "s3":
-        keys = look(f"{url} credentials", credentials)
+        keys = finding_of(f"{url} credentials", credentials)
         yield keys
         if not keys.ok:
             return
@@ -148,9 +148,9 @@ def examine_bucket(url: str, config: Config) -> Iterator[Finding]:
         region = f", region {where.region}" if where.region else ""
         return f"{where.server}{region}{identity(where) if where.endpoint is None and scheme == 's3' else ''}"
 
-    yield look(f"{url} endpoint", endpoint)
+    yield finding_of(f"{url} endpoint", endpoint)
     if opened and scheme == "s3":
-        yield look(f"{url} clock", lambda: clock(opened[0]))
+        yield finding_of(f"{url} clock", lambda: clock(opened[0]))
 
 
 def credentials() -> str:
@@ -160,7 +160,7 @@ def credentials() -> str:
         key = found.get_frozen_credentials().access_key if found else ""
     except Exception as error:
         raise UserError(
-            f"{one_line(str(error)) or type(error).__name__}. Log in again, or mend what it names."
+            f"{one_line(str(error)) or type(error).__name__}. Log in again, or fix what it names."
         ) from error
     if not key:
         raise UserError(

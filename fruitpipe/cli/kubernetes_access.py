@@ -22,8 +22,8 @@ FOREIGN = {
 """Verbs by resource that would make the account more than it is."""
 
 
-def check(account: Path) -> str:
-    """Say that a pod's account has the rights that a driver needs, and no others that matter.
+def confirm(account: Path) -> str:
+    """Confirm that a pod's account has the rights that a driver needs, and no others that matter.
 
     `account` is the folder in which Kubernetes puts it.
 

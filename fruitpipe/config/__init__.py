@@ -4,7 +4,7 @@ from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class, worker_me
 from fruitpipe.config.environment import Environment
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
-from fruitpipe.config.presets import PRESETS, about, settings
+from fruitpipe.config.presets import PRESETS, about, keys_of
 from fruitpipe.config.sections import (
     Config,
     FailuresConfig,
@@ -35,10 +35,10 @@ __all__ = [
     "about",
     "is_class",
     "is_remote",
+    "keys_of",
     "load_config",
     "local_path",
     "location",
-    "settings",
     "validate",
     "worker_memory",
 ]

@@ -12,7 +12,7 @@ import yaml
 
 from fruitpipe.config.secrets import Key
 from fruitpipe.config.sections import Config
-from fruitpipe.config.validation import ConfigError, Lines, Mistake, check
+from fruitpipe.config.validation import ConfigError, Lines, Mistake, config_of
 from fruitpipe.errors import UserError
 
 
@@ -27,7 +27,7 @@ def load_config(
     ----------
     path: YAML file, or None.
     assignments: dotted keys with YAML values, such as `pca.variance=0.9`.
-    values: top-level keys; those that are None are left out.
+    values: keys, with dots where they are in a section; those that are None are left out.
 
     Raises
     ------
@@ -45,9 +45,10 @@ def load_config(
         lines = without(lines, key)
     for name, value in values.items():
         if value is not None:
-            tree[name] = value
-            lines = without(lines, (name,))
-    return check(tree, lines, source=str(path) if path else None, mistakes=mistakes)
+            key = tuple(name.split("."))
+            put(tree, key, value)
+            lines = without(lines, key)
+    return config_of(tree, lines, source=str(path) if path else None, mistakes=mistakes)
 
 
 def without(lines: Lines, key: Key) -> Lines:
@@ -61,7 +62,7 @@ def validate(path: str | os.PathLike[str]) -> None:
     Raises ConfigError with every mistake.
     """
     tree, lines = read_yaml(Path(path))
-    check({"input": "IMAGES", "output": "OUT"} | tree, lines, source=str(path))
+    config_of({"input": "IMAGES", "output": "OUT"} | tree, lines, source=str(path))
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:

@@ -23,7 +23,7 @@ def about(name: str) -> str:
     return PRESETS[name].read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").rstrip(".")
 
 
-def settings(name: str) -> dict[str, Any]:
+def keys_of(name: str) -> dict[str, Any]:
     """The keys of a preset."""
     tree: dict[str, Any] = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
     return tree

@@ -8,8 +8,8 @@ from typing import Any
 
 Key = tuple[str, ...]
 """A place in a config: names from the top down."""
-NO_KEYS = (
-    "keys do not belong here: fruitpipe takes credentials from where AWS tools do (environment, profile, role), "
+NO_CREDENTIALS = (
+    "credentials are not allowed in a config: fruitpipe finds them where AWS tools do (environment, profile, role), "
     "so remove this and see `fruitpipe doctor`."
 )
 SECRET_NAME = re.compile(
@@ -26,7 +26,7 @@ SECRET_SETTING = re.compile(r"(access|secret|session|account|sas)[._-]?(key|toke
 def secret_free(value: str) -> str:
     """Check that a value holds no key. Raises ValueError, not quoting it."""
     if SECRET_VALUE.search(value):
-        raise ValueError(NO_KEYS)
+        raise ValueError(NO_CREDENTIALS)
     return value
 
 

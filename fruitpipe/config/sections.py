@@ -22,7 +22,7 @@ from pydantic import (
 
 from fruitpipe.config.backbones import CLASS, KNOWN, WEIGHTS, WORDS, Choice, backbone_name, weights_name
 from fruitpipe.config.places import location
-from fruitpipe.config.presets import PRESETS, merge, preset_name, settings
+from fruitpipe.config.presets import PRESETS, keys_of, merge, preset_name
 from fruitpipe.config.secrets import secret_free
 
 NAMES = {"anyOf": [{"enum": [*KNOWN, *WORDS]}, {"pattern": CLASS}]}
@@ -187,6 +187,8 @@ class Config(Section):
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
     preset: PresetName | None = None
     """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first images by path, this many: to try a config."""
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
@@ -243,7 +245,7 @@ class Config(Section):
         }
         name = given.get("preset")
         if isinstance(name, str) and name in PRESETS:
-            given = merge(settings(name), given)
+            given = merge(keys_of(name), given)
         if given.get("backbone") in WORDS:
             # Detectors make images grey themselves, but only after all three channels were resized.
             given = merge({"image": {"grey": True}}, given)

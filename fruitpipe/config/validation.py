@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from fruitpipe.config.secrets import NO_KEYS, Key, find_secrets
+from fruitpipe.config.secrets import NO_CREDENTIALS, Key, find_secrets
 from fruitpipe.config.sections import TAGS, Config, Section
 from fruitpipe.errors import UserError
 
@@ -44,18 +44,18 @@ class ConfigError(UserError):
         super().__init__("\n".join(f"{prefix if mistake.line else ''}{mistake}" for mistake in self.mistakes))
 
 
-def check(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: Sequence[Mistake] = ()) -> Config:
+def config_of(tree: Mapping[str, Any], lines: Lines, source: str | None, mistakes: Sequence[Mistake] = ()) -> Config:
     """Validate a merged tree.
 
     Raises ConfigError with all mistakes, those found before included, their lines and the keys probably meant.
     """
     secrets = list(find_secrets(tree))
-    found = [*mistakes, *(Mistake(".".join(key), NO_KEYS, lines.get(key)) for key in secrets)]
+    found = [*mistakes, *(Mistake(".".join(key), NO_CREDENTIALS, lines.get(key)) for key in secrets)]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        found += [explain(detail, lines) for detail in details if key_of(detail) not in secrets]
+        found += [mistake_in(detail, lines) for detail in details if key_of(detail) not in secrets]
     if found:
         raise ConfigError(sorted(found, key=lambda mistake: mistake.line or 0), source)
     return config
@@ -65,7 +65,7 @@ def key_of(detail: Any) -> Key:
     return tuple(str(part) for part in detail["loc"] if part not in TAGS)
 
 
-def explain(detail: Any, lines: Lines) -> Mistake:
+def mistake_in(detail: Any, lines: Lines) -> Mistake:
     location = key_of(detail)
     key, line = ".".join(location), lines.get(location)
     match detail["type"]:

@@ -58,13 +58,13 @@ def create(name: str) -> tuple[CustomBackbone, Description]:
             "(on Kubernetes, in an image built from fruitpipe's)."
         ) from error
     except Exception as error:
-        raise UserError(f"backbone {name}: {module} cannot be imported: {shown(error)}. Mend it.") from error
+        raise UserError(f"backbone {name}: {module} cannot be imported: {shown(error)}. Fix it.") from error
     if not hasattr(found, attribute):
         raise UserError(f"backbone {name}: {module} has no {attribute}: give the name of a class in it.")
     try:
         backbone = getattr(found, attribute)()
     except Exception as error:
-        raise UserError(f"backbone {name} cannot be made without arguments: {shown(error)}. Mend it.") from error
+        raise UserError(f"backbone {name} cannot be made without arguments: {shown(error)}. Fix it.") from error
     if missing := [method for method in METHODS if not callable(getattr(backbone, method, None))]:
         raise UserError(
             f"backbone {name} has no {' and no '.join(f'{method}()' for method in missing)}: "
@@ -84,7 +84,7 @@ def described(name: str, backbone: CustomBackbone) -> Description:
     try:
         told = backbone.describe()
     except Exception as error:
-        raise UserError(f"backbone {name}: describe() failed: {shown(error)}. Mend it.") from error
+        raise UserError(f"backbone {name}: describe() failed: {shown(error)}. Fix it.") from error
     match told:
         case (int(size), int(dimension), str(version)) if size > 0 and dimension > 0:
             return Description(size, dimension, version)
@@ -126,7 +126,7 @@ class Custom:
         try:
             self._backbone.load()
         except Exception as error:
-            raise UserError(f"backbone {self._name}: load() failed: {shown(error)}. Mend it.") from error
+            raise UserError(f"backbone {self._name}: load() failed: {shown(error)}. Fix it.") from error
         self.side, self.dimension = description.input_size, description.dimension
 
     def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,12 @@ import pyarrow.parquet as pq
 from fruitpipe import source
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import Model, load_model
+from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.storage.store import open_store
 from fruitpipe.vision.decode import OK
+
+BATCH = 2048
+"""Rows of a row group, where images are listed from a folder."""
 
 
 def transform_folder(
@@ -42,12 +46,12 @@ def transform_folder(
     model.check_class()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
+    listing = source.list_images(images, labels, s3=s3, batch=BATCH)
     with whole_file(out, s3) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in source.list_images(images, labels, s3=s3, batch=2048):
-                table = transform_batch(model, batch, schema, s3)
-                counts.update(table["status"].to_pylist())
-                writer.write_table(table)
+            for batch, vectors in transform_batches(model, listing, s3):
+                counts.update(each.status for each in vectors)
+                writer.write_table(to_table(batch, vectors, schema))
         if not counts:
             raise UserError(f"no images in {images}.")
     return dict(counts.most_common())
@@ -80,13 +84,33 @@ def schema_of(model: Model) -> pa.Schema:
     return pa.schema(fields, metadata=metadata)
 
 
-def transform_batch(model: Model, batch: pa.RecordBatch, schema: pa.Schema, s3: S3Config | None) -> pa.Table:
-    done = list(model.transform_images(batch["path"].to_pylist(), s3=s3))
-    nothing = np.zeros(model.pca.length, np.float32)
-    vectors = np.stack([nothing if each.vector is None else each.vector for each in done])
-    failed = pa.array([each.status != OK for each in done])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1], mask=failed)
+def transform_batches(
+    model: Model, listing: Iterable[pa.RecordBatch], s3: S3Config | None
+) -> Iterator[tuple[pa.RecordBatch, list[Vector]]]:
+    """The batches of a listing with the vectors of their images.
+
+    One stream for all batches: each would begin with engines of its own, and end with cores that wait for the last one.
+    """
+    ahead: deque[pa.RecordBatch] = deque()
+
+    def paths() -> Iterator[str]:
+        for batch in listing:
+            if len(batch):
+                ahead.append(batch)
+                yield from batch["path"].to_pylist()
+
+    vectors = model.transform_images(paths(), s3=s3)
+    for first in vectors:
+        batch = ahead.popleft()
+        yield batch, [first, *islice(vectors, len(batch) - 1)]
+
+
+def to_table(batch: pa.RecordBatch, vectors: list[Vector], schema: pa.Schema) -> pa.Table:
+    nothing = np.zeros(schema.field("vector").type.list_size, np.float32)
+    rows = np.stack([nothing if each.vector is None else each.vector for each in vectors])
+    failed = pa.array([each.status != OK for each in vectors])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1], mask=failed)
     return pa.table(
-        [batch["path"], batch["label"], [each.status for each in done], [each.error for each in done], column],
+        [batch["path"], batch["label"], [each.status for each in vectors], [each.error for each in vectors], column],
         schema=schema,
     )

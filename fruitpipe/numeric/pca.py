@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -159,8 +160,11 @@ def choose(eigenvalues: Float64, rank: int, components: int | None, variance: fl
     return max(kept, 1)
 
 
-def components_for(cumulative: Float64, variance: float) -> int:
-    """The fewest components whose cumulative ratio reaches `variance`; the slack forgives a sum that rounds below 1."""
+def components_for(cumulative: Sequence[float] | Float64, variance: float) -> int:
+    """The fewest components whose cumulative ratio reaches `variance`, or one more than there are where none does.
+
+    The slack forgives a sum that rounds below 1.
+    """
     return int(np.searchsorted(cumulative, variance - 1e-12) + 1)
 
 

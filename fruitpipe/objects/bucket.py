@@ -49,7 +49,7 @@ class Found(NamedTuple):
 class Bucket:
     """A bucket. Cheap to make; pickles; connects in the process that uses it.
 
-    Methods raise FileNotFoundError where there is no such key, UserError for what a person can mend, FruitpipeError
+    Methods raise FileNotFoundError where there is no such key, UserError for what a person can fix, FruitpipeError
     where the store did not answer for minutes.
     """
 

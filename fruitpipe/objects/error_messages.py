@@ -78,7 +78,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         "InvalidContentType|WRONG_VERSION_NUMBER|record layer",
         UserError,
-        "{server} does not speak TLS: write http:// in s3.endpoint and allow_http: true, or mend the server.",
+        "{server} does not speak TLS: write http:// in s3.endpoint and allow_http: true, or fix the server.",
     ),
     ("HTTP request to an HTTPS", UserError, "{server} wants TLS: write https:// in s3.endpoint."),
     (
@@ -131,7 +131,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
 def explained(place: Place, action: Action, key: str = "") -> Iterator[None]:
     """Turn the errors of clients into ours.
 
-    Raises FileNotFoundError where there is no such key, UserError for what a person can mend, FruitpipeError where the
+    Raises FileNotFoundError where there is no such key, UserError for what a person can fix, FruitpipeError where the
     store did not answer for minutes.
     """
     try:

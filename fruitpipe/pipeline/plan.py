@@ -58,8 +58,10 @@ class Plan:
     def close(self) -> None:
         self._database.close()
 
-    def add_images(self, listing: Iterable[pa.RecordBatch], schema: pa.Schema, distinct: bool = True) -> None:
-        """Take the images of a run, in batches of `fruitpipe.source.LISTING`.
+    def add_images(
+        self, listing: Iterable[pa.RecordBatch], schema: pa.Schema, distinct: bool = True, limit: int | None = None
+    ) -> None:
+        """Take the images of a run, in batches of `fruitpipe.source.LISTING`; with a limit, the first by path.
 
         Without `distinct`, a path may come more than once; one of its rows is taken.
         """
@@ -68,6 +70,10 @@ class Plan:
             self._database.execute(
                 "CREATE OR REPLACE TABLE images AS "
                 "SELECT DISTINCT ON (path) * FROM images ORDER BY path, etag DESC, label"
+            )
+        if limit is not None:
+            self._database.execute(
+                f"CREATE OR REPLACE TABLE images AS SELECT * FROM images ORDER BY path LIMIT {limit}"
             )
 
     @property
@@ -85,7 +91,7 @@ class Plan:
         listing = source.list_images(
             config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3
         )
-        self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs))
+        self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs), limit=config.limit)
         if not self.images:
             raise source.no_images(config.inputs)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fruitpipe import source
 from fruitpipe.config import WORDS, Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError
+from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError, unforeseen
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages, vocabulary
 from fruitpipe.pipeline.backbone import Prepared, prepare, prepare_words
@@ -208,7 +208,4 @@ def in_words(error: Exception) -> FruitpipeError:
             return FruitpipeError(f"{error.strerror or error}: {error.filename or 'while writing'}. {KEPT}")
         case duckdb.Error():
             return FruitpipeError(f"the plan's database failed: {str(error).splitlines()[0].rstrip('.')}. {KEPT}")
-    return FruitpipeError(
-        f"unexpected {type(error).__name__}: {' '.join(str(error).split())}. This is a fault of fruitpipe: please "
-        f"report it with what --verbose shows. {KEPT}"
-    )
+    return FruitpipeError(f"{unforeseen(error)} {KEPT}")

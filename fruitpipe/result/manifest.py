@@ -47,7 +47,7 @@ class Summary(BaseModel):
     known_failed: int
     """failed before, not to be tried again"""
     gone: int
-    """with features, but no longer in the input"""
+    """with features, but not among these images"""
 
     @property
     def todo(self) -> int:

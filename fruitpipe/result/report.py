@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jinja2
 
+from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.manifest import Manifest, ModelFacts
 from fruitpipe.units import duration
 
@@ -86,8 +87,8 @@ def curve(model: ModelFacts) -> Curve | None:
 def marks(cumulative: Sequence[float]) -> list[Mark]:
     found = []
     for share in (0.5, 0.9, 0.95, 0.99):
-        k = next((k for k, total in enumerate(cumulative, 1) if total >= share - 1e-12), None)
-        if k is not None:
+        k = components_for(cumulative, share)
+        if k <= len(cumulative):
             found.append(Mark(share, k, *place(k, share, len(cumulative))))
     return found
 

@@ -31,6 +31,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "fruitpipe.config" -}}
 {{- if not .Values.pipeline.input }}{{ fail "pipeline.input: say where the images are, such as s3://bucket/images." }}{{ end -}}
 {{- if not .Values.pipeline.output }}{{ fail "pipeline.output: say where results go, such as s3://bucket/results." }}{{ end -}}
+{{- if hasKey .Values.pipeline "spark" }}{{ fail "pipeline.spark: has no effect on Kubernetes: write entries of spark.conf as sparkConf, spark.memory as driver.memory, and leave spark.master out." }}{{ end -}}
 {{ toYaml .Values.pipeline }}
 {{- end }}
 

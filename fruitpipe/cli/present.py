@@ -1,0 +1,168 @@
+"""What verbs print for people: lines, rows and tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fruitpipe.config import Config
+from fruitpipe.numeric.pca import components_for
+from fruitpipe.result.manifest import Manifest, ModelFacts, Summary
+from fruitpipe.result.runs import Run, RunRow
+from fruitpipe.units import duration, size
+
+MOST_LABELS = 5
+
+
+def print_rows(rows: Iterable[tuple[str, object]]) -> None:
+    """A name and a value a line."""
+    found = list(rows)
+    width = max(11, *(len(name) for name, _ in found))
+    for name, value in found:
+        print(f"{name:<{width}} {value}")
+
+
+def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as the terminal; elsewhere, no line is cut.
+
+    words, numbers: the columns, those of numbers to the right. What a row has beyond them is a remark.
+    """
+    table = Table(box=None, pad_edge=False)
+    for column in words:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What scripts want to know of a run that has just ended."""
+    manifest = run.manifest
+    return {
+        "run": run.id,
+        "vectors": run.vectors,
+        "model": run.path("model"),
+        "report": run.path("report.html"),
+        "images": manifest.counts.images,
+        "failed": manifest.counts.failed,
+        "components": manifest.model.components,
+        "explained": manifest.model.explained,
+    }
+
+
+def print_outcome(run: Run) -> None:
+    """What a run that has just ended has made."""
+    manifest = run.manifest
+    counts, model = manifest.counts, manifest.model
+    print_notes(manifest)
+    failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
+    kept = f"components, {model.explained:.1%} of the variance" if model.explained is not None else "features"
+    print(f"\n{counts.ok} images to vectors of {model.components} {kept}{failed}.")
+    if drift := manifest.drift:
+        print(
+            f"drift: {drift.beyond_p99:.1%} of the images lie beyond the fit's 99th percentile (1 % expected); "
+            f"reconstruction error {drift.reconstruction_error:.3g}, {drift.fit_reconstruction_error:.3g} at the fit."
+        )
+    for record in manifest.records.values():
+        if not record.rows:
+            print(f"{record.label}: {record.note}.")
+    print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
+
+
+def print_plan(summary: Summary, config: Config) -> None:
+    """What a run would do."""
+    labels = ", ".join(f"{name} {count}" for name, count in list(summary.labels.items())[:MOST_LABELS])
+    more = f", … {len(summary.labels)} in all" if len(summary.labels) > MOST_LABELS else ""
+    rows = {
+        "images": f"{summary.images}, {size(summary.bytes)}",
+        "labels": f"{labels}{more}" if labels else "none",
+        "new": summary.new,
+        "changed": summary.changed,
+        "to retry": summary.retried,
+        "known": summary.known,
+        "known bad": summary.known_failed,
+        "gone": summary.gone,
+    }
+    print_rows(rows.items())
+    fits = config.model == "fit" and config.pca != "none"
+    print(
+        f"\na run would featurize {summary.todo} images with {config.backbone}, then "
+        f"{'fit and ' if fits else ''}project {summary.known + summary.todo}."
+    )
+
+
+def print_runs(rows: Iterable[RunRow]) -> None:
+    def cells(row: RunRow) -> list[str]:
+        counts = (row.images, row.new, row.failed, row.components)
+        explained = f"{row.explained:.1%}" if row.explained is not None else ""
+        time = duration(row.seconds) if row.seconds is not None else ""
+        numbers = ["" if count is None else str(count) for count in counts]
+        return [row.run, row.status, *numbers, explained, time, row.reason or ""]
+
+    print_table(("run", "status"), ("images", "new", "failed", "k", "explained", "time"), map(cells, rows))
+
+
+def print_run(run: Run) -> None:
+    """A run from its manifest: counts, model, times, files."""
+    manifest = run.manifest
+    counts, plan, backbone = manifest.counts, manifest.plan, manifest.backbone
+    rows: dict[str, object] = {
+        "run": manifest.run,
+        "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
+        "input": ", ".join(manifest.config.inputs),
+        "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
+        "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
+        "labels": len(counts.by_label),
+        "backbone": f"{backbone.name}, {backbone.dimension} features ({backbone.layer}), run by {backbone.engine}",
+        **reduction(manifest.model),
+    }
+    if drift := manifest.drift:
+        rows["drift"] = (
+            f"{drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
+            f"{drift.reconstruction_error:.3g} ({drift.fit_reconstruction_error:.3g} at the fit)"
+        )
+    for record in manifest.records.values():
+        rows[record.label] = record.note
+        for name, *values in record.rows:
+            rows[f"  {name}"] = ", ".join(values)
+    rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in manifest.timings.items())
+    if manifest.images_per_second:
+        rows["speed"] = f"{manifest.images_per_second:.0f} img/s"
+    rows |= {"vectors": run.vectors, "model at": run.path("model"), "report": run.path("report.html")}
+    print_rows(rows.items())
+    print_notes(manifest)
+
+
+def print_notes(manifest: Manifest) -> None:
+    for warning in manifest.warnings:
+        print(f"note: {warning}.")
+
+
+def reduction(model: ModelFacts) -> dict[str, str]:
+    """How features became vectors."""
+    if model.explained is None:
+        return {"model": f"no PCA: vectors are the {model.components} features"}
+    cumulative = list(accumulate(model.explained_variance_ratio))
+    needed = {share: min(components_for(cumulative, share), len(cumulative)) for share in (0.90, 0.95, 0.99)}
+    return {
+        "model": f"fitted by {model.fitted_by} on {model.images} images",
+        "components": f"{model.components}, {model.explained:.2%} of the variance",
+        "k for": ", ".join(f"{share:.0%}: {k}" for share, k in needed.items()),
+    }
+
+
+def print_backbones(rows: Iterable[dict[str, Any]]) -> None:
+    def cells(row: dict[str, Any]) -> list[str]:
+        pixels = f"{row['input_size']} x {row['input_size']}"
+        parameters = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
+        return [row["name"], str(row["dimension"]), pixels, parameters, size(row["bytes"]) if row["bytes"] else ""]
+
+    print_table(("backbone",), ("features", "input", "parameters", "on disk"), map(cells, rows))
