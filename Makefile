@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml scripts/setup
 demo: setup ## Draw a few hundred small fruits and run the main job on them
 	@echo "demo: drawing fruits, then the main job on them; the first time it converts the network: half a minute in all"
 	@$(BIN)/python examples/draw_fruits.py $(DEMO)/images
-	$(BIN)/fruitpipe run $(DEMO)/images $(DEMO)/out --set backbone=efficientnet_lite0
+	$(BIN)/fruitpipe run $(DEMO)/images $(DEMO)/out --backbone efficientnet_lite0
 	@echo "look at: $$(ls -d $(DEMO)/out/runs/*/report.html | tail -n 1)"
 
 test: lint unit ## Check style and types, run the tests in minutes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Extractor
 from fruitpipe.engines.custom import Custom, create, describe
 from fruitpipe.errors import UserError
+from fruitpipe.model import transform
 from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.model.transform import transform_folder
 from fruitpipe.numeric.pca import Unreduced
-from fruitpipe.source import Reader
+from fruitpipe.source import Reader, list_images
 from fruitpipe.tasks.featurize import Image as Listed
 from fruitpipe.tasks.featurize import featurize
 from fruitpipe.vision.decode import BadImage
@@ -70,7 +72,7 @@ def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
     found = np.stack(table["vector"].to_pylist())
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=1e-4)
     model = out / "runs" / manifest(out)["run"] / "model"
-    fruitpipe("transform", model, fruits, tmp_path / "again.parquet", "--set", f"backbone={EXAMPLE}")
+    fruitpipe("transform", model, fruits, tmp_path / "again.parquet", "--backbone", EXAMPLE)
     applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
     np.testing.assert_allclose(applied, found, atol=1e-5)
     monkeypatch.delenv("PYTHONPATH")
@@ -136,6 +138,18 @@ def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch:
             Custom(json.dumps(wanted | other).encode())
 
 
+def saved(name: str, data: bytes, folder: Path) -> Path:
+    """A model on disk whose vectors are the features of a class."""
+    card = Card(
+        run="r", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
+        reconstruction_error_p99=0, extractor=Extractor("python", data).digest, engine="python", unreduced=3,
+    )  # fmt: skip
+    folder.mkdir()
+    for part, content in Model(card, Unreduced(3), Extractor("python", data)).files().items():
+        (folder / part).write_bytes(content)
+    return folder
+
+
 def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,14 +160,7 @@ def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(
     monkeypatch.delitem(sys.modules, file)
     with (tmp_path / f"{file}.py").open("a") as code:
         code.write("\nimport pathlib\npathlib.Path('ran').touch()\n")
-    card = Card(
-        run="r", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
-        reconstruction_error_p99=0, extractor=Extractor("python", data).digest, engine="python", unreduced=3,
-    )  # fmt: skip
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for part, content in Model(card, Unreduced(3), Extractor("python", data)).files().items():
-        (folder / part).write_bytes(content)
+    folder = saved(name, data, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     for trusted in (None, "mobilenet_v2", f"{name}s"):
         with pytest.raises(UserError, match=f"the model's backbone is a class, {name}, whose code would run here"):
@@ -165,6 +172,40 @@ def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(
     counts = transform_folder(str(folder), str(fruits / "Apple"), str(tmp_path / "out.parquet"), backbone=name)
     assert counts == {"ok": 40}
     assert (tmp_path / "ran").exists()
+
+
+def test_transform_starts_an_engine_for_each_core_and_keeps_the_order_of_the_listing(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over more batches than there are cores, some of them with images that cannot be decoded."""
+    batch, folders = 600, len(os.sched_getaffinity(0)) + 2
+    paths = [str(path) for path in sorted(fruits.rglob("*.jpg"))[:50]]
+    (tmp_path / "bad.jpg").write_text("no image")
+    paths[17] = str(tmp_path / "bad.jpg")
+    monkeypatch.setattr(transform, "BATCH", batch)
+    for number in range(folders * batch + 1):
+        link = tmp_path / f"images/{number // 100}/{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(paths[number % len(paths)])
+    started = tmp_path / "started"
+    body = whole(load=f"open({str(started)!r}, 'a').write('x')", feature="pixels[4, 4].astype(np.float32)")
+    name = module(tmp_path, monkeypatch, body)
+    folder = saved(name, describe(name)[1], tmp_path / "model")
+    out = tmp_path / "out.parquet"
+    counts = transform_folder(str(folder), str(tmp_path / "images"), str(out), backbone=name)
+    assert len(started.read_text()) <= len(os.sched_getaffinity(0))
+    rows = pq.read_table(out)
+    listed = [path for each in list_images(str(tmp_path / "images"), batch=batch) for path in each["path"].to_pylist()]
+    assert rows["path"].to_pylist() == listed
+    assert counts == {"ok": len(listed) - len(listed) // 50, "undecodable": len(listed) // 50}
+    made = engine(name)
+    facts, features = featurize([Listed(path) for path in paths], made, ImageConfig(), Reader(S3Config(), 1 << 20))
+    for row in rows.to_pylist():
+        which = int(Path(row["path"]).stem) % len(paths)
+        assert row["status"] == facts.status[which]
+        assert row["vector"] == (features[which].tolist() if row["status"] == "ok" else None)
+        assert row["label"] == Path(row["path"]).parent.name
+    assert pq.ParquetFile(out).num_row_groups == folders + 1
 
 
 def test_another_size_is_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
