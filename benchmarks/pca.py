@@ -34,7 +34,8 @@ from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.featurize import Facts, to_parquet
+from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.featurize import Facts
 from fruitpipe.vision.decode import Picture
 
 DIMENSION = 1280
@@ -62,21 +63,24 @@ def make_features(rows: int, seed: int = 0) -> NDArray[np.float32]:
     return np.clip(features / features.std() - 0.5, 0, 6)
 
 
-def write_result(output: Path, features: NDArray[np.float32], cores: int) -> int:
-    """Leave in `output` what a run has written before its fit: feature parts and index. Returns the fit's tasks."""
+def write_result(output: Path, features: NDArray[np.float32], cores: int, increments: int = 1) -> int:
+    """Leave in `output` what a run has written before its fit: feature parts and index. Returns the fit's tasks.
+
+    increments: runs that the features came in, each with every so many-th image.
+    """
     store = LocalStore(str(output))
     store.prepare()
     picture = Picture(np.zeros((1, 1, 3), np.uint8), width=100, height=100)
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
-    start = 0
-    for size in part_sizes(len(features), cores):
-        block = slice(start, start + size)
-        facts = Facts()
-        for path in paths[block]:
-            facts.add(path, ETAG, None, picture)
-        rows = ((path, ETAG) for path in paths[block])
-        store.put(layout.feature_part(DIGEST, rows), to_parquet(facts, features[block]))
-        start += size
+    for increment in range(increments):
+        numbers = np.arange(increment, len(features), increments)
+        sizes = part_sizes(len(numbers), cores)
+        for chosen in np.split(numbers, np.cumsum(sizes)[:-1]):
+            facts = Facts()
+            for number in chosen:
+                facts.add(paths[number], ETAG, None, picture)
+            name = layout.feature_part(DIGEST, zip(facts.path, facts.etag, strict=True))
+            store.put(name, to_parquet(facts.to_table(), features[chosen]))
     listing = [pa.array(paths), pa.repeat(ETAG, len(paths)), pa.nulls(len(paths), pa.string())]
     listing += [pa.repeat(pa.scalar(1, pa.int64()), len(paths)), pa.repeat("thing", len(paths))]
     with (
@@ -102,7 +106,7 @@ def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
     with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), output / "spark.log") as spark:
         start = time.perf_counter()
         spark.map(reduce.Fit(LocalStore(str(output)), RUN), parts)
-        moments = reduce.merge(LocalStore(str(output)), RUN, parts)
+        moments = reduce.sum_moments(LocalStore(str(output)), RUN, parts)
         fitted = pca.fit(moments, components=k)
         seconds = time.perf_counter() - start
     return Fitted(seconds, fitted.explained_variance_ratio, fitted.components)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fruitpipe.source import LISTING
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.featurize import Facts, to_parquet
+from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.featurize import Facts
 from fruitpipe.vision.decode import OK, BadImage, Picture
 
 
@@ -44,5 +45,5 @@ def put_part(store: Store, digest: str, images: Sequence[Image], features: NDArr
     if features is None:
         features = np.zeros((len(images), 3), np.float32)
     name = layout.feature_part(digest, [(each.path, each.etag) for each in images])
-    store.put(name, to_parquet(facts, features))
+    store.put(name, to_parquet(facts.to_table(), features))
     return name

@@ -76,7 +76,7 @@ def made(tmp_path: Path) -> Features:
 def fit(made: Features, parts: int = 2) -> Moments:
     for number in range(parts):
         reduce.Fit(made.store, RUN)(number)
-    return reduce.merge(made.store, RUN, parts)
+    return reduce.sum_moments(made.store, RUN, parts)
 
 
 def project(made: Features, model: Pca, formats: tuple[str, ...] = ("parquet",)) -> list[reduce.Projected]:
@@ -99,7 +99,7 @@ def test_fitting_again_gives_the_same_bits_in_any_order_of_tasks(made: Features)
     first = fit(made)
     for number in (1, 0):
         reduce.Fit(made.store, RUN)(number)
-    again = reduce.merge(made.store, RUN, 2)
+    again = reduce.sum_moments(made.store, RUN, 2)
     assert np.array_equal(first.scatter, again.scatter)
     assert np.array_equal(first.mean, again.mean)
 

@@ -25,14 +25,13 @@ from fruitpipe.config import Config
 from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.feature_part import PLACED, read_facts
 from fruitpipe.vision.decode import OK, TRANSIENT
 
 MEMORY = "1GB"
 READERS = 8
 """Feature parts read at once: on object stores, each is a few requests."""
 SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 4096
-
-PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 
 # `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
 RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
@@ -148,7 +147,7 @@ class Plan:
     def _facts(self, store: Store, names: Iterator[str]) -> Iterator[pa.RecordBatch]:
         with ThreadPoolExecutor(READERS) as pool:
             while chunk := list(islice(names, 4 * READERS)):
-                for name, facts in zip(chunk, pool.map(partial(facts_of, store), chunk), strict=True):
+                for name, facts in zip(chunk, pool.map(partial(read_facts, store), chunk), strict=True):
                     if facts is not None:
                         yield from facts.to_batches()
                     elif name not in self.broken:
@@ -240,17 +239,6 @@ def open_plan(config: Config, folder: Path | None = None) -> Iterator[Plan]:
             yield plan
         finally:
             plan.close()
-
-
-def facts_of(store: Store, name: str) -> pa.Table | None:
-    """The rows of a feature part without its features, as PLACED; None where it is damaged or none of ours."""
-    try:
-        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True) as part:
-            facts = part.read(layout.FACTS.names).cast(layout.FACTS)
-    except (ValueError, KeyError, OSError):  # what pyarrow raises
-        return None
-    rows = pa.array(range(len(facts)), pa.int32())
-    return facts.append_column("part", pa.repeat(name, len(facts))).append_column("row", rows).cast(PLACED)
 
 
 def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:

@@ -83,7 +83,7 @@ def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
         return pca.Unreduced(job.backbone.backbone.dimension), 0
     with job.reporter.stage("fit"):
         job.spark.map(reduce.Fit(job.store, job.id), parts, poll=job.reporter.poll)
-        moments = reduce.merge(job.store, job.id, parts)
+        moments = reduce.sum_moments(job.store, job.id, parts)
         with threadpool_limits(1):  # more give other bits, and wait for each other where cores are busy
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
     if options.variance is None and (options.components or 0) > fitted.length:

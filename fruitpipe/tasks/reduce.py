@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.feature_part import read_features
 
 BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
+GATHERED = 16 * BLOCK
+"""Rows held as float32 at once. For as many, each feature part is read once; a vector part has more of them only where
+a run has millions of images."""
 
 
 @dataclass(frozen=True)
@@ -49,41 +51,21 @@ class Index:
         with store.open(name) as file:
             self.rows = pq.ParquetFile(file).read_row_group(number)
 
+    def features(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Features of some rows, at least one, in their order, shape (n, d). Reads only the parts that hold one.
+
+        Raises FruitpipeError where a part is damaged.
+        """
+        where = self.rows.select(["part", "row"])
+        where = where[chosen] if isinstance(chosen, slice) else where.take(chosen)
+        return read_features(self._store, where["part"], where["row"])
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Features of the rows in order, shape (at most BLOCK, d)."""
-        names = self.rows["part"].combine_chunks().dictionary_encode()
-        parts, rows = names.indices.to_numpy(), self.rows["row"].to_numpy()
-        for start in range(0, len(rows), BLOCK):
-            block = slice(start, start + BLOCK)
-            yield self._gather(names.dictionary.to_pylist(), parts[block], rows[block])
-
-    def features(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Features of some rows by their numbers, at least one, shape (n, d)."""
-        names = self.rows["part"].combine_chunks().dictionary_encode()
-        parts, rows = names.indices.to_numpy(), self.rows["row"].to_numpy()
-        return self._gather(names.dictionary.to_pylist(), parts[chosen], rows[chosen])
-
-    def _gather(self, names: list[str], parts: NDArray[np.int32], rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        gathered: NDArray[np.float32] | None = None
-        for part in np.unique(parts):
-            chosen = parts == part
-            features = self._read(names[part])[rows[chosen]]
-            if gathered is None:
-                gathered = np.empty((len(rows), features.shape[1]), np.float32)
-            gathered[chosen] = features
-        assert gathered is not None, "a block has rows"
-        return gathered
-
-    @lru_cache(maxsize=4)  # noqa: B019 - an index lives as long as its task
-    def _read(self, name: str) -> NDArray[np.float32]:
-        try:
-            part = pq.ParquetFile(pa.BufferReader(self._store.get(name)), page_checksum_verification=True)
-            column = part.read(["feature"])["feature"].combine_chunks()
-        except (ValueError, OSError) as error:
-            raise FruitpipeError(f"{self._store.location(name)} is damaged: delete it and run again") from error
-        width = column.type.byte_width
-        _, values = column.buffers()
-        return np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)
+        """Features of all rows in order, shape (at most BLOCK, d)."""
+        for start in range(0, len(self.rows), GATHERED):
+            gathered = self.features(slice(start, start + GATHERED))
+            for first in range(0, len(gathered), BLOCK):
+                yield gathered[first : first + BLOCK]
 
 
 @dataclass(frozen=True)
@@ -95,14 +77,15 @@ class Fit:
 
     def __call__(self, number: int) -> None:
         with threadpool_limits(1):
-            moments = add_up(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
+            moments = moments_of(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
         arrays = io.BytesIO()
         upper = moments.scatter[np.triu_indices(len(moments.mean))]
         np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
         self.store.put(layout.work(self.run, f"moments-{number:05d}.npz"), arrays.getvalue())
 
 
-def add_up(blocks: Iterator[NDArray[np.float32]]) -> Moments:
+def moments_of(blocks: Iterator[NDArray[np.float32]]) -> Moments:
+    """Moments of all rows of some blocks, added in their order."""
     total: Moments | None = None
     for block in blocks:
         moments = Moments.of(block)
@@ -111,7 +94,7 @@ def add_up(blocks: Iterator[NDArray[np.float32]]) -> Moments:
     return total
 
 
-def merge(store: Store, run: str, parts: int) -> Moments:
+def sum_moments(store: Store, run: str, parts: int) -> Moments:
     """Moments of all vector parts, added in the order of their numbers."""
 
     def read(number: int) -> Moments:

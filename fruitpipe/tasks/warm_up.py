@@ -12,7 +12,8 @@ from fruitpipe.objects import Bucket
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks import reduce  # noqa: F401 - to have it loaded
-from fruitpipe.tasks.featurize import Facts, to_parquet
+from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.featurize import Facts
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class WarmUp:
         self.store.find(layout.MARKER)
         for bucket in self.buckets:
             bucket.client()
-        to_parquet(Facts(), np.zeros((0, 1), np.float32))  # Arrow imports pandas when it makes its first array
+        to_parquet(
+            Facts().to_table(), np.zeros((0, 1), np.float32)
+        )  # Arrow imports pandas when it makes its first array
         # PySpark collects garbage after each task, and the longer the more a worker has imported.
         gc.freeze()

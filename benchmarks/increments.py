@@ -1,0 +1,76 @@
+"""Fit and project where features came in many increments, against the same images in one run.
+
+The images of each increment lie between those of all others by path, so that every vector part has some of every
+increment. Times are those of a run's fit and project stages; both ways run in turn, in one Spark. Features are made up,
+in the likeness of a backbone's.
+
+    python benchmarks/increments.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from pca import RUN, make_features, write_result
+
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.numeric import pca
+from fruitpipe.spark.cluster import Cluster, cluster
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
+from fruitpipe.tasks import reduce
+
+TARGET = 1.3
+
+
+def seconds(spark: Cluster, output: Path, parts: int) -> float:
+    """Seconds that fit and project take, as `fruitpipe.pipeline.stages.Stages` does them."""
+    store = LocalStore(str(output))
+    start = time.perf_counter()
+    spark.map(reduce.Fit(store, RUN), parts)
+    shared = spark.share(pca.fit(reduce.sum_moments(store, RUN, parts)))
+    project = reduce.Project(store, RUN, ("parquet",), {}, 10)
+    spark.map(lambda number: project(number, shared), parts)
+    return time.perf_counter() - start
+
+
+def vectors(output: Path, parts: int) -> list[bytes]:
+    store = LocalStore(str(output))
+    return [store.get(layout.vectors(RUN, number)) for number in range(parts)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=20_000, help="images")
+    parser.add_argument("--increments", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+
+    features = make_features(options.count)
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-increments-") as folder:
+        log = Path(folder, "spark.log")
+        one, many = Path(folder, "one"), Path(folder, "many")
+        parts = write_result(one, features, options.cores)
+        write_result(many, features, options.cores, options.increments)
+        with cluster(SparkConfig(master=f"local[{options.cores}]"), Environment.read(), log) as spark:
+            for output in (one, many):
+                seconds(spark, output, parts)
+            assert vectors(one, parts) == vectors(many, parts)
+            taken: dict[Path, list[float]] = {one: [], many: []}
+            for number in range(options.rounds):
+                for output in (one, many)[:: -1 if number % 2 else 1]:
+                    taken[output].append(seconds(spark, output, parts))
+    ratio = statistics.median(b / a for a, b in zip(taken[one], taken[many], strict=True))
+    one_run, increments = (statistics.median(taken[output]) for output in (one, many))
+    print(f"{options.count} images, {options.cores} cores: {one_run:.2f} s in one run, {increments:.2f} s in "
+          f"{options.increments} increments; ratio {ratio:.2f}, target <= {TARGET}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

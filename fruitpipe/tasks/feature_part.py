@@ -1,0 +1,114 @@
+"""A feature part: one Parquet file of some images' facts and features. How it is written, and what is read of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+from fruitpipe.vision.decode import OK
+
+PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
+"""Facts, and where they lie: the part's name and the row in it."""
+AHEAD = 4
+"""Parts fetched before their turn: a request to a bucket is mostly waiting."""
+
+
+def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:
+    """The part with these rows: facts as layout.FACTS has them, and features, shape (n, d).
+
+    The column `feature` is binary, d little-endian float32: ten times the speed of a list in Parquet. It is null where
+    the status is not `ok`.
+    """
+    count, dimension = features.shape
+    failed = np.array([status != OK for status in facts["status"].to_pylist()], bool)
+    validity = pa.py_buffer(np.packbits(~failed, bitorder="little")) if failed.any() else None
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(4 * dimension), count, [validity, pa.py_buffer(features)])
+    table = facts.append_column(pa.field("feature", column.type), column)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["status", "error", "width", "height"],
+        row_group_size=512,
+        write_page_checksum=True,
+    )
+    return memoryview(sink.getvalue())
+
+
+def read_facts(store: Store, name: str) -> pa.Table | None:
+    """The rows of a part without their features, as PLACED; None where it is damaged or none of ours."""
+    try:
+        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+            facts = part.read(layout.FACTS.names).cast(layout.FACTS)
+    except (ValueError, KeyError, OSError):  # what pyarrow raises
+        return None
+    rows = pa.array(range(len(facts)), pa.int32())
+    return facts.append_column("part", pa.repeat(name, len(facts))).append_column("row", rows).cast(PLACED)
+
+
+def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -> NDArray[np.float32]:
+    """Features that lie in these rows of these parts, in this order, shape (n, d), n >= 1.
+
+    parts: names, each of which is read once, wherever its rows come in the order.
+    rows: of each part, int32.
+
+    Beside the result, one part is held unpacked, and AHEAD as they are stored.
+
+    Raises FruitpipeError where a part is damaged.
+    """
+    encoded = parts.combine_chunks().dictionary_encode()
+    names, part, row = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), rows.to_numpy()
+    order = np.argsort(part, kind="stable")  # names are numbered as they come, so this has them all, one after another
+    places = np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
+    found: NDArray[np.float32] | None = None
+    for (name, data), chosen in zip(in_advance(store, names), places, strict=True):
+        try:
+            features = unpack(data.result(), row[chosen])
+        except (ValueError, OSError) as error:
+            raise FruitpipeError(f"{store.location(name)} is damaged: delete it and run again") from error
+        if found is None:
+            found = np.empty((len(row), features.shape[1]), np.float32)
+        found[chosen] = features
+    assert found is not None, "there are rows"
+    return found
+
+
+def in_advance(store: Store, names: Iterable[str]) -> Iterator[tuple[str, Future[bytes]]]:
+    """Names of objects and their bytes, in order, AHEAD of them fetched before their turn."""
+    with ThreadPoolExecutor(AHEAD) as pool:
+        ahead: deque[tuple[str, Future[bytes]]] = deque()
+        for name in names:
+            ahead.append((name, pool.submit(store.get, name)))
+            if len(ahead) > AHEAD:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+
+
+def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Features in these rows of a part, shape (n, d). Of its row groups, only those that hold one are unpacked.
+
+    Raises ValueError or OSError where the part is damaged.
+    """
+    part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    ends = np.cumsum([part.metadata.row_group(group).num_rows for group in range(part.num_row_groups)])
+    groups, group = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
+    column = part.read_row_groups(groups.tolist(), ["feature"])["feature"].combine_chunks()
+    sizes = np.diff(ends, prepend=0)[groups]
+    skipped = (ends[groups] - np.cumsum(sizes))[group]
+    _, values = column.buffers()
+    width = column.type.byte_width
+    features = np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)
+    chosen: NDArray[np.float32] = features[rows - skipped]
+    return chosen
