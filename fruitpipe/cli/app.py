@@ -301,23 +301,32 @@ def gc(
     delete: Annotated[
         bool, typer.Option("--delete", help="Really delete; without it, only say what would go.")
     ] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Merge small feature parts, too. Implies --delete.")
+    ] = False,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Clear away unpublished leftovers and features that no published run uses."""
-    from fruitpipe.result import runs
+    """Clear away unpublished leftovers and features that no published run uses; merge small feature parts."""
+    from fruitpipe.result import compaction, runs
 
     given = Given(config_file, assignments)
     store = given.store(out)
+    delete = delete or compact
     found = runs.collect(store) if delete else runs.garbage(store)
+    merged = compaction.compact(store) if compact else []
     total = sum(each.bytes for each in found)
     if as_json:
-        print_json({"deleted": delete, "bytes": total, "objects": [each.name for each in found]})
+        document = {"deleted": delete, "bytes": total, "objects": [each.name for each in found]}
+        print_json(document | {"merged": [each.model_dump() for each in merged]})
         return
     for each in found:
         print(f"{size(each.bytes):>10}  {each.name}")
     print(f"{'deleted' if delete else 'would delete'} {len(found)} objects, {size(total)}")
+    if compact:
+        old, new = (sum(len(getattr(each, name)) for each in merged) for name in ("replaced", "parts"))
+        print(f"merged {old} feature parts into {new}" if merged else "merged nothing: no two feature parts are small")
     if found and not delete:
         print(f"next: fruitpipe gc {given.again(out)} --delete")
 

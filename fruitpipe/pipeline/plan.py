@@ -25,13 +25,13 @@ from fruitpipe.config import Config
 from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import PLACED, read_facts
+from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
 from fruitpipe.vision.decode import OK, TRANSIENT
 
 MEMORY = "1GB"
 READERS = 8
 """Feature parts read at once: on object stores, each is a few requests."""
-SMALLEST_PART, LARGEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 4096, 256, 4096
+SMALLEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 256, 4096
 
 # `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
 RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}

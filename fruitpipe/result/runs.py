@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from fruitpipe.config import is_remote
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.model.model import Model, read_model
+from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.manifest import Manifest, Outcome
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
@@ -156,6 +157,7 @@ def garbage(store: Store) -> list[Garbage]:
         if (document := store.find(layout.manifest(run_id))) is not None:
             published.add(run_id)
             used.update(Manifest.model_validate_json(document).feature_parts)
+    used = with_merged(used, read_merges(store))
 
     def needed(name: str) -> bool:
         if name.endswith(TEMPORARY):

@@ -13,7 +13,7 @@ class File(BaseModel):
     """One file of a run."""
 
     name: str
-    """within the run's folder"""
+    """within the run's folder, or that of the result"""
     rows: int | None = None
     bytes: int
     sha256: str

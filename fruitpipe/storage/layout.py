@@ -5,6 +5,7 @@ OUT/
   lease.json                           who is writing, while somebody is
   latest.json                          the published run
   features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
+  features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
   features/vocabularies/<digest of what it was learnt from>.npz   likewise
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
@@ -51,7 +52,7 @@ HEX = "[0-9a-f]"
 OURS = re.compile(
     rf"""
     features/(
-        {HEX}{{16}}/part-{HEX}{{32}}\.parquet
+        {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json)
         | vocabularies/{HEX}{{32}}\.npz
     ) | runs/\d{{8}}-\d{{6}}-{HEX}{{4}}/(
         config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet
@@ -60,6 +61,8 @@ OURS = re.compile(
     )""",
     re.VERBOSE,
 )
+FEATURE_PART = re.compile(rf"features/{HEX}{{16}}/part-{HEX}{{32}}\.parquet")
+MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
 SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
 PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
 """What is left on disk of a file whose writing was interrupted."""
@@ -70,6 +73,15 @@ def is_ours(name: str) -> bool:
     if partial := PARTIAL.fullmatch(name):
         name = partial["folder"] + partial["name"]
     return bool(OURS.fullmatch(name) or SCRATCH.fullmatch(name))
+
+
+def is_feature_part(name: str) -> bool:
+    return FEATURE_PART.fullmatch(name) is not None
+
+
+def is_merge(name: str) -> bool:
+    """Whether an object is the record of a merge of feature parts."""
+    return MERGE.fullmatch(name) is not None
 
 
 def new_run_id() -> str:
@@ -92,6 +104,12 @@ def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
     for path, etag in rows:
         hashed.update(f"{len(path)} {path} {etag}\n".encode())
     return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
+
+
+def merge(replaced: Iterable[str]) -> str:
+    """The record of what has replaced these feature parts, beside them."""
+    names = sorted(replaced)
+    return f"{names[0].rpartition('/')[0]}/merged-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:32]}.json"
 
 
 def vocabulary(digest: str) -> str:

@@ -18,6 +18,8 @@ from fruitpipe.vision.decode import OK
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 """Facts, and where they lie: the part's name and the row in it."""
+LARGEST_PART = 4096
+"""Rows of a part, at most."""
 AHEAD = 4
 """Parts fetched before their turn: a request to a bucket is mostly waiting."""
 
@@ -76,7 +78,7 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
         try:
             features = unpack(data.result(), row[chosen])
         except (ValueError, OSError) as error:
-            raise FruitpipeError(f"{store.location(name)} is damaged: delete it and run again") from error
+            raise damaged(store, name) from error
         if found is None:
             found = np.empty((len(row), features.shape[1]), np.float32)
         found[chosen] = features
@@ -112,3 +114,7 @@ def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
     features = np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)
     chosen: NDArray[np.float32] = features[rows - skipped]
     return chosen
+
+
+def damaged(store: Store, name: str) -> FruitpipeError:
+    return FruitpipeError(f"{store.location(name)} is damaged: delete it and run again")

@@ -1,0 +1,173 @@
+"""Small feature parts merged into larger ones, of which a result that grew in increments has fewer to list and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged, read_facts, read_features, to_parquet
+
+SMALL = LARGEST_PART // 2
+"""Parts with fewer rows are merged. Merged ones have as many or more, so that a second time there is nothing to do."""
+BATCH = 8 * LARGEST_PART
+"""Rows that are put in order together."""
+READERS = 8
+"""Parts looked at at once: on object stores, each is a request or two."""
+
+
+class Merge(BaseModel):
+    """The record of a merge: written when the new parts are there and before the old ones go.
+
+    Manifests are never written again. What a published run needs of the old parts, it needs of the new ones.
+    """
+
+    parts: list[File]
+    """the new parts, named as objects of the result"""
+    replaced: list[str]
+    """names of the old ones"""
+
+
+class Part(NamedTuple):
+    """What decides where a feature part is merged."""
+
+    first: str
+    """path of its first image, as far as its file says it"""
+    name: str
+    rows: int
+
+
+def compact(store: Store) -> list[Merge]:
+    """Merge small feature parts and say which became which. Vectors of later runs stay what they are, to the bit.
+
+    A crash at any moment loses nothing: the next call goes on.
+
+    Raises UserError where somebody is writing, FruitpipeError where a part is damaged.
+    """
+    done = []
+    with Lease(store, "fruitpipe gc --compact") as lease:
+        names = {name for name, _ in store.names(layout.FEATURES)}
+        for each in read_merges(store):
+            left = names.intersection(each.replaced)  # by a crash
+            if left and are_intact(store, each.parts):
+                delete(store, left, lease)
+        for folder in store.folders(layout.FEATURES):
+            for batch in batches(small_parts(store, folder)):
+                made = merge(store, folder, batch)
+                delete(store, made.replaced, lease)
+                done.append(made)
+    return done
+
+
+def read_merges(store: Store) -> list[Merge]:
+    """The merges that there have been, as far as their parts may be needed."""
+    names = [name for name, _ in store.names(layout.FEATURES) if layout.is_merge(name)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return [Merge.model_validate_json(document) for document in pool.map(store.get, names)]
+
+
+def with_merged(names: Iterable[str], merges: Iterable[Merge]) -> set[str]:
+    """Names of feature parts, and of all that stands for them since: merged parts, and the records that say so."""
+    found, before = set(names), -1
+    while len(found) > before:  # merged parts may have been merged again
+        before = len(found)
+        for each in merges:
+            if not found.isdisjoint(each.replaced):
+                found |= {layout.merge(each.replaced), *(part.name for part in each.parts)}
+    return found
+
+
+def small_parts(store: Store, folder: str) -> list[Part]:
+    """The small parts of a folder below `features`, ordered by their first images.
+
+    What lies behind a link is somebody else's, and left alone.
+    """
+    names = (name for name, _ in store.names(f"{layout.FEATURES}/{folder}"))
+    ours = [name for name in names if layout.is_feature_part(name) and not store.is_linked(name)]
+    with ThreadPoolExecutor(READERS) as pool:
+        return sorted(part for part in pool.map(partial(look_at, store), ours) if part.rows < SMALL)
+
+
+def look_at(store: Store, name: str) -> Part:
+    """Raises FruitpipeError where the part is damaged."""
+    try:
+        with store.open(name) as file, pq.ParquetFile(file) as part:
+            path = part.metadata.row_group(0).column(layout.FACTS.get_field_index("path")).statistics
+            return Part(str(path.min) if path and path.has_min_max else "", name, part.metadata.num_rows)
+    except (ValueError, OSError) as error:
+        raise damaged(store, name) from error
+
+
+def batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts that are merged with one another, at most BATCH rows of them."""
+    batch: list[Part] = []
+    for part in parts:
+        if sum(each.rows for each in batch) + part.rows > BATCH:
+            yield batch
+            batch = []
+        batch.append(part)
+    if len(batch) > 1:
+        yield batch
+
+
+def merge(store: Store, folder: str, batch: list[Part]) -> Merge:
+    """Write the rows of some parts, ordered by path, as parts of nearly one size, and then the record of it."""
+    rows = rows_of(store, batch)
+    count = -(-len(rows) // LARGEST_PART)
+    parts = []
+    for number in range(count):
+        start, end = (len(rows) * each // count for each in (number, number + 1))
+        facts = rows[start:end]
+        data = to_parquet(facts.select(layout.FACTS.names), read_features(store, facts["part"], facts["row"]))
+        images = zip(facts["path"].to_pylist(), facts["etag"].to_pylist(), strict=True)
+        name = layout.feature_part(folder, images)
+        store.put(name, data)
+        parts.append(File.of(name, data, len(facts)))
+    if not are_intact(store, parts):
+        raise FruitpipeError(f"{store.url} does not hold what was just written there: check the disk. Nothing is lost.")
+    made = Merge(parts=parts, replaced=sorted({part.name for part in batch} - {part.name for part in parts}))
+    store.put(layout.merge(made.replaced), made.model_dump_json().encode())
+    return made
+
+
+def rows_of(store: Store, batch: list[Part]) -> pa.Table:
+    """The rows of some parts, as PLACED, ordered by path; of those that say the same, the first.
+
+    There are such where a merge was interrupted and a run published meanwhile.
+
+    Raises FruitpipeError where a part is damaged.
+    """
+    tables = []
+    with ThreadPoolExecutor(READERS) as pool:
+        names = [part.name for part in batch]
+        for name, facts in zip(names, pool.map(partial(read_facts, store), names), strict=True):
+            if facts is None:
+                raise damaged(store, name)
+            tables.append(facts)
+    rows = pa.concat_tables(tables).group_by(layout.FACTS.names, use_threads=False)
+    distinct = rows.aggregate([("part", "first"), ("row", "first")]).rename_columns(PLACED.names).cast(PLACED)
+    return distinct.sort_by([("path", "ascending"), ("etag", "ascending"), ("part", "ascending"), ("row", "ascending")])
+
+
+def are_intact(store: Store, parts: Iterable[File]) -> bool:
+    """Whether parts are there as they were written."""
+    return all(
+        (data := store.find(part.name)) is not None and File.of(part.name, data, part.rows) == part for part in parts
+    )
+
+
+def delete(store: Store, names: Iterable[str], lease: Lease) -> None:
+    """Delete parts that others have replaced. Raises FruitpipeError where somebody else writes by now."""
+    lease.check()
+    for name in names:
+        store.delete(name)
