@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -230,3 +231,35 @@ def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None
         except FruitpipeError:
             continue
         assert np.array_equal(found, rows)
+
+
+class Counting(LocalStore):
+    """A store that knows how often each object was read."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.reads: Counter[str] = Counter()
+
+    def get(self, name: str) -> bytes:
+        self.reads[name] += 1
+        return super().get(name)
+
+
+def test_a_vector_part_reads_each_feature_part_once_however_many_lie_between_one_another(tmp_path: Path) -> None:
+    store = Counting(str(tmp_path))
+    features = np.random.default_rng(0).normal(size=(2 * reduce.BLOCK + 10, 7)).astype(np.float32)
+    where: dict[int, tuple[str, int]] = {}
+    for increment in range(30):
+        chosen = np.arange(increment, len(features), 30)
+        name = put_part(store, DIGEST, [Image(f"{number:05}") for number in chosen], features[chosen])
+        where |= {number: (name, row) for row, number in enumerate(chosen.tolist())}
+    write_index(store, [(f"{number:05}", None, *where[number]) for number in range(len(features))], [0, len(features)])
+    index = reduce.Index(store, layout.work(RUN, layout.INDEX), 0)
+    blocks = list(index.blocks())
+    assert [len(block) for block in blocks] == [reduce.BLOCK, reduce.BLOCK, 10]
+    assert np.array_equal(np.concatenate(blocks), features)
+    assert set(store.reads.values()) == {1}
+    assert len(store.reads) == 30
+    store.reads.clear()
+    assert np.array_equal(index.features(np.array([61, 1, 31, 2])), features[[61, 1, 31, 2]])
+    assert store.reads == {where[1][0]: 1, where[2][0]: 1}
