@@ -20,6 +20,7 @@ from pca import RUN, make_features, write_result
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
+from fruitpipe.sinks import open_sinks
 from fruitpipe.spark.cluster import Cluster, cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -34,7 +35,7 @@ def seconds(spark: Cluster, output: Path, parts: int) -> float:
     start = time.perf_counter()
     spark.map(reduce.Fit(store, RUN), parts)
     shared = spark.share(pca.fit(reduce.sum_moments(store, RUN, parts)))
-    project = reduce.Project(store, RUN, ("parquet",), {}, 10)
+    project = reduce.Project(store, RUN, open_sinks([], store, RUN, one_file=False), {}, 10)
     spark.map(lambda number: project(number, shared), parts)
     return time.perf_counter() - start
 

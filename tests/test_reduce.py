@@ -21,6 +21,7 @@ from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca
+from fruitpipe.sinks import open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
@@ -80,8 +81,9 @@ def fit(made: Features, parts: int = 2) -> Moments:
     return reduce.sum_moments(made.store, RUN, parts)
 
 
-def project(made: Features, model: Pca, formats: tuple[str, ...] = ("parquet",)) -> list[reduce.Projected]:
-    task = reduce.Project(made.store, RUN, formats, METADATA, 10)
+def project(made: Features, model: Pca, formats: tuple[str, ...] = ()) -> list[reduce.Projected]:
+    """formats: besides Parquet"""
+    task = reduce.Project(made.store, RUN, open_sinks(formats, made.store, RUN, one_file=False), METADATA, 10)
     return [task(number, lambda: model) for number in (0, 1)]
 
 
@@ -118,7 +120,7 @@ def test_vectors_are_those_of_the_pca_of_the_whole_matrix(made: Features) -> Non
     parts = project(made, pca.fit(fit(made), 4))
     vectors, errors = expected.transform_with_error(made.rows)
     published = table(made)
-    np.testing.assert_allclose(reduce.vectors_of(published), vectors, atol=1e-5)
+    np.testing.assert_allclose(vectors_of(published), vectors, atol=1e-5)
     np.testing.assert_allclose(np.concatenate([part.errors for part in parts]), errors, atol=1e-5)
     assert published["path"].to_pylist() == [image.path for image in made.images]
     assert published["label"].to_pylist() == [image.label for image in made.images]
@@ -135,19 +137,19 @@ def test_the_published_schema_is_a_fixed_size_list_with_metadata(made: Features)
 
 
 def test_json_lines_and_csv_hold_the_vectors_of_the_parquet(made: Features) -> None:
-    project(made, pca.fit(fit(made), 4), ("parquet", "json", "csv"))
+    project(made, pca.fit(fit(made), 4), ("json", "csv"))
     expected = table(made)
     lines = b"".join(made.store.get(layout.vectors(RUN, number, "json")) for number in (0, 1)).splitlines()
     documents = [json.loads(line) for line in lines]
     assert [each["path"] for each in documents] == expected["path"].to_pylist()
     assert [each["label"] for each in documents] == expected["label"].to_pylist()
     vectors = np.array([each["vector"] for each in documents], np.float32)
-    assert np.array_equal(vectors, reduce.vectors_of(expected))
+    assert np.array_equal(vectors, vectors_of(expected))
     frames = pd.concat(pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1))
     assert frames.columns.to_list() == ["path", "label", "c0", "c1", "c2", "c3"]
     assert frames["path"].to_list() == expected["path"].to_pylist()
     assert frames["label"].to_list() == expected["label"].to_pylist()
-    assert np.array_equal(frames[["c0", "c1", "c2", "c3"]].to_numpy(np.float32), reduce.vectors_of(expected))
+    assert np.array_equal(frames[["c0", "c1", "c2", "c3"]].to_numpy(np.float32), vectors_of(expected))
 
 
 def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) -> None:
@@ -156,7 +158,7 @@ def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) 
     name = put_part(store, DIGEST, [Image("a"), Image("b"), Image("c")], rows)
     write_index(store, [(path, None, name, row) for row, path in enumerate("abc")], [0, 3])
     model = pca.fit(Moments.of(rows), 1)
-    reduce.Project(store, RUN, ("parquet", "json", "csv"), {}, 10)(0, lambda: model)
+    reduce.Project(store, RUN, open_sinks(("json", "csv"), store, RUN, one_file=False), {}, 10)(0, lambda: model)
     assert pq.read_table(store.open(layout.vectors(RUN, 0)))["label"].to_pylist() == [None] * 3
     lines = store.get(layout.vectors(RUN, 0, "json")).splitlines()
     assert [json.loads(line)["label"] for line in lines] == [None] * 3
@@ -165,7 +167,7 @@ def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) 
 
 def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made: Features) -> None:
     model = pca.fit(fit(made), 4)
-    formats = ("parquet", "json", "csv")
+    formats = ("json", "csv")
     files = [file for part in project(made, model, formats) for file in part.files]
     assert [file.rows for file in files] == [2400] * 3 + [2600] * 3
     for file in files:
@@ -176,19 +178,24 @@ def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made:
 
 def test_parts_are_joined_with_one_header_and_described_as_they_are(made: Features, tmp_path: Path) -> None:
     parts = project(made, pca.fit(fit(made), 4), ("json", "csv"))
+    names = [file.name for part in parts for file in part.files]
     frames = [pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1)]
     lines = [made.store.get(layout.vectors(RUN, number, "json")) for number in (0, 1)]
-    for name, files in zip(("json", "csv"), zip(*(part.files for part in parts), strict=True), strict=True):
-        joined = reduce.join(made.store, RUN, files, name, tmp_path / "scratch")
-        data = made.store.get(layout.whole(RUN, name))
-        assert joined.name == {"json": "vectors.jsonl", "csv": "vectors.csv"}[name]
+    committed = []
+    sinks = open_sinks(("json", "csv"), made.store, RUN, one_file=True)
+    for sink, files in zip(sinks, zip(*(part.files for part in parts), strict=True), strict=True):
+        committed += sink.commit(files, tmp_path)
+    assert [file.name for file in committed] == [names[0], names[3], "vectors.jsonl", "vectors.csv"]
+    for joined in committed[2:]:
+        data = made.store.get(layout.run(RUN, joined.name))
         assert (joined.rows, joined.bytes) == (COUNT, len(data))
         assert joined.sha256 == hashlib.sha256(data).hexdigest()
     assert made.store.get(layout.whole(RUN, "json")) == b"".join(lines)
     pd.testing.assert_frame_equal(
         pd.read_csv(made.store.open(layout.whole(RUN, "csv"))), pd.concat(frames, ignore_index=True)
     )
-    assert not [name for name, _ in made.store.names(layout.run(RUN)) if "part-" in name and "work" not in name]
+    left = {name for name, _ in made.store.names(layout.run(RUN))}
+    assert not left & {layout.run(RUN, name) for name in names if not name.startswith("vectors/")}
 
 
 def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> None:
@@ -196,7 +203,7 @@ def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> Non
     published = table(made)
     known = {
         (label, *row[:2])
-        for label, row in zip(published["label"].to_pylist(), reduce.vectors_of(published).tolist(), strict=True)
+        for label, row in zip(published["label"].to_pylist(), vectors_of(published).tolist(), strict=True)
     }
     sample = [row for part in parts for row in part.sample]
     assert len(sample) == 20
@@ -207,7 +214,7 @@ def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> Non
 def test_a_sample_is_never_larger_than_asked_for_nor_than_the_part(count: int) -> None:
     vectors = np.arange(3, dtype=np.float32)[:, None]
     names = pa.chunked_array([["a", "b", "c"]])
-    sample = reduce.sample_of(reduce.to_table(names, names, vectors, {}), count)
+    sample = reduce.sample_of(to_table(names, names, vectors, {}), count)
     assert len(sample) == min(count, 3)
     assert all(second == 0 for _, _, second in sample)
 

@@ -2,7 +2,9 @@
 
 from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class, worker_memory
 from fruitpipe.config.environment import Environment
+from fruitpipe.config.formats import PARQUET, SINKS
 from fruitpipe.config.loading import load_config, validate
+from fruitpipe.config.names import RECORDED
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
 from fruitpipe.config.presets import PRESETS, about, keys_of
 from fruitpipe.config.sections import (
@@ -18,8 +20,11 @@ from fruitpipe.config.validation import ConfigError, Mistake
 
 __all__ = [
     "KNOWN",
+    "PARQUET",
     "PRESETS",
+    "RECORDED",
     "SCHEME",
+    "SINKS",
     "WORDS",
     "Choice",
     "Config",

@@ -8,11 +8,17 @@ from typing import LiteralString
 
 from pydantic_core import PydanticCustomError
 
+RECORDED = {"recorded": True}
+"""Context that a config of an earlier run is read in: what it names may be of a package that is not installed here."""
+
 
 def known(value: str, names: Iterable[str], message: LiteralString) -> str:
-    """A name that is one of some. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
+    """A name that is one of some. Raises PydanticCustomError `unknown_name` otherwise, with the likely one.
+
+    message: what is wrong with the value; may say {names}.
+    """
     found = list(names)
     if value in found:
         return value
     close = difflib.get_close_matches(value, found, 1)
-    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else ""})
+    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else "", "names": ", ".join(found)})

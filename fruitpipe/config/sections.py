@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fruitpipe.config.backbones import CLASS, KNOWN, WEIGHTS, WORDS, Choice, backbone_name, weights_name
+from fruitpipe.config.formats import FormatSchema, format_name
 from fruitpipe.config.places import location
 from fruitpipe.config.presets import PRESETS, keys_of, merge, preset_name
 from fruitpipe.config.secrets import secret_free
@@ -215,8 +216,8 @@ class Config(Section):
     """Fit scaler and PCA on these images, or reuse those of an earlier run, so that vectors stay comparable."""
     reuse: Location = "latest"
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
-    formats: list[Literal["json", "csv"]] = Field(default_factory=list)
-    """Further formats of the vectors, beside Parquet."""
+    formats: list[Annotated[str, AfterValidator(format_name), FormatSchema()]] = Field(default_factory=list)
+    """Further formats of the vectors, beside Parquet: json, csv, and those that other packages bring."""
     one_file: bool = False
     """One file each of these formats, vectors.jsonl and vectors.csv, instead of parts."""
     evaluate: bool = False

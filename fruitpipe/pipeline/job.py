@@ -23,6 +23,7 @@ from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.result.manifest import Outcome
+from fruitpipe.sinks import Sink, open_sinks
 from fruitpipe.source import Reader
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
@@ -46,12 +47,20 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     vocabulary: list[str] = field(default_factory=list)
     """object of the words, where there are any"""
+    sinks: tuple[Sink, ...] = field(init=False)
+    """what takes the vectors"""
+    published: bool = False
+    """whether there may be a manifest"""
     scratch: Path = field(init=False)
     """folder on the driver's disk, while the job is open"""
     plan: Plan = field(init=False)
     """the images and what is known of them, while the job is open"""
     _starting: Future[Cluster] = field(init=False)
     _preparing: Future[Prepared | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a sink cannot be imported."""
+        self.sinks = open_sinks(self.config.formats, self.store, self.id, self.config.one_file)
 
     @contextmanager
     def open(self, verbose: bool) -> Iterator[None]:
@@ -113,7 +122,12 @@ class Job:
         return share(self.spark, self.backbone.extractor)
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
-        """Leave a note of why the run ended, for `fruitpipe runs`."""
+        """Have the sinks drop what will not be published, and leave a note of why the run ended, for `fruitpipe runs`."""
+        for sink in () if self.published else self.sinks:
+            try:
+                sink.abort()
+            except Exception as error:  # noqa: BLE001 - why the run ended is what has to be told
+                self.reporter.note(f"{type(sink).__name__} could not drop what it has written: {error}")
         outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
         try:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())

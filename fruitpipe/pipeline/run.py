@@ -51,8 +51,8 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     """
     store = open_places(config)
     further = wanted_stages(config)
-    store.prepare()
     job = Job(config, store, reporter or Reporter())
+    store.prepare()
     with Lease(store, f"run {job.id}") as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         if not store.swaps(layout.scratch()):
@@ -140,7 +140,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             plan=summary,
             model=model_facts(model),
             drift=drift_of(model.card, errors) if job.reused else None,
-            files=[*stages.join(job, projected), *stages.write_rest(job, model)],
+            files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
             feature_parts=[*job.plan.feature_parts(), *job.vocabulary],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
             worker_memory=spark.worker_memory,
@@ -151,6 +151,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
         lease.check()
+        job.published = True
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
         point_latest(job.store, job.id)
     return manifest

@@ -102,8 +102,7 @@ def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduc
         "fruitpipe.components": str(fitted.length),
         "fruitpipe.backbone": job.backbone.backbone.name,
     }
-    formats = ("parquet", *dict.fromkeys(job.config.formats))
-    task = reduce.Project(job.store, job.id, formats, metadata, SAMPLE // parts)
+    task = reduce.Project(job.store, job.id, job.sinks, metadata, SAMPLE // parts)
     shared = job.spark.share(fitted)
     with job.reporter.stage("project"):
         projected = job.spark.map(lambda number: task(number, shared), parts, poll=job.reporter.poll)
@@ -135,14 +134,14 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: N
     return Model(card, fitted, portable)
 
 
-def join(job: Job, projected: list[reduce.Projected]) -> list[File]:
-    """The files of the vectors; where one of a format is asked for, its parts are put together first."""
-    if not job.config.one_file:
-        return [file for part in projected for file in part.files]
-    parquet, *others = zip(*(part.files for part in projected), strict=True)
-    formats = zip(dict.fromkeys(job.config.formats), others, strict=True)
-    whole = [reduce.join(job.store, job.id, parts, name, job.scratch / name) for name, parts in formats]
-    return [*parquet, *whole]
+def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:
+    """Have the vectors made ready for readers; the files that there are of them."""
+    files = []
+    for number, sink in enumerate(job.sinks):
+        scratch = job.scratch / f"sink-{number}"
+        scratch.mkdir()
+        files += sink.commit([part.files[number] for part in projected], scratch)
+    return files
 
 
 def write_rest(job: Job, model: Model) -> list[File]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from fruitpipe.config import Config
+from fruitpipe.config import RECORDED, Config
 from fruitpipe.storage.file import File
 
 REPORTED = (
@@ -144,6 +144,11 @@ class Manifest(BaseModel):
     def resolved(cls, config: Any) -> Any:
         """The config without the name of its preset, whose keys it has: presets come and go."""
         return {**config, "preset": None} if isinstance(config, dict) else config
+
+    @classmethod
+    def read(cls, document: bytes) -> Manifest:
+        """One that a run has written."""
+        return cls.model_validate_json(document, context=RECORDED)
 
     @property
     def records(self) -> dict[str, Record]:

@@ -69,7 +69,7 @@ def list_runs(store: Store) -> list[RunRow]:
 
 def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
     if (document := store.find(layout.manifest(run_id))) is not None:
-        manifest = Manifest.model_validate_json(document)
+        manifest = Manifest.read(document)
         return RunRow(
             run=run_id,
             status="latest" if run_id == latest else "published",
@@ -100,7 +100,7 @@ def open_run(store: Store, run_id: str = "latest") -> Run:
         raise UserError(
             f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}"
         )
-    return Run(store, Manifest.model_validate_json(document))
+    return Run(store, Manifest.read(document))
 
 
 def is_name(name: str) -> bool:
@@ -156,7 +156,7 @@ def garbage(store: Store) -> list[Garbage]:
     for run_id in store.folders(layout.RUNS):
         if (document := store.find(layout.manifest(run_id))) is not None:
             published.add(run_id)
-            used.update(Manifest.model_validate_json(document).feature_parts)
+            used.update(Manifest.read(document).feature_parts)
     used = with_merged(used, read_merges(store))
 
     def needed(name: str) -> bool:

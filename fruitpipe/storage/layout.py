@@ -11,6 +11,7 @@ OUT/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
     vectors.jsonl  vectors.csv         instead of parts, with one_file
+    sinks/<name>/…                     what other formats are made of
     model/                             pca.npz (unless pca: none), model.json, and what its engine needs
     work/                              of an unfinished run: todo, index, moments, evaluation
 """
@@ -58,6 +59,7 @@ OURS = re.compile(
         config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet
         | (vectors | json | csv)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors\.(jsonl | csv)
         | model/[\w-]+\.(npz | json | tflite) | work/[\w-]+\.(parquet | npz)
+        | sinks/[\w-]+/[\w-][\w.-]*
     )""",
     re.VERBOSE,
 )
@@ -156,6 +158,11 @@ def vectors(run_id: str, number: int, format: str = "parquet") -> str:
 def whole(run_id: str, format: str) -> str:
     """All vectors as one file."""
     return run(run_id, f"vectors.{SUFFIX[format]}")
+
+
+def sink(run_id: str, name: str, file: str) -> str:
+    """A file of a sink that another package brings, by the sink's name; letters, digits, `_`, `-`, and dots within."""
+    return run(run_id, f"sinks/{name}/{file}")
 
 
 def work(run_id: str, name: str = "") -> str:

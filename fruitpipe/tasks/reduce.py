@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca, Unreduced
+from fruitpipe.sinks import Sink, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
@@ -35,6 +32,7 @@ class Projected:
     """What came of one vector part."""
 
     files: list[File]
+    """one of each sink"""
     errors: NDArray[np.float32]
     """(n,): reconstruction error of each image"""
     blank: int
@@ -112,11 +110,11 @@ def sum_moments(store: Store, run: str, parts: int) -> Moments:
 
 @dataclass(frozen=True)
 class Project:
-    """The task: vectors of one vector part, published in every format asked for."""
+    """The task: vectors of one vector part, given to all sinks of the run."""
 
     store: Store
     run: str
-    formats: tuple[str, ...]
+    sinks: tuple[Sink, ...]
     metadata: dict[str, str]
     sample: int
     """images to return for the report"""
@@ -130,36 +128,8 @@ class Project:
                 blank += int((~block.any(axis=1)).sum())
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
-        files = [self._write(number, table, name) for name in self.formats]
+        files = [sink.write(number, table) for sink in self.sinks]
         return Projected(files, errors, blank, sample_of(table, self.sample))
-
-    def _write(self, number: int, table: pa.Table, format: str) -> File:
-        data = SERIALISE[format](table)
-        name = layout.vectors(self.run, number, format)
-        self.store.put(name, data)
-        return File.of(layout.within(self.run, name), data, len(table))
-
-
-def join(store: Store, run: str, parts: Sequence[File], format: str, scratch: Path) -> File:
-    """Put the parts of a format together as one object, in order and one after the other, and delete them.
-
-    Only the first keeps its header, if there is one. `scratch` is a file that takes the whole meanwhile.
-    """
-    digest = hashlib.sha256()
-    with scratch.open("wb") as file:
-        for part in parts:
-            data = store.get(layout.run(run, part.name))
-            header = data.index(b"\n") + 1 if format == "csv" and part is not parts[0] else 0
-            body = memoryview(data)[header:]
-            digest.update(body)
-            file.write(body)
-        size = file.tell()
-    name = layout.whole(run, format)
-    store.upload(scratch, name)
-    for part in parts:
-        store.delete(layout.run(run, part.name))
-    rows = sum(part.rows or 0 for part in parts)
-    return File(name=layout.within(run, name), rows=rows, bytes=size, sha256=digest.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -184,22 +154,6 @@ def spread(rows: int, most: int) -> NDArray[np.int64]:
     return np.arange(few) * rows // max(few, 1)
 
 
-def to_table(
-    path: pa.ChunkedArray, label: pa.ChunkedArray, vectors: NDArray[np.float32], metadata: dict[str, str]
-) -> pa.Table:
-    """Columns path, label and vector, a fixed-size list of float32."""
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    schema = pa.schema(
-        [
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("label", pa.string()),
-            pa.field("vector", column.type, nullable=False),
-        ],
-        metadata=metadata,
-    )
-    return pa.table([path, label, column], schema=schema)
-
-
 def sample_of(table: pa.Table, count: int) -> list[tuple[str, float, float]]:
     """Label and first two components of at most `count` evenly spaced rows."""
     some = table.take(spread(len(table), count))
@@ -207,37 +161,3 @@ def sample_of(table: pa.Table, count: int) -> list[tuple[str, float, float]]:
     second = vectors[:, 1] if vectors.shape[1] > 1 else np.zeros(len(some))
     labels = [label or "" for label in some["label"].to_pylist()]
     return list(zip(labels, vectors[:, 0].tolist(), second.tolist(), strict=True))
-
-
-def vectors_of(table: pa.Table) -> NDArray[np.float32]:
-    """The vectors of a published table, shape (n, k)."""
-    column = table["vector"].combine_chunks()
-    return np.asarray(column.flatten()).reshape(len(column), -1)
-
-
-def to_parquet(table: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=["label"], row_group_size=8192)
-    return memoryview(sink.getvalue())
-
-
-def to_json_lines(table: pa.Table) -> memoryview:
-    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-    rows = zip(table["path"].to_pylist(), table["label"].to_pylist(), vectors_of(table), strict=True)
-    lines = (orjson.dumps({"path": p, "label": lb, "vector": v}, option=option) for p, lb, v in rows)
-    return memoryview(b"".join(lines))
-
-
-def to_csv(table: pa.Table) -> memoryview:
-    vectors = vectors_of(table)
-    columns = {f"c{i}": np.ascontiguousarray(vectors[:, i]) for i in range(vectors.shape[1])}
-    sink = pa.BufferOutputStream()
-    pa.csv.write_csv(pa.table({"path": table["path"], "label": table["label"], **columns}), sink)
-    return memoryview(sink.getvalue())
-
-
-SERIALISE: dict[str, Callable[[pa.Table], memoryview]] = {
-    "parquet": to_parquet,
-    "json": to_json_lines,
-    "csv": to_csv,
-}
