@@ -122,7 +122,7 @@ class Job:
         return share(self.spark, self.backbone.extractor)
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
-        """Have the sinks drop what will not be published, and leave a note of why the run ended, for `fruitpipe runs`."""
+        """Have the sinks drop what is not published, and leave a note of why the run ended, for `fruitpipe runs`."""
         for sink in () if self.published else self.sinks:
             try:
                 sink.abort()
