@@ -17,9 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 
 from fruitpipe.numeric import pca
-from fruitpipe.numeric.evaluation import ITERATIONS, evaluate, sizes
+from fruitpipe.numeric.evaluation import ITERATIONS, Evaluation, evaluate, sizes
 from fruitpipe.numeric.moments import Moments
-from fruitpipe.result.manifest import Evaluation, Manifest
+from fruitpipe.result.manifest import Manifest
 from fruitpipe.tasks.reduce import spread
 
 Matrix = NDArray[np.float64]
