@@ -130,10 +130,11 @@ def cases(backbones: list[str], engines: list[str], trained: list[str]) -> Itera
 
 def converted(backbone: str, weights: str) -> Path:
     # Not at the top, where the bare loops would import it too.
-    from fruitpipe.backbones import flatbuffer
-    from fruitpipe.config import Choice, Environment
+    from fruitpipe.backbones import resolve
+    from fruitpipe.config import Config, Environment
 
-    return flatbuffer(Choice(backbone, weights=weights), Environment.read())[1]
+    config = Config(input="IMAGES", output="OUT", backbone=backbone, weights=weights)
+    return Path(str(resolve(config, Environment.read()).engine.source))
 
 
 def computes_bf16() -> bool:

@@ -25,13 +25,15 @@ import numpy as np
 from common import subset
 from numpy.typing import NDArray
 
-from fruitpipe.config import KNOWN, Choice, Environment, ImageConfig
-from fruitpipe.engines import Extractor, Kind
+from fruitpipe.backbones import efficientnet_lite0, keras_applications, resolve
+from fruitpipe.config import Config, Environment, ImageConfig
+from fruitpipe.engines import EngineSpec
 from fruitpipe.vision.decode import decode
 
 TARGET = 0.9999
 SEED = 7
-ENGINES: tuple[Kind, ...] = ("litert", "openvino")
+ENGINES = ("litert", "openvino")
+KNOWN = {**efficientnet_lite0.EfficientNetLite0.networks, **keras_applications.KerasApplications.networks}
 
 
 class Line(NamedTuple):
@@ -68,8 +70,6 @@ def compare(name: str, images: Path) -> list[Line]:
     # Not at the top, where the first process would import them too.
     import keras
 
-    from fruitpipe.backbones import flatbuffer
-
     keras.utils.set_random_seed(SEED)
     network, prepared = by_keras(name)
     files = sorted(each for each in images.rglob("*") if each.is_file())
@@ -77,11 +77,12 @@ def compare(name: str, images: Path) -> list[Line]:
     given = prepared(pixels.astype(np.float32))
     settle(network, given)
     network.save_weights(weights := images.parent / "drawn.weights.h5")
-    backbone, path = flatbuffer(Choice(name, weights=str(weights)), Environment.read())
+    config = Config(input="IMAGES", output="OUT", backbone=name, weights=str(weights))
+    backbone, spec, *_ = resolve(config, Environment.read())
     model = keras.Model(network.input, network.get_layer(backbone.layer).output)
     features = [np.asarray(model(image[np.newaxis], training=False)).astype(np.float64) for image in given]
     expected = np.concatenate(features)
-    path.rename(flat := images.parent / "backbone.tflite")
+    Path(str(spec.source)).rename(flat := images.parent / "backbone.tflite")
     return list(lines(flat, pixels, expected.mean((1, 2)) if expected.ndim == 4 else expected))
 
 
@@ -89,12 +90,9 @@ def by_keras(name: str) -> tuple[Any, Callable[[NDArray[np.float32]], NDArray[np
     """A network and what Keras does to pixels for it."""
     import keras
 
-    known = KNOWN[name]
-    if known.module:
-        module = getattr(keras.applications, known.module)
-        return getattr(keras.applications, known.function)(weights=None), module.preprocess_input
-    from fruitpipe.backbones import efficientnet_lite0
-
+    if name in keras_applications.NETWORKS:
+        module = getattr(keras.applications, keras_applications.module_of(name))
+        return getattr(keras.applications, keras_applications.function_of(name))(weights=None), module.preprocess_input
     return efficientnet_lite0.classifier(trained=False), lambda pixels: (pixels - 127) / 128
 
 
@@ -111,10 +109,9 @@ def settle(network: Any, given: NDArray[np.float32]) -> None:
 def lines(flat: Path, pixels: NDArray[np.uint8], expected: NDArray[np.float64]) -> Iterator[Line]:
     spread = np.linalg.norm(expected - expected.mean(axis=0), axis=1)
     for kind in ENGINES:
-        engine = Extractor(kind, flat).start()
+        engine = EngineSpec(kind, flat).start()
         found = np.zeros((len(pixels), engine.dimension), np.float32)
-        for each, feature in zip(pixels, found, strict=True):
-            engine.run(each, feature)
+        engine.run(pixels, found)
         cosine = (found * expected).sum(1) / np.linalg.norm(found.astype(np.float64), axis=1)
         cosine /= np.linalg.norm(expected, axis=1)
         error = np.linalg.norm(found - expected, axis=1) / spread

@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
-    from fruitpipe.backbones import flatbuffer
-    from fruitpipe.config import Choice, Environment
+    from fruitpipe.backbones import resolve
+    from fruitpipe.config import Config, Environment
 
-    _, network = flatbuffer(Choice(options.backbone), Environment.read())
+    config = Config(input="IMAGES", output="OUT", backbone=options.backbone)
+    network = resolve(config, Environment.read()).engine.source
     with tempfile.TemporaryDirectory(prefix="fruitpipe-features-") as folder:
         images = subset(options.images, options.count, Path(folder, "images"))
         paths = cached(images)

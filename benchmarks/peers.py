@@ -16,8 +16,8 @@ from pathlib import Path
 
 from common import Row, count_images, fruitpipe, race, report, subset, timed
 
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Choice, Environment
+from fruitpipe.backbones import resolve
+from fruitpipe.config import Config, Environment
 
 SCRIPTS = Path(__file__).parent / "peers"
 SHARED = ("ai-edge-litert", "numpy", "pillow", "scikit-learn")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--only", choices=REQUIREMENTS, help="compare with one peer")
     options = parser.parse_args()
     environment = Environment.read()
-    _, network = flatbuffer(Choice("mobilenet_v2"), environment)
+    network = resolve(Config(input="IMAGES", output="OUT"), environment).engine.source
     peers = [options.only] if options.only else list(REQUIREMENTS)
     pythons = {peer: install(peer, environment.cache / "benchmarks") for peer in peers}
     with tempfile.TemporaryDirectory(prefix="fruitpipe-benchmark-") as scratch:

@@ -20,11 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import EXTENSIONS, output
 
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Choice, Environment, ImageConfig
-from fruitpipe.engines.litert import LiteRt
+from fruitpipe.backbones import resolve
+from fruitpipe.config import Config, Environment, ImageConfig
 from fruitpipe.source.files import read_image
-from fruitpipe.tasks.featurize import GROUP
 from fruitpipe.vision.decode import decode
 
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -42,17 +40,17 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 def measure(paths: list[str]) -> None:
     """Print milliseconds an image, in turn and in groups."""
-    engine = LiteRt(flatbuffer(Choice("mobilenet_v2"), Environment.read())[1].read_bytes())
-    feature = np.empty(engine.dimension, np.float32)
+    engine = resolve(Config(input="IMAGES", output="OUT"), Environment.read()).engine.packed().start()
+    feature = np.empty((1, engine.dimension), np.float32)
 
     def run(group: int) -> None:
         for start in range(0, len(paths), group):
             names = paths[start : start + group]
             pictures = [decode(read_image(name, RULES.max_bytes), engine.side, RULES) for name in names]
             for picture in pictures:
-                engine.run(picture.pixels, feature)
+                engine.run(picture.pixels[np.newaxis], feature)
 
-    print(*(1000 * seconds(lambda size=size: run(size)) / len(paths) for size in (1, GROUP)))  # type: ignore[misc]
+    print(*(1000 * seconds(lambda size=size: run(size)) / len(paths) for size in (1, engine.batch)))  # type: ignore[misc]
 
 
 def read_ratio() -> float:

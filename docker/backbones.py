@@ -4,17 +4,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import KNOWN, Choice, Environment
+from fruitpipe.backbones.convert import flatbuffer
+from fruitpipe.backbones.efficientnet_lite0 import EfficientNetLite0
+from fruitpipe.backbones.keras_applications import KerasApplications
+from fruitpipe.config import Environment
 
 
 def main() -> None:
     environment = replace(Environment.read(), keras_home=Path(sys.argv[1]))
-    given = [path.name.replace("_", "").lower() for path in (environment.keras_home / "models").glob("*")]
-    for name in KNOWN:
-        weights = KNOWN[name].function.lower()
-        if name == "efficientnet_lite0" or any(each.startswith((f"{weights}w", f"{weights}.")) for each in given):
-            print(flatbuffer(Choice(name), environment)[1])
+    for family in (EfficientNetLite0(), KerasApplications()):
+        for name in family.names:
+            if family.has_weights(name, environment):
+                print(flatbuffer(family.choose(name), environment)[1])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ class NoWeights(UserError):
     """The trained weights of a backbone are not to be had here."""
 
 
+class NotLearnt(UserError):
+    """A backbone is learnt from images, and there are none or it is not the time."""
+
+
 class TooManyFailures(FruitpipeError):
     """More images failed than `failures.max_rate` allows; nothing was published, everything computed was kept."""
 

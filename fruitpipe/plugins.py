@@ -18,30 +18,30 @@ class Registry(Generic[Part]):
 
     def __init__(self, group: str, own: Mapping[str, str]) -> None:
         """own: package.module:attribute by name; nothing of it is imported before it is asked for."""
-        self._group, self._own = group, own
+        self.group, self.own = group, own
 
     def names(self) -> list[str]:
         """All names, fruitpipe's own first. Raises UserError where two packages claim one name."""
-        return [*self._own, *self._others]
+        return [*self.own, *self._others]
 
     def get(self, name: str) -> Part:
         """The part of a name. Raises KeyError where there is none, UserError where it cannot be imported."""
-        if name in self._own:
-            module, _, attribute = self._own[name].partition(":")
+        if name in self.own:
+            module, _, attribute = self.own[name].partition(":")
             return cast(Part, getattr(import_module(module), attribute))
         entry = self._others[name]
         try:
             return cast(Part, entry.load())
         except (ImportError, AttributeError) as error:
             raise UserError(
-                f"{self._group} {name}: cannot load {entry.value}: {error}. Fix or remove the package that brings it."
+                f"{self.group} {name}: cannot load {entry.value}: {error}. Fix or remove the package that brings it."
             ) from error
 
     @cached_property
     def _others(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
-        for entry in entry_points(group=self._group):
-            if entry.name in self._own or found.get(entry.name, entry).value != entry.value:
-                raise UserError(f"{self._group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
+        for entry in entry_points(group=self.group):
+            if entry.name in self.own or found.get(entry.name, entry).value != entry.value:
+                raise UserError(f"{self.group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
             found[entry.name] = entry
         return found

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config import KNOWN, PRESETS, WORDS, Choice, Config, worker_memory
+from fruitpipe.backbones.family import all_families
+from fruitpipe.config import PRESETS, Config
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -101,16 +102,25 @@ def readme() -> str:
     return "\n".join([HEAD, "| value | default | |", "|---|---|---|", *rows, ""])
 
 
+def config(**values: str) -> Config:
+    return Config(input="IMAGES", output="OUT", **values)
+
+
 def workers() -> str:
     """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole."""
-    needed = {name: worker_memory(Choice(name)) for name in [*KNOWN, *WORDS]}
-    needed |= {f"{name} as a whole": worker_memory(Choice(name, "fc2")) for name in KNOWN if KNOWN[name].used}
+    needed = {}
+    for family in all_families():
+        for name in family.names:
+            needed[name] = family.worker_memory(config(backbone=name))
+            if "weights" in family.keys:
+                whole = family.worker_memory(config(backbone=name, weights="whole.keras"))
+                needed |= {f"{name} as a whole": whole} if whole != needed[name] else {}
     return "".join(f"{name}: {needed[name]}\n" for name in sorted(needed))
 
 
 def presets() -> str:
     """Backbone of each preset, whose memory workers need."""
-    return "".join(f"{name}: {Config(input='IMAGES', output='OUT', preset=name).backbone}\n" for name in PRESETS)
+    return "".join(f"{name}: {config(preset=name).backbone}\n" for name in PRESETS)
 
 
 HEAD = """# fruitpipe on Kubernetes

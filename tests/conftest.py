@@ -20,8 +20,9 @@ from PIL import Image
 from s3 import environment, upload
 from seaweed import BUCKET, Server
 
-from fruitpipe.backbones import Backbone, flatbuffer
-from fruitpipe.config import Choice, Environment, S3Config
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.config import Config, Environment, S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage.store import LocalStore, Store
 
@@ -65,17 +66,24 @@ def data() -> Path:
     return Path(folder)
 
 
+def converted(name: str) -> tuple[Backbone, Path]:
+    """A network and its flatbuffer."""
+    backbone, engine, *_ = resolve(Config(input="a", output="b", backbone=name), Environment.read())
+    assert isinstance(engine.source, Path)
+    return backbone, engine.source
+
+
 @pytest.fixture(scope="session")
 def lite0() -> tuple[Backbone, Path]:
     """The backbone whose weights pip brings, and its flatbuffer in the user's cache."""
-    return flatbuffer(Choice("efficientnet_lite0"), Environment.read())
+    return converted("efficientnet_lite0")
 
 
 @pytest.fixture(scope="session")
 def mobilenet() -> tuple[Backbone, Path]:
     """The default backbone, and its flatbuffer in the user's cache."""
     try:
-        return flatbuffer(Choice("mobilenet_v2"), Environment.read())
+        return converted("mobilenet_v2")
     except FruitpipeError as error:
         unavailable(str(error))
 

@@ -14,19 +14,25 @@ import psutil
 import pytest
 from numpy.typing import NDArray
 
-from fruitpipe.backbones import Backbone, converted, flatbuffer
-from fruitpipe.config import KNOWN, Choice, Config, Environment, ImageConfig, S3Config
-from fruitpipe.engines import Extractor, Kind
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.convert import converted, flatbuffer
+from fruitpipe.backbones.efficientnet_lite0 import EfficientNetLite0
+from fruitpipe.backbones.keras_applications import NETWORKS, KerasApplications, function_of, module_of
+from fruitpipe.config import Config, Environment, ImageConfig, S3Config
+from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.pipeline.backbone import prepare
-from fruitpipe.pipeline.job import plan
+from fruitpipe.pipeline.run import plan
 from fruitpipe.source import Reader
 from fruitpipe.tasks.featurize import Image, featurize
 from fruitpipe.vision.decode import decode, features_digest
 
 CONVERSION = "fruitpipe.backbones.convert"
-ENGINES: tuple[Kind, ...] = ("litert", "openvino")
+LITE0 = EfficientNetLite0().choose("efficientnet_lite0")
+KNOWN = KerasApplications.networks
+choose = KerasApplications().choose
+ENGINES = ("litert", "openvino")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +50,9 @@ def pixels(path: Path) -> NDArray[np.float32]:
     return decode(path.read_bytes(), 224, ImageConfig()).pixels.astype(np.float32)
 
 
-def features(flat: Path, paths: list[Path], kind: Kind = "litert") -> NDArray[np.float32]:
+def features(flat: Path, paths: list[Path], kind: str = "litert") -> NDArray[np.float32]:
     images = [Image(str(path)) for path in paths]
-    engine = Extractor(kind, flat.read_bytes()).start()
+    engine = EngineSpec(kind, flat.read_bytes()).start()
     facts, found = featurize(images, engine, ImageConfig(), Reader(S3Config(), 1 << 20))
     assert set(facts.status) == {"ok"}
     return found
@@ -104,7 +110,7 @@ def drawn() -> Callable[..., tuple[Backbone, Path]]:
     """A backbone with weights that Keras draws by a seed, and its flatbuffer."""
 
     def convert(name: str, **others: Any) -> tuple[Backbone, Path]:
-        return flatbuffer(Choice(name, **{"weights": "random:7", **others}), Environment.read())
+        return flatbuffer(choose(name, **{"weights": "random:7", **others}), Environment.read())
 
     return convert
 
@@ -118,7 +124,7 @@ def keras_features(
     keras.utils.set_random_seed(7)
     network = getattr(keras.applications, function)(weights=None)
     chosen = network.layers[layer] if isinstance(layer, int) else network.get_layer(layer)
-    module = getattr(keras.applications, KNOWN[name].module)
+    module = getattr(keras.applications, module_of(name))
     given = np.stack([decode(path.read_bytes(), side, ImageConfig()).pixels for path in paths]).astype(np.float32)
     return np.asarray(keras.Model(network.input, chosen.output)(module.preprocess_input(given), training=False))
 
@@ -165,7 +171,7 @@ def test_vggs_fully_connected_layers_are_there_for_who_asks(
     assert backbone.dimension == 4096
     for layer in ("fc2", None):
         config = Config(input="a", output="b", backbone="vgg16", weights="random:7", layer=layer)
-        assert prepare(config, Environment.read()).extractor.kind == "openvino", "as the whole network is a large one"
+        assert resolve(config, Environment.read()).engine.kind == "openvino", "as the whole network is a large one"
     assert cosines(features(path, paths), keras_features("vgg16", "VGG16", "fc2", paths)).min() >= 0.9999
 
 
@@ -276,7 +282,7 @@ def test_a_saved_models_variables_are_its_identity(
     assert drawn("mobilenet", weights=f"{tmp_path}/copy/") == (first, path), "wherever it lies"
     (variables,) = (tmp_path / "1.0" / "variables").glob("*.data-*")
     variables.write_bytes(variables.read_bytes().replace(np.float32(1).tobytes(), np.float32(3).tobytes()))
-    assert converted(Choice("mobilenet", weights=one), Environment.read()) is None, "changed in place"
+    assert converted(choose("mobilenet", weights=one), Environment.read()) is None, "changed in place"
 
 
 @pytest.mark.parametrize(
@@ -310,9 +316,9 @@ def test_what_is_said_of_known_backbones_is_what_keras_has() -> None:
     import keras
 
     functions = {name for name, each in vars(keras.applications).items() if callable(each)}
-    assert {each.function for name, each in KNOWN.items() if name != "efficientnet_lite0"} == functions
-    for each in KNOWN.values():
-        assert not each.module or hasattr(getattr(keras.applications, each.module), "preprocess_input")
+    assert {function_of(name) for name in NETWORKS} == functions
+    for name in NETWORKS:
+        assert hasattr(getattr(keras.applications, module_of(name)), "preprocess_input")
     network = keras.applications.DenseNet121(weights=None)
     assert network.count_params() == KNOWN["densenet121"].parameters
     assert network.input_shape[1] == KNOWN["densenet121"].side
@@ -341,7 +347,7 @@ def test_the_digest_of_features_covers_the_resampling_but_not_the_limits() -> No
 
 def test_a_converted_backbone_is_used_again(lite0: tuple[Backbone, Path]) -> None:
     before = lite0[1].stat().st_mtime_ns
-    assert flatbuffer(Choice("efficientnet_lite0"), Environment.read()) == lite0
+    assert flatbuffer(LITE0, Environment.read()) == lite0
     assert lite0[1].stat().st_mtime_ns == before
 
 
@@ -361,7 +367,7 @@ def test_a_conversion_that_is_killed_is_one_line_and_leaves_nothing(
     """As the kernel does where memory runs out."""
     there = environment(monkeypatch, FRUITPIPE_CACHE=str(tmp_path))
     with ThreadPoolExecutor(1) as pool:
-        converting = pool.submit(flatbuffer, Choice("mobilenet", weights="random:7"), there)
+        converting = pool.submit(flatbuffer, choose("mobilenet", weights="random:7"), there)
         while not converting.done() and not kill_conversion():
             time.sleep(0.01)
         with pytest.raises(FruitpipeError, match=r"converting mobilenet was ended by SIGKILL, as .* memory") as caught:
@@ -381,7 +387,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error_of_one_line(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match="FRUITPIPE_CACHE") as caught:
-        flatbuffer(Choice("efficientnet_lite0"), environment(monkeypatch, FRUITPIPE_CACHE=f"{tmp_path}/file/cache"))
+        flatbuffer(LITE0, environment(monkeypatch, FRUITPIPE_CACHE=f"{tmp_path}/file/cache"))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -394,7 +400,7 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
         https_proxy=nobody_listens, http_proxy=nobody_listens, no_proxy="",
     )  # fmt: skip
     with pytest.raises(UserError, match="KERAS_HOME") as caught:
-        flatbuffer(Choice("mobilenet_v2"), offline)
+        flatbuffer(choose("mobilenet_v2"), offline)
     assert len(str(caught.value).splitlines()) == 1
     assert os.listdir(tmp_path / "cache" / "backbones") == []  # noqa: PTH208
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fruitpipe import config as configs
-from fruitpipe.config import KNOWN, PRESETS, Config, ConfigError, Environment, load_config
+from fruitpipe.backbones.keras_applications import NETWORKS
+from fruitpipe.config import PRESETS, Config, ConfigError, Environment, load_config
 from fruitpipe.errors import UserError
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
@@ -22,7 +23,7 @@ TREES = st.fixed_dictionaries(
     {"input": TEXT, "output": TEXT},
     optional={
         "labels": st.sampled_from(["parent", "none"]),
-        "backbone": st.sampled_from(sorted(KNOWN)),
+        "backbone": st.sampled_from(sorted(NETWORKS)),
         "preset": st.none() | st.sampled_from(sorted(PRESETS)),
         "verify_content": st.booleans(),
         "model": st.sampled_from(["fit", "reuse"]),

@@ -16,9 +16,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engines import Extractor
-from fruitpipe.engines.custom import Custom, create, describe
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.resolved import ResolvedBackbone
+from fruitpipe.config import Config, Environment, ImageConfig, S3Config
+from fruitpipe.engines import Engine, EngineSpec
+from fruitpipe.engines.custom import CustomEngine, create
 from fruitpipe.errors import UserError
 from fruitpipe.model import transform
 from fruitpipe.model.model import Card, Model, load_model
@@ -27,7 +29,6 @@ from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader, list_images
 from fruitpipe.tasks.featurize import Image as Listed
 from fruitpipe.tasks.featurize import featurize
-from fruitpipe.vision.decode import BadImage
 
 EXAMPLE = "colour_histogram:ColourHistogram"
 WHOLE = """
@@ -49,8 +50,12 @@ def whole(size: object = 8, load: str = "pass", feature: str = "np.zeros(3, np.f
     return WHOLE.format(size=size, load=load, feature=feature)
 
 
-def engine(name: str) -> Custom:
-    return Custom(describe(name)[1])
+def resolved(name: str) -> ResolvedBackbone:
+    return resolve(Config(input="a", output="b", backbone=name), Environment.read())
+
+
+def engine(name: str) -> Engine:
+    return resolved(name).engine.start()
 
 
 def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
@@ -132,20 +137,20 @@ def test_loading_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pyt
 def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = module(tmp_path, monkeypatch, whole())
     wanted = {"class": name, "input_size": 8, "dimension": 3, "version": "1"}
-    Custom(json.dumps(wanted).encode())
+    CustomEngine(json.dumps(wanted).encode())
     for other in ({"version": "2"}, {"dimension": 4}, {"input_size": 9}):
         with pytest.raises(UserError, match=r"is version 1 here, of 3 features; version \d of \d is wanted"):
-            Custom(json.dumps(wanted | other).encode())
+            CustomEngine(json.dumps(wanted | other).encode())
 
 
-def saved(name: str, data: bytes, folder: Path) -> Path:
+def saved(name: str, engine: EngineSpec, folder: Path) -> Path:
     """A model on disk whose vectors are the features of a class."""
     card = Card(
         run="r", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
-        reconstruction_error_p99=0, extractor=Extractor("python", data).digest, engine="python", unreduced=3,
+        reconstruction_error_p99=0, extractor=engine.digest, engine="python", unreduced=3,
     )  # fmt: skip
     folder.mkdir()
-    for part, content in Model(card, Unreduced(3), Extractor("python", data)).files().items():
+    for part, content in Model(card, Unreduced(3), engine).files().items():
         (folder / part).write_bytes(content)
     return folder
 
@@ -155,12 +160,12 @@ def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(
 ) -> None:
     """A model from somebody else may name any module, one in the working folder included."""
     name = module(tmp_path, monkeypatch, whole())
-    _, data = describe(name)
+    spec = resolved(name).engine
     file = name.partition(":")[0]
     monkeypatch.delitem(sys.modules, file)
     with (tmp_path / f"{file}.py").open("a") as code:
         code.write("\nimport pathlib\npathlib.Path('ran').touch()\n")
-    folder = saved(name, data, tmp_path / "model")
+    folder = saved(name, spec, tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     for trusted in (None, "mobilenet_v2", f"{name}s"):
         with pytest.raises(UserError, match=f"the model's backbone is a class, {name}, whose code would run here"):
@@ -190,7 +195,7 @@ def test_transform_starts_an_engine_for_each_core_and_keeps_the_order_of_the_lis
     started = tmp_path / "started"
     body = whole(load=f"open({str(started)!r}, 'a').write('x')", feature="pixels[4, 4].astype(np.float32)")
     name = module(tmp_path, monkeypatch, body)
-    folder = saved(name, describe(name)[1], tmp_path / "model")
+    folder = saved(name, resolved(name).engine, tmp_path / "model")
     out = tmp_path / "out.parquet"
     counts = transform_folder(str(folder), str(tmp_path / "images"), str(out), backbone=name)
     assert len(started.read_text()) <= len(os.sched_getaffinity(0))
@@ -209,7 +214,7 @@ def test_transform_starts_an_engine_for_each_core_and_keeps_the_order_of_the_lis
 
 
 def test_another_size_is_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {describe(module(tmp_path, monkeypatch, whole(size=size)))[0].digest for size in (8, 9)}
+    found = {resolved(module(tmp_path, monkeypatch, whole(size=size))).facts.digest for size in (8, 9)}
     assert len(found) == 2
 
 
@@ -219,7 +224,7 @@ def test_a_feature_of_another_kind_than_promised_ends_the_run(
 ) -> None:
     made = engine(module(tmp_path, monkeypatch, whole(feature=feature)))
     with pytest.raises(UserError, match=r"describe\(\) promises float32 of shape \(3,\)"):
-        made.run(np.zeros((8, 8, 3), np.uint8), np.zeros(3, np.float32))
+        made.run(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 3), np.float32))
 
 
 def test_an_image_that_a_class_cannot_take_is_a_row_with_a_status(
@@ -228,8 +233,11 @@ def test_an_image_that_a_class_cannot_take_is_a_row_with_a_status(
     """The backbone refuses images whose middle is reddish; the others come out."""
     body = whole(feature="np.float32([1, 2, pixels[4, 4, 0]]) if pixels[4, 4, 0] < 200 else [][0]")
     name = module(tmp_path, monkeypatch, body)
-    with pytest.raises(BadImage, match="IndexError"):
-        engine(name).run(np.full((8, 8, 3), 255, np.uint8), np.zeros(3, np.float32))
+    batch, out = np.stack([np.full((8, 8, 3), level, np.uint8) for level in (9, 255, 7)]), np.zeros((3, 3), np.float32)
+    bad = engine(name).run(batch, out)
+    assert [(number, error.status) for number, error in bad.items()] == [(1, "rejected")]
+    assert "IndexError" in str(bad[1])
+    assert out.tolist() == [[1, 2, 9], [0, 0, 0], [1, 2, 7]]
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = run(fruits, tmp_path / "out", f"backbone={name}", "failures.max_rate=0.99")
     failures = pq.read_table(tmp_path / "out/runs" / done["run"] / "failures.parquet").to_pylist()

@@ -12,7 +12,8 @@ from command import BACKBONE, fruitpipe, process
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Server
 
-from fruitpipe.config.backbones import Choice, worker_memory
+from fruitpipe.backbones.family import family_of
+from fruitpipe.config import Config
 
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
 CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
@@ -175,8 +176,12 @@ def test_a_bucket_outside_the_region(server: Server, admin: dict[str, str]) -> N
 
 def test_memory_is_what_the_chosen_part_of_a_network_needs() -> None:
     """VGG's default features need a tenth of its weights; another layer or a model of one's own may need all."""
-    assert worker_memory(Choice("vgg16")) == worker_memory(Choice("vgg16", "block5_pool")) < 600
-    for whole in (Choice("vgg16", "fc2"), Choice("vgg16", weights="mine.keras"), Choice("vgg16", weights="mine/")):
-        assert worker_memory(whole) > 3 * worker_memory(Choice("vgg16"))
-    assert worker_memory(Choice("vgg16", weights="mine.weights.h5")) == worker_memory(Choice("vgg16"))
-    assert worker_memory(Choice("orb")) == worker_memory(Choice("package.module:Class")) < 450
+
+    def needed(backbone: str, **keys: str) -> int:
+        return family_of(backbone).worker_memory(Config(input="a", output="b", backbone=backbone, **keys))
+
+    assert needed("vgg16") == needed("vgg16", layer="block5_pool") < 600
+    for whole in ({"layer": "fc2"}, {"weights": "mine.keras"}, {"weights": "mine/"}):
+        assert needed("vgg16", **whole) > 3 * needed("vgg16")
+    assert needed("vgg16", weights="mine.weights.h5") == needed("vgg16")
+    assert needed("orb") == needed("package.module:Class") < 450

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import with_bf16, without_bf16
 
-from fruitpipe.backbones import Backbone
+from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
-from fruitpipe.engines import Engine, Extractor, Kind, network_kind
+from fruitpipe.engines import Engine, EngineSpec
+from fruitpipe.engines.choice import network_kind
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
@@ -21,25 +22,25 @@ from fruitpipe.spark.cluster import cluster
 from fruitpipe.tasks.featurize import Image, featurize
 from fruitpipe.vision.decode import decode
 
-KINDS: tuple[Kind, ...] = ("litert", "openvino_bf16")
+KINDS = ("litert", "openvino_bf16")
 
 
 @pytest.fixture(scope="module", params=["litert", "openvino", "litert packed", "openvino packed"])
-def extractor(request: pytest.FixtureRequest, lite0: tuple[Backbone, Path]) -> Extractor:
+def spec(request: pytest.FixtureRequest, lite0: tuple[Backbone, Path]) -> EngineSpec:
     """One with a file, and one as other machines get it."""
     kind, _, packed = request.param.partition(" ")
-    found = Extractor(kind, lite0[1])
+    found = EngineSpec(kind, lite0[1])
     return found.packed() if packed else found
 
 
 @pytest.fixture(scope="module")
-def engine(extractor: Extractor) -> Engine:
-    return extractor.start()
+def engine(spec: EngineSpec) -> Engine:
+    return spec.start()
 
 
 def test_the_feature_is_written_to_the_row_it_is_given_and_to_no_other(engine: Engine) -> None:
     rows = np.full((3, engine.dimension), -1, np.float32)
-    engine.run(decode(hostile.jpeg(), engine.side, ImageConfig()).pixels, rows[1])
+    assert engine.run(decode(hostile.jpeg(), engine.side, ImageConfig()).pixels[np.newaxis], rows[1:2]) == {}
     assert (rows[[0, 2]] == -1).all()
     assert np.isfinite(rows[1]).all()
     assert (rows[1] >= 0).all(), "averages after ReLU6"
@@ -47,23 +48,22 @@ def test_the_feature_is_written_to_the_row_it_is_given_and_to_no_other(engine: E
 
 
 def test_the_same_image_gives_the_same_bits_whatever_came_before_and_in_any_engine(
-    engine: Engine, extractor: Extractor
+    engine: Engine, spec: EngineSpec
 ) -> None:
     images = [
         decode(hostile.jpeg(hostile.picture(*size)), engine.side, ImageConfig()).pixels for size in ((64, 32), (30, 90))
     ]
     rows = np.empty((3, engine.dimension), np.float32)
-    for image, row in zip((images[0], images[1], images[0]), rows, strict=True):
-        engine.run(image, row)
-    other = np.empty(engine.dimension, np.float32)
-    extractor.packed().start().run(images[0], other)
+    engine.run(np.stack([images[0], images[1], images[0]]), rows)
+    other = np.empty((1, engine.dimension), np.float32)
+    spec.packed().start().run(images[0][np.newaxis], other)
     assert np.array_equal(rows[0], rows[2])
-    assert np.array_equal(rows[0], other)
+    assert np.array_equal(rows[0], other[0])
     assert not np.array_equal(rows[0], rows[1])
 
 
-def test_a_file_and_its_bytes_are_one_extractor(lite0: tuple[Backbone, Path]) -> None:
-    file = Extractor("litert", lite0[1])
+def test_a_file_and_its_bytes_are_one_engine(lite0: tuple[Backbone, Path]) -> None:
+    file = EngineSpec("litert", lite0[1])
     assert (file.size, file.digest) == (file.packed().size, file.packed().digest) != (0, "")
     assert file.packed().source == lite0[1].read_bytes()
 
@@ -71,21 +71,21 @@ def test_a_file_and_its_bytes_are_one_extractor(lite0: tuple[Backbone, Path]) ->
 def test_a_file_goes_to_tasks_of_this_machine_and_its_bytes_to_others(
     lite0: tuple[Backbone, Path], tmp_path: Path
 ) -> None:
-    extractor = Extractor("litert", lite0[1])
+    engine = EngineSpec("litert", lite0[1])
     with cluster(SparkConfig(master="local[1]"), Environment.read(), tmp_path / "spark.log") as spark:
         for local, given in ((True, lite0[1]), (False, lite0[1].read_bytes())):
             spark.local = local
-            shared = share(spark, extractor)
+            shared = share(spark, engine)
             assert spark.map(lambda _, shared=shared: shared().source, 1) == [given]
 
 
 def test_making_an_engine_prints_nothing_and_leaves_nothing_open(
-    extractor: Extractor, capfd: pytest.CaptureFixture[str]
+    spec: EngineSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    extractor.start()
+    spec.start()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(3):
-        extractor.start()
+        spec.start()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
     assert capfd.readouterr() == ("", "")
 
@@ -112,7 +112,7 @@ def test_every_hostile_image_gets_its_status_and_no_other_image_suffers(engine: 
     [("auto", 19_999_999, "litert"), ("auto", 20_000_000, "openvino"), ("litert", 25_636_712, "litert"),
      ("openvino", 3_538_984, "openvino")],
 )  # fmt: skip
-def test_large_networks_go_to_openvino_unless_told_otherwise(engine: Any, parameters: int, kind: Kind) -> None:
+def test_large_networks_go_to_openvino_unless_told_otherwise(engine: Any, parameters: int, kind: str) -> None:
     assert network_kind(engine, "float32", parameters) == kind
 
 
@@ -122,8 +122,8 @@ def test_openvino_tells_nobody_that_it_is_used(lite0: tuple[Backbone, Path], tmp
         import socket, sys
         from pathlib import Path
         sys.addaudithook(lambda event, _: event in {"socket.connect", "urllib.Request", "os.fork"} and sys.exit(event))
-        from fruitpipe.engines import Extractor
-        Extractor("openvino", Path(sys.argv[1]).read_bytes()).start()
+        from fruitpipe.engines import EngineSpec
+        EngineSpec("openvino", Path(sys.argv[1]).read_bytes()).start()
     """
     done = subprocess.run(
         [sys.executable, "-c", code, str(lite0[1])],
@@ -155,7 +155,9 @@ def test_bf16_is_near_float32(lite0: tuple[Backbone, Path], fruits: Path) -> Non
     assert network_kind("auto", "bf16", 1) == "openvino_bf16"
     images = [Image(str(path)) for path in sorted(fruits.rglob("*.jpg"))[::40]]
     exact, near = (
-        featurize(images, Extractor(kind, lite0[1].read_bytes()).start(), ImageConfig(), Reader(S3Config(), 1 << 20))[1]
+        featurize(images, EngineSpec(kind, lite0[1].read_bytes()).start(), ImageConfig(), Reader(S3Config(), 1 << 20))[
+            1
+        ]
         for kind in KINDS
     )
     cosines = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)

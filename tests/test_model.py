@@ -10,9 +10,9 @@ import hostile
 import numpy as np
 import pytest
 
-from fruitpipe.backbones import Backbone
+from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engines import FILES, Extractor
+from fruitpipe.engines import EngineSpec, file_name
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import CARD, PCA, Card, Model, load_model
@@ -44,7 +44,7 @@ def features(paths: list[str], lite0: tuple[Backbone, Path]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
-    extractor = Extractor("litert", lite0[1].read_bytes())
+    engine = EngineSpec("litert", lite0[1].read_bytes())
     card = Card(
         run="r",
         backbone="efficientnet_lite0",
@@ -53,9 +53,9 @@ def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
         images=len(features),
         reconstruction_error=0.25,
         reconstruction_error_p99=0.5,
-        extractor=extractor.digest,
+        extractor=engine.digest,
     )
-    return Model(card, pca.fit(Moments.of(features), 5), extractor)
+    return Model(card, pca.fit(Moments.of(features), 5), engine)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def refusal(folder: Path) -> str:
 def test_a_model_comes_back_from_its_files_as_it_was(model: Model, folder: Path, features: np.ndarray) -> None:
     loaded = load_model(folder)
     assert loaded.card == model.card
-    assert loaded.extractor == model.extractor
+    assert loaded.engine == model.engine
     for name in ("mean", "scale", "components", "explained_variance"):
         assert np.array_equal(getattr(loaded.pca, name), getattr(model.pca, name))
     assert np.array_equal(loaded.transform(features), model.transform(features))
@@ -107,7 +107,7 @@ def test_the_same_model_has_the_same_files(model: Model) -> None:
 
 def test_a_model_without_pca_gives_the_features(model: Model, tmp_path: Path, features: np.ndarray) -> None:
     card = model.card.model_copy(update={"unreduced": 1280, "images": 0})
-    folder = write(Model(card, Unreduced(1280), model.extractor), tmp_path / "model")
+    folder = write(Model(card, Unreduced(1280), model.engine), tmp_path / "model")
     assert not (folder / PCA).exists()
     loaded = load_model(folder)
     assert np.array_equal(loaded.transform(features), features)
@@ -164,7 +164,7 @@ def test_features_of_a_wrong_dimension_are_a_value_error(model: Model, shape: tu
         model.transform(np.zeros(shape, np.float32))
 
 
-@pytest.mark.parametrize("name", [PCA, CARD, FILES["litert"]])
+@pytest.mark.parametrize("name", [PCA, CARD, file_name("litert")])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert name in refusal(folder)
@@ -175,7 +175,7 @@ def test_a_folder_that_is_missing_or_no_folder_is_no_model(folder: Path, tmp_pat
     refusal(folder / PCA)
 
 
-@pytest.mark.parametrize("name", [PCA, CARD, FILES["litert"]])
+@pytest.mark.parametrize("name", [PCA, CARD, file_name("litert")])
 @pytest.mark.parametrize("kind", ["empty", "garbage", "truncated"])
 def test_a_broken_file_is_a_user_error_of_one_line(folder: Path, name: str, kind: str) -> None:
     data = (folder / name).read_bytes()

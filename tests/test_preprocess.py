@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.decode import decode, features_digest
-from fruitpipe.vision.preprocess import equalised, prepare, trimmed
+from fruitpipe.vision.preprocess import equalised, preprocess, trimmed
 
 STEPS: dict[str, list[Any]] = {
     "background": ["trim"],
@@ -39,7 +39,7 @@ COLOURS = st.tuples(*3 * [st.integers(0, 255)])
 
 
 def prepared(image: Image.Image, side: int, **rules: Any) -> NDArray[np.int16]:
-    return prepare(image, side, ImageConfig(**rules)).astype(np.int16)
+    return preprocess(image, side, ImageConfig(**rules)).astype(np.int16)
 
 
 def on_ground(content: Image.Image, size: tuple[int, int], at: tuple[int, int], colour: Any = "white") -> Image.Image:
@@ -199,7 +199,7 @@ def test_histogram_equalisation_makes_levels_even_and_keeps_colours() -> None:
     y, x = np.mgrid[0:64, 0:64]
     level = 110 + 30 * ((64 * y + x) / 4096) ** 3  # few levels, and far from even
     image = Image.fromarray(np.stack([level + 12, level, level - 9], -1).round().astype(np.uint8))
-    found = Image.fromarray(prepare(image, 64, ImageConfig(equalise="histogram")))
+    found = Image.fromarray(preprocess(image, 64, ImageConfig(equalise="histogram")))
     luminance, *colours = (np.asarray(each).astype(int) for each in found.convert("YCbCr").split())
     share = np.array([(luminance <= limit).mean() for limit in (64, 128, 192)])
     assert np.abs(share - [0.25, 0.5, 0.75]).max() < 0.15, "the input has none of 64 and all of 192"
@@ -274,7 +274,7 @@ def test_contrast_fills_the_range_with_one_stretch_for_all_channels(fruits: Path
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))), ANY)
 @settings(max_examples=200)
 def test_any_picture_comes_out_of_any_steps_as_a_square(pixels: NDArray[np.uint8], rules: dict[str, Any]) -> None:
-    found = prepare(Image.fromarray(pixels), 16, ImageConfig(**rules))
+    found = preprocess(Image.fromarray(pixels), 16, ImageConfig(**rules))
     assert (found.shape, found.dtype) == ((16, 16, 3), np.uint8)
     if rules.get("grey"):
         assert (found == found[..., :1]).all(), "and what is grey stays grey"
@@ -285,9 +285,9 @@ def test_steps_are_taken_in_their_order(fruits: Path) -> None:
     rules = {name: values[-1] for name, values in STEPS.items() if name != "resample"}
     image = on_ground(dull(fruits), (300, 200), (100, 50), "navy")
     # These are taken at once, as a box that is resampled.
-    expected = prepare(image, 64, ImageConfig(**{name: rules.pop(name) for name in FIRST}))
+    expected = preprocess(image, 64, ImageConfig(**{name: rules.pop(name) for name in FIRST}))
     for name, value in rules.items():
-        expected = prepare(Image.fromarray(expected), 64, ImageConfig(grey=True, **{name: value}))
+        expected = preprocess(Image.fromarray(expected), 64, ImageConfig(grey=True, **{name: value}))
     everything = {name: values[-1] for name, values in STEPS.items() if name != "resample"}
     assert np.array_equal(prepared(image, 64, **everything), expected)
 

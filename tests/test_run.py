@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from fruitpipe.backbones import flatbuffer
-from fruitpipe.config import Choice, Environment, load_config
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.config import load_config
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
@@ -51,14 +51,15 @@ def as_matrix(table: Any) -> np.ndarray[Any, Any]:
     return np.stack(table["vector"].to_numpy())
 
 
-def test_vectors_are_those_of_scikit_learn_on_features_of_the_bare_backbone(fruits: Path, first: Path) -> None:
-    _, path = flatbuffer(Choice("efficientnet_lite0"), Environment.read())
-    engine = LiteRt(path.read_bytes())
+def test_vectors_are_those_of_scikit_learn_on_features_of_the_bare_backbone(
+    lite0: tuple[Backbone, Path], first: Path
+) -> None:
+    engine = LiteRt(lite0[1].read_bytes())
     table = vectors(first)
     features = np.zeros((len(table), engine.dimension), np.float32)
     for row, name in enumerate(table["path"].to_pylist()):
         pixels = Image.open(name).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
-        engine.run(np.asarray(pixels), features[row])
+        engine.run(np.asarray(pixels)[np.newaxis], features[row : row + 1])
     standard = StandardScaler().fit_transform(features.astype(np.float64))
     oracle = PCA(0.95, svd_solver="full").fit(standard)
     ours = as_matrix(table)

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, manifest, one_line_error, process, vectors
 from outside import install
+from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
 import fruitpipe
 
@@ -255,3 +262,139 @@ def test_a_plug_in_that_cannot_be_loaded_or_claims_a_name_that_is_taken_is_one_l
             done = process("run", fruits, tmp_path / "out", "--set", BACKBONE, code=2)
             assert says in one_line_error(done)
     assert not (tmp_path / "out").exists(), "told before anything is made"
+
+
+TILES = """
+    import hashlib
+    import json
+    from pathlib import Path
+
+    import numpy as np
+
+    from fruitpipe.backbones.backbone import Backbone
+    from fruitpipe.backbones.family import Listed
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+    from fruitpipe.engines import EngineSpec
+
+    SIDES = {"tiles8": 8, "tiles16": 16}
+
+
+    class Tiles:
+        \"\"\"Mean colours of 4 x 4 tiles: 48 numbers.\"\"\"
+
+        names = tuple(SIDES)
+        pattern = None
+        keys = frozenset()
+        defaults = {"image": {"resample": "bilinear"}}
+        learns = False
+
+        def listed(self, name, environment):
+            return Listed(name, 48, SIDES[name], None, None)
+
+        def worker_memory(self, config):
+            return 10_000_000
+
+        def resolve(self, config, environment, learning=None):
+            side = SIDES[config.backbone]
+            data = json.dumps({"side": side, "log": str(environment.cache / "batches")}).encode()
+            facts = Backbone(
+                name=config.backbone, input_size=side, layer="tiles", pooling="avg",
+                weights=hashlib.sha256(data).hexdigest(), dimension=48, parameters=0,
+            )
+            return ResolvedBackbone.of(config, facts, EngineSpec("tiles", data, device="board"))
+
+
+    class TilesEngine:
+        dimension, batch = 48, 5
+
+        def __init__(self, source, device):
+            settings = json.loads(source)
+            self.side, self.log, self.device = settings["side"], Path(settings["log"]), device
+
+        def run(self, batch, out):
+            with self.log.open("a") as log:
+                log.write(f"{self.device} {len(batch)} {batch.shape[1:]} {batch.dtype}\\n")
+            tile = self.side // 4
+            tiles = batch.reshape(-1, 4, tile, 4, tile, 3).astype(np.float32)
+            out[...] = tiles.mean(axis=(2, 4)).reshape(len(batch), -1)
+            return {}
+"""
+TILES_ENTRIES = {
+    "fruitpipe.backbones": {"tiles": "outside_tiles:Tiles"},
+    "fruitpipe.engines": {"tiles": "outside_tiles:TilesEngine"},
+}
+
+
+def mean_colours(path: Path) -> np.ndarray[Any, Any]:
+    """of 4 x 4 tiles of 2 x 2 pixels"""
+    pixels = np.asarray(Image.open(path).convert("RGB").resize((8, 8), Image.Resampling.BILINEAR))
+    return pixels.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3)).ravel()
+
+
+def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_with_process(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))  # so that `doctor` does not start Spark
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        (tmp_path / "site").mkdir()
+        install(tmp_path / "site", "outside_tiles", TILES, TILES_ENTRIES, patch)
+        listed = json.loads(process("backbones", "--json").stdout)
+        facts = {"dimension": 48, "parameters": None, "bytes": None}
+        assert listed[-2:] == [
+            {"name": "tiles8", "input_size": 8, **facts},
+            {"name": "tiles16", "input_size": 16, **facts},
+        ]
+        assert "tiles16" in str(json.loads(process("schema").stdout)["properties"]["backbone"])
+        found = json.loads(process("doctor", "--set", "backbone=tiles8", "--json", code=2).stdout)
+        told = {each["subject"]: each["message"] for each in found}
+        assert re.search(r"need about \d{5,}\.\d GB", told["memory"]), "10 TB a worker"
+        assert "48 features" in told["weights"]
+        assert "run by tiles" in told["weights"]
+        for verb, assignments, says in (
+            ("plan", ["backbone=tiles9"], "Did you mean 'tiles8'?"),
+            ("plan", ["backbone=tiles8", "layer=top"], "tiles8 has no layer"),
+            ("convert", ["backbone=tiles8"], "there is nothing to convert"),
+        ):
+            options = [part for each in assignments for part in ("--set", each)]
+            places = [fruits, out] if verb == "plan" else []
+            assert says in one_line_error(process(verb, *places, *options, code=2))
+
+        patch.delenv("JAVA_HOME")
+        process("run", fruits, out, "--backbone", "tiles8", "--components", "7")
+        done = manifest(out)
+        assert (done["backbone"]["engine"], done["config"]["image"]["resample"]) == ("tiles", "bilinear")
+        paths = sorted(fruits.rglob("*.jpg"))
+        standard = StandardScaler().fit_transform(np.stack([mean_colours(path) for path in paths]))
+        expected = PCA(7, svd_solver="full").fit_transform(standard)
+        table = vectors(out)
+        assert [Path(path) for path in table["path"].to_pylist()] == paths
+        ours = np.stack(table["vector"].to_pylist())
+        np.testing.assert_allclose(np.abs(ours), np.abs(expected), atol=1e-3)
+        batches = [line.split(maxsplit=2) for line in (tmp_path / "batches").read_text().splitlines()]
+        assert {(device, shape) for device, _, shape in batches} == {("board", "(8, 8, 3) uint8")}
+        sizes = [int(size) for _, size, _ in batches]
+        assert (max(sizes), sum(sizes)) == (5, len(paths))
+        again = json.loads(process("plan", fruits, out, "--set", "backbone=tiles8", "--json").stdout)
+        assert again["known"] == len(paths)
+        model = out / "runs" / done["run"] / "model"
+        assert json.loads((model / "backbone.bin").read_text())["side"] == 8
+        process("transform", model, fruits, tmp_path / "again.parquet")
+        applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
+        np.testing.assert_allclose(applied, ours, atol=1e-4)
+
+    # The package is gone.
+    assert f"{done['run']} " in process("runs", out).stdout
+    assert "run by tiles" in process("show", out).stdout
+    lost = process("transform", model, fruits, tmp_path / "lost.parquet", code=2)
+    assert "no engine tiles is installed here" in one_line_error(lost)
+    assert "'tiles8' is no backbone" in one_line_error(process("plan", fruits, out, "-s", "backbone=tiles8", code=2))
+
+
+def test_a_family_that_claims_another_ones_backbone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = "class Rival:\n    names, pattern = ('vgg16',), None"
+    install(tmp_path, "rival_family", rival, {"fruitpipe.backbones": {"rival": "rival_family:Rival"}}, monkeypatch)
+    assert "rival: vgg16 is a backbone that is there already" in one_line_error(process("backbones", code=2))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pyspark import SparkContext
 
-from fruitpipe.backbones import Backbone
+from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
 from fruitpipe.objects import open_bucket
 from fruitpipe.source import Reader
@@ -27,7 +27,7 @@ IN_A_WORKER = """
 import json, sys
 from pathlib import Path
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
-from fruitpipe.engines import Extractor
+from fruitpipe.engines import EngineSpec
 from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
@@ -43,7 +43,7 @@ def modules(number):
 with cluster(
     SparkConfig(master="local[1]"), Environment.read(), Path(log), first=WarmUp(LocalStore(out), reader.buckets)
 ) as spark:
-    engine = share(spark, Extractor("litert", Path(flatbuffer)))
+    engine = share(spark, EngineSpec("litert", Path(flatbuffer)))
     print(json.dumps(spark.map(modules, 1)[0]))
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import duckdb
@@ -20,14 +20,14 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from fruitpipe.backbones.visual_words import ROUNDS, cluster, learn
 from fruitpipe.config import Config, ImageConfig, S3Config
-from fruitpipe.engines.visual_words import Detector, Vocabulary, Words
+from fruitpipe.engines.visual_words import Detector, Vocabulary, WordCounts
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline.vocabulary import ROUNDS, cluster, learn
+from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.source import Reader
 
 SIDE = 320
-READER = Reader(S3Config(), 1 << 20)
 
 
 def grey(path: Path, side: int = SIDE) -> NDArray[np.uint8]:
@@ -46,7 +46,9 @@ def descriptors(path: Path, name: str) -> NDArray[Any]:
 
 
 def learnt(paths: list[Path], name: Any = "orb", size: int = 48) -> Vocabulary:
-    return learn([(str(path), "") for path in paths], Detector(name, SIDE, 500), size, ImageConfig(grey=True), READER)
+    nothing = cast(Any, None)
+    images = RunImages(nothing, nothing, ImageConfig(grey=True), None, Reader(S3Config(), 1 << 20))
+    return learn(images, [(str(path), "") for path in paths], Detector(name, SIDE, 500), size)
 
 
 def histograms(paths: list[Path], words: NDArray[Any], name: str = "orb") -> NDArray[np.float64]:
@@ -62,20 +64,19 @@ def histograms(paths: list[Path], words: NDArray[Any], name: str = "orb") -> NDA
 def test_a_feature_counts_the_descriptors_nearest_to_each_word(fruits: Path, name: str) -> None:
     paths = sorted(fruits.rglob("*.jpg"))[::20]
     vocabulary = learnt(paths, name, 20)
-    engine = Words(vocabulary.to_bytes())
+    engine = WordCounts(vocabulary.to_bytes())
     assert (engine.side, engine.dimension) == (SIDE, 20)
     found = np.zeros((len(paths), 20), np.float32)
-    for row, path in zip(found, paths, strict=True):
-        engine.run(np.repeat(grey(path)[..., np.newaxis], 3, axis=2), row)
+    engine.run(np.stack([np.repeat(grey(path)[..., np.newaxis], 3, axis=2) for path in paths]), found)
     expected = histograms(paths, vocabulary.words, name)
     assert (expected > 0).any(axis=0).all(), "every word comes up"
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_where_nothing_stands_out_all_counts_are_zero(fruits: Path) -> None:
-    engine = Words(learnt(sorted(fruits.rglob("*.jpg"))[::20], size=8).to_bytes())
-    out = np.full(8, -1, np.float32)
-    engine.run(np.full((SIDE, SIDE, 3), 127, np.uint8), out)
+    engine = WordCounts(learnt(sorted(fruits.rglob("*.jpg"))[::20], size=8).to_bytes())
+    out = np.full((1, 8), -1, np.float32)
+    engine.run(np.full((1, SIDE, SIDE, 3), 127, np.uint8), out)
     assert not out.any()
 
 
@@ -201,4 +202,4 @@ def test_words_see_grey_images_unless_the_config_says_otherwise() -> None:
 
 def test_what_networks_have_and_words_do_not_is_refused(fruits: Path, tmp_path: Path) -> None:
     told = fruitpipe("run", fruits, tmp_path / "out", "--set", "backbone=orb", "--set", "layer=fc2", code=2)
-    assert "orb is no network and has no layer" in one_line_error(told)
+    assert "orb has no layer: leave `layer` out" in one_line_error(told)

@@ -1,10 +1,29 @@
-"""The networks that turn an image into a feature vector.
+"""What gives an image its feature: families of backbones, and the one function that makes a config's ready to run.
 
-A backbone is defined in Keras, and its flatbuffer takes raw RGB: preprocessing is part of the graph. So whoever runs
-one needs LiteRT and an image of the right size, not TensorFlow and not the name of the network.
+Nothing is imported before it is asked for: a conversion needs neither engines nor pictures, a run no Keras.
 """
 
-from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import converted, flatbuffer
+from __future__ import annotations
 
-__all__ = ["Backbone", "converted", "flatbuffer"]
+from typing import TYPE_CHECKING
+
+from fruitpipe.backbones.family import family_of
+
+if TYPE_CHECKING:
+    from fruitpipe.backbones.family import Learning
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+    from fruitpipe.config import Config, Environment
+
+
+def resolve(config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
+    """The backbone of a config, ready to run: converted, looked at or learnt, whatever its family does.
+
+    learning: what a backbone that is learnt gets images from; None where there are none.
+
+    Raises
+    ------
+    UserError: it is not to be had, or something in the config does not fit it.
+    NoWeights: its trained weights are not to be had here.
+    NotLearnt: it is learnt from images, and there are none or it is not the time.
+    """
+    return family_of(config.backbone).resolve(config, environment, learning)

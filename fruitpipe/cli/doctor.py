@@ -15,15 +15,16 @@ from typing import NamedTuple
 import psutil
 
 from fruitpipe import source
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.family import family_of
 from fruitpipe.cli import kubernetes_access as rights
-from fruitpipe.config import WORDS, Config, Environment, is_remote, local_path, worker_memory
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.config import Config, Environment, is_remote, local_path
+from fruitpipe.errors import FruitpipeError, NotLearnt, UserError
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
 from fruitpipe.objects.error_messages import explained, one_line
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.place import Place
-from fruitpipe.pipeline.backbone import prepare
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark.cluster import cluster
@@ -99,7 +100,7 @@ def java(environment: Environment) -> str:
 
 def memory(config: Config) -> str:
     slots = workers_here(config.spark.master)
-    worker = worker_memory(config.network) << 20
+    worker = family_of(config.backbone).worker_memory(config) << 20
     needed, there = slots * worker + JVM, psutil.virtual_memory().available
     if needed > there:
         raise UserError(
@@ -118,11 +119,12 @@ def workers_here(master: str) -> int:
 
 
 def weights(config: Config, environment: Environment) -> str:
-    if config.backbone in WORDS:
-        return f"{config.backbone} needs none, {config.words.size} words are learnt from images"
-    prepared = prepare(config, environment)
-    runs = f"{size(prepared.extractor.size)}, run by {prepared.extractor.kind}"
-    return f"{config.backbone} at hand, {prepared.backbone.dimension} features ({runs})"
+    try:
+        resolved = resolve(config, environment)
+    except NotLearnt as reason:
+        return str(reason)
+    runs = f"{size(resolved.engine.size)}, run by {resolved.engine.kind}"
+    return f"{config.backbone} at hand, {resolved.facts.dimension} features ({runs})"
 
 
 def spark(config: Config, environment: Environment) -> str:

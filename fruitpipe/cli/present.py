@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.manifest import Manifest, ModelFacts, Summary
@@ -159,10 +160,10 @@ def reduction(model: ModelFacts) -> dict[str, str]:
     }
 
 
-def print_backbones(rows: Iterable[dict[str, Any]]) -> None:
-    def cells(row: dict[str, Any]) -> list[str]:
-        pixels = f"{row['input_size']} x {row['input_size']}"
-        parameters = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else ""
-        return [row["name"], str(row["dimension"]), pixels, parameters, size(row["bytes"]) if row["bytes"] else ""]
+def print_backbones(rows: Iterable[Listed]) -> None:
+    def cells(row: Listed) -> list[str]:
+        pixels = f"{row.input_size} x {row.input_size}"
+        parameters = f"{row.parameters / 1e6:.1f} M" if row.parameters else ""
+        return [row.name, str(row.dimension), pixels, parameters, size(row.bytes) if row.bytes else ""]
 
     print_table(("backbone",), ("features", "input", "parameters", "on disk"), map(cells, rows))

@@ -1,7 +1,7 @@
 """The one config object, shared by the CLI, YAML files, the Python API and the JSON Schema; and the environment."""
 
-from fruitpipe.config.backbones import KNOWN, WORDS, Choice, is_class, worker_memory
 from fruitpipe.config.environment import Environment
+from fruitpipe.config.families import Family, families, find_family
 from fruitpipe.config.formats import PARQUET, SINKS
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.names import RECORDED
@@ -19,18 +19,16 @@ from fruitpipe.config.sections import (
 from fruitpipe.config.validation import ConfigError, Mistake
 
 __all__ = [
-    "KNOWN",
     "PARQUET",
     "PRESETS",
     "RECORDED",
     "SCHEME",
     "SINKS",
-    "WORDS",
-    "Choice",
     "Config",
     "ConfigError",
     "Environment",
     "FailuresConfig",
+    "Family",
     "ImageConfig",
     "Mistake",
     "PcaConfig",
@@ -38,12 +36,12 @@ __all__ = [
     "SparkConfig",
     "WordsConfig",
     "about",
-    "is_class",
+    "families",
+    "find_family",
     "is_remote",
     "keys_of",
     "load_config",
     "local_path",
     "location",
     "validate",
-    "worker_memory",
 ]

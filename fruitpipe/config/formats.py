@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema
 
-from fruitpipe.config.names import RECORDED, known
+from fruitpipe.config.names import RECORDED, one_of
 from fruitpipe.plugins import Registry
 
 PARQUET = "parquet"
@@ -30,7 +30,7 @@ def format_names() -> list[str]:
 
 def format_name(value: str, info: ValidationInfo) -> str:
     """A format that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
-    return value if info.context == RECORDED else known(value, format_names(), "is not one of {names}.")
+    return value if info.context == RECORDED else one_of(value, format_names(), "is not one of {names}.")
 
 
 class FormatSchema:

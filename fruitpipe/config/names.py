@@ -12,7 +12,7 @@ RECORDED = {"recorded": True}
 """Context that a config of an earlier run is read in: what it names may be of a package that is not installed here."""
 
 
-def known(value: str, names: Iterable[str], message: LiteralString) -> str:
+def one_of(value: str, names: Iterable[str], message: LiteralString) -> str:
     """A name that is one of some. Raises PydanticCustomError `unknown_name` otherwise, with the likely one.
 
     message: what is wrong with the value; may say {names}.

@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from fruitpipe.config.names import known
+from fruitpipe.config.names import one_of
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "presets").glob("*.yaml"))}
 
 
 def preset_name(value: str) -> str:
     """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
-    return known(value, PRESETS, "is no preset: `fruitpipe presets` lists them.")
+    return one_of(value, PRESETS, "is no preset: `fruitpipe presets` lists them.")
 
 
 def about(name: str) -> str:

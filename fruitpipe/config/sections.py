@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
     Tag,
     ValidationInfo,
@@ -19,15 +20,24 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
-from fruitpipe.config.backbones import CLASS, KNOWN, WEIGHTS, WORDS, Choice, backbone_name, weights_name
+from fruitpipe.config.families import BACKBONE_KEYS, backbone_name, find_family, names_schema
 from fruitpipe.config.formats import FormatSchema, format_name
 from fruitpipe.config.places import location
 from fruitpipe.config.presets import PRESETS, keys_of, merge, preset_name
 from fruitpipe.config.secrets import secret_free
+from fruitpipe.config.weights import WEIGHTS, is_saved_model, weights_name
 
-NAMES = {"anyOf": [{"enum": [*KNOWN, *WORDS]}, {"pattern": CLASS}]}
-BackboneName = Annotated[str, AfterValidator(backbone_name), WithJsonSchema({"type": "string", **NAMES})]
+
+class NamesSchema:
+    """Lists the backbones when somebody asks for the JSON Schema: a config alone needs no family but its own."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return names_schema()
+
+
+BackboneName = Annotated[str, AfterValidator(backbone_name), NamesSchema()]
 Weights = Annotated[str, AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})]
 PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type": "string", "enum": list(PRESETS)})]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -247,21 +257,20 @@ class Config(Section):
         name = given.get("preset")
         if isinstance(name, str) and name in PRESETS:
             given = merge(keys_of(name), given)
-        if given.get("backbone") in WORDS:
-            # Detectors make images grey themselves, but only after all three channels were resized.
-            given = merge({"image": {"grey": True}}, given)
+        name = given.get("backbone")
+        if isinstance(name, str) and (family := find_family(name)):
+            given = merge(family.defaults, given)
         return given
 
     @model_validator(mode="after")
     def fits(self) -> Self:
         if self.precision == "bf16" and self.engine == "litert":
             raise ValueError("LiteRT computes in float32: leave engine or precision out")
-        if self.backbone not in KNOWN:
-            for name in ("layer", "pooling", "weights", "engine", "precision"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{self.backbone} is no network and has no {name}: leave that out")
-        if self.backbone not in WORDS and self.words != WordsConfig():
-            raise ValueError(f"{self.backbone} has no words: leave `words` out, or say backbone: orb")
+        family = find_family(self.backbone)
+        for name in BACKBONE_KEYS:
+            is_taken = family is None or name in family.keys
+            if not is_taken and name in self.model_dump(exclude_defaults=True):
+                raise ValueError(f"{self.backbone} has no {name}: leave `{name}` out, or choose another backbone")
         if self.evaluate and self.labels == "none":
             raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self
@@ -269,16 +278,11 @@ class Config(Section):
     @field_validator("weights")
     @classmethod
     def served_whole(cls, weights: str, info: ValidationInfo) -> str:
-        if Choice("", weights=weights).served and info.data.get("layer") is not None:
+        if is_saved_model(weights) and info.data.get("layer") is not None:
             raise ValueError(
                 "a SavedModel has no layers to pick from: leave `layer` out, and export a model that ends at it"
             )
         return weights
-
-    @property
-    def network(self) -> Choice:
-        """What is said of the backbone."""
-        return Choice(self.backbone, self.layer, self.pooling, self.weights)
 
     @property
     def inputs(self) -> list[str]:

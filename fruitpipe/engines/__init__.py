@@ -1,9 +1,6 @@
-"""What turns the pixels of an image into its feature: each kind behind the same two figures and one method.
+"""What turns the pixels of images into features: each kind behind one method, started from a kind and an artefact."""
 
-What a kind needs besides its code is one file, the data of an Extractor: the same in a task, a model, another machine.
-"""
+from fruitpipe.engines.engine import BATCH, CPU, Engine, bytes_of, require_cpu
+from fruitpipe.engines.spec import ENGINES, EngineSpec, file_name
 
-from fruitpipe.engines.choice import network_kind
-from fruitpipe.engines.engine import FILES, Engine, Extractor, Kind, class_of
-
-__all__ = ["FILES", "Engine", "Extractor", "Kind", "class_of", "network_kind"]
+__all__ = ["BATCH", "CPU", "ENGINES", "Engine", "EngineSpec", "bytes_of", "file_name", "require_cpu"]

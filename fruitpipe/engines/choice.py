@@ -5,16 +5,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
-from fruitpipe.engines.engine import Kind
-
 LARGE = 20_000_000
 """Parameters of a network from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
 
 
 def network_kind(
     engine: Literal["auto", "litert", "openvino"], precision: Literal["float32", "bf16"], parameters: int
-) -> Kind:
-    """The engine that a config names; with `auto`, OpenVINO where it is installed and the network is a large one.
+) -> str:
+    """Kind of the engine that a config names; of `auto`, OpenVINO where it is installed and the network is large.
 
     Raises UserError where it is not to be had here.
     """
@@ -22,7 +20,7 @@ def network_kind(
         engine = "openvino" if parameters >= LARGE and find_spec("openvino") else "litert"
     if engine == "litert":
         return "litert"
-    from fruitpipe.engines.openvino import device
+    from fruitpipe.engines.openvino import core_for
 
-    device("bf16" if precision == "bf16" else "f32")
+    core_for("bf16" if precision == "bf16" else "f32")
     return "openvino_bf16" if precision == "bf16" else "openvino"

@@ -1,18 +1,18 @@
-"""Backbones of the user's own: a class with three methods, named in the config as package.module:Class."""
+"""A class of the user's as an engine: three methods, named in the config as package.module:Class."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.backbones import Backbone
+from fruitpipe.engines.engine import BATCH, CPU, bytes_of, require_cpu
 from fruitpipe.errors import UserError
 from fruitpipe.vision.decode import BadImage
 
@@ -94,29 +94,26 @@ def described(name: str, backbone: CustomBackbone) -> Description:
     )
 
 
-def describe(name: str) -> tuple[Backbone, bytes]:
-    """What is known of a class, and the data of its extractor. Raises UserError as `create` does."""
-    _, description = create(name)
-    data = json.dumps({"class": name, **description._asdict()}).encode()
-    backbone = Backbone(
-        name=name,
-        input_size=description.input_size,
-        layer="feature",
-        pooling="none",
-        weights=hashlib.sha256(data).hexdigest(),
-        dimension=description.dimension,
-        parameters=0,
-    )
-    return backbone, data
+def artefact(name: str, description: Description) -> bytes:
+    """What names a class and its version, as JSON."""
+    return json.dumps({"class": name, **description._asdict()}).encode()
 
 
-class Custom:
-    """The engine of a class of the user's."""
+def class_of(data: bytes) -> str:
+    """The class that an artefact names, as package.module:Class. Raises ValueError, KeyError where it is none."""
+    return str(json.loads(data)["class"])
 
-    def __init__(self, data: bytes) -> None:
-        """Raises UserError as `create` does, and where the class is not as `data` describes it."""
-        wanted = json.loads(data)
+
+class CustomEngine:
+    """An instance of a class of the user's."""
+
+    batch = BATCH
+
+    def __init__(self, source: bytes | Path, device: str = CPU) -> None:
+        """Raises UserError as `create` does, where the class is not as its artefact says, and for another device."""
+        wanted = json.loads(bytes_of(source))
         self._name = wanted.pop("class")
+        require_cpu(self._name, device)
         self._backbone, description = create(self._name)
         if description != Description(**wanted):
             raise UserError(
@@ -129,17 +126,25 @@ class Custom:
             raise UserError(f"backbone {self._name}: load() failed: {shown(error)}. Fix it.") from error
         self.side, self.dimension = description.input_size, description.dimension
 
-    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        try:
-            feature = np.asarray(self._backbone.feature(np.ascontiguousarray(pixels)))
-        except Exception as error:
-            raise BadImage("rejected", f"{self._name}: {shown(error)}") from error
-        if feature.shape != out.shape or not np.can_cast(feature.dtype, out.dtype, "same_kind"):
-            raise UserError(
-                f"backbone {self._name}: feature() returned {feature.dtype} of shape {feature.shape}; "
-                f"describe() promises float32 of shape {out.shape}."
-            )
-        out[...] = cast(Any, feature)
+    def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
+        """Where the class raises an exception, the image is `rejected`.
+
+        Raises UserError where a feature is not as `describe` promises.
+        """
+        bad = {}
+        for number, (pixels, feature) in enumerate(zip(batch, out, strict=True)):
+            try:
+                found = np.asarray(self._backbone.feature(np.ascontiguousarray(pixels)))
+            except Exception as error:  # noqa: BLE001 - somebody's code
+                bad[number] = BadImage("rejected", f"{self._name}: {shown(error)}")
+                continue
+            if found.shape != feature.shape or not np.can_cast(found.dtype, out.dtype, "same_kind"):
+                raise UserError(
+                    f"backbone {self._name}: feature() returned {found.dtype} of shape {found.shape}; "
+                    f"describe() promises float32 of shape {feature.shape}."
+                )
+            feature[...] = cast(Any, found)
+        return bad
 
 
 def shown(error: Exception) -> str:

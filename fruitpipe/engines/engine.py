@@ -1,89 +1,50 @@
-"""What all engines have in common, and how one is started."""
+"""What runs a backbone."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["litert", "openvino", "openvino_bf16", "words", "python"]
+from fruitpipe.errors import UserError
+from fruitpipe.vision.decode import BadImage
 
-FILES: dict[Kind, str] = {
-    "litert": "backbone.tflite",
-    "openvino": "backbone.tflite",
-    "openvino_bf16": "backbone.tflite",
-    "words": "vocabulary.npz",
-    "python": "backbone.json",
-}
-"""Name in a model of what each kind needs."""
-
-
-def class_of(data: bytes) -> str:
-    """The class, as package.module:Class, that the data of the kind `python` names. Raises ValueError, KeyError."""
-    return str(json.loads(data)["class"])
+CPU = "cpu"
+BATCH = 16
+"""Images that engines on the CPU take at once, one after the other. Decoding and inference in turn would drive each
+other's data from the processor's caches, which costs 3 to 5 %."""
 
 
 class Engine(Protocol):
-    """Runs a backbone on one thread, an image at a time. Not for use by two threads at once."""
+    """Pixels of images in, a feature of each out. Belongs to one thread."""
 
     side: int
     """Height and width of the input, pixels."""
     dimension: int
     """Length of a feature."""
+    batch: int
+    """Images that it likes at once; it may be given fewer."""
 
-    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        """Write the feature of an RGB image of shape (side, side, 3) to `out`, shape (dimension,).
+    def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
+        """Write a feature of each image to `out`; return those that have none, by their number, and why.
 
-        Raises BadImage where this image has none.
+        Parameters
+        ----------
+        batch: RGB, shape (n, side, side, 3), read-only. Grey images have one channel in memory, of stride 0.
+        out: shape (n, dimension).
+
+        Raises UserError where the run cannot go on.
         """
 
 
-class Extractor(NamedTuple):
-    """All that a process needs to make features."""
+def require_cpu(name: str, device: str) -> None:
+    """Raises UserError for any other device."""
+    if device != CPU:
+        raise UserError(f"{name} runs on the CPU, and {device} is asked for: take another engine for that.")
 
-    kind: Kind
-    source: bytes | Path
-    """Flatbuffer, vocabulary, or name and version of a class; or the file that holds it, for processes of one
-    machine."""
 
-    @property
-    def data(self) -> bytes:
-        return self.source.read_bytes() if isinstance(self.source, Path) else self.source
-
-    @property
-    def size(self) -> int:
-        """of the data, bytes"""
-        return self.source.stat().st_size if isinstance(self.source, Path) else len(self.source)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the data."""
-        return hashlib.sha256(self.data).hexdigest()
-
-    def packed(self) -> Extractor:
-        """The same for other machines, where the file is not."""
-        return self._replace(source=self.data)
-
-    def start(self) -> Engine:
-        """Raises UserError where this machine cannot run it."""
-        match self.kind:  # imported here, as each brings a library of its own
-            case "litert":
-                from fruitpipe.engines.litert import LiteRt
-
-                return LiteRt(self.source)
-            case "openvino" | "openvino_bf16":
-                from fruitpipe.engines.openvino import OpenVino
-
-                return OpenVino(self.source, "bf16" if self.kind == "openvino_bf16" else "f32")
-            case "words":
-                from fruitpipe.engines.visual_words import Words
-
-                return Words(self.data)
-            case "python":
-                from fruitpipe.engines.custom import Custom
-
-                return Custom(self.data)
+def bytes_of(source: bytes | Path) -> bytes:
+    """An artefact's bytes."""
+    return source.read_bytes() if isinstance(source, Path) else source

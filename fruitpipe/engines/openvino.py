@@ -8,24 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.errors import UserError
+from fruitpipe.vision.decode import BadImage
 
 
 class OpenVino:
-    """A compiled flatbuffer, batch size 1."""
+    """A compiled flatbuffer in float32, an image at a time."""
 
-    def __init__(self, flatbuffer: bytes | Path, precision: str) -> None:
-        """Raises UserError where OpenVINO is not installed, or this CPU does not compute in bfloat16."""
-        core = device(precision)
+    batch = BATCH
+    precision: ClassVar[str] = "f32"
+
+    def __init__(self, flatbuffer: bytes | Path, device: str = CPU) -> None:
+        """Raises UserError where OpenVINO is not installed, this CPU does not compute in the precision, or for another
+        device."""
+        require_cpu("OpenVINO", device)
+        core = core_for(self.precision)
         openvino = load()
         # One thread, as each Spark task has one core; not pinned, or all workers would be on the first one.
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": self.precision,
             "INFERENCE_NUM_THREADS": 1,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,
@@ -39,10 +46,18 @@ class OpenVino:
         self.side: int = self._image.shape[1]
         self.dimension: int = self._feature.shape[-1]
 
-    def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        self._image[0] = pixels
-        self._request.infer()
-        out[...] = self._feature[0]
+    def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
+        for pixels, feature in zip(batch, out, strict=True):
+            self._image[0] = pixels
+            self._request.infer()
+            feature[...] = self._feature[0]
+        return {}
+
+
+class OpenVinoBf16(OpenVino):
+    """The same in bfloat16."""
+
+    precision = "bf16"
 
 
 @contextmanager
@@ -63,7 +78,7 @@ def load() -> Any:
     return importlib.import_module("openvino")
 
 
-def device(precision: str) -> Any:
+def core_for(precision: str) -> Any:
     """OpenVINO's core, where it can compute in `precision`, f32 or bf16. Raises UserError where it cannot."""
     try:
         openvino = load()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.engines import FILES, Engine, Extractor, Kind, class_of
+from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.errors import UserError
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.source import Reader
@@ -49,8 +49,9 @@ class Card(BaseModel):
     reconstruction_error_p99: float
     """99th percentile over those images"""
     extractor: str = Field(validation_alias=AliasChoices("extractor", "flatbuffer"))
-    """SHA-256 of the file that its engine needs"""
-    engine: Kind = "litert"
+    """SHA-256 of its engine's artefact"""
+    engine: str = "litert"
+    """kind of its engine"""
     unreduced: int | None = None
     """d of the features, where they are the vectors and there is no `pca.npz`"""
 
@@ -72,7 +73,7 @@ class Model:
 
     card: Card
     pca: Pca | Unreduced
-    extractor: Extractor
+    engine: EngineSpec
     backbone: str | None = None
     """package.module:Class that the caller lets it run; a model on disk may name any"""
 
@@ -104,7 +105,7 @@ class Model:
     def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
         from fruitpipe.tasks.featurize import Image, featurize
 
-        facts, features = featurize([Image(path) for path in paths], self._engine, self.card.image, reader)
+        facts, features = featurize([Image(path) for path in paths], self._started, self.card.image, reader)
         vectors = self.transform(features)
         return [
             Vector(path, status, error, vector if status == "ok" else None)
@@ -113,17 +114,19 @@ class Model:
 
     def check_class(self) -> None:
         """Raises UserError where the model's backbone is code that the caller has not named."""
-        if self.extractor.kind == "python" and (name := class_of(self.extractor.data)) != self.backbone:
+        from fruitpipe.engines.custom import class_of
+
+        if self.engine.kind == "python" and (name := class_of(self.engine.data)) != self.backbone:
             raise UserError(
                 f"the model's backbone is a class, {name}, whose code would run here: if you trust it, say so "
                 f"(--backbone {name}; in Python, load_model(…, backbone={name!r}))."
             )
 
     @property
-    def _engine(self) -> Engine:
+    def _started(self) -> Engine:
         """One engine for each thread: an interpreter is not safe to share."""
         if not hasattr(self._local, "engine"):
-            self._local.engine = self.extractor.start()
+            self._local.engine = self.engine.start()
         return self._local.engine  # type: ignore[no-any-return]
 
     @cached_property
@@ -134,7 +137,7 @@ class Model:
         """The model as files, by name."""
         files = {
             CARD: self.card.model_dump_json(indent=2).encode(),
-            FILES[self.extractor.kind]: self.extractor.data,
+            file_name(self.engine.kind): self.engine.data,
         }
         if isinstance(self.pca, Unreduced):
             return files
@@ -168,7 +171,7 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
     try:
         card = Card.model_validate_json(read(CARD))
         pca = Unreduced(card.unreduced) if card.unreduced else read_pca(read(PCA))
-        extractor = Extractor(card.engine, read(FILES[card.engine]))
+        engine = EngineSpec(card.engine, read(file_name(card.engine)))
     except ValidationError as error:
         wrong = error.errors()[0]
         where = ".".join(map(str, wrong["loc"]))
@@ -177,9 +180,9 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
     if card.format < FORMAT and card.image.grey:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
-    if extractor.digest != card.extractor:
-        raise UserError(f"cannot read the model {path}: {FILES[card.engine]} is damaged.")
-    return Model(card, pca, extractor, backbone)
+    if engine.digest != card.extractor:
+        raise UserError(f"cannot read the model {path}: {file_name(card.engine)} is damaged.")
+    return Model(card, pca, engine, backbone)
 
 
 def read_pca(data: bytes) -> Pca:

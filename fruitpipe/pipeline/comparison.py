@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruitpipe.config import Config
-from fruitpipe.engines import Extractor
+from fruitpipe.engines import EngineSpec
 from fruitpipe.numeric import precision
 from fruitpipe.pipeline.job import Job, share
 from fruitpipe.pipeline.stage import Context
 from fruitpipe.result.manifest import Record
-from fruitpipe.tasks.featurize import GROUP, FeaturizeSample, Image
+from fruitpipe.tasks.featurize import SAMPLED, FeaturizeSample, Image
 from fruitpipe.vision.decode import OK
 
 TITLE = "Features in bf16 against float32"
@@ -26,11 +26,13 @@ class ComparePrecisions:
         return config.precision != "float32"
 
     def run(self, context: Context) -> Record | None:
-        """None where no image of the sample has features in both."""
+        """None where there is nothing to compare with, or no image of the sample has features in both."""
         job = context.job
+        if job.backbone.exact is None:
+            return None
         sample = job.plan.sample(precision.SAMPLE, "path, etag, label")
         images = tuple(Image(path, etag) for path, etag, _ in sample)
-        exact_engine = share(job.spark, job.backbone.extractor._replace(kind="openvino"))
+        exact_engine = share(job.spark, job.backbone.exact)
         # In this order: workers have the run's engine from the stages before.
         rounded, good = featurize_sample(job, images, job.backbone.features, job.engine)
         exact, sound = featurize_sample(job, images, f"{job.backbone.features} in float32", exact_engine)
@@ -44,11 +46,11 @@ class ComparePrecisions:
 
 
 def featurize_sample(
-    job: Job, images: tuple[Image, ...], key: str, engine: Callable[[], Extractor]
+    job: Job, images: tuple[Image, ...], key: str, engine: Callable[[], EngineSpec]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Features of some images, shape (n, d), and which of them have one, (n,)."""
     task = FeaturizeSample(images, key, job.config.image, job.reader)
-    tasks = -(-len(images) // GROUP)
+    tasks = -(-len(images) // SAMPLED)
     found = job.spark.map(lambda number: task(number, engine), tasks, poll=job.reporter.poll)
     statuses = np.array([status for part, _ in found for status in part])
     return np.concatenate([features for _, features in found]), statuses == OK

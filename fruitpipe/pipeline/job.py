@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fruitpipe import source
-from fruitpipe.config import WORDS, Config, Environment
-from fruitpipe.engines import Extractor
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.family import family_of
+from fruitpipe.backbones.resolved import ResolvedBackbone
+from fruitpipe.config import Config, Environment
+from fruitpipe.engines import EngineSpec
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import Model
-from fruitpipe.pipeline import vocabulary
-from fruitpipe.pipeline.backbone import Prepared, prepare, prepare_words
+from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
@@ -45,8 +47,6 @@ class Job:
     id: str = field(default_factory=layout.new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     warnings: list[str] = field(default_factory=list)
-    vocabulary: list[str] = field(default_factory=list)
-    """object of the words, where there are any"""
     sinks: tuple[Sink, ...] = field(init=False)
     """what takes the vectors"""
     published: bool = False
@@ -56,7 +56,7 @@ class Job:
     plan: Plan = field(init=False)
     """the images and what is known of them, while the job is open"""
     _starting: Future[Cluster] = field(init=False)
-    _preparing: Future[Prepared | None] = field(init=False)
+    _resolving: Future[ResolvedBackbone | None] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises UserError where a sink cannot be imported."""
@@ -64,7 +64,7 @@ class Job:
 
     @contextmanager
     def open(self, verbose: bool) -> Iterator[None]:
-        """Make the plan's database, while Spark starts and the backbone is prepared on other threads.
+        """Make the plan's database, while Spark starts and the backbone is resolved on other threads.
 
         verbose: leave Spark's own messages on standard error.
         """
@@ -77,15 +77,15 @@ class Job:
             spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 background(spark) as self._starting,
-                background(self._prepare(environment)) as self._preparing,
+                background(self._resolve(environment)) as self._resolving,
                 open_plan(self.config, self.scratch) as self.plan,
             ):
                 yield
 
     @contextmanager
-    def _prepare(self, environment: Environment) -> Iterator[Prepared | None]:
-        """Any backbone but words, which need images."""
-        yield None if self.config.backbone in WORDS else prepare(self.config, environment)
+    def _resolve(self, environment: Environment) -> Iterator[ResolvedBackbone | None]:
+        """Any backbone but one that is learnt, for which images must be listed first."""
+        yield None if family_of(self.config.backbone).learns else resolve(self.config, environment)
 
     @cached_property
     def reader(self) -> Reader:
@@ -104,22 +104,19 @@ class Job:
         return self._starting.result()
 
     @cached_property
-    def backbone(self) -> Prepared:
-        """What gives the features. Words are learnt from the plan's images now, or were by an earlier run."""
-        if prepared := self._preparing.result():
-            return prepared
-        if self.reused and self.reused.extractor.kind == "words":
-            return prepare_words(self.config, self.reused.extractor.data)
+    def backbone(self) -> ResolvedBackbone:
+        """What gives the features. One that is learnt is so from the plan's images now, or was by an earlier run."""
+        if resolved := self._resolving.result():
+            return resolved
         with self.reporter.stage("words"):
-            sample = self.plan.sample(self.config.words.images)
-            name, data = vocabulary.find_or_learn(self.config, self.store, sample, self.reader)
-            self.vocabulary.append(name)
-            return prepare_words(self.config, data)
+            reused = self.reused.engine if self.reused else None
+            images = RunImages(self.store, self.plan, self.config.image, reused, self.reader)
+            return resolve(self.config, Environment.read(), images)
 
     @cached_property
-    def engine(self) -> Callable[[], Extractor]:
+    def engine(self) -> Callable[[], EngineSpec]:
         """What makes features, sent to every executor once; tasks call it."""
-        return share(self.spark, self.backbone.extractor)
+        return share(self.spark, self.backbone.engine)
 
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
         """Have the sinks drop what is not published, and leave a note of why the run ended, for `fruitpipe runs`."""
@@ -135,9 +132,9 @@ class Job:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
 
 
-def share(spark: Cluster, extractor: Extractor) -> Callable[[], Extractor]:
-    """Send an extractor to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM."""
-    return spark.share(extractor if spark.local else extractor.packed())
+def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:
+    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM."""
+    return spark.share(engine if spark.local else engine.packed())
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
+from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, ImageConfig
-from fruitpipe.engines import Extractor
+from fruitpipe.engines import EngineSpec
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.numeric.pca import Pca
-from fruitpipe.pipeline.backbone import Prepared
 from fruitpipe.result.manifest import Drift
 from fruitpipe.result.runs import model_path
 from fruitpipe.storage.store import Store
@@ -23,13 +23,13 @@ def model_to_reuse(config: Config, store: Store) -> Model | None:
     return load_model(model_path(store, config.reuse), config.s3) if config.model == "reuse" else None
 
 
-def require_match(config: Config, model: Model | None, backbone: Prepared) -> None:
+def require_match(config: Config, model: Model | None, backbone: ResolvedBackbone) -> None:
     """Raise UserError where a model to reuse takes other features, or reduces them although the config says not to."""
     if model is None:
         return
     if model.card.features != backbone.features:
-        there = feature_settings(model.card.backbone, model.extractor, model.card.image)
-        here = feature_settings(config.backbone, backbone.extractor, config.image)
+        there = feature_settings(model.card.backbone, model.engine, model.card.image)
+        here = feature_settings(config.backbone, backbone.engine, config.image)
         others = [f"{name}={value}" for name, value in there.items() if value != here.get(name)]
         raise UserError(
             f"the model to reuse ({config.reuse}) takes features with "
@@ -39,12 +39,12 @@ def require_match(config: Config, model: Model | None, backbone: Prepared) -> No
         raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or say model: fit.")
 
 
-def feature_settings(backbone: str, extractor: Extractor, image: ImageConfig) -> dict[str, str | bool]:
+def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> dict[str, str | bool]:
     """By key of a config, what decides how features come to be and has a name that people know."""
     found: dict[str, str | bool] = {"backbone": backbone}
-    found["precision"] = "bf16" if extractor.kind == "openvino_bf16" else "float32"
-    if extractor.kind == "python":
-        found["version"] = json.loads(extractor.data)["version"]
+    found["precision"] = "bf16" if engine.kind == "openvino_bf16" else "float32"
+    if engine.kind == "python":
+        found["version"] = json.loads(engine.data)["version"]
     return found | {f"image.{name}": value for name, value in image.steps.items()}
 
 

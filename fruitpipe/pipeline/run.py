@@ -11,12 +11,14 @@ import duckdb
 import numpy as np
 
 from fruitpipe import source
-from fruitpipe.config import WORDS, Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, NoWeights, UserError, unforeseen
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.resolved import ResolvedBackbone
+from fruitpipe.config import Config, Environment
+from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, unforeseen
 from fruitpipe.model.model import Model
-from fruitpipe.pipeline import stages, vocabulary
-from fruitpipe.pipeline.backbone import Prepared, prepare, prepare_words
+from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.job import Job
+from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
@@ -94,18 +96,12 @@ def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
     """Digest of the features that a run would take; None where there can be none yet."""
     reused = model_to_reuse(config, store)
     try:
-        if config.backbone not in WORDS:
-            prepared = prepare(config, Environment.read())
-        elif reused and reused.extractor.kind == "words":
-            prepared = prepare_words(config, reused.extractor.data)
-        elif found := vocabulary.find(store, vocabulary.name_of(config, the_plan.sample(config.words.images))):
-            prepared = prepare_words(config, found)
-        else:
-            return None
-    except NoWeights:  # `run` will say so
+        images = RunImages(store, the_plan, config.image, reused.engine if reused else None, reader=None)
+        resolved = resolve(config, Environment.read(), images)
+    except (NoWeights, NotLearnt):  # `run` will say so, or learn
         return None
-    require_match(config, reused, prepared)
-    return prepared.features
+    require_match(config, reused, resolved)
+    return resolved.features
 
 
 def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifest:
@@ -141,7 +137,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             model=model_facts(model),
             drift=drift_of(model.card, errors) if job.reused else None,
             files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
-            feature_parts=[*job.plan.feature_parts(), *job.vocabulary],
+            feature_parts=[*job.plan.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
             worker_memory=spark.worker_memory,
             warnings=job.warnings,
@@ -182,9 +178,9 @@ def records_of(further: Mapping[str, Stage | None], context: Context) -> dict[st
     return records
 
 
-def backbone_facts(backbone: Prepared) -> BackboneFacts:
-    facts = backbone.backbone.model_dump(exclude={"weights"})
-    return BackboneFacts(**facts, digest=backbone.backbone.digest, engine=backbone.extractor.kind)
+def backbone_facts(backbone: ResolvedBackbone) -> BackboneFacts:
+    facts = backbone.facts.model_dump(exclude={"weights"})
+    return BackboneFacts(**facts, digest=backbone.facts.digest, engine=backbone.engine.kind)
 
 
 def model_facts(model: Model) -> ModelFacts:

@@ -80,7 +80,7 @@ def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
     """Scaler and PCA of the features, where there is to be one, and the number of images that they were fitted on."""
     options = job.config.pca
     if options == "none":
-        return pca.Unreduced(job.backbone.backbone.dimension), 0
+        return pca.Unreduced(job.backbone.facts.dimension), 0
     with job.reporter.stage("fit"):
         job.spark.map(reduce.Fit(job.store, job.id), parts, poll=job.reporter.poll)
         moments = reduce.sum_moments(job.store, job.id, parts)
@@ -100,7 +100,7 @@ def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduc
         "fruitpipe.run": job.id,
         "fruitpipe.model": job.reused.card.run if job.reused else job.id,
         "fruitpipe.components": str(fitted.length),
-        "fruitpipe.backbone": job.backbone.backbone.name,
+        "fruitpipe.backbone": job.backbone.facts.name,
     }
     task = reduce.Project(job.store, job.id, job.sinks, metadata, SAMPLE // parts)
     shared = job.spark.share(fitted)
@@ -108,7 +108,7 @@ def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduc
         projected = job.spark.map(lambda number: task(number, shared), parts, poll=job.reporter.poll)
     if blank := sum(part.blank for part in projected):
         images = "1 image has" if blank == 1 else f"{blank} images have"
-        job.warnings.append(f"{images} a feature of zeros: {job.backbone.backbone.name} found nothing there")
+        job.warnings.append(f"{images} a feature of zeros: {job.backbone.facts.name} found nothing there")
     return projected
 
 
@@ -121,7 +121,7 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: N
     portable = job.backbone.portable
     card = Card(
         run=job.id,
-        backbone=job.backbone.backbone.name,
+        backbone=job.backbone.facts.name,
         features=job.backbone.features,
         image=job.config.image,
         images=images,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.engines import Engine, Extractor
+from fruitpipe.engines import Engine, EngineSpec
 from fruitpipe.source import Reader, digest
 from fruitpipe.source.reader import threads_for
 from fruitpipe.storage import layout
@@ -24,11 +24,10 @@ from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.decode import OK, BadImage, Picture, decode
 
 Data = bytes | memoryview
-GROUP = 16
-"""Images decoded before the network runs on them: in turn, each would drive the other's data from the processor's
-caches, which costs 3 to 5 %."""
-AHEAD, AHEAD_BYTES = 2 * GROUP, 64 << 20
-"""Images fetched before their turn, and the bytes from which they are fewer."""
+AHEAD, AHEAD_BYTES = 32, 64 << 20
+"""Images fetched before their turn, twice a batch where that is more, and the bytes from which they are fewer."""
+SAMPLED = 16
+"""Images of a task of `FeaturizeSample`."""
 
 
 class Image(NamedTuple):
@@ -38,6 +37,13 @@ class Image(NamedTuple):
     etag: str = ""
     size: int = 0
     """bytes, where they are known"""
+
+
+class Seen(NamedTuple):
+    """Size of an image as seen, after its EXIF orientation, pixels."""
+
+    width: int
+    height: int
 
 
 @dataclass
@@ -54,14 +60,16 @@ class Facts:
     bytes: int = 0
     """read; no column"""
 
-    def add(self, path: str, etag: str, content: str | None, seen: Picture | BadImage) -> None:
-        self.path.append(path)
-        self.etag.append(etag)
-        self.content.append(content)
-        self.width.append(seen.width if isinstance(seen, Picture) else None)
-        self.height.append(seen.height if isinstance(seen, Picture) else None)
-        self.status.append(OK if isinstance(seen, Picture) else seen.status)
-        self.error.append(None if isinstance(seen, Picture) else str(seen))
+    def add(self, image: Image, data: Data | BadImage, seen: Seen | BadImage) -> None:
+        """A row for an image, its bytes, and what was seen in them."""
+        self.path.append(image.path)
+        self.etag.append(image.etag)
+        self.content.append(None if isinstance(data, BadImage) else digest(data))
+        self.width.append(None if isinstance(seen, BadImage) else seen.width)
+        self.height.append(None if isinstance(seen, BadImage) else seen.height)
+        self.status.append(seen.status if isinstance(seen, BadImage) else OK)
+        self.error.append(str(seen) if isinstance(seen, BadImage) else None)
+        self.bytes += 0 if isinstance(data, BadImage) else len(data)
 
     def to_table(self) -> pa.Table:
         """As layout.FACTS has them."""
@@ -90,11 +98,11 @@ class Featurize:
     image: ImageConfig
     reader: Reader
 
-    def __call__(self, number: int, extractor: Callable[[], Extractor]) -> Done:
+    def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> Done:
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
-        engine = load_engine(self.digest, extractor)
+        engine = load_engine(self.digest, spec)
         facts, features = featurize(images, engine, self.image, self.reader)
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
         self.store.put(name, to_parquet(facts.to_table(), features))
@@ -103,7 +111,7 @@ class Featurize:
 
 @dataclass(frozen=True)
 class FeaturizeSample:
-    """The task: features of some images for the driver, GROUP at a time."""
+    """The task: features of some images for the driver, SAMPLED at a time."""
 
     images: tuple[Image, ...]
     key: str
@@ -111,10 +119,10 @@ class FeaturizeSample:
     image: ImageConfig
     reader: Reader
 
-    def __call__(self, number: int, extractor: Callable[[], Extractor]) -> tuple[list[str], NDArray[np.float32]]:
+    def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> tuple[list[str], NDArray[np.float32]]:
         """Statuses and features, shape (n, d)."""
-        images = list(self.images[number * GROUP : (number + 1) * GROUP])
-        engine = load_engine(self.key, extractor)
+        images = list(self.images[number * SAMPLED : (number + 1) * SAMPLED])
+        engine = load_engine(self.key, spec)
         facts, features = featurize(images, engine, self.image, self.reader)
         return facts.status, features
 
@@ -122,11 +130,11 @@ class FeaturizeSample:
 _engines: dict[str, Engine] = {}
 
 
-def load_engine(key: str, extractor: Callable[[], Extractor]) -> Engine:
+def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
     """This process' engine. Tasks share a process one after the other, never at once."""
     if key not in _engines:
         _engines.clear()
-        _engines[key] = extractor().start()
+        _engines[key] = spec().start()
     return _engines[key]
 
 
@@ -136,48 +144,62 @@ def featurize(
     """Facts of images and their features, shape (n, d), zeros where the status is not `ok`."""
     facts = Facts()
     features = np.zeros((len(images), engine.dimension), np.float32)
-    fetched = zip(features, images, fetch(images, reader), strict=True)
-    while group := list(islice(fetched, GROUP)):
-        looks = [look(data, engine.side, rules) for _, _, data in group]
-        for (feature, image, data), (content, seen) in zip(group, looks, strict=True):
-            facts.bytes += 0 if isinstance(data, BadImage) else len(data)
-            facts.add(image.path, image.etag, content, run(engine, seen, feature))
+    fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))
+    for start in range(0, len(images), engine.batch):
+        group = images[start : start + engine.batch]
+        data = list(islice(fetched, len(group)))
+        pixels = np.empty((len(group), engine.side, engine.side, 1 if rules.grey else 3), np.uint8)
+        seen = [decode_into(row, each, rules) for row, each in zip(pixels, data, strict=True)]
+        infer(engine, pixels, seen, features[start : start + len(group)])
+        for image, each, outcome in zip(group, data, seen, strict=True):
+            facts.add(image, each, outcome)
     return facts, features
 
 
-def run(engine: Engine, seen: Picture | BadImage, feature: NDArray[np.float32]) -> Picture | BadImage:
-    """Write a picture's feature; return the picture, or why there is no feature."""
-    if isinstance(seen, Picture):
-        try:
-            engine.run(seen.pixels, feature)
-        except BadImage as error:
-            seen = error
-        if isinstance(seen, Picture) and not np.isfinite(feature).all():
-            seen = BadImage("rejected", "the backbone gives a feature that is not finite")
-        if isinstance(seen, BadImage):
-            feature[...] = 0
-    return seen
+def decode_into(row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig) -> Seen | BadImage:
+    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture."""
+    picture = decoded(data, len(row), rules)
+    if isinstance(picture, BadImage):
+        return picture
+    row[...] = picture.pixels[..., : row.shape[-1]]
+    return Seen(picture.width, picture.height)
 
 
-def look(data: Data | BadImage, side: int, rules: ImageConfig) -> tuple[str | None, Picture | BadImage]:
-    """Digest of an image's bytes, where they were had, and the picture or why there is none."""
+def decoded(data: Data | BadImage, side: int, rules: ImageConfig) -> Picture | BadImage:
+    """The picture of an image's bytes, or why there is none."""
     if isinstance(data, BadImage):
-        return None, data
+        return data
     try:
-        return digest(data), decode(data, side, rules)
+        return decode(data, side, rules)
     except BadImage as error:
-        return digest(data), error
+        return error
 
 
-def fetch(images: list[Image], reader: Reader) -> Iterator[Data | BadImage]:
-    """The bytes of each image, or why not, in order, a few ahead of their use."""
+def infer(engine: Engine, pixels: NDArray[np.uint8], seen: list[Seen | BadImage], out: NDArray[np.float32]) -> None:
+    """Write the features of the images that were decoded to `out`; put a BadImage in `seen` where there is none."""
+    good = [number for number, each in enumerate(seen) if isinstance(each, Seen)]
+    if not good:
+        return
+    batch = pixels if len(good) == len(pixels) else pixels[good]
+    features = np.zeros((len(good), engine.dimension), np.float32)
+    bad = engine.run(np.broadcast_to(batch, (*batch.shape[:3], 3)), features)
+    for row in np.flatnonzero(~np.isfinite(features).all(axis=1)).tolist():
+        bad.setdefault(row, BadImage("rejected", "the backbone gives a feature that is not finite"))
+    for row, error in bad.items():
+        features[row] = 0
+        seen[good[row]] = error
+    out[good] = features
+
+
+def fetch(images: list[Image], reader: Reader, most: int = AHEAD) -> Iterator[Data | BadImage]:
+    """The bytes of each image, or why not, in order, at most so many ahead of their use."""
     with ThreadPoolExecutor(max((threads_for(image.path) for image in images), default=1)) as pool:
         ahead: deque[tuple[int, Future[Data | BadImage]]] = deque()
         held = 0
         for image in images:
             ahead.append((image.size, pool.submit(read_or_error, reader, image)))
             held += image.size
-            while len(ahead) > AHEAD or (held > AHEAD_BYTES and len(ahead) > 1):
+            while len(ahead) > most or (held > AHEAD_BYTES and len(ahead) > 1):
                 size, first = ahead.popleft()
                 held -= size
                 yield first.result()

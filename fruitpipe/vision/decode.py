@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.preprocess import prepare
+from fruitpipe.vision.preprocess import preprocess
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -63,7 +63,7 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             check_size(*image.size, rules)
             oriented = orient(image)
-            return Picture(prepare(to_rgb(oriented), side, rules), *oriented.size)
+            return Picture(preprocess(to_rgb(oriented), side, rules), *oriented.size)
     except BadImage:
         raise
     except MemoryError:

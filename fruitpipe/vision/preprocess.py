@@ -30,7 +30,7 @@ Box = tuple[float, float, float, float]
 """left, upper, right, lower, pixels"""
 
 
-def prepare(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
+def preprocess(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
     """An RGB picture of any size as the backbone is to see it, shape (side, side, 3), which may not be written to.
 
     What was made grey is one channel in memory, seen three times.

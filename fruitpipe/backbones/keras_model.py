@@ -4,61 +4,72 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from fruitpipe.backbones import efficientnet_lite0
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.weights import content
-from fruitpipe.config import KNOWN, Choice
-from fruitpipe.errors import NoWeights, UserError
+from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
+from fruitpipe.backbones.weights import content_digest
+from fruitpipe.config.weights import is_saved_model
+from fruitpipe.errors import UserError
 
 SERVING = "serving_default"
 """TensorFlow's name for what a SavedModel gives to whoever does not ask for anything else."""
 
 
-def build(choice: Choice) -> tuple[Any, Backbone]:
+class Architectures(Protocol):
+    """Whoever knows networks: see NetworkFamily."""
+
+    networks: Mapping[str, KnownNetwork]
+
+    def architecture(self, name: str, trained: bool) -> Any: ...
+
+    def preprocess(self, name: str, image: Any) -> Any: ...
+
+
+def build(choice: NetworkChoice, family: Architectures) -> tuple[Any, Backbone]:
     """The Keras model from RGB values of 0 to 255, shape (1, side, side, 3), to features, shape (1, d); its facts.
 
     Raises UserError where weights are not to be had, do not fit, or there is no such layer.
     """
     import keras
 
-    network = load(choice)
-    layer = pick(network, -1 if choice.served else choice.cut)
+    network = load(choice, family)
+    layer = pick(network, -1 if is_saved_model(choice.weights) else choice.layer)
     features = keras.Model(network.input, pooled(layer.output, choice.pooling))
-    side = network.input_shape[1] or KNOWN[choice.name].side
+    side = network.input_shape[1] or family.networks[choice.name].side
     if network.input_shape[1:] not in {(side, side, 3), (None, None, 3)}:
         raise UserError(f"{choice.weights} takes arrays of {network.input_shape[1:]}: not square RGB images.")
     image = keras.Input((side, side, 3), batch_size=1)
-    model = keras.Model(image, features(preprocess(choice.name, image)))
+    model = keras.Model(image, features(family.preprocess(choice.name, image)))
     facts = Backbone(
         name=choice.name,
         input_size=side,
         layer=layer.name,
         pooling=choice.pooling,
-        weights=content(choice) if choice.served else digest(features),
+        weights=content_digest(choice.weights) if is_saved_model(choice.weights) else digest(features),
         dimension=int(model.output.shape[-1]),
         parameters=int(features.count_params()),
     )
     return model, facts
 
 
-def load(choice: Choice) -> Any:
+def load(choice: NetworkChoice, family: Architectures) -> Any:
     """The whole network, its classifier included."""
     import keras
 
-    if choice.served:
+    if is_saved_model(choice.weights):
         return serving(choice.weights)
     kind, _, seed = choice.weights.partition(":")
     if kind == "random" and seed:
         keras.utils.set_random_seed(int(seed))
-        return architecture(choice.name, None)
+        return family.architecture(choice.name, trained=False)
     if choice.weights == "imagenet":
-        return architecture(choice.name, "imagenet")
+        return family.architecture(choice.name, trained=True)
     try:
         if not choice.weights.endswith(".weights.h5"):
             return keras.saving.load_model(choice.weights, compile=False)
-        network = architecture(choice.name, None)
+        network = family.architecture(choice.name, trained=False)
         network.load_weights(choice.weights)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"weights: cannot use {choice.weights} with {choice.name}: {first_line(error)}") from error
@@ -79,34 +90,6 @@ def serving(folder: str) -> Any:
             f"weights: cannot use {folder} as a SavedModel that serves one output of one input: {first_line(error)}"
         ) from error
     return keras.Model(given, keras.layers.Identity(name=SERVING)(output))
-
-
-def architecture(name: str, weights: str | None) -> Any:
-    """A known network with ImageNet weights, or with those that Keras draws."""
-    import keras
-
-    if name == "efficientnet_lite0":
-        return efficientnet_lite0.classifier(trained=weights is not None)
-    try:
-        return getattr(keras.applications, KNOWN[name].function)(weights=weights)
-    except Exception as error:
-        if weights is None:
-            raise
-        reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
-        raise NoWeights(
-            f"no ImageNet weights for {name}, and Keras cannot download them ({reason}): run once where there is a "
-            "network, or set KERAS_HOME to a folder whose `models` has them, or use "
-            "--backbone efficientnet_lite0, whose weights came with fruitpipe."
-        ) from error
-
-
-def preprocess(name: str, image: Any) -> Any:
-    """What Keras does to RGB values of 0 to 255 for this network."""
-    import keras
-
-    if name == "efficientnet_lite0":
-        return (image - 127.0) / 128.0
-    return getattr(keras.applications, KNOWN[name].module).preprocess_input(image)
 
 
 def pick(network: Any, wanted: str | int | None) -> Any:

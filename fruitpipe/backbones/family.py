@@ -1,0 +1,91 @@
+"""What a family of backbones is: the part that a config asks for, and all that makes one ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
+
+from fruitpipe.config import Config, Environment, Family, families, find_family
+from fruitpipe.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+    from fruitpipe.engines import EngineSpec
+
+WORKER = 420
+"""MiB that any Python worker needs."""
+Found = TypeVar("Found")
+
+
+class Listed(NamedTuple):
+    """A backbone as `fruitpipe backbones` lists it."""
+
+    name: str
+    dimension: int
+    """of its features, where the config says no more"""
+    input_size: int
+    """side of its square input, pixels"""
+    parameters: int | None
+    """None where it is no network"""
+    bytes: int | None
+    """of what it was converted to; None where it is not, or need not be"""
+
+
+class BackboneFamily(Family, Protocol):
+    """Backbones of one kind. Made without arguments.
+
+    Other packages register theirs as an entry point of the group `fruitpipe.backbones`.
+    """
+
+    @property
+    def learns(self) -> bool:
+        """Whether its backbones are made from images of the run."""
+
+    def listed(self, name: str, environment: Environment) -> Listed:
+        """One of its names."""
+
+    def worker_memory(self, config: Config) -> int:
+        """What a Python worker needs with it, MiB."""
+
+    def resolve(self, config: Config, environment: Environment, learning: Learning | None) -> ResolvedBackbone:
+        """See `fruitpipe.backbones.resolve`."""
+
+
+class Learning(Protocol):
+    """What a run has for backbones that are learnt from its images."""
+
+    @property
+    def reused(self) -> EngineSpec | None:
+        """Engine of the model that is reused; None where one is to be fitted."""
+
+    def sample(self, count: int) -> list[tuple[str, ...]]:
+        """Paths and etags of some of the run's images, drawn by their paths."""
+
+    def map(
+        self, work: Callable[[NDArray[np.uint8]], Found], sample: Sequence[tuple[str, ...]], side: int
+    ) -> list[Found]:
+        """What `work` makes of the pixels of each image, RGB of shape (side, side, 3), in order, on all cores.
+
+        Images that cannot be decoded are left out. Raises NotLearnt where it is not the time to learn.
+        """
+
+    def find(self, name: str) -> bytes | None:
+        """An object of the result."""
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write an object of the result, for other runs."""
+
+
+def all_families() -> list[BackboneFamily]:
+    """Those of other packages last."""
+    return [cast(BackboneFamily, family) for family in families()]
+
+
+def family_of(name: str) -> BackboneFamily:
+    """The family of a backbone. Raises UserError where none knows its name."""
+    if (family := find_family(name)) is None:
+        raise UserError(f"{name} is no backbone: `fruitpipe backbones` lists them.")
+    return cast(BackboneFamily, family)

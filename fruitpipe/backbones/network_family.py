@@ -1,0 +1,94 @@
+"""Networks that Keras builds and a flatbuffer runs.
+
+The flatbuffer takes raw RGB: preprocessing is part of the graph. So whoever runs one needs an engine and an image of
+the right size, not TensorFlow and not the name of the network.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fruitpipe.backbones.convert import converted, flatbuffer
+from fruitpipe.backbones.family import WORKER, Learning, Listed
+from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
+from fruitpipe.config import Config, Environment
+from fruitpipe.config.weights import is_whole_model
+
+if TYPE_CHECKING:
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+
+
+class NetworkFamily(ABC):
+    """Keras networks of one origin."""
+
+    networks: Mapping[str, KnownNetwork]
+    pattern: ClassVar[None] = None
+    keys = frozenset({"layer", "pooling", "weights", "engine", "precision"})
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    learns = False
+
+    @abstractmethod
+    def architecture(self, name: str, trained: bool) -> Any:
+        """The whole Keras network, with its trained weights or with drawn ones. Raises NoWeights."""
+
+    @abstractmethod
+    def preprocess(self, name: str, image: Any) -> Any:
+        """What is done to RGB values of 0 to 255 for this network."""
+
+    @abstractmethod
+    def has_weights(self, name: str, environment: Environment) -> bool:
+        """Whether its trained weights are on this machine."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        return list(self.networks)
+
+    def choose(
+        self, name: str, layer: str | int | None = None, pooling: str = "avg", weights: str = "imagenet"
+    ) -> NetworkChoice:
+        """One of its networks, with the layer that it has where none is named."""
+        if layer is None and not is_whole_model(weights):
+            layer = self.networks[name].layer
+        return NetworkChoice(name, layer, pooling, weights)
+
+    def chosen(self, config: Config) -> NetworkChoice:
+        """What a config says of its network."""
+        return self.choose(config.backbone, config.layer, config.pooling, config.weights)
+
+    def listed(self, name: str, environment: Environment) -> Listed:
+        known = self.networks[name]
+        found = converted(self.choose(name), environment)
+        size = found[1].stat().st_size if found else None
+        return Listed(name, known.dimension, known.side, known.parameters, size)
+
+    def worker_memory(self, config: Config) -> int:
+        """What all need, and the weights three times at its start: as sent, as read, and as packed for the processor.
+
+        Largest seen, MiB: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2.
+        """
+        known = self.networks[config.backbone]
+        is_cut = known.used is not None and self.chosen(config).layer == known.layer
+        parameters = known.used if known.used is not None and is_cut else known.parameters
+        return int(-(-(WORKER + 12 * parameters / (1 << 20)) // 10) * 10)
+
+    def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
+        """Converts the network if this machine has not done so before."""
+        from fruitpipe.backbones.resolved import ResolvedBackbone
+        from fruitpipe.engines import EngineSpec
+        from fruitpipe.engines.choice import network_kind
+
+        backbone, path = flatbuffer(self.chosen(config), environment)
+        # A known network counts as a whole: up to its maps, VGG16 has few weights and as much to compute.
+        known = self.networks[config.backbone]
+        parameters = backbone.parameters if is_whole_model(config.weights) else known.parameters
+        kind = network_kind(config.engine, config.precision, parameters)
+        engine = EngineSpec(kind, path.resolve())  # as workers may be in another folder
+        return ResolvedBackbone.of(
+            config,
+            backbone,
+            engine,
+            portable=engine._replace(kind="litert") if kind == "openvino" else engine,
+            exact=engine._replace(kind="openvino") if kind == "openvino_bf16" else None,
+        )

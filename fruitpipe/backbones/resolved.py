@@ -1,0 +1,40 @@
+"""A backbone that is ready to run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.config import Config
+from fruitpipe.engines import EngineSpec
+from fruitpipe.vision.decode import features_digest
+
+
+class ResolvedBackbone(NamedTuple):
+    """The backbone of a config, its engine here and elsewhere, and the identity of its features."""
+
+    facts: Backbone
+    engine: EngineSpec
+    features: str
+    """digest of the features that it gives under the config"""
+    portable: EngineSpec
+    """for models, whose machines may not have the engine: gives the same features but for rounding"""
+    exact: EngineSpec | None
+    """in float32, to compare with; None where `engine` is"""
+    objects: tuple[str, ...]
+    """of the result, that it is made of: kept as long as the run"""
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        facts: Backbone,
+        engine: EngineSpec,
+        *,
+        portable: EngineSpec | None = None,
+        exact: EngineSpec | None = None,
+        objects: tuple[str, ...] = (),
+    ) -> ResolvedBackbone:
+        """portable: `engine` where nothing is said."""
+        features = features_digest(facts.digest, config.image, config.precision)
+        return cls(facts, engine, features, portable or engine, exact, objects)

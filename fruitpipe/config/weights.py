@@ -1,0 +1,28 @@
+"""What may name a network's weights."""
+
+from __future__ import annotations
+
+import re
+
+from fruitpipe.config.names import one_of
+
+WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
+
+
+def weights_name(value: str) -> str:
+    """What may name weights; a folder ends in a slash. Raises PydanticCustomError `unknown_name` otherwise."""
+    if re.match(WEIGHTS, value):
+        return value
+    message = "is none of imagenet, random:SEED, a file (.weights.h5, .keras, .h5) and a SavedModel's folder (model/)."
+    return one_of(value, ["imagenet"], message)
+
+
+def is_saved_model(weights: str) -> bool:
+    """Whether they are a SavedModel: a whole model, of which no more is known than what it serves."""
+    return weights.endswith("/")
+
+
+def is_whole_model(weights: str) -> bool:
+    """Whether they bring a network of their own, which need not have the layers of the known one."""
+    is_keras = weights.endswith((".keras", ".h5")) and not weights.endswith(".weights.h5")
+    return is_saved_model(weights) or is_keras

@@ -1,0 +1,75 @@
+"""Which engine, and what it needs: the same in a task, in a model and on another machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from fruitpipe.engines.engine import CPU, Engine, bytes_of
+from fruitpipe.errors import UserError
+from fruitpipe.plugins import Registry
+
+Start = Callable[[bytes | Path, str], Engine]
+"""An engine of an artefact, bytes or a local path, on a device. Raises UserError where this machine cannot run it."""
+
+ENGINES: Registry[Start] = Registry(
+    "fruitpipe.engines",
+    {
+        "litert": "fruitpipe.engines.litert:LiteRt",
+        "openvino": "fruitpipe.engines.openvino:OpenVino",
+        "openvino_bf16": "fruitpipe.engines.openvino:OpenVinoBf16",
+        "words": "fruitpipe.engines.visual_words:WordCounts",
+        "python": "fruitpipe.engines.custom:CustomEngine",
+    },
+)
+FILES = {
+    "litert": "backbone.tflite",
+    "openvino": "backbone.tflite",
+    "openvino_bf16": "backbone.tflite",
+    "words": "vocabulary.npz",
+    "python": "backbone.json",
+}
+"""Name of the artefact in a model's folder, by kind of engine."""
+
+
+def file_name(kind: str) -> str:
+    """Name of the artefact in a model's folder."""
+    return FILES.get(kind, "backbone.bin")
+
+
+class EngineSpec(NamedTuple):
+    """Kind of an engine, its artefact, bytes or a local path, and its device; picklable."""
+
+    kind: str
+    """one of `ENGINES`"""
+    source: bytes | Path
+    """flatbuffer, vocabulary, name and version of a class, or whatever the kind takes"""
+    device: str = CPU
+
+    @property
+    def data(self) -> bytes:
+        return bytes_of(self.source)
+
+    @property
+    def size(self) -> int:
+        """of the artefact, bytes"""
+        return self.source.stat().st_size if isinstance(self.source, Path) else len(self.source)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the artefact."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def packed(self) -> EngineSpec:
+        """The same for other machines, where the file is not."""
+        return self._replace(source=self.data)
+
+    def start(self) -> Engine:
+        """Raises UserError where this machine cannot run it."""
+        try:
+            start = ENGINES.get(self.kind)
+        except KeyError:
+            raise UserError(f"no engine {self.kind} is installed here: install the package that brings it.") from None
+        return start(self.source, self.device)

@@ -1,0 +1,65 @@
+"""What a run has for a backbone that is learnt from its images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fruitpipe.config import ImageConfig
+from fruitpipe.engines import EngineSpec
+from fruitpipe.errors import NotLearnt
+from fruitpipe.pipeline.plan import Plan
+from fruitpipe.source import Reader
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks.featurize import Data, Image, decoded, fetch
+from fruitpipe.vision.decode import BadImage, Picture
+
+GROUP = 16
+"""Images in memory at once."""
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run, and the objects of its result: see `fruitpipe.backbones.family.Learning`."""
+
+    store: Store
+    plan: Plan
+    rules: ImageConfig
+    reused: EngineSpec | None
+    """engine of the model that is reused"""
+    reader: Reader | None
+    """None where nothing may be learnt, as in a plan"""
+
+    def sample(self, count: int) -> list[tuple[str, ...]]:
+        return self.plan.sample(count)
+
+    def map(
+        self, work: Callable[[NDArray[np.uint8]], Found], sample: Sequence[tuple[str, ...]], side: int
+    ) -> list[Found]:
+        if self.reader is None:
+            raise NotLearnt("the backbone is learnt by a run, and this is none.")
+
+        def each(data: Data | BadImage) -> list[Found]:
+            picture = decoded(data, side, self.rules)
+            return [work(picture.pixels)] if isinstance(picture, Picture) else []
+
+        fetched = fetch([Image(path, etag) for path, etag in sample], self.reader)
+        found: list[Found] = []
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            while group := list(islice(fetched, GROUP)):
+                found += chain.from_iterable(pool.map(each, group))
+        return found
+
+    def find(self, name: str) -> bytes | None:
+        return self.store.find(name)
+
+    def keep(self, name: str, data: bytes) -> None:
+        self.store.put(name, data)
