@@ -235,6 +235,13 @@ def test_a_wrong_value_of_an_option_is_one_line_that_names_the_key(option: str, 
     assert line.startswith(f"error: {key}: ")
 
 
+def test_other_verbs_take_the_backbone_directly_too() -> None:
+    assert json.loads(fruitpipe("convert", "--backbone", "efficientnet_lite0", "--json").stdout)["dimension"] == 1280
+    assert "orb is no network" in one_line_error(fruitpipe("convert", "--backbone", "orb", "--set", BACKBONE, code=2))
+    line = one_line_error(fruitpipe("doctor", "--backbone", "resnet5", code=2))
+    assert "Did you mean 'resnet50'?" in line
+
+
 def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "fruitpipe.json").write_text("{}")
     (tmp_path / "latest.json").write_text("{")
