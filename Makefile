@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
-TESTS := -m "not slow"
+TESTS := not slow and not cluster
 
 .PHONY: help setup demo test test-all lint unit e2e s3 image lock clean
 
@@ -26,7 +26,7 @@ demo: setup ## Draw a few hundred small fruits and run the main job on them
 
 test: lint unit ## Check style and types, run the tests in minutes
 
-test-all: TESTS :=
+test-all: TESTS := not cluster
 test-all: lint unit ## The same with the slow tests: large networks, emulators, the image
 
 lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
@@ -40,10 +40,10 @@ lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
 unit: setup ## Run the tests, two files at once
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(TESTS)"
 
 e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
-	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest tests/test_cluster.py tests/test_release.py
+	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m cluster
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py

@@ -62,7 +62,7 @@ def fruitpipe(
     """
     words = ["fruitpipe", *map(str, arguments)]
     with patch.dict(os.environ, os.environ if variables is None else variables, clear=True), patch("sys.argv", words):
-        if "run" in words[1:2]:
+        if {"run", "doctor"} & set(words[1:2]):
             own = [word for word in words if word.startswith(("spark.", "--verbose"))]
             assert not own, f"{own} is for a Spark of its own, which process() starts"
             spark()

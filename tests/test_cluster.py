@@ -12,6 +12,8 @@ import pytest
 from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, wait_for
 from seaweed import Server
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.mark.parametrize("how", ["its pod is deleted", "it gets SIGTERM"])
 def test_an_executor_that_is_told_to_go_finishes_its_task(

@@ -28,7 +28,7 @@ from seaweed import BUCKET, Server
 
 COUNT = 320
 EXAMPLES = Path(__file__).parents[1] / "examples"
-pytestmark = pytest.mark.usefixtures("cluster_image")
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster_image")]
 
 
 @pytest.fixture(scope="module")
