@@ -132,8 +132,8 @@ def keras_features(
 @pytest.mark.parametrize(
     ("name", "function", "layer"),
     [
-        ("resnet50", "ResNet50", "avg_pool"),
-        ("vgg16", "VGG16", "block5_pool"),
+        pytest.param("resnet50", "ResNet50", "avg_pool", marks=pytest.mark.slow),
+        pytest.param("vgg16", "VGG16", "block5_pool", marks=pytest.mark.slow),
         ("efficientnet_v2_b0", "EfficientNetV2B0", -2),
     ],
 )
@@ -163,6 +163,7 @@ def test_any_layer_and_pooling(drawn: Callable[..., tuple[Backbone, Path]], frui
     np.testing.assert_allclose(features(path, paths), expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_vggs_fully_connected_layers_are_there_for_who_asks(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path
 ) -> None:

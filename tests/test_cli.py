@@ -112,7 +112,7 @@ def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Pat
 
 
 def test_verbose_brings_back_what_spark_says(fruits: Path, tmp_path: Path) -> None:
-    done = process("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
+    done = fruitpipe("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
     assert "WARN" in done.stderr or "INFO" in done.stderr
 
 

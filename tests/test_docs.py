@@ -26,11 +26,10 @@ import numpy as np
 import pytest
 import yaml
 from chart import helm
-from command import BACKBONE
+from command import BACKBONE, fruitpipe
 from s3 import options, upload
 from seaweed import BUCKET, Server
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from fruitpipe import config
 from fruitpipe.cli.app import app
@@ -82,9 +81,7 @@ class Desk:
 
     def fruitpipe(self, *words: str) -> str:
         """What the command line prints; it must end well."""
-        done = CliRunner().invoke(app, words, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.stdout
+        return fruitpipe(*words).stdout
 
     def meant(self, text: str) -> str:
         """With this desk's names for those that stand for the reader's."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from command import BACKBONE, fruitpipe, one_line_error, process
+from command import BACKBONE, fruitpipe, one_line_error
 from faults import Proxy, Response, s3_error
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
@@ -243,7 +243,7 @@ def test_workers_are_patient_with_buckets_that_a_manifest_names(
     manifest.write_text("\n".join(urls))
     with Proxy(server.endpoint, rewrite=busy) as proxy:
         settings = options(proxy.endpoint, BACKBONE, "spark.master=local[1]")
-        done = process("run", manifest, tmp_path / "out", *settings, "--json", variables=admin)
+        done = fruitpipe("run", manifest, tmp_path / "out", *settings, "--json", variables=admin)
     assert json.loads(done.stdout)["failed"] == 0
     assert len(asked) == 4  # once for all threads of the worker
 

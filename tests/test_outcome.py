@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from command import BACKBONE, command, fruitpipe, one_line_error
+from command import BACKBONE, fruitpipe, one_line_error, process
 from conftest import unavailable
 
 from fruitpipe.errors import FruitpipeError, TooManyFailures
@@ -27,12 +27,10 @@ def test_a_failing_database_is_one_line_and_an_outcome(
         unavailable("only root can mount a small file system")
     try:
         monkeypatch.setenv("TMPDIR", str(small))
-        arguments = command("run", fruits, out, "--set", BACKBONE)
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        done = process("run", fruits, out, "--set", BACKBONE, code=1)
     finally:
         subprocess.run(["umount", small], check=True)
     monkeypatch.delenv("TMPDIR")
-    assert done.returncode == 1
     error = one_line_error(done).removeprefix("error: ")
     assert "the plan's database failed" in error
     (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)
