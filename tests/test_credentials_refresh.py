@@ -24,6 +24,8 @@ from s3 import environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
 from test_crash import wait
 
+from fruitpipe.config import Environment
+
 KINDS = ("container", "web-identity", "instance")
 LIFETIME = 8
 """Seconds of a session. obstore asks for keys every five; those of AWS live for a quarter of an hour at least."""
@@ -300,7 +302,8 @@ def test_keys_of_a_profile(place: str, server: Server, images: None, tmp_path: P
     file.write_text(
         f"[default]\n{keys}" if place == "home" else f"[default]\n{keys.replace(guest.secret_key, 'x')}[guest]\n{keys}"
     )
-    variables = environment(server, None) | {"HOME": str(tmp_path)}
+    cache = str(Environment.read().cache)  # of converted backbones, else below that home
+    variables = environment(server, None) | {"HOME": str(tmp_path), "FRUITPIPE_CACHE": cache}
     if place == "home":
         del variables["AWS_SHARED_CREDENTIALS_FILE"]
     else:
