@@ -50,6 +50,10 @@ def write_index(store: Store, rows: Sequence[tuple[str, str | None, str, int]], 
     store.put(layout.work(RUN, layout.INDEX), sink.getvalue())
 
 
+def file(store: Store, name: str) -> io.BytesIO:
+    return io.BytesIO(store.get(name))
+
+
 def test_a_sample_is_evenly_spaced_with_its_features_and_labels(made: Features) -> None:
     found = [reduce.Sample(made.store, RUN, 7)(number) for number in (0, 1)]
     features, labels = np.concatenate([each[0] for each in found]), [label for each in found for label in each[1]]
@@ -88,7 +92,7 @@ def project(made: Features, model: Pca, formats: tuple[str, ...] = ()) -> list[r
 
 
 def table(made: Features) -> pa.Table:
-    return pa.concat_tables(pq.read_table(made.store.open(layout.vectors(RUN, number))) for number in (0, 1))
+    return pa.concat_tables(pq.read_table(file(made.store, layout.vectors(RUN, number))) for number in (0, 1))
 
 
 def test_merged_moments_are_those_of_the_whole(made: Features) -> None:
@@ -109,7 +113,7 @@ def test_fitting_again_gives_the_same_bits_in_any_order_of_tasks(made: Features)
 
 def test_other_vector_parts_give_the_same_moments(made: Features) -> None:
     expected = fit(made)
-    rows = pq.read_table(made.store.open(layout.work(RUN, layout.INDEX))).to_pylist()
+    rows = pq.read_table(file(made.store, layout.work(RUN, layout.INDEX))).to_pylist()
     write_index(made.store, [tuple(row.values()) for row in rows], [0, 1, 700, 2500, 4999, COUNT])
     found = fit(made, 5)
     np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-10, atol=1e-10 * expected.scatter.max())
@@ -128,7 +132,7 @@ def test_vectors_are_those_of_the_pca_of_the_whole_matrix(made: Features) -> Non
 
 def test_the_published_schema_is_a_fixed_size_list_with_metadata(made: Features) -> None:
     project(made, pca.fit(fit(made), 4))
-    schema = pq.read_schema(made.store.open(layout.vectors(RUN, 0)))
+    schema = pq.read_schema(file(made.store, layout.vectors(RUN, 0)))
     assert schema.names == ["path", "label", "vector"]
     assert schema.field("vector").type == pa.list_(pa.float32(), 4)
     assert not schema.field("path").nullable
@@ -145,7 +149,7 @@ def test_json_lines_and_csv_hold_the_vectors_of_the_parquet(made: Features) -> N
     assert [each["label"] for each in documents] == expected["label"].to_pylist()
     vectors = np.array([each["vector"] for each in documents], np.float32)
     assert np.array_equal(vectors, vectors_of(expected))
-    frames = pd.concat(pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1))
+    frames = pd.concat(pd.read_csv(file(made.store, layout.vectors(RUN, number, "csv"))) for number in (0, 1))
     assert frames.columns.to_list() == ["path", "label", "c0", "c1", "c2", "c3"]
     assert frames["path"].to_list() == expected["path"].to_pylist()
     assert frames["label"].to_list() == expected["label"].to_pylist()
@@ -159,10 +163,10 @@ def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) 
     write_index(store, [(path, None, name, row) for row, path in enumerate("abc")], [0, 3])
     model = pca.fit(Moments.of(rows), 1)
     reduce.Project(store, RUN, open_sinks(("json", "csv"), store, RUN, one_file=False), {}, 10)(0, lambda: model)
-    assert pq.read_table(store.open(layout.vectors(RUN, 0)))["label"].to_pylist() == [None] * 3
+    assert pq.read_table(file(store, layout.vectors(RUN, 0)))["label"].to_pylist() == [None] * 3
     lines = store.get(layout.vectors(RUN, 0, "json")).splitlines()
     assert [json.loads(line)["label"] for line in lines] == [None] * 3
-    assert pd.read_csv(store.open(layout.vectors(RUN, 0, "csv")))["label"].isna().all()
+    assert pd.read_csv(file(store, layout.vectors(RUN, 0, "csv")))["label"].isna().all()
 
 
 def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made: Features) -> None:
@@ -178,8 +182,8 @@ def test_files_are_described_as_they_are_and_a_retry_writes_the_same_bytes(made:
 
 def test_parts_are_joined_with_one_header_and_described_as_they_are(made: Features, tmp_path: Path) -> None:
     parts = project(made, pca.fit(fit(made), 4), ("json", "csv"))
-    names = [file.name for part in parts for file in part.files]
-    frames = [pd.read_csv(made.store.open(layout.vectors(RUN, number, "csv"))) for number in (0, 1)]
+    names = [each.name for part in parts for each in part.files]
+    frames = [pd.read_csv(file(made.store, layout.vectors(RUN, number, "csv"))) for number in (0, 1)]
     lines = [made.store.get(layout.vectors(RUN, number, "json")) for number in (0, 1)]
     committed = []
     sinks = open_sinks(("json", "csv"), made.store, RUN, one_file=True)
@@ -192,7 +196,7 @@ def test_parts_are_joined_with_one_header_and_described_as_they_are(made: Featur
         assert joined.sha256 == hashlib.sha256(data).hexdigest()
     assert made.store.get(layout.whole(RUN, "json")) == b"".join(lines)
     pd.testing.assert_frame_equal(
-        pd.read_csv(made.store.open(layout.whole(RUN, "csv"))), pd.concat(frames, ignore_index=True)
+        pd.read_csv(file(made.store, layout.whole(RUN, "csv"))), pd.concat(frames, ignore_index=True)
     )
     left = {name for name, _ in made.store.names(layout.run(RUN))}
     assert not left & {layout.run(RUN, name) for name in names if not name.startswith("vectors/")}

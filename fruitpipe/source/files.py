@@ -68,14 +68,14 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
         folder, ancestors = folders.pop()
         try:
             identity = Path(folder).stat()
+            here = (identity.st_dev, identity.st_ino)
+            if here in ancestors:  # a link to a folder above
+                continue
             entries = os.scandir(folder)
         except OSError as error:
             raise UserError(
                 f"cannot list {folder}: {error.strerror}. Give read rights on it or move it away."
             ) from error
-        here = (identity.st_dev, identity.st_ino)
-        if here in ancestors:  # a link to a folder above
-            continue
         with entries:
             for entry in entries:
                 if entry.name.startswith("."):
