@@ -40,7 +40,7 @@ lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
 unit: setup ## Run the tests, two files at once
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(TESTS)"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 
 e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
 	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m cluster
