@@ -69,7 +69,7 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
     increments: runs that the features came in, each with every so many-th image.
     """
     store = LocalStore(str(output))
-    store.prepare()
+    store.create()
     picture = Picture(np.zeros((1, 1, 3), np.uint8), width=100, height=100)
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
     for increment in range(increments):

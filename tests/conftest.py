@@ -53,7 +53,7 @@ without_bf16 = pytest.mark.skipif(has_bf16(), reason="this processor has bf16, s
 def store(tmp_path: Path) -> Store:
     """An empty result."""
     made = LocalStore(str(tmp_path / "out"))
-    made.prepare()
+    made.create()
     return made
 
 

@@ -91,7 +91,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     else:
         s3: S3Config = request.getfixturevalue("s3")
         made = open_store(f"s3://{BUCKET}/compaction/{uuid4().hex}", s3)
-    made.prepare()
+    made.create()
     return made
 
 
@@ -154,7 +154,7 @@ def changes(out: Path, scratch: Path) -> Iterator[LocalStore]:
 
 def test_a_crash_after_any_change_loses_no_row_and_the_next_call_ends_the_work(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path / "out"))
-    store.prepare()
+    store.create()
     put_increments(store, 5, 1000)
     compact(store)
     features = np.ones((40, DIMENSION), np.float32)

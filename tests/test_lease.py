@@ -56,7 +56,7 @@ def put(store: Store, **changes: object) -> bytes:
 def test_a_lease_is_there_while_it_is_held_and_gone_after(store: Store) -> None:
     with Lease(store, "first") as lease:
         assert json.loads(store.get(layout.LEASE))["pid"] == os.getpid()
-        lease.check()
+        lease.require_held()
     assert store.find(layout.LEASE) is None
     with Lease(store, "again"):
         pass
@@ -71,7 +71,7 @@ def test_it_is_given_up_when_its_block_fails(store: Store) -> None:
 def test_a_second_holder_is_refused_and_told_of_the_first(store: Store) -> None:
     with Lease(store, "run one") as lease:
         message = refusal(store)
-        lease.check()
+        lease.require_held()
     assert f"run one (process {os.getpid()} on " in message
     assert store.url in message
 
@@ -85,7 +85,7 @@ def test_the_lease_of_a_dead_process_is_taken_over_at_once(store: Store, holder:
     holder.wait()
     assert json.loads(store.get(layout.LEASE))["pid"] == holder.pid
     with Lease(store, "heir") as lease:
-        lease.check()
+        lease.require_held()
 
 
 def test_the_lease_of_a_dead_process_that_nobody_waits_for_is_taken_over_at_once(
@@ -95,13 +95,13 @@ def test_the_lease_of_a_dead_process_that_nobody_waits_for_is_taken_over_at_once
     holder.kill()
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
     with Lease(store, "heir") as lease:
-        lease.check()
+        lease.require_held()
 
 
 def test_the_lease_of_a_process_whose_number_was_given_away_is_taken_over(store: Store) -> None:
     put(store, process_started=1.0)
     with Lease(store, "heir") as lease:
-        lease.check()
+        lease.require_held()
 
 
 def test_the_lease_of_another_host_is_refused_while_it_is_fresh(store: Store) -> None:
@@ -112,14 +112,14 @@ def test_the_lease_of_another_host_is_refused_while_it_is_fresh(store: Store) ->
 def test_the_lease_of_another_host_is_taken_over_when_it_lapsed(store: Store) -> None:
     put(store, host="elsewhere", pid=1, renewed=time.time() - LIFETIME - 1)
     with Lease(store, "heir") as lease:
-        lease.check()
+        lease.require_held()
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null", b"\xff"])
 def test_a_lease_that_says_nothing_is_taken_over(store: Store, data: bytes) -> None:
     store.put(layout.LEASE, data)
     with Lease(store, "heir") as lease:
-        lease.check()
+        lease.require_held()
 
 
 def test_who_lost_the_lease_is_told_and_leaves_the_others_alone(store: Store) -> None:
@@ -127,7 +127,7 @@ def test_who_lost_the_lease_is_told_and_leaves_the_others_alone(store: Store) ->
         theirs = json.dumps(json.loads(store.get(layout.LEASE)) | {"host": "elsewhere"}).encode()
         store.put(layout.LEASE, theirs)
         with pytest.raises(FruitpipeError, match="took over") as caught:
-            lease.check()
+            lease.require_held()
         assert len(str(caught.value).splitlines()) == 1
     assert store.get(layout.LEASE) == theirs
 
@@ -136,7 +136,7 @@ def test_a_lease_that_vanished_is_lost(store: Store) -> None:
     with Lease(store, "first") as lease:
         store.delete(layout.LEASE)
         with pytest.raises(FruitpipeError, match="took over"):
-            lease.check()
+            lease.require_held()
 
 
 def test_it_is_renewed_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_it_is_renewed_while_it_is_held(store: Store, monkeypatch: pytest.Monkey
                 break
         else:
             pytest.fail("never renewed")
-        lease.check()
+        lease.require_held()
     assert store.find(layout.LEASE) is None
 
 

@@ -55,7 +55,7 @@ def url(emulator: Emulator, request: pytest.FixtureRequest) -> str:
 def store(url: str) -> Store:
     """An empty result."""
     made = open_store(url)
-    made.prepare()
+    made.create()
     return made
 
 
@@ -143,7 +143,7 @@ def test_a_bucket_that_is_not_there_is_an_error_of_one_line(emulator: Emulator) 
     # Where Google says NoSuchBucket, fake-gcs-server says 500.
     kind = {"gs": FruitpipeError, "az": NoBucket}[emulator.scheme]
     with pytest.raises(kind, match="nowhere") as caught:
-        open_store(f"{emulator.scheme}://nowhere").prepare()
+        open_store(f"{emulator.scheme}://nowhere").create()
     assert len(str(caught.value).splitlines()) == 1
 
 

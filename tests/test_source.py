@@ -416,7 +416,7 @@ def test_a_glob_that_starts_nowhere_is_a_user_error_that_names_the_folder(tmp_pa
     assert f"{tmp_path}/x.jpg is not a folder" in refusal(tmp_path / "x.jpg" / "*.jpg")
     for glob in (f"{tmp_path}/**.jpg", f"s3://{BUCKET}/**.jpg"):
         with pytest.raises(UserError, match=r"\*\* stands for folders"):
-            source.check([glob], s3)
+            source.check_inputs([glob], s3)
 
 
 def test_a_bucket_is_listed_from_its_root(admin: Any, s3: S3Config) -> None:

@@ -54,7 +54,7 @@ def prefix() -> str:
 @pytest.fixture
 def local(tmp_path: Path) -> LocalStore:
     made = LocalStore(str(tmp_path / "out"))
-    made.prepare()
+    made.create()
     return made
 
 
@@ -67,13 +67,13 @@ def store(request: pytest.FixtureRequest) -> Store:
     if request.param == "s3":
         return in_bucket(prefix, server)
     made = open_store(f"{request.param}://{BUCKET}/{prefix}")
-    made.prepare()
+    made.create()
     return made
 
 
 def in_bucket(prefix: str, s3: S3Config, **settings: Any) -> Store:
     made = open_store(f"s3://{BUCKET}/{prefix}", s3.model_copy(update=settings))
-    made.prepare()
+    made.create()
     return made
 
 
@@ -255,7 +255,7 @@ def test_a_place_that_cannot_be_made_is_a_user_error_of_one_line(tmp_path: Path,
     (tmp_path / "file").write_bytes(b"")
     for url in (tmp_path / "file", tmp_path / "file" / "out", "s3://no-such-bucket/out"):
         with pytest.raises(UserError) as caught:
-            open_store(str(url), s3).prepare()
+            open_store(str(url), s3).create()
         assert str(url).removeprefix("s3://").partition("/")[0] in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
 

@@ -22,7 +22,7 @@ from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, NotLearnt, UserError
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
-from fruitpipe.objects.error_messages import explained, one_line
+from fruitpipe.objects.error_messages import in_our_words, one_line
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.place import Place
 from fruitpipe.source import Reader
@@ -188,7 +188,7 @@ def identity(place: Place) -> str:
 
 
 def clock(bucket: Bucket) -> str:
-    with explained(bucket.place, "list"):
+    with in_our_words(bucket.place, "list"):
         told = head(botocore_client(bucket.place, AT_FIRST), bucket.place.name).get("date")
     if not told:
         return f"{bucket.place.server} does not tell the time"
@@ -201,7 +201,7 @@ def clock(bucket: Bucket) -> str:
 
 
 def readable(url: str, config: Config) -> str:
-    source.check([url], config.s3)
+    source.check_inputs([url], config.s3)
     batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000), None)
     if batch is None:
         raise source.no_images([url])
@@ -210,7 +210,7 @@ def readable(url: str, config: Config) -> str:
         data = Reader(config.s3, config.image.max_bytes).read(first, etag)
     except BadImage as error:
         raise UserError(f"{first} cannot be read, {error.status}: {str(error).rstrip('.')}.") from error
-    listed = "named" if kind_of(url) == "manifest" else "listed"
+    listed = "named" if kind_of(url) == "list" else "listed"
     return f"images {listed}, {first} read ({size(len(data))})"
 
 
@@ -221,7 +221,7 @@ def writable(config: Config) -> str:
     made = [] if is_remote(config.output) else [each for each in (folder, *folder.parents) if not each.exists()]
     name = layout.scratch()
     try:
-        store.prepare()
+        store.create()
         store.put(name, b"fruitpipe doctor")
         if store.find(name) != b"fruitpipe doctor":
             raise UserError("what was written is not what is read: this store is not consistent.")

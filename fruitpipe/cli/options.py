@@ -24,7 +24,7 @@ Places = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGES... OUT",
-        help="Images: folders, globs, manifests, s3:// or gs:// prefixes. Last, the folder or prefix of results. "
+        help="Images: folders, globs, lists of images, s3:// or gs:// prefixes. Last, the folder or prefix of results. "
         "[config: input, output]",
         show_default=False,
     ),

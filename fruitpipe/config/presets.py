@@ -29,8 +29,8 @@ def keys_of(name: str) -> dict[str, Any]:
     return tree
 
 
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Two trees as one; where both say something of a key, the second is right."""
     both = ((name, under[name], over[name]) for name in under.keys() & over.keys())
-    deeper = {name: merge(a, b) for name, a, b in both if isinstance(a, Mapping) and isinstance(b, Mapping)}
+    deeper = {name: overlaid(a, b) for name, a, b in both if isinstance(a, Mapping) and isinstance(b, Mapping)}
     return {**under, **over, **deeper}

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from fruitpipe.config.families import BACKBONE_KEYS, backbone_name, find_family, names_schema
 from fruitpipe.config.formats import FormatSchema, format_name
 from fruitpipe.config.places import location
-from fruitpipe.config.presets import PRESETS, keys_of, merge, preset_name
+from fruitpipe.config.presets import PRESETS, keys_of, overlaid, preset_name
 from fruitpipe.config.secrets import secret_free
 from fruitpipe.config.weights import WEIGHTS, is_saved_model, weights_name
 
@@ -88,7 +88,7 @@ class ImageConfig(Section):
         return self.model_dump(exclude={"max_bytes", "max_pixels", "max_aspect"})
 
     @property
-    def taken(self) -> dict[str, str | bool]:
+    def non_default_steps(self) -> dict[str, str | bool]:
         """Steps beside resampling that are not as by default."""
         plain = ImageConfig().steps
         return {name: value for name, value in self.steps.items() if name != "resample" and value != plain[name]}
@@ -192,7 +192,7 @@ class Config(Section):
         Annotated[Location, Tag(ONE)] | Annotated[list[Location], Field(min_length=1), Tag(SEVERAL)],
         Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
     ]
-    """Images: a folder, searched recursively, a glob, or a manifest (Parquet, CSV, JSON lines, text, S3 Inventory);
+    """Images: a folder, searched recursively, a glob, or a list of them (Parquet, CSV, JSON lines, text, S3 Inventory);
     on disk or as s3://bucket/folder. Several as a list."""
     output: Location
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
@@ -256,10 +256,10 @@ class Config(Section):
         }
         name = given.get("preset")
         if isinstance(name, str) and name in PRESETS:
-            given = merge(keys_of(name), given)
+            given = overlaid(keys_of(name), given)
         name = given.get("backbone")
         if isinstance(name, str) and (family := find_family(name)):
-            given = merge(family.defaults, given)
+            given = overlaid(family.defaults, given)
         return given
 
     @model_validator(mode="after")

@@ -93,12 +93,12 @@ class WordCounts:
     def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
         for pixels, feature in zip(batch, out, strict=True):
             points = self._detector.points(self._detector.describe(self._opened, pixels))
-            counts = np.bincount(nearest(points, self._words), minlength=self.dimension)
+            counts = np.bincount(nearest_words(points, self._words), minlength=self.dimension)
             np.sqrt(counts, out=feature, casting="same_kind")
         return {}
 
 
-def nearest(points: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.intp]:
+def nearest_words(points: NDArray[np.float32], words: NDArray[np.float32]) -> NDArray[np.intp]:
     """Number of the word nearest to each point."""
     # |p - w|² = |p|² - 2 p·w + |w|², of which the first is the same for all words
     return np.asarray((np.square(words).sum(axis=1) - 2 * points @ words.T).argmin(axis=1))

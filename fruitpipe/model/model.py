@@ -91,7 +91,7 @@ class Model:
 
         Raises UserError where the model's backbone is a class that the caller has not named.
         """
-        self.check_class()
+        self.require_named_class()
         reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
         threads = threads or len(os.sched_getaffinity(0))
         stream = iter(paths)
@@ -112,7 +112,7 @@ class Model:
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
 
-    def check_class(self) -> None:
+    def require_named_class(self) -> None:
         """Raises UserError where the model's backbone is code that the caller has not named."""
         from fruitpipe.engines.custom import class_of
 

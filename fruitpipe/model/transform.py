@@ -43,7 +43,7 @@ def transform_folder(
     Raises UserError where the model or the images are missing, or the file cannot be written.
     """
     model = load_model(model_path, s3, backbone)
-    model.check_class()
+    model.require_named_class()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
     listing = source.list_images(images, labels, s3=s3, batch=BATCH)

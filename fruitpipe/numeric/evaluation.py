@@ -96,7 +96,9 @@ def sizes(components: int) -> list[int]:
 def accuracy(space: NDArray[np.floating], labels: NDArray[np.intp]) -> Accuracy:
     """Of both classifiers, for images at points of shape (n, p) with labels of shape (n,)."""
     points = compact(space.astype(np.float64))
-    return Accuracy(dimension=space.shape[1], nearest=nearest(points, labels), logistic=logistic(points, labels))
+    return Accuracy(
+        dimension=space.shape[1], nearest=nearest_accuracy(points, labels), logistic=logistic_accuracy(points, labels)
+    )
 
 
 def compact(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,7 +112,7 @@ def compact(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return rotated.T
 
 
-def nearest(points: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
+def nearest_accuracy(points: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
     """Share of images whose nearest other image, by Euclidean distance, has their label."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -118,7 +120,7 @@ def nearest(points: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
     return float(np.mean(labels[found[:, 0]] == labels))
 
 
-def logistic(points: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
+def logistic_accuracy(points: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
     """Share of images whose label a multinomial logistic regression finds that was fitted on the other four of five
     stratified folds.
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from fruitpipe.config import PcaConfig
 from fruitpipe.numeric import pca
-from fruitpipe.numeric.evaluation import nearest
+from fruitpipe.numeric.evaluation import nearest_accuracy
 from fruitpipe.numeric.moments import Moments
 
 SAMPLE = 200
@@ -59,17 +59,17 @@ def compare(
         images=len(exact),
         cosine=float(cosines.mean()),
         worst_cosine=float(cosines.min()),
-        float32=judge(exact, labels, options),
-        bf16=judge(rounded, labels, options),
+        float32=measured(exact, labels, options),
+        bf16=measured(rounded, labels, options),
     )
 
 
-def judge(features: NDArray[np.float32], labels: Sequence[str | None], options: PcaConfig | None) -> Precise:
+def measured(features: NDArray[np.float32], labels: Sequence[str | None], options: PcaConfig | None) -> Precise:
     """Components that these features need, and how often the nearest other vector has the same label."""
     vectors = features
     if options:
         fitted = pca.fit(Moments.of(features), options.components, options.variance, options.scale)
         vectors = fitted.transform(features)
     known = np.array([label or "" for label in labels])
-    judged = nearest(vectors.astype(np.float64), known) if len(set(labels)) > 1 else None
-    return Precise(components=vectors.shape[1], nearest=judged)
+    accuracy = nearest_accuracy(vectors.astype(np.float64), known) if len(set(labels)) > 1 else None
+    return Precise(components=vectors.shape[1], nearest=accuracy)

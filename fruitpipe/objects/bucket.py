@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from fruitpipe.errors import UserError
 from fruitpipe.objects.clients import AT_FIRST, LATER, botocore_client, client_of
-from fruitpipe.objects.error_messages import explained
+from fruitpipe.objects.error_messages import in_our_words
 from fruitpipe.objects.place import Place
-from fruitpipe.objects.retry import Patience, insist
+from fruitpipe.objects.retry import Retry, retried
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode, UpdateVersion
@@ -80,8 +80,8 @@ class Bucket:
         import obstore
 
         unnameable = (ValueError, obstore.exceptions.InvalidPathError)  # shows as well that there is something
-        with explained(self.place, "list", prefix), suppress(*unnameable):
-            first = insist(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
+        with in_our_words(self.place, "list", prefix), suppress(*unnameable):
+            first = retried(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
             return first is not None
         return True
 
@@ -89,12 +89,12 @@ class Bucket:
         """Objects below a folder that come after a key, as batches of the schema PAGE, ordered by key."""
         import obstore
 
-        patience = Patience()
-        with explained(self.place, "list", prefix):
+        retry = Retry()
+        with in_our_words(self.place, "list", prefix):
             while True:
                 try:
                     for batch in self._pages(prefix, last):
-                        patience, last = Patience(), batch["key"][-1].as_py()
+                        retry, last = Retry(), batch["key"][-1].as_py()
                         yield batch
                 except (ValueError, obstore.exceptions.InvalidPathError):
                     if self.place.scheme != "s3":
@@ -103,7 +103,7 @@ class Bucket:
                         ) from None
                     yield from self._pages_of_any(prefix, last)
                 except obstore.exceptions.GenericError as error:
-                    patience.wait(error)
+                    retry.wait(error)
                     continue
                 return
 
@@ -138,7 +138,7 @@ class Bucket:
         start = below(prefix)
         # The key's own folder may have more: Ceph does not tell, and SeaweedFS tells of folders within it instead.
         inside, pages = [last], []
-        with explained(self.place, "list", prefix):
+        with in_our_words(self.place, "list", prefix):
             for answer in self._list(prefix, last, Delimiter="/"):
                 inside += [each["Prefix"] for each in answer.get("CommonPrefixes", [])]
                 folders = dict.fromkeys(key[: key.find("/", len(start))] for key in inside if "/" in key[len(start) :])
@@ -153,17 +153,17 @@ class Bucket:
         """Names of the folders right below one, sorted."""
         import obstore
 
-        with explained(self.place, "list", prefix):
-            found = insist(lambda: obstore.list_with_delimiter(self.client(), prefix or None))
+        with in_our_words(self.place, "list", prefix):
+            found = retried(lambda: obstore.list_with_delimiter(self.client(), prefix or None))
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
     def get(self, key: str, etag: str | None = None, max_bytes: int | None = None) -> Found:
         """An object. Raises Changed where its etag is not `etag`, and OverflowError beyond `max_bytes`, unread."""
         import obstore
 
-        with explained(self.place, "read", key):
+        with in_our_words(self.place, "read", key):
             try:
-                return insist(lambda: self._get(key, etag, max_bytes))
+                return retried(lambda: self._get(key, etag, max_bytes))
             except obstore.exceptions.PreconditionError:
                 raise Changed from None
             except ValueError:
@@ -219,7 +219,7 @@ class Bucket:
         # obstore takes signed bytes, as Arrow's are, for a sequence of numbers.
         body = data if isinstance(data, Path) else memoryview(data).cast("B")
         size = body.stat().st_size if isinstance(body, Path) else len(body)
-        with explained(self.place, "write", key):
+        with in_our_words(self.place, "write", key):
             obstore.put(self.client(), key, body, tags=self.place.s3.tags or None, use_multipart=size >= LARGE)
 
     def put_if(self, key: str, data: bytes, found: Found | None) -> bool:
@@ -229,13 +229,13 @@ class Bucket:
         refused = (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError)
         mode: PutMode = found.version if found else "create"
         tags, mine = self.place.s3.tags or None, {"writer": uuid.uuid4().hex}
-        with explained(self.place, "write", key):
+        with in_our_words(self.place, "write", key):
             try:
-                insist(lambda: obstore.put(self.client(), key, data, attributes=mine, mode=mode, tags=tags))
+                retried(lambda: obstore.put(self.client(), key, data, attributes=mine, mode=mode, tags=tags))
             except refused:
                 # A repeated request is refused if the first one was carried out and its answer lost.
                 try:
-                    answer = insist(lambda: obstore.get(self.client(), key))
+                    answer = retried(lambda: obstore.get(self.client(), key))
                 except FileNotFoundError:
                     return False
                 return answer.attributes.get("writer") == mine["writer"]
@@ -245,15 +245,15 @@ class Bucket:
         """Deleting what is not there is no error."""
         import obstore
 
-        with explained(self.place, "delete", key), suppress(FileNotFoundError):
-            insist(lambda: obstore.delete(self.client(), key))
+        with in_our_words(self.place, "delete", key), suppress(FileNotFoundError):
+            retried(lambda: obstore.delete(self.client(), key))
 
     def abort_uploads(self, prefix: str, wanted: Callable[[str], bool]) -> int:
         """Clear away what uploads in parts of `wanted` keys left behind that never ended; say how many. S3 only."""
         if self.place.scheme != "s3":
             return 0
         client, count = botocore_client(self.place), 0
-        with explained(self.place, "delete", prefix):
+        with in_our_words(self.place, "delete", prefix):
             pages = client.get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.place.name, Prefix=below(prefix)):
                 for upload in filter(lambda each: wanted(each["Key"]), page.get("Uploads", [])):
@@ -271,7 +271,7 @@ class ObjectFile(io.RawIOBase):
         import obstore
 
         self._bucket, self._key, self._position = bucket, key, 0
-        with explained(bucket.place, "read", key):
+        with in_our_words(bucket.place, "read", key):
             self._size = obstore.head(bucket.client(), key)["size"]
 
     def readable(self) -> bool:
@@ -294,7 +294,7 @@ class ObjectFile(io.RawIOBase):
         end = min(self._position + len(buffer), self._size)
         if end <= self._position:
             return 0
-        with explained(self._bucket.place, "read", self._key):
+        with in_our_words(self._bucket.place, "read", self._key):
             data = obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end)
         buffer[: len(data)] = data
         self._position += len(data)

@@ -1,4 +1,4 @@
-"""Clients of object stores: where a bucket is, with whose credentials, with how much patience.
+"""Clients of object stores: where a bucket is, with whose credentials, with how much retry.
 
 Credentials come from botocore's chain (environment, profile, web identity, Pod Identity, instance role), for every
 request alike. botocore renews them by itself; clients ask it again every few seconds.
@@ -45,7 +45,7 @@ def _client(pid: int, place: Place, retries: int) -> ObjectStore:
     from obstore import store as stores
 
     environment, s3, name = Environment.read(), place.s3, place.name
-    patience: RetryConfig = {
+    retry: RetryConfig = {
         "max_retries": retries,
         "retry_timeout": timedelta(minutes=3),
         "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
@@ -62,11 +62,11 @@ def _client(pid: int, place: Place, retries: int) -> ObjectStore:
                 # It takes any token. Without one, obstore would look for credentials as soon as it writes.
                 config={"base_url": host if "://" in host else f"http://{host}", "bearer_token": "none"},
                 client_options=options | {"allow_http": True},
-                retry_config=patience,
+                retry_config=retry,
             )
-        return stores.GCSStore(name, client_options=options, retry_config=patience)
+        return stores.GCSStore(name, client_options=options, retry_config=retry)
     if place.scheme == "az":
-        return stores.AzureStore(name, client_options=options, retry_config=patience)
+        return stores.AzureStore(name, client_options=options, retry_config=retry)
     if ca_file := authority(s3, environment):
         options["root_certificate"] = Path(ca_file).read_bytes()
     settings = {
@@ -82,7 +82,7 @@ def _client(pid: int, place: Place, retries: int) -> ObjectStore:
         name,
         config=cast("ClientSettings", {key: value for key, value in settings.items() if value is not None}),
         client_options=options,
-        retry_config=patience,
+        retry_config=retry,
         credential_provider=Credentials(),
     )
 

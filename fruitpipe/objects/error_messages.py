@@ -128,7 +128,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
 
 
 @contextmanager
-def explained(place: Place, action: Action, key: str = "") -> Iterator[None]:
+def in_our_words(place: Place, action: Action, key: str = "") -> Iterator[None]:
     """Turn the errors of clients into ours.
 
     Raises FileNotFoundError where there is no such key, UserError for what a person can fix, FruitpipeError where the
@@ -138,12 +138,12 @@ def explained(place: Place, action: Action, key: str = "") -> Iterator[None]:
         yield
     except (FruitpipeError, FileNotFoundError) as error:
         if code_of(error) == "NoSuchBucket":
-            raise explain(error, place, action, key) from error
+            raise our_error(error, place, action, key) from error
         raise
     except Exception as error:
         if not is_a_client_s(error):
             raise
-        raise explain(error, place, action, key) from error
+        raise our_error(error, place, action, key) from error
 
 
 def is_a_client_s(error: Exception) -> bool:
@@ -156,14 +156,14 @@ def code_of(error: BaseException) -> str:
     return next(filter(None, found.groups())) if found else ""
 
 
-def explain(error: BaseException, place: Place, action: Action, key: str = "") -> FruitpipeError:
+def our_error(error: BaseException, place: Place, action: Action, key: str = "") -> FruitpipeError:
     """The error of a client, as one of ours."""
     text = f"{error} {getattr(error, 'kwargs', {}).get('error', '')}"  # botocore keeps the cause apart
     url = f"{place.url}/{key}" if key else place.url
     if type(error).__module__ == "botocore.exceptions" and "Credential" in type(error).__name__:
         return no_credentials(error)
     right = f" ({RIGHT[action]})" if place.scheme == "s3" else ""
-    advice = "; images that a manifest names need no listing" if action == "list" else ""
+    advice = "; images that a list names need no listing" if action == "list" else ""
     names = "|".join(re.escape(name) for name in (place.name, key) if name)
     said = re.sub(rf"(?<!\w)({names})(?!\w)", "", text)  # a bucket's name is no symptom
     for word, (pattern, kind, message) in product((code_of(error), said), REASONS):

@@ -11,7 +11,7 @@ from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import Bucket
 from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, botocore_client
-from fruitpipe.objects.error_messages import explain, explained
+from fruitpipe.objects.error_messages import in_our_words, our_error
 from fruitpipe.objects.place import Place
 
 opening = threading.Lock()
@@ -48,10 +48,10 @@ def _open(pid: int, url: str, s3: S3Config) -> Bucket:
     asked = Place("s3", name, s3.endpoint, s3.region or environment.aws_region, s3)
     Credentials()  # at first, since whoever else finds none has no words for it
     try:
-        with explained(asked, "list"):
+        with in_our_words(asked, "list"):
             resolved = botocore_client(asked).meta
     except ValueError as error:
-        raise explain(error, asked, "list") from error
+        raise our_error(error, asked, "list") from error
     aws = resolved.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     place = Place("s3", name, None if aws else resolved.endpoint_url, region_or_default(resolved), s3)
     if (place.endpoint or "").startswith("http://") and not s3.allow_http:
@@ -76,7 +76,7 @@ def region_or_default(resolved: Any) -> str:
 def region_of(place: Place, retries: int) -> str | None:
     """Region that a bucket lives in; None where the store does not tell. Raises UserError where nothing answers."""
     client = botocore_client(place, retries)
-    with explained(place, "list"):
+    with in_our_words(place, "list"):
         headers = head(client, place.name)
     if "text/html" in headers.get("content-type", ""):
         raise UserError(f"{place.server} is a web site, not an object store: check s3.endpoint and its port.")

@@ -15,7 +15,7 @@ SECONDS = 180
 """As long as obstore itself asks again."""
 
 
-class Patience:
+class Retry:
     """What is left of it for one request."""
 
     def __init__(self) -> None:
@@ -30,13 +30,13 @@ class Patience:
         self._pause = min(2 * self._pause, 10)
 
 
-def insist(request: Callable[[], Answer]) -> Answer:
+def retried(request: Callable[[], Answer]) -> Answer:
     """The answer to a request that does no harm twice."""
     import obstore
 
-    patience = Patience()
+    retry = Retry()
     while True:
         try:
             return request()
         except obstore.exceptions.GenericError as error:
-            patience.wait(error)
+            retry.wait(error)

@@ -54,7 +54,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     store = open_places(config)
     further = wanted_stages(config)
     job = Job(config, store, reporter or Reporter())
-    store.prepare()
+    store.create()
     with Lease(store, f"run {job.id}") as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         if not store.swaps(layout.scratch()):
@@ -87,7 +87,7 @@ def plan(config: Config) -> Summary:
 
 def open_places(config: Config) -> Store:
     """The store of the output. Raises UserError for a typo in any place before anything is made there."""
-    source.check(config.inputs, config.s3)
+    source.check_inputs(config.inputs, config.s3)
     source.check_apart(config.inputs, config.output)
     return open_store(config.output, config.s3)
 
@@ -146,7 +146,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         )
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
-        lease.check()
+        lease.require_held()
         job.published = True
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
         point_latest(job.store, job.id)

@@ -63,7 +63,7 @@ def compact(store: Store) -> list[Merge]:
                 delete(store, left, lease)
         for folder in store.folders(layout.FEATURES):
             for batch in batches(small_parts(store, folder)):
-                made = merge(store, folder, batch)
+                made = merge_batch(store, folder, batch)
                 delete(store, made.replaced, lease)
                 done.append(made)
     return done
@@ -83,7 +83,7 @@ def with_merged(names: Iterable[str], merges: Iterable[Merge]) -> set[str]:
         before = len(found)
         for each in merges:
             if not found.isdisjoint(each.replaced):
-                found |= {layout.merge(each.replaced), *(part.name for part in each.parts)}
+                found |= {layout.merge_record(each.replaced), *(part.name for part in each.parts)}
     return found
 
 
@@ -95,10 +95,10 @@ def small_parts(store: Store, folder: str) -> list[Part]:
     names = (name for name, _ in store.names(f"{layout.FEATURES}/{folder}"))
     ours = [name for name in names if layout.is_feature_part(name) and not store.is_linked(name)]
     with ThreadPoolExecutor(READERS) as pool:
-        return sorted(part for part in pool.map(partial(look_at, store), ours) if part.rows < SMALL)
+        return sorted(part for part in pool.map(partial(part_of, store), ours) if part.rows < SMALL)
 
 
-def look_at(store: Store, name: str) -> Part:
+def part_of(store: Store, name: str) -> Part:
     """Raises FruitpipeError where the part is damaged."""
     try:
         with store.open(name) as file, pq.ParquetFile(file) as part:
@@ -120,7 +120,7 @@ def batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield batch
 
 
-def merge(store: Store, folder: str, batch: list[Part]) -> Merge:
+def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
     """Write the rows of some parts, ordered by path, as parts of nearly one size, and then the record of it."""
     rows = rows_of(store, batch)
     count = -(-len(rows) // LARGEST_PART)
@@ -136,7 +136,7 @@ def merge(store: Store, folder: str, batch: list[Part]) -> Merge:
     if not are_intact(store, parts):
         raise FruitpipeError(f"{store.url} does not hold what was just written there: check the disk. Nothing is lost.")
     made = Merge(parts=parts, replaced=sorted({part.name for part in batch} - {part.name for part in parts}))
-    store.put(layout.merge(made.replaced), made.model_dump_json().encode())
+    store.put(layout.merge_record(made.replaced), made.model_dump_json().encode())
     return made
 
 
@@ -168,6 +168,6 @@ def are_intact(store: Store, parts: Iterable[File]) -> bool:
 
 def delete(store: Store, names: Iterable[str], lease: Lease) -> None:
     """Delete parts that others have replaced. Raises FruitpipeError where somebody else writes by now."""
-    lease.check()
+    lease.require_held()
     for name in names:
         store.delete(name)

@@ -1,6 +1,6 @@
-"""Where images come from: folders, globs, buckets and manifests; and the bytes of one."""
+"""Where images come from: folders, globs, buckets and lists; and the bytes of one."""
 
-from fruitpipe.source.inputs import buckets_of, check, check_apart, is_distinct, list_images, no_images
+from fruitpipe.source.inputs import buckets_of, check_apart, check_inputs, is_distinct, list_images, no_images
 from fruitpipe.source.listing import LISTING
 from fruitpipe.source.reader import Reader, digest
 
@@ -8,8 +8,8 @@ __all__ = [
     "LISTING",
     "Reader",
     "buckets_of",
-    "check",
     "check_apart",
+    "check_inputs",
     "digest",
     "is_distinct",
     "list_images",

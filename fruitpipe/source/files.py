@@ -51,7 +51,7 @@ def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
     if folder:
         raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a manifest of them.")
+        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them.")
     return root, pattern
 
 

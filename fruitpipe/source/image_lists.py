@@ -1,8 +1,8 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
 A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. Paths that are not
-absolute start from the manifest's folder. Files on disk are looked at for their etags; an object whose etag nobody says
-counts as one that never changes, so that a manifest costs no request for each image.
+absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag nobody says
+counts as one that never changes, so that a list costs no request for each image.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ BLOCK = 8 << 20
 """Bytes of CSV or JSON read at once."""
 
 
-def open_manifest(name: str, s3: S3Config) -> BinaryIO:
+def open_list(name: str, s3: S3Config) -> BinaryIO:
     """Raises UserError where it is not there or cannot be read."""
     folder, file = split_name(name)
     try:
         return open_store(folder, s3).open(file)
     except FileNotFoundError:
-        raise UserError(f"no manifest {name}: check its path.") from None
+        raise UserError(f"no list of images {name}: check its path.") from None
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}.") from error
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Folder and file name of a manifest, the folder absolute."""
+    """Folder and file name of a list, the folder absolute."""
     if is_remote(name):
         folder, _, file = name.rpartition("/")
         return folder, file
@@ -56,32 +56,32 @@ def split_name(name: str) -> tuple[str, str]:
     return str(path.parent), path.name
 
 
-def list_manifest(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
-    """Images of a manifest, as batches of LISTING. Raises UserError where it is damaged or has no paths."""
+def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
+    """Images of a list, as batches of LISTING. Raises UserError where it is damaged or has no paths."""
     try:
         if name.lower().endswith("manifest.json"):
             yield from list_inventory(name, by_parent, s3)
             return
-        for rows in read(name, s3):
+        for rows in read_columns(name, s3):
             yield listing_of(rows, split_name(name)[0], by_parent)
     except (ValueError, KeyError, OSError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read {name}: {str(error).splitlines()[0].rstrip('.')}.") from error
 
 
-def read(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
-    """Batches of those of a manifest's columns that matter, as they are."""
-    with open_manifest(name, s3) as file:
+def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
+    """Batches of those of a list's columns that matter, as they are."""
+    with open_list(name, s3) as file:
         match name.lower().rpartition(".")[2]:
             case "parquet":
                 parquet = pq.ParquetFile(file)
-                yield from parquet.iter_batches(BATCH, columns=known(name, parquet.schema_arrow.names))
+                yield from parquet.iter_batches(BATCH, columns=columns_of(name, parquet.schema_arrow.names))
             case "csv":
-                yield from read_csv(file, {column: SCHEMA[column] for column in known(name, header_of(file))})
+                yield from read_csv(file, {column: SCHEMA[column] for column in columns_of(name, header_of(file))})
             case "txt":
                 yield from read_lines(file)
             case _:
                 first = next(filter(bytes.strip, file), b"")
-                known(name, pa.json.read_json(pa.BufferReader(first)).column_names)
+                columns_of(name, pa.json.read_json(pa.BufferReader(first)).column_names)
                 file.seek(0)
                 # Columns may be missing from some rows; naming their types makes them null there.
                 options = pa.json.ParseOptions(
@@ -90,8 +90,8 @@ def read(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
                 yield from pa.json.open_json(file, pa.json.ReadOptions(block_size=BLOCK), options)
 
 
-def known(name: str, columns: Sequence[str]) -> list[str]:
-    """Those of a manifest's columns that matter. Raises UserError where the paths are not among them."""
+def columns_of(name: str, columns: Sequence[str]) -> list[str]:
+    """Those of a list's columns that matter. Raises UserError where the paths are not among them."""
     if not columns:
         raise UserError(f"{name} is empty: it must name images.")
     if "path" not in columns:
@@ -125,7 +125,7 @@ def read_lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
 
 
 def listing_of(rows: pa.RecordBatch, folder: str, by_parent: bool) -> pa.RecordBatch:
-    """Rows of a manifest as LISTING, without those that name nothing."""
+    """Rows of a list as LISTING, without those that name nothing."""
 
     def column(name: str) -> pa.Array:
         return rows[name].cast(SCHEMA[name]) if name in rows.schema.names else pa.nulls(len(rows), SCHEMA[name])
@@ -142,7 +142,7 @@ def listing_of(rows: pa.RecordBatch, folder: str, by_parent: bool) -> pa.RecordB
 
 
 def absolute(paths: pa.Array, folder: str) -> pa.Array:
-    """Paths from the manifest's folder, where they are not absolute; file:// taken off.
+    """Paths from the list's folder, where they are not absolute; file:// taken off.
 
     Raises ValueError where one is a URL of no object store.
     """
@@ -162,7 +162,7 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.Reco
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
     """
-    with open_manifest(name, s3) as file:
+    with open_list(name, s3) as file:
         try:
             document = json.loads(bytes(file.read()))
             form, parts = document["fileFormat"], [each["key"] for each in document["files"]]
@@ -173,7 +173,7 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.Reco
     if form not in {"Parquet", "CSV"}:
         raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
     for key in parts:
-        with open_manifest(f"s3://{bucket}/{key}", s3) as file:
+        with open_list(f"s3://{bucket}/{key}", s3) as file:
             if form == "Parquet":
                 rows = pq.ParquetFile(file).iter_batches(BATCH)
             else:

@@ -42,31 +42,31 @@ def list_images(
 
 def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
-        case "manifest":
-            return image_lists.list_manifest(name, by_parent, s3)
+        case "list":
+            return image_lists.list_named(name, by_parent, s3)
         case "bucket":
             return buckets.list_bucket(name, by_parent, s3)
         case "folder":
             return files.list_folder(local_path(name), by_parent, batch)
 
 
-def kind_of(name: str) -> Literal["manifest", "bucket", "folder"]:
+def kind_of(name: str) -> Literal["list", "bucket", "folder"]:
     if name.lower().endswith(image_lists.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
-        return "manifest"
+        return "list"
     return "bucket" if is_remote(name) else "folder"
 
 
 def is_distinct(inputs: Sequence[str]) -> bool:
     """Whether no image can come twice: a folder or bucket has each once."""
-    return len(inputs) == 1 and kind_of(inputs[0]) != "manifest"
+    return len(inputs) == 1 and kind_of(inputs[0]) != "list"
 
 
-def check(inputs: Sequence[str], s3: S3Config) -> None:
+def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
     """Raise UserError at once where an input cannot be listed, or is a prefix with nothing below, as after a typo."""
     for name in inputs:
         match kind_of(name):
-            case "manifest":
-                image_lists.open_manifest(name, s3).close()
+            case "list":
+                image_lists.open_list(name, s3).close()
             case "bucket":
                 if not open_bucket(name, s3).has_any(buckets.folder_of(name)):
                     raise no_images([name])
@@ -77,7 +77,7 @@ def check(inputs: Sequence[str], s3: S3Config) -> None:
 def check_apart(inputs: Sequence[str], output: str) -> None:
     """Raise UserError where images and results share a folder: folders of either could be taken for the other's."""
     for name in inputs:
-        if kind_of(name) != "manifest" and searched(name) == searched(output):
+        if kind_of(name) != "list" and searched(name) == searched(output):
             raise UserError(f"{name} is input and output: choose another output, such as {output.rstrip('/')}/results.")
 
 
@@ -91,7 +91,7 @@ def searched(name: str) -> str:
 
 
 def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
-    """The buckets among the inputs; those that manifests name are not known before."""
+    """The buckets among the inputs; those that lists of images name are not known before."""
     found = [open_bucket(name, s3) for name in inputs if kind_of(name) == "bucket"]
     return tuple({bucket.url: bucket for bucket in found}.values())
 

@@ -21,7 +21,7 @@ LISTING = pa.schema(
     ]
 )
 """One row per image. `path`: absolute, or the URL of an object. `etag`: changes with the file; empty where unknown.
-`content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a manifest says, or the
+`content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a list says, or the
 name of the folder."""
 BATCH = 10_000
 WILD = re.compile(r"[*?\[]")

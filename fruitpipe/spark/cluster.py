@@ -22,7 +22,7 @@ from pyspark.java_gateway import launch_gateway
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.spark.failures import ATTEMPTS, explain, last_line
+from fruitpipe.spark.failures import ATTEMPTS, cause_of, last_line
 from fruitpipe.spark.java import class_archive, find_java
 
 WORKERS = {
@@ -119,7 +119,7 @@ class Cluster:
             raise
         self._report(finished.value, seen, watch)
         if failure:
-            raise explain(failure[0]) from failure[0]
+            raise cause_of(failure[0]) from failure[0]
         return [result for _, result, _ in sorted(finished.value, key=itemgetter(0))]
 
     def _report(self, results: list[Ended[Result]], seen: int, watch: Callable[[Result], None]) -> int:

@@ -16,7 +16,7 @@ KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled"
 """What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
 
 
-def explain(error: BaseException) -> BaseException:
+def cause_of(error: BaseException) -> BaseException:
     """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return FruitpipeError(

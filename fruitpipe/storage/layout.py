@@ -108,7 +108,7 @@ def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
     return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
 
 
-def merge(replaced: Iterable[str]) -> str:
+def merge_record(replaced: Iterable[str]) -> str:
     """The record of what has replaced these feature parts, beside them."""
     names = sorted(replaced)
     return f"{names[0].rpartition('/')[0]}/merged-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:32]}.json"

@@ -60,7 +60,7 @@ class Lease:
         self._thread.join()
         self._store.swap(layout.LEASE, self._held, None)
 
-    def check(self) -> None:
+    def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
         current = self._store.find(layout.LEASE)
         holder = holder_of(current) if current else None
@@ -76,7 +76,7 @@ class Lease:
             try:
                 renewed = self._store.swap(layout.LEASE, self._held, fresh)
             except (OSError, FruitpipeError):
-                continue  # a full disk or a slow network, maybe for a moment: `check` has the last word
+                continue  # a full disk or a slow network, maybe for a moment: `require_held` has the last word
             if not renewed:
                 return
             self._held = fresh

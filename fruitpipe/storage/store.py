@@ -28,7 +28,7 @@ class Store(ABC):
     url: str
 
     @abstractmethod
-    def prepare(self) -> None:
+    def create(self) -> None:
         """Make the folder. Raises UserError where that cannot be."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class LocalStore(Store):
         self.url = url
         self.root = Path(url).absolute()
 
-    def prepare(self) -> None:
+    def create(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -197,7 +197,7 @@ class BucketStore(Store):
     def _key(self, name: str) -> str:
         return f"{self._prefix}/{name}".strip("/")
 
-    def prepare(self) -> None:
+    def create(self) -> None:
         if self._prefix and UNNAMEABLE.search(self._prefix):
             raise UserError(f"cannot write to {self.url!r}: take //, /./, /../ and control characters out of it.")
         self.bucket.has_any(self._prefix)  # or says why it cannot be reached

@@ -79,7 +79,7 @@ def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "
 
     Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
     """
-    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.taken.items()]
+    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.non_default_steps.items()]
     rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
     rules += [precision] if precision != "float32" else []
     return hashlib.sha256("|".join(rules).encode()).hexdigest()
