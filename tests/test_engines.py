@@ -79,6 +79,11 @@ def test_a_file_goes_to_tasks_of_this_machine_and_its_bytes_to_others(
             assert spark.map(lambda _, shared=shared: shared().source, 1) == [given]
 
 
+def test_an_engine_of_the_cpu_refuses_another_device(spec: EngineSpec) -> None:
+    with pytest.raises(UserError, match="runs on the CPU, and board is asked for"):
+        spec._replace(device="board").start()
+
+
 def test_making_an_engine_prints_nothing_and_leaves_nothing_open(
     spec: EngineSpec, capfd: pytest.CaptureFixture[str]
 ) -> None:

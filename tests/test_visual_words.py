@@ -20,10 +20,11 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from fruitpipe.backbones import resolve
 from fruitpipe.backbones.visual_words import ROUNDS, cluster, learn
-from fruitpipe.config import Config, ImageConfig, S3Config
+from fruitpipe.config import Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines.visual_words import Detector, Vocabulary, WordCounts
-from fruitpipe.errors import UserError
+from fruitpipe.errors import NotLearnt, UserError
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.source import Reader
 
@@ -202,3 +203,10 @@ def test_words_see_grey_images_unless_the_config_says_otherwise() -> None:
 def test_what_networks_have_and_words_do_not_is_refused(fruits: Path, tmp_path: Path) -> None:
     told = fruitpipe("run", fruits, tmp_path / "out", "--set", "backbone=orb", "--set", "layer=fc2", code=2)
     assert "orb has no layer: leave `layer` out" in one_line_error(told)
+
+
+def test_words_are_learnt_from_images_so_that_there_is_nothing_to_convert() -> None:
+    told = fruitpipe("convert", "--backbone", "sift", code=2)
+    assert "sift is used as it is: there is nothing to convert" in one_line_error(told)
+    with pytest.raises(NotLearnt, match="sift needs none, 48 words are learnt from images"):
+        resolve(Config(input="a", output="b", backbone="sift"), Environment.read())
