@@ -35,8 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import to_parquet
-from fruitpipe.tasks.featurize import Facts
-from fruitpipe.vision.decode import Picture
+from fruitpipe.vision.decode import OK
 
 DIMENSION = 1280
 RUN, DIGEST, ETAG = "benchmark", "0" * 64, "1-1"
@@ -70,17 +69,15 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
     """
     store = LocalStore(str(output))
     store.create()
-    picture = Picture(np.zeros((1, 1, 3), np.uint8), width=100, height=100)
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
     for increment in range(increments):
         numbers = np.arange(increment, len(features), increments)
         sizes = part_sizes(len(numbers), cores)
         for chosen in np.split(numbers, np.cumsum(sizes)[:-1]):
-            facts = Facts()
-            for number in chosen:
-                facts.add(paths[number], ETAG, None, picture)
-            name = layout.feature_part(DIGEST, zip(facts.path, facts.etag, strict=True))
-            store.put(name, to_parquet(facts.to_table(), features[chosen]))
+            known = {"etag": ETAG, "width": 100, "height": 100, "status": OK}
+            facts = pa.Table.from_pylist([{"path": paths[number], **known} for number in chosen], layout.FACTS)
+            name = layout.feature_part(DIGEST, ((paths[number], ETAG) for number in chosen))
+            store.put(name, to_parquet(facts, features[chosen]))
     listing = [pa.array(paths), pa.repeat(ETAG, len(paths)), pa.nulls(len(paths), pa.string())]
     listing += [pa.repeat(pa.scalar(1, pa.int64()), len(paths)), pa.repeat("thing", len(paths))]
     with (

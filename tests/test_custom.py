@@ -193,7 +193,10 @@ def test_transform_starts_an_engine_for_each_core_and_keeps_the_order_of_the_lis
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(paths[number % len(paths)])
     started = tmp_path / "started"
-    body = whole(load=f"open({str(started)!r}, 'a').write('x')", feature="pixels[4, 4].astype(np.float32)")
+    body = whole(
+        load=f"\n        with open({str(started)!r}, 'a') as file: file.write('x')",
+        feature="pixels[4, 4].astype(np.float32)",
+    )
     name = module(tmp_path, monkeypatch, body)
     folder = saved(name, resolved(name).engine, tmp_path / "model")
     out = tmp_path / "out.parquet"
