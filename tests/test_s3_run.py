@@ -174,11 +174,14 @@ def test_the_verbs_work_on_s3(place: Place, tmp_path: Path) -> None:
         (second, "published", 0),
     ]
     assert place.out in fruitpipe("show", place.out, *place.options).stdout
-    place.client.put_object(Bucket=BUCKET, Key=f"{place.name}/runs/unfinished/work/todo.parquet", Body=b"x")
-    left = place.client.create_multipart_upload(Bucket=BUCKET, Key=f"{place.name}/big")["UploadId"]
+    unfinished = "runs/20260101-000000-abcd"
+    for name in ("work/todo.parquet", "notes.txt"):
+        place.client.put_object(Bucket=BUCKET, Key=f"{place.name}/{unfinished}/{name}", Body=b"x")
+    big = {"Bucket": BUCKET, "Key": f"{place.name}/{unfinished}/vectors/part-00000.parquet"}
+    left = place.client.create_multipart_upload(**big)["UploadId"]
     collected = json.loads(fruitpipe("gc", place.out, "--delete", *place.options, "--json").stdout)
-    assert collected["objects"] == ["runs/unfinished/work/todo.parquet"]
-    assert not place.keys("runs/unfinished")
+    assert collected["objects"] == [f"{unfinished}/work/todo.parquet"]
+    assert [key.rpartition("/")[2] for key in place.keys(unfinished)] == ["notes.txt"], "which is not fruitpipe's"
     uploads = place.client.list_multipart_uploads(Bucket=BUCKET, Prefix=place.name).get("Uploads", [])
     assert left not in [upload["UploadId"] for upload in uploads]
     assert json.loads(fruitpipe("plan", place.images, place.out, "--set", BACKBONE, *place.options, "--json").stdout)[
