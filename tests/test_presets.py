@@ -182,7 +182,7 @@ def test_a_preset_publishes_what_it_says(name: str, data: Path, tmp_path: Path) 
     rest = {"vectors", "model", "config.yaml", "failures.parquet", "manifest.json", "report.html"}
     assert {path.name for path in done.folder.iterdir()} - rest == set(recipe.files)
     if "json" in recipe.files:
-        rows = [json.loads(line) for part in (done.folder / "json").iterdir() for line in part.open()]
+        rows = [json.loads(line) for part in (done.folder / "json").iterdir() for line in part.read_text().splitlines()]
         assert [row["path"] for row in rows] == done.frame["path"].to_list()
         assert np.array_equal(np.array([row["vector"] for row in rows], np.float32), done.vectors)
     if "vectors.csv" in recipe.files:
