@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
@@ -37,11 +37,20 @@ class Registry(Generic[Part]):
                 f"{self.group} {name}: cannot load {entry.value}: {error}. Fix or remove the package that brings it."
             ) from error
 
-    @cached_property
+    @property
     def _others(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
-        for entry in entry_points(group=self.group):
-            if entry.name in self.own or found.get(entry.name, entry).value != entry.value:
-                raise UserError(f"{self.group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
-            found[entry.name] = entry
+        found = registered(self.group)
+        if taken := found.keys() & self.own.keys():
+            name = min(taken)
+            raise UserError(f"{self.group} {name}: {found[name].value} claims a name that is taken: rename it.")
         return found
+
+
+@cache
+def registered(group: str) -> dict[str, EntryPoint]:
+    """Entry points of all installed packages by name. Raises UserError where two of them claim one."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        if found.setdefault(entry.name, entry).value != entry.value:
+            raise UserError(f"{group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
+    return found

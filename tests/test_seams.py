@@ -1,6 +1,6 @@
 """What other packages may add to fruitpipe, each shown by one that changes no file of it.
 
-Commands are processes of their own: what is installed is found out once in each.
+Runs are processes of their own, whose Spark and workers begin with what is installed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import BACKBONE, manifest, one_line_error, process, vectors
+from command import BACKBONE, fruitpipe, manifest, one_line_error, process, vectors
 from outside import install
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-import fruitpipe
+import fruitpipe as package
 
 STAGE = """
     import numpy as np
@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_around_a_commit_and_the_next_one_show_no_row_twice
         assert not list(out.glob("runs/*/manifest.json"))
         process("run", fruits, out, "--set", BACKBONE, "--set", "formats=[sqlite]")
     assert rows(sqlite) == published(out)
-    process("gc", out, "--delete")
+    fruitpipe("gc", out, "--delete")
     assert len(list((out / "runs").iterdir())) == 1, "nothing of the killed run is left"
 
 
@@ -214,10 +214,10 @@ def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_withou
     process("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "formats=[sqlite]")
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlight]", code=2))
     assert "formats.0: 'sqlight' is not one of json, csv, sqlite. Did you mean 'sqlite'?" in told
-    schema = json.loads(process("schema").stdout)
+    schema = json.loads(fruitpipe("schema").stdout)
     assert schema["properties"]["formats"]["items"] == {"type": "string", "enum": ["json", "csv", "sqlite"]}
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    alone["PYTHONPATH"] = str(Path(fruitpipe.__file__).parents[1])
+    alone["PYTHONPATH"] = str(Path(package.__file__).parents[1])
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlite]", code=2, variables=alone))
     assert "formats.0: 'sqlite' is not one of json, csv." in told
     shown = json.loads(process("show", tmp_path / "out", "--json", variables=alone).stdout)
@@ -236,10 +236,10 @@ def test_a_stage_from_outside_is_in_manifest_show_and_report(
     assert found["strength"]["means"].keys() == found["counts"]["by_label"].keys()
     assert all(mean > 0 for mean in found["strength"]["means"].values())
     assert "strength" in found["timings"]
-    shown = process("show", out).stdout
+    shown = fruitpipe("show", out).stdout
     assert f"strength    of 100 images, {found['model']['components']} components\n" in shown
     assert f"  Apple     {found['strength']['means']['Apple']:.4f}\n" in shown
-    assert json.loads(process("show", out, "--json").stdout)["strength"] == found["strength"]
+    assert json.loads(fruitpipe("show", out, "--json").stdout)["strength"] == found["strength"]
     page = (out / "runs" / found["run"] / "report.html").read_text()
     assert "<h2>Mean of features, by label</h2>" in page
     assert f'<td>Apple</td><td class="count">{found["strength"]["means"]["Apple"]:.4f}</td>' in page
@@ -340,14 +340,14 @@ def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_w
     with monkeypatch.context() as patch:
         (tmp_path / "site").mkdir()
         install(tmp_path / "site", "outside_tiles", TILES, TILES_ENTRIES, patch)
-        listed = json.loads(process("backbones", "--json").stdout)
+        listed = json.loads(fruitpipe("backbones", "--json").stdout)
         facts = {"dimension": 48, "parameters": None, "bytes": None}
         assert listed[-2:] == [
             {"name": "tiles8", "input_size": 8, **facts},
             {"name": "tiles16", "input_size": 16, **facts},
         ]
-        assert "tiles16" in str(json.loads(process("schema").stdout)["properties"]["backbone"])
-        found = json.loads(process("doctor", "--set", "backbone=tiles8", "--json", code=2).stdout)
+        assert "tiles16" in str(json.loads(fruitpipe("schema").stdout)["properties"]["backbone"])
+        found = json.loads(fruitpipe("doctor", "--set", "backbone=tiles8", "--json", code=2).stdout)
         told = {each["subject"]: each["message"] for each in found}
         assert re.search(r"need about \d{5,}\.\d GB", told["memory"]), "10 TB a worker"
         assert "48 features" in told["weights"]
@@ -359,7 +359,7 @@ def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_w
         ):
             options = [part for each in assignments for part in ("--set", each)]
             places = [fruits, out] if verb == "plan" else []
-            assert says in one_line_error(process(verb, *places, *options, code=2))
+            assert says in one_line_error(fruitpipe(verb, *places, *options, code=2))
 
         patch.delenv("JAVA_HOME")
         process("run", fruits, out, "--backbone", "tiles8", "--components", "7")
@@ -376,20 +376,20 @@ def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_w
         assert {(device, shape) for device, _, shape in batches} == {("board", "(8, 8, 3) uint8")}
         sizes = [int(size) for _, size, _ in batches]
         assert (max(sizes), sum(sizes)) == (5, len(paths))
-        again = json.loads(process("plan", fruits, out, "--set", "backbone=tiles8", "--json").stdout)
+        again = json.loads(fruitpipe("plan", fruits, out, "--set", "backbone=tiles8", "--json").stdout)
         assert again["known"] == len(paths)
         model = out / "runs" / done["run"] / "model"
         assert json.loads((model / "backbone.bin").read_text())["side"] == 8
-        process("transform", model, fruits, tmp_path / "again.parquet")
+        fruitpipe("transform", model, fruits, tmp_path / "again.parquet")
         applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
         np.testing.assert_allclose(applied, ours, atol=1e-4)
 
     # The package is gone.
-    assert f"{done['run']} " in process("runs", out).stdout
-    assert "run by tiles" in process("show", out).stdout
-    lost = process("transform", model, fruits, tmp_path / "lost.parquet", code=2)
+    assert f"{done['run']} " in fruitpipe("runs", out).stdout
+    assert "run by tiles" in fruitpipe("show", out).stdout
+    lost = fruitpipe("transform", model, fruits, tmp_path / "lost.parquet", code=2)
     assert "no engine tiles is installed here" in one_line_error(lost)
-    assert "'tiles8' is no backbone" in one_line_error(process("plan", fruits, out, "-s", "backbone=tiles8", code=2))
+    assert "'tiles8' is no backbone" in one_line_error(fruitpipe("plan", fruits, out, "-s", "backbone=tiles8", code=2))
 
 
 def test_a_family_that_claims_another_ones_backbone_is_one_line(
@@ -397,4 +397,4 @@ def test_a_family_that_claims_another_ones_backbone_is_one_line(
 ) -> None:
     rival = "class Rival:\n    names, pattern = ('vgg16',), None"
     install(tmp_path, "rival_family", rival, {"fruitpipe.backbones": {"rival": "rival_family:Rival"}}, monkeypatch)
-    assert "rival: vgg16 is a backbone that is there already" in one_line_error(process("backbones", code=2))
+    assert "rival: vgg16 is a backbone that is there already" in one_line_error(fruitpipe("backbones", code=2))
