@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from pca import RUN, make_features, write_result
+from threadpoolctl import threadpool_limits
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
@@ -34,7 +35,9 @@ def seconds(spark: Cluster, output: Path, parts: int) -> float:
     store = LocalStore(str(output))
     start = time.perf_counter()
     spark.map(reduce.Fit(store, RUN), parts)
-    shared = spark.share(pca.fit(reduce.sum_moments(store, RUN, parts)))
+    with threadpool_limits(1):
+        fitted = pca.fit(reduce.sum_moments(store, RUN, parts))
+    shared = spark.share(fitted)
     project = reduce.Project(store, RUN, open_sinks([], store, RUN, one_file=False), {}, 10)
     spark.map(lambda number: project(number, shared), parts)
     return time.perf_counter() - start
