@@ -237,7 +237,9 @@ def test_a_wrong_value_of_an_option_is_one_line_that_names_the_key(option: str, 
 
 def test_other_verbs_take_the_backbone_directly_too() -> None:
     assert json.loads(fruitpipe("convert", "--backbone", "efficientnet_lite0", "--json").stdout)["dimension"] == 1280
-    assert "there is nothing to convert" in one_line_error(fruitpipe("convert", "--backbone", "orb", "--set", BACKBONE, code=2))
+    assert "there is nothing to convert" in one_line_error(
+        fruitpipe("convert", "--backbone", "orb", "--set", BACKBONE, code=2)
+    )
     line = one_line_error(fruitpipe("doctor", "--backbone", "resnet5", code=2))
     assert "Did you mean 'resnet50'?" in line
 

@@ -12,7 +12,7 @@ import pytest
 from command import BACKBONE, fruitpipe, one_line_error, process
 from conftest import unavailable
 
-from fruitpipe.errors import FruitpipeError, TooManyFailures
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.pipeline.run import in_words
 
 
@@ -57,8 +57,3 @@ def test_any_error_has_a_line(error: Exception, says: str) -> None:
     assert (type(told), told.exit_code) == (FruitpipeError, 1)
     assert str(told).startswith(says)
     assert "\n" not in str(told)
-
-
-def test_errors_of_ours_stay_as_they_are() -> None:
-    error = TooManyFailures("many")
-    assert in_words(error) is error

@@ -57,6 +57,7 @@ class Job:
     """the images and what is known of them, while the job is open"""
     _starting: Future[Cluster] = field(init=False)
     _resolving: Future[ResolvedBackbone | None] = field(init=False)
+    _learnt: ResolvedBackbone | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError where a sink cannot be imported."""
@@ -103,15 +104,20 @@ class Job:
         """Spark, once it has started."""
         return self._starting.result()
 
-    @cached_property
+    def learn(self) -> None:
+        """Make a backbone that is learnt: from the plan's images, or as an earlier run did. Others are made already."""
+        if family_of(self.config.backbone).learns:
+            with self.reporter.stage("words"):
+                reused = self.reused.engine if self.reused else None
+                images = RunImages(self.store, self.plan, self.config.image, reused, self.reader)
+                self._learnt = resolve(self.config, Environment.read(), images)
+
+    @property
     def backbone(self) -> ResolvedBackbone:
-        """What gives the features. One that is learnt is so from the plan's images now, or was by an earlier run."""
-        if resolved := self._resolving.result():
-            return resolved
-        with self.reporter.stage("words"):
-            reused = self.reused.engine if self.reused else None
-            images = RunImages(self.store, self.plan, self.config.image, reused, self.reader)
-            return resolve(self.config, Environment.read(), images)
+        """What gives the features, once it is resolved."""
+        resolved = self._learnt or self._resolving.result()
+        assert resolved is not None, "what is learnt is learnt before it is asked for"
+        return resolved
 
     @cached_property
     def engine(self) -> Callable[[], EngineSpec]:

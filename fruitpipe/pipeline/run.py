@@ -69,6 +69,9 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
         except KeyboardInterrupt:
             job.give_up("interrupted", "interrupted")
             raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
+        except FruitpipeError as error:
+            job.give_up("failed", str(error))
+            raise
         except Exception as error:
             failure = in_words(error)
             job.give_up("failed", str(failure))
@@ -108,8 +111,9 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
     """All stages in their order; the manifest, once the run is published."""
     with job.reporter.stage("list"):
         job.plan.list_images(job.config)
-    require_match(job.config, job.reused, job.backbone)
+    job.learn()
     with job.reporter.stage("plan"):
+        require_match(job.config, job.reused, job.backbone)
         job.plan.add_features(job.store, job.backbone.features)
         summary = job.plan.summary()
     with job.reporter.stage("start"):
@@ -197,10 +201,8 @@ def model_facts(model: Model) -> ModelFacts:
 
 
 def in_words(error: Exception) -> FruitpipeError:
-    """Whatever ended a run, in one line."""
+    """What ended a run and is no error of ours, in one line."""
     match error:
-        case FruitpipeError():
-            return error
         case OSError():
             return FruitpipeError(f"{error.strerror or error}: {error.filename or 'while writing'}. {KEPT}")
         case duckdb.Error():
