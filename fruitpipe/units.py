@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def size(count: int) -> str:
-    """Bytes."""
+    """A number of bytes."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What gives an image its feature: families of backbones, and the one function that makes a config's ready to run.
+"""Backbone families, and the one function that resolves a config's backbone.
 
 Nothing is imported before it is asked for: a conversion needs neither engines nor pictures, a run no Keras.
 """

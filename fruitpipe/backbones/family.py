@@ -1,4 +1,4 @@
-"""What a family of backbones is: the part that a config asks for, and all that makes one ready to run."""
+"""The protocol of a backbone family: what a config asks of it, and how a backbone is resolved."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class BackboneFamily(Family, Protocol):
         """One of its names."""
 
     def worker_memory(self, config: Config) -> int:
-        """What a Python worker needs with it, MiB."""
+        """Memory of a Python worker that runs it, MiB."""
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None) -> ResolvedBackbone:
         """See `fruitpipe.backbones.resolve`."""
 
 
 class Learning(Protocol):
-    """What a run has for backbones that are learnt from its images."""
+    """A run's images and stored objects, for backbones that are learnt from them."""
 
     @property
     def reused(self) -> EngineSpec | None:
@@ -80,7 +80,7 @@ class Learning(Protocol):
 
 
 def all_families() -> list[BackboneFamily]:
-    """Those of other packages last."""
+    """All families; those of other packages come last."""
     return [cast(BackboneFamily, family) for family in families()]
 
 

@@ -88,10 +88,10 @@ class KerasApplications(NetworkFamily):
 
 
 def module_of(name: str) -> str:
-    """of keras.applications"""
+    """Name within keras.applications."""
     return NETWORKS[name][0].partition(".")[0]
 
 
 def function_of(name: str) -> str:
-    """of keras.applications"""
+    """Name within keras.applications."""
     return NETWORKS[name][0].partition(".")[2]

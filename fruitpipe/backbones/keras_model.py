@@ -1,4 +1,4 @@
-"""Keras networks, from a choice to a model that takes raw RGB and gives features. Imports Keras only when it runs."""
+"""Keras models from raw RGB to features. Keras is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVING = "serving_default"
 
 
 class Architectures(Protocol):
-    """Whoever knows networks: see NetworkFamily."""
+    """The part of NetworkFamily that a conversion needs."""
 
     networks: Mapping[str, KnownNetwork]
 
@@ -93,7 +93,7 @@ def serving(folder: str) -> Any:
 
 
 def pick(network: Any, wanted: str | int | None) -> Any:
-    """The layer of this name or index; else the last one before those that have a value for each class."""
+    """The layer of this name or index; by default, the last one before the classifier's layers."""
     layers = network.layers
     if wanted is None:
         index = len(layers) - 1

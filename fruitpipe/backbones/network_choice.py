@@ -1,4 +1,4 @@
-"""Networks that a family knows, and what is chosen of one."""
+"""Facts about known networks, and a config's choice among them."""
 
 from __future__ import annotations
 

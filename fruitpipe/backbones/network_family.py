@@ -1,4 +1,4 @@
-"""Networks that Keras builds and a flatbuffer runs.
+"""Families of networks that are built in Keras and run from a flatbuffer.
 
 The flatbuffer takes raw RGB: preprocessing is part of the graph. So whoever runs one needs an engine and an image of
 the right size, not TensorFlow and not the name of the network.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NetworkFamily(ABC):
-    """Keras networks of one origin."""
+    """A family of Keras networks."""
 
     networks: Mapping[str, KnownNetwork]
     pattern: ClassVar[None] = None
@@ -35,7 +35,7 @@ class NetworkFamily(ABC):
 
     @abstractmethod
     def preprocess(self, name: str, image: Any) -> Any:
-        """What is done to RGB values of 0 to 255 for this network."""
+        """The network's preprocessing of RGB values of 0 to 255."""
 
     @abstractmethod
     def has_weights(self, name: str, environment: Environment) -> bool:
@@ -54,7 +54,7 @@ class NetworkFamily(ABC):
         return NetworkChoice(name, layer, pooling, weights)
 
     def chosen(self, config: Config) -> NetworkChoice:
-        """What a config says of its network."""
+        """The network, layer, pooling and weights that a config names."""
         return self.choose(config.backbone, config.layer, config.pooling, config.weights)
 
     def listed(self, name: str, environment: Environment) -> Listed:
@@ -64,7 +64,7 @@ class NetworkFamily(ABC):
         return Listed(name, known.dimension, known.side, known.parameters, size)
 
     def worker_memory(self, config: Config) -> int:
-        """What all need, and the weights three times at its start: as sent, as read, and as packed for the processor.
+        """The base of all workers, and the weights three times: as sent, as read, and as packed for the processor.
 
         Largest seen, MiB: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2.
         """

@@ -35,6 +35,6 @@ class ResolvedBackbone(NamedTuple):
         exact: EngineSpec | None = None,
         objects: tuple[str, ...] = (),
     ) -> ResolvedBackbone:
-        """portable: `engine` where nothing is said."""
+        """portable: defaults to `engine`."""
         features = features_digest(facts.digest, config.image, config.precision)
         return cls(facts, engine, features, portable or engine, exact, objects)

@@ -30,7 +30,7 @@ class Tensor(NamedTuple):
 
 
 class Unpickler(pickle.Unpickler):
-    """Knows the four names that a file of tensors needs, so that no other code can be called from one."""
+    """Resolves only the four names that a file of tensors needs, so that it cannot call other code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):

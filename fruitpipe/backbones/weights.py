@@ -1,4 +1,4 @@
-"""Weights of the user's own, told apart by their bytes."""
+"""Identity of a user's own weights: a digest of their bytes."""
 
 from __future__ import annotations
 

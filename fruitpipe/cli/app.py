@@ -64,7 +64,7 @@ def main() -> NoReturn:
 
 
 def in_words(error: Exception) -> str:
-    """What ended a command: the disk, or something that nobody foresaw."""
+    """An error that is not ours, in one line."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return f"{error.strerror}: {error.filename or 'while writing'}. Computed features are kept."
     return unforeseen(error)

@@ -80,7 +80,7 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
 
 
 def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
-    """What a probe says, or the error that it raises."""
+    """The finding of a probe, whether it returns or raises."""
     try:
         return Finding(subject, True, probe())
     except FruitpipeError as error:

@@ -121,7 +121,7 @@ def direct_options(
     limit: int | None,
     verify_content: bool,
 ) -> dict[str, Any]:
-    """Those of a run, as Given takes them."""
+    """The direct options of `run` and `plan`, in the form that Given takes."""
     return {
         "--backbone": backbone,
         "--variance": variance,

@@ -1,4 +1,4 @@
-"""What verbs print for people: lines, rows and tables."""
+"""What the verbs print for people: lines, rows and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_LABELS = 5
 
 
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
-    """A name and a value a line."""
+    """Print a name and a value per line."""
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
@@ -45,7 +45,7 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
 
 
 def facts_of(run: Run) -> dict[str, Any]:
-    """What scripts want to know of a run that has just ended."""
+    """Facts about a run that has just ended, for scripts."""
     manifest = run.manifest
     return {
         "run": run.id,
@@ -60,7 +60,7 @@ def facts_of(run: Run) -> dict[str, Any]:
 
 
 def print_outcome(run: Run) -> None:
-    """What a run that has just ended has made."""
+    """Print the result of a run that has just ended."""
     manifest = run.manifest
     counts, model = manifest.counts, manifest.model
     print_notes(manifest)
@@ -79,7 +79,7 @@ def print_outcome(run: Run) -> None:
 
 
 def print_plan(summary: Summary, config: Config) -> None:
-    """What a run would do."""
+    """Print a plan."""
     labels = ", ".join(f"{name} {count}" for name, count in list(summary.labels.items())[:MOST_LABELS])
     more = f", … {len(summary.labels)} in all" if len(summary.labels) > MOST_LABELS else ""
     rows = {
@@ -112,7 +112,7 @@ def print_runs(rows: Iterable[RunRow]) -> None:
 
 
 def print_run(run: Run) -> None:
-    """A run from its manifest: counts, model, times, files."""
+    """Print a published run: counts, model, times, places."""
     manifest = run.manifest
     counts, plan, backbone = manifest.counts, manifest.plan, manifest.backbone
     rows: dict[str, object] = {
@@ -148,7 +148,7 @@ def print_notes(manifest: Manifest) -> None:
 
 
 def reduction(model: ModelFacts) -> dict[str, str]:
-    """How features became vectors."""
+    """Rows about the PCA."""
     if model.explained is None:
         return {"model": f"no PCA: vectors are the {model.components} features"}
     cumulative = list(accumulate(model.explained_variance_ratio))

@@ -1,4 +1,4 @@
-"""Environment variables. No other module reads any."""
+"""Environment variables, read here and nowhere else."""
 
 from __future__ import annotations
 

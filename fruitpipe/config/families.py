@@ -1,4 +1,4 @@
-"""Families of backbones, as far as a config asks: which names they know, and which keys those take."""
+"""What a config asks of backbone families: the names they know and the keys these accept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Family(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """All that it knows by name."""
+        """Names of its backbones."""
 
     @property
     def pattern(self) -> str | None:
@@ -26,11 +26,11 @@ class Family(Protocol):
 
     @property
     def keys(self) -> frozenset[str]:
-        """Those of BACKBONE_KEYS that it takes."""
+        """The keys of BACKBONE_KEYS that its backbones accept."""
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Keys of a config that have other defaults with it, as a tree."""
+        """Defaults of a config that differ with its backbones, as a tree."""
 
 
 FAMILIES: Registry[type[Family]] = Registry(
@@ -47,7 +47,7 @@ BACKBONE_KEYS = ("layer", "pooling", "weights", "engine", "precision", "words")
 
 
 def families() -> Iterator[Family]:
-    """All of them; those of other packages last, and only where somebody gets so far.
+    """All families, loaded as they are asked for; those of other packages come last.
 
     Raises UserError where two know one name.
     """
@@ -61,7 +61,7 @@ def families() -> Iterator[Family]:
 
 
 def registrations() -> Iterator[str]:
-    """Names of the families; packages are looked through only for the last ones."""
+    """Names of the families; installed packages are scanned only once fruitpipe's own are exhausted."""
     yield from FAMILIES.own
     yield from FAMILIES.names()[len(FAMILIES.own) :]
 

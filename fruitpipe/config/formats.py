@@ -34,7 +34,7 @@ def format_name(value: str, info: ValidationInfo) -> str:
 
 
 class FormatSchema:
-    """Lists the formats when somebody asks for the JSON Schema: what is installed may bring more."""
+    """JSON Schema of a format's name, computed when it is asked for, as installed packages may add formats."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "enum": format_names()}

@@ -1,4 +1,4 @@
-"""Names that a config may give, and which of them was probably meant by another."""
+"""Validation of names, with a suggestion for a misspelt one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: what it was asked for, what it has opened, and what it has to tell."""
+"""The state of one run: its config, what it has opened, and its warnings."""
 
 from __future__ import annotations
 

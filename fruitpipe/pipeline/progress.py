@@ -1,4 +1,4 @@
-"""Tell how a run goes: a live bar on a terminal, plain lines elsewhere, JSON lines for machines, or nothing."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere, JSON lines for machines, or nothing."""
 
 from __future__ import annotations
 

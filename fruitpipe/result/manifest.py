@@ -1,4 +1,4 @@
-"""What is written about a run: its manifest, the last object of a published run, and the outcome of one that failed."""
+"""The manifest, written last by a published run, and the outcome of a run that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that shows what a run did: one HTML file that needs nothing else, pictures drawn as SVG."""
+"""The report of a run: one self-contained HTML file with SVG figures."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ BLOCK = 8 << 20
 
 
 def open_list(name: str, s3: S3Config) -> BinaryIO:
-    """Raises UserError where it is not there or cannot be read."""
+    """Open a list of images. Raises UserError where it is missing or cannot be read."""
     folder, file = split_name(name)
     try:
         return open_store(folder, s3).open(file)
@@ -118,7 +118,7 @@ def read_csv(file: BinaryIO, types: dict[str, pa.DataType], names: list[str] | N
 
 
 def read_lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
-    """A path a line. Lines may be of any length and hold anything but line ends."""
+    """One path per line, of any length and any characters but line ends."""
     lines = (line.decode("utf-8-sig").rstrip("\r\n") for line in file)
     while chunk := list(islice(filter(str.strip, lines), BATCH)):
         yield pa.record_batch({"path": pa.array(chunk, pa.string())})

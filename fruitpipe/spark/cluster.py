@@ -50,10 +50,10 @@ class Finished(AccumulatorParam[list[Any]]):
 
 
 class Cluster:
-    """A running Spark."""
+    """A running Spark, on which numbered tasks are run."""
 
     def __init__(self, context: SparkContext, first: Callable[[], None]) -> None:
-        """first: what each task begins with."""
+        """first: called at the start of each task."""
         self._context = context
         self._first = first
         self.slots = slots(context)

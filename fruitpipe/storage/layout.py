@@ -1,4 +1,4 @@
-"""Where everything lies in a result. The only module that knows.
+"""Names of all objects in a result; no other module knows them.
 
 OUT/
   fruitpipe.json                       marks a result, with the version of this layout

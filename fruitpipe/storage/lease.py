@@ -83,7 +83,7 @@ class Lease:
 
 
 class Document(BaseModel):
-    """What a lease says."""
+    """Content of a lease: who holds it and when it was last renewed."""
 
     purpose: str
     host: str

@@ -25,7 +25,7 @@ AHEAD = 4
 
 
 def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:
-    """The part with these rows: facts as layout.FACTS has them, and features, shape (n, d).
+    """Serialise a feature part: facts with the schema layout.FACTS, and features of shape (n, d), float32.
 
     The column `feature` is binary, d little-endian float32: ten times the speed of a list in Parquet. It is null where
     the status is not `ok`.

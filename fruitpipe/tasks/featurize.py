@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class Facts:
-    """Columns of a feature part while it grows; `feature` comes apart."""
+    """Columns of a growing feature part, all but `feature`."""
 
     path: list[str] = field(default_factory=list)
     etag: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Facts:
 
 
 class Done(NamedTuple):
-    """What a task has done."""
+    """Result of a featurizing task."""
 
     part: str
     """object of the features"""
@@ -141,7 +141,7 @@ def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
 def featurize(
     images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader
 ) -> tuple[Facts, NDArray[np.float32]]:
-    """Facts of images and their features, shape (n, d), zeros where the status is not `ok`."""
+    """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`."""
     facts = Facts()
     features = np.zeros((len(images), engine.dimension), np.float32)
     fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))

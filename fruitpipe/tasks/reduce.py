@@ -29,7 +29,7 @@ a run has millions of images."""
 
 @dataclass(frozen=True)
 class Projected:
-    """What came of one vector part."""
+    """Result of projecting one vector part."""
 
     files: list[File]
     """one of each sink"""

@@ -18,7 +18,7 @@ from fruitpipe.tasks.featurize import Facts
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Comes before every task and does something once in a process."""
+    """Called before every task; does its work once per process."""
 
     store: Store
     buckets: tuple[Bucket, ...]

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, or to the reason why not."""
+"""Decode image files to pixels, or say why one cannot be decoded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 class BadImage(Exception):
-    """An image that cannot become a feature: a status of TRANSIENT or PERMANENT, and a message for people."""
+    """Raised for an image that cannot become a feature, with a status of TRANSIENT or PERMANENT."""
 
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
