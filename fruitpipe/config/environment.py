@@ -11,7 +11,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True)
 class Environment:
-    """What fruitpipe takes from the environment, read at once so that nothing else needs to."""
+    """The environment variables that fruitpipe uses, read together."""
 
     cache: Path
     """Where converted backbones and Spark's class archive are kept."""

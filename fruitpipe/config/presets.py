@@ -19,7 +19,7 @@ def preset_name(value: str) -> str:
 
 
 def about(name: str) -> str:
-    """What a preset is, in a line."""
+    """One-line description of a preset."""
     return PRESETS[name].read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").rstrip(".")
 
 
@@ -30,7 +30,7 @@ def keys_of(name: str) -> dict[str, Any]:
 
 
 def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two trees as one; where both say something of a key, the second is right."""
+    """Merge two config trees; where both have a key, the second wins."""
     both = ((name, under[name], over[name]) for name in under.keys() & over.keys())
     deeper = {name: overlaid(a, b) for name, a, b in both if isinstance(a, Mapping) and isinstance(b, Mapping)}
     return {**under, **over, **deeper}

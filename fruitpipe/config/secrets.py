@@ -1,4 +1,4 @@
-"""Credentials that somebody put where none belong."""
+"""Detection of credentials in configs, where they are not allowed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECRET_SETTING = re.compile(r"(access|secret|session|account|sas)[._-]?(key|toke
 
 
 def secret_free(value: str) -> str:
-    """Check that a value holds no key. Raises ValueError, not quoting it."""
+    """Return a value that holds no credential. Raises ValueError, which does not quote it, where it does."""
     if SECRET_VALUE.search(value):
         raise ValueError(NO_CREDENTIALS)
     return value

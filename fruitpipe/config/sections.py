@@ -1,4 +1,4 @@
-"""What may be in a config, with defaults and bounds; JSON Schema and documentation come from here."""
+"""The sections of a config, with defaults and bounds; the JSON Schema and its descriptions come from here."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fruitpipe.config.weights import WEIGHTS, is_saved_model, weights_name
 
 
 class NamesSchema:
-    """Lists the backbones when somebody asks for the JSON Schema: a config alone needs no family but its own."""
+    """JSON Schema of a backbone's name, computed when it is asked for: a config alone loads no family but its own."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return names_schema()
@@ -84,12 +84,12 @@ class ImageConfig(Section):
 
     @property
     def steps(self) -> dict[str, str | bool]:
-        """What decides which pixels a backbone sees, and so is part of the features' identity."""
+        """Settings that decide which pixels a backbone sees; part of the features' identity."""
         return self.model_dump(exclude={"max_bytes", "max_pixels", "max_aspect"})
 
     @property
     def non_default_steps(self) -> dict[str, str | bool]:
-        """Steps beside resampling that are not as by default."""
+        """Steps other than resampling that differ from their defaults."""
         plain = ImageConfig().steps
         return {name: value for name, value in self.steps.items() if name != "resample" and value != plain[name]}
 
@@ -120,7 +120,7 @@ class WordsConfig(Section):
 
 
 def word_or_mapping(value: Any) -> Any:
-    """What may say how to reduce. Raises ValueError for the rest, of which an empty `pca:` is the likeliest."""
+    """Accept `none` or a mapping. Raises ValueError for anything else, such as an empty `pca:`."""
     if value == "none" or isinstance(value, Mapping | PcaConfig):
         return value
     raise ValueError("expected none, or a mapping such as {variance: 0.95}")
@@ -173,7 +173,7 @@ class S3Config(Section):
     """Tags of the objects that are written."""
 
     def __hash__(self) -> int:
-        """So that connections can be kept by their settings; a dict has no hash of its own."""
+        """Hash of all settings, so that they can be the key of a cache of connections."""
         return hash((*self.model_dump(exclude={"tags"}).values(), frozenset(self.tags.items())))
 
     @model_validator(mode="after")

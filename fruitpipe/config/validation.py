@@ -1,4 +1,4 @@
-"""What is wrong with a config, for people."""
+"""Validation of a config: every mistake, with its line and the key that was probably meant."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def mistake_in(detail: Any, lines: Lines) -> Mistake:
 
 
 def quoted(value: Any) -> Any:
-    """A wrong value as an error may show it: of mappings, lists and what may be a key, only what they are."""
+    """A wrong value as an error may show it; mappings, lists and possible credentials are only named."""
     if isinstance(value, Mapping | list):
         return "a mapping" if isinstance(value, Mapping) else "a list"
     return re.sub(r"[\w/+=-]{30,}", "…", value) if isinstance(value, str) else value
@@ -113,7 +113,7 @@ def section_in(annotation: Any) -> type[Section] | None:
 
 
 def home_of(name: str, likeness: float) -> str | None:
-    """The dotted key that ends in a name as alike as this, for a key that was written one level off."""
+    """The dotted key whose last name is this similar, for a key written at the wrong level."""
     for key, field in Config.model_fields.items():
         if section := section_in(field.annotation):
             close = difflib.get_close_matches(name, section.model_fields, 1, likeness)

@@ -1,4 +1,4 @@
-"""What may name a network's weights."""
+"""Names of a network's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
 
 
 def weights_name(value: str) -> str:
-    """What may name weights; a folder ends in a slash. Raises PydanticCustomError `unknown_name` otherwise."""
+    """A valid name of weights; a folder ends in a slash. Raises PydanticCustomError `unknown_name` otherwise."""
     if re.match(WEIGHTS, value):
         return value
     message = "is none of imagenet, random:SEED, a file (.weights.h5, .keras, .h5) and a SavedModel's folder (model/)."
@@ -18,11 +18,11 @@ def weights_name(value: str) -> str:
 
 
 def is_saved_model(weights: str) -> bool:
-    """Whether they are a SavedModel: a whole model, of which no more is known than what it serves."""
+    """Whether weights are a SavedModel: a whole model with nothing known about it but its served output."""
     return weights.endswith("/")
 
 
 def is_whole_model(weights: str) -> bool:
-    """Whether they bring a network of their own, which need not have the layers of the known one."""
+    """Whether weights include their own network, which may have other layers than the known one."""
     is_keras = weights.endswith((".keras", ".h5")) and not weights.endswith(".weights.h5")
     return is_saved_model(weights) or is_keras

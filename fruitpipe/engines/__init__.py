@@ -1,4 +1,4 @@
-"""What turns the pixels of images into features: each kind behind one method, started from a kind and an artefact."""
+"""Engines turn pixels into features. Each is started from its kind and an artefact."""
 
 from fruitpipe.engines.engine import BATCH, CPU, Engine, bytes_of, require_cpu
 from fruitpipe.engines.spec import ENGINES, EngineSpec, file_name

@@ -1,4 +1,4 @@
-"""A class of the user's as an engine: three methods, named in the config as package.module:Class."""
+"""The engine of a user's class, which a config names as package.module:Class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHODS = ("describe", "load", "feature")
 
 
 class Description(NamedTuple):
-    """What a backbone takes and gives."""
+    """Input, output and version of a user's backbone."""
 
     input_size: int
     """Side of the square images that it takes, pixels."""
@@ -31,7 +31,7 @@ class Description(NamedTuple):
 
 
 class CustomBackbone(Protocol):
-    """What `backbone: package.module:Class` must be. Made without arguments, where a run starts and where it works."""
+    """Protocol of `backbone: package.module:Class`. Instantiated without arguments on the driver and in each worker."""
 
     def describe(self) -> Description:
         """Called first, and where a run starts only this: leave what takes time or memory to `load`."""
@@ -95,7 +95,7 @@ def described(name: str, backbone: CustomBackbone) -> Description:
 
 
 def artefact(name: str, description: Description) -> bytes:
-    """What names a class and its version, as JSON."""
+    """Name and description of a class, as JSON."""
     return json.dumps({"class": name, **description._asdict()}).encode()
 
 
@@ -127,7 +127,7 @@ class CustomEngine:
         self.side, self.dimension = description.input_size, description.dimension
 
     def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
-        """Where the class raises an exception, the image is `rejected`.
+        """An image for which the class raises an exception is `rejected`.
 
         Raises UserError where a feature is not as `describe` promises.
         """
@@ -148,5 +148,5 @@ class CustomEngine:
 
 
 def shown(error: Exception) -> str:
-    """An exception of somebody's code, as one line."""
+    """An exception of a user's code, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""What runs a backbone."""
+"""The protocol of an engine."""
 
 from __future__ import annotations
 

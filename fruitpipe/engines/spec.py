@@ -1,4 +1,4 @@
-"""Which engine, and what it needs: the same in a task, in a model and on another machine."""
+"""Engine specifications: the same in a task, in a model and on another machine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EngineSpec(NamedTuple):
 
     @property
     def size(self) -> int:
-        """of the artefact, bytes"""
+        """Size of the artefact, bytes."""
         return self.source.stat().st_size if isinstance(self.source, Path) else len(self.source)
 
     @property
@@ -63,11 +63,11 @@ class EngineSpec(NamedTuple):
         return hashlib.sha256(self.data).hexdigest()
 
     def packed(self) -> EngineSpec:
-        """The same for other machines, where the file is not."""
+        """The same with the artefact's bytes, for machines that do not have the file."""
         return self._replace(source=self.data)
 
     def start(self) -> Engine:
-        """Raises UserError where this machine cannot run it."""
+        """Start the engine. Raises UserError where this machine cannot run it."""
         try:
             start = ENGINES.get(self.kind)
         except KeyError:

@@ -51,7 +51,7 @@ class Detector:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words that were learnt: centres of clusters of descriptors."""
+    """Visual words: centres of clusters of descriptors."""
 
     detector: Detector
     words: NDArray[np.float32]

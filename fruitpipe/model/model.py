@@ -33,7 +33,7 @@ FORMAT = 2
 
 
 class Card(BaseModel):
-    """What a model is: `model.json`."""
+    """Content of `model.json`."""
 
     format: int = FORMAT
     run: str
@@ -124,7 +124,7 @@ class Model:
 
     @property
     def _started(self) -> Engine:
-        """One engine for each thread: an interpreter is not safe to share."""
+        """Engines by thread, as an interpreter is not safe to share."""
         if not hasattr(self._local, "engine"):
             self._local.engine = self.engine.start()
         return self._local.engine  # type: ignore[no-any-return]
@@ -186,6 +186,6 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
 
 
 def read_pca(data: bytes) -> Pca:
-    """A Pca from its file. Raises what NumPy does where it is none."""
+    """Read a Pca from the bytes of `pca.npz`. Raises NumPy's errors where they are damaged."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})

@@ -59,7 +59,7 @@ def transform_folder(
 
 @contextmanager
 def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
-    """A file to write to, that becomes `out` when all went well. Raises UserError where it cannot."""
+    """A temporary file that becomes `out` when the block succeeds. Raises UserError where it cannot be written."""
     path = Path(local_path(out)).absolute()
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     temporary = Path(tempfile.gettempdir() if is_remote(out) else folder) / f".{name}.{os.getpid()}.tmp"

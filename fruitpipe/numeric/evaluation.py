@@ -1,4 +1,4 @@
-"""What the reduction costs, as labels tell it: accuracy of two classifiers with all features and with few components.
+"""Accuracy of two classifiers with all features and with few components: what the reduction costs.
 
 scikit-learn is imported where it is used: no other part of a run waits for it.
 """
@@ -26,7 +26,7 @@ THREADS = 2
 
 
 class Accuracy(BaseModel):
-    """Shares of images that get their own label in a space of so many dimensions."""
+    """Accuracies of both classifiers in one space."""
 
     dimension: int
     nearest: float
@@ -36,7 +36,7 @@ class Accuracy(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """How well labels are told apart, with all features and with components only."""
+    """Accuracies with all features and with components only."""
 
     images: int
     """of a sample, evenly spaced"""
@@ -94,7 +94,7 @@ def sizes(components: int) -> list[int]:
 
 
 def accuracy(space: NDArray[np.floating], labels: NDArray[np.intp]) -> Accuracy:
-    """Of both classifiers, for images at points of shape (n, p) with labels of shape (n,)."""
+    """Accuracy of both classifiers for points of shape (n, p) with labels of shape (n,)."""
     points = compact(space.astype(np.float64))
     return Accuracy(
         dimension=space.shape[1], nearest=nearest_accuracy(points, labels), logistic=logistic_accuracy(points, labels)

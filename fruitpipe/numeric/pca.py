@@ -70,7 +70,7 @@ class Pca:
 
 @dataclass(frozen=True)
 class Unreduced:
-    """No reduction, where a Pca may stand: the features are the vectors."""
+    """Stands in for a Pca where there is none: the features are the vectors."""
 
     length: int
     """d, of a feature"""

@@ -1,4 +1,4 @@
-"""The stage that looks at some images in float32 too, where the features are of less precision."""
+"""The stage that compares features of reduced precision with float32 on a sample of images."""
 
 from __future__ import annotations
 

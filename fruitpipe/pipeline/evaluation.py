@@ -1,4 +1,4 @@
-"""The stage that says what the reduction costs, as labels tell it."""
+"""The stage that measures the cost of the reduction by labels."""
 
 from __future__ import annotations
 

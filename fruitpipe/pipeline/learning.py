@@ -1,4 +1,4 @@
-"""What a run has for a backbone that is learnt from its images."""
+"""A run's images and stored objects, for a backbone that is learnt from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has to do: the images that are there, joined with the features that exist.
+"""The plan of a run: its images joined with the features that exist.
 
 The join is DuckDB's, on disk in a scratch folder with bounded memory, so that planning needs no Spark and goes on while
 Spark starts. Spark's tasks then read their share of the plan themselves: a row group each.
@@ -160,7 +160,7 @@ class Plan:
         return f"known IS NULL OR known.status IN ({', '.join(map(repr, ('', *retried)))})"
 
     def summary(self) -> Summary:
-        """Figures for people and for the manifest."""
+        """Counts for people and for the manifest."""
         images, size, new, changed, retried, known, failed = self._row(f"""
             SELECT count(*), coalesce(sum(size), 0),
                 count(*) FILTER (status IS NULL AND path NOT IN (SELECT path FROM features)),
@@ -210,7 +210,7 @@ class Plan:
         return self._database.sql(query).to_arrow_table()
 
     def commonest_error(self) -> str:
-        """What most of the failed images have for an error."""
+        """The commonest error among the failed images."""
         failed = f"SELECT error FROM ({RESOLVED}) WHERE status <> '{OK}'"
         return str(self._row(f"{failed} GROUP BY error ORDER BY count(*) DESC, error LIMIT 1")[0])
 

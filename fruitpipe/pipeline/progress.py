@@ -22,7 +22,7 @@ EVERY = 10.0
 
 @dataclass
 class Reporter:
-    """Keeps the times of stages and the count of images, and says nothing. The base of those that do."""
+    """Counts images and times stages, silently. The base of the reporters that print."""
 
     timings: dict[str, float] = field(default_factory=dict)
     """seconds by stage"""
@@ -48,7 +48,7 @@ class Reporter:
         self.finished()
 
     def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
-        """More images are done: how many have each status, how many of them failed, bytes read."""
+        """Count images that are done: their number by status, how many failed, bytes read."""
         self.done += statuses.total()
         self.failed += failed
         self.statuses += statuses
@@ -56,17 +56,17 @@ class Reporter:
 
     @property
     def seconds(self) -> float:
-        """since the stage began"""
+        """Seconds since the stage began."""
         return time.monotonic() - self._began
 
     @property
     def rate(self) -> float:
-        """images per second"""
+        """Images per second in this stage."""
         return self.done / self.seconds if self.done else 0.0
 
     @property
     def remaining(self) -> float | None:
-        """seconds to the end of the stage, None while nobody can know"""
+        """Estimated seconds to the end of the stage; None before the first image is done."""
         return (self.total - self.done) / self.rate if self.done else None
 
     def started(self) -> None:
@@ -79,10 +79,10 @@ class Reporter:
         """A stage ended."""
 
     def note(self, message: str) -> None:
-        """Something a person should know."""
+        """A message for people."""
 
     def close(self) -> None:
-        """The run is over, well or not."""
+        """The run has ended, successfully or not."""
 
 
 @dataclass

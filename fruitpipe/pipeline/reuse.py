@@ -1,4 +1,4 @@
-"""An earlier run's model, applied again: whether it fits, and how far the images have moved from those of its fit."""
+"""Reuse of an earlier run's model: whether it fits the config, and how far the images have drifted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def require_match(config: Config, model: Model | None, backbone: ResolvedBackbon
 
 
 def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> dict[str, str | bool]:
-    """By key of a config, what decides how features come to be and has a name that people know."""
+    """Settings that decide the features, by key of a config, for messages."""
     found: dict[str, str | bool] = {"backbone": backbone}
     found["precision"] = "bf16" if engine.kind == "openvino_bf16" else "float32"
     if engine.kind == "python":

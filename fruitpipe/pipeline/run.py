@@ -201,7 +201,7 @@ def model_facts(model: Model) -> ModelFacts:
 
 
 def in_words(error: Exception) -> FruitpipeError:
-    """What ended a run and is no error of ours, in one line."""
+    """Another package's error that ended a run, in one line."""
     match error:
         case OSError():
             return FruitpipeError(f"{error.strerror or error}: {error.filename or 'while writing'}. {KEPT}")

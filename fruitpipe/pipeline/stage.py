@@ -1,4 +1,4 @@
-"""Further stages of a run: what else is to be known of its images, once there are vectors."""
+"""The protocol of further stages, which run once there are vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fruitpipe.tasks import reduce
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may look at: the run, its model, and the features that the vectors came of."""
+    """What a stage gets: the run, its model, and access to features."""
 
     job: Job
     model: Model
@@ -43,7 +43,7 @@ class Stage(Protocol):
         """Whether a run of this config has this stage."""
 
     def run(self, context: Context) -> Record | None:
-        """Do the work. None where there is nothing to tell."""
+        """Do the work; return None where there is nothing to report."""
 
 
 STAGES: Registry[type[Stage]] = Registry(

@@ -135,7 +135,7 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: N
 
 
 def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:
-    """Have the vectors made ready for readers; the files that there are of them."""
+    """Commit all sinks; return the files that they made."""
     files = []
     for number, sink in enumerate(job.sinks):
         scratch = job.scratch / f"sink-{number}"

@@ -1,1 +1,1 @@
-"""What is written about runs, and what is read of them."""
+"""Runs of a result: their manifests, outcomes and reports."""

@@ -1,4 +1,4 @@
-"""Small feature parts merged into larger ones, of which a result that grew in increments has fewer to list and read."""
+"""Compaction: small feature parts of a result that grew in increments are merged into larger ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Merge(BaseModel):
 
 
 class Part(NamedTuple):
-    """What decides where a feature part is merged."""
+    """A small feature part and its place in the order of merging."""
 
     first: str
     """path of its first image, as far as its file says it"""

@@ -98,7 +98,7 @@ class Drift(BaseModel):
 
 
 class Record(BaseModel):
-    """What a further stage of a run has found: how to show it and, besides, whatever it has for programs."""
+    """Result of a further stage: how to show it, and any other keys for programs."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -147,18 +147,18 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, document: bytes) -> Manifest:
-        """One that a run has written."""
+        """Read a manifest, also one that names what is not installed here."""
         return cls.model_validate_json(document, context=RECORDED)
 
     @property
     def records(self) -> dict[str, Record]:
-        """What further stages have found, by their names."""
+        """Records of further stages by the stages' names."""
         extra = (self.model_extra or {}).items()
         return {name: Record.model_validate(value) for name, value in extra if value and "label" in dict(value)}
 
     @property
     def images_per_second(self) -> float | None:
-        """of the feature stage; None where nothing was new"""
+        """Speed of the feature stage; None where nothing was new."""
         seconds = self.timings.get("featurize")
         return self.plan.todo / seconds if seconds else None
 

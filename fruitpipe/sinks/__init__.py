@@ -1,4 +1,4 @@
-"""Where the vectors of a run go: files in several formats, and what other packages add."""
+"""Sinks take the vectors of a run: files in several formats, and what other packages add."""
 
 from fruitpipe.sinks.sink import Sink, open_sinks
 from fruitpipe.sinks.table import to_table, vectors_of

@@ -82,7 +82,7 @@ class Parquet(Files):
 
 
 class JsonLines(Files):
-    """An object a line, with keys path, label and vector."""
+    """One JSON object per line, with keys path, label and vector."""
 
     format = "json"
 

@@ -1,4 +1,4 @@
-"""What takes the vectors of a run."""
+"""The protocol of a sink."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fruitpipe.storage.store import Store
 
 
 class Sink(Protocol):
-    """Takes the vectors of one run, part by part in tasks, and makes something for readers of them on the driver.
+    """Receives the vectors of one run, part by part in tasks, and publishes them on the driver.
 
     Made on the driver as Sink(store, run, one_file): the result, the run's id, and whether the config asks for one file
     instead of parts. Goes to tasks as a pickle. Others than fruitpipe's own are found by entry points of the group
