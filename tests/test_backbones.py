@@ -153,6 +153,7 @@ def test_known_backbones_give_keras_features_on_the_same_weights(
         np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "max", "none"])
 def test_any_layer_and_pooling(drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, pooling: str) -> None:
     paths = pictures(fruits, 64)
@@ -187,6 +188,7 @@ def test_features_are_those_before_the_classifier_however_it_is_made(
     assert drawn("mobilenet")[0].dimension == KNOWN["mobilenet"].dimension == 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["conv_pw_13_rel", 4000])
 def test_a_layer_that_is_not_there_is_one_line(drawn: Callable[..., tuple[Backbone, Path]], layer: str | int) -> None:
     with pytest.raises(UserError, match="layer: no") as caught:
@@ -200,6 +202,7 @@ def test_seeds_are_weights(drawn: Callable[..., tuple[Backbone, Path]]) -> None:
     assert drawn("mobilenet")[0].digest != drawn("mobilenet", weights="random:8")[0].digest
 
 
+@pytest.mark.slow
 def test_weights_and_models_of_ones_own(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path
 ) -> None:
@@ -224,6 +227,7 @@ def test_weights_and_models_of_ones_own(
     assert cosines(features(path, paths), expected).min() >= 0.9999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["exported", "saved"])
 def test_a_saved_model_gives_what_it_serves(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path, written: str
@@ -270,6 +274,7 @@ def save_means(folder: Path, factor: float = 1.0, outputs: int = 1) -> str:
     return f"{folder}/"
 
 
+@pytest.mark.slow
 def test_a_saved_models_variables_are_its_identity(
     drawn: Callable[..., tuple[Backbone, Path]], fruits: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +299,7 @@ def test_a_saved_models_variables_are_its_identity(
         ({"outputs": 2}, "cannot use .* one output of one input"),
     ],
 )
+@pytest.mark.slow
 def test_a_saved_model_that_cannot_be_used_is_one_line(
     drawn: Callable[..., tuple[Backbone, Path]], tmp_path: Path, options: dict[str, Any] | None, reason: str
 ) -> None:

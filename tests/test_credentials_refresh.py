@@ -26,6 +26,7 @@ from test_crash import wait
 
 from fruitpipe.config import Environment
 
+pytestmark = pytest.mark.slow
 KINDS = ("container", "web-identity", "instance")
 LIFETIME = 8
 """Seconds of a session. obstore asks for keys every five; those of AWS live for a quarter of an hour at least."""

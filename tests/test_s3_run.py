@@ -114,6 +114,7 @@ def lists(log: list[Forwarded], prefix: str) -> int:
     return sum(query.get("prefix") == [prefix] for query in queries)
 
 
+@pytest.mark.slow
 def test_words_of_images_on_s3_are_those_of_images_on_disk(place: Place, fruits: Path, tmp_path: Path) -> None:
     """All images are in the sample of either, so that both learn the same words."""
     place.run("backbone=orb")
@@ -150,6 +151,7 @@ def test_one_csv_on_s3_holds_the_vectors_and_no_part_is_left(place: Place, tmp_p
     assert (folder / "vectors.csv").stat().st_size == file["bytes"]
 
 
+@pytest.mark.slow
 def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pictures: None) -> None:
     place = Place(server, "known", proxy.endpoint)
     place.run()
@@ -189,6 +191,7 @@ def test_the_verbs_work_on_s3(place: Place, tmp_path: Path) -> None:
     ] == COUNT  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_on_s3_is_applied_to_images_on_s3_and_elsewhere(place: Place, tmp_path: Path) -> None:
     facts = json.loads(place.run().stdout)
     fruitpipe("transform", facts["model"], place.images, f"{place.out}/more.parquet", *place.options)
@@ -242,6 +245,7 @@ def test_an_image_that_changes_after_it_was_listed_is_said_so(
         place.client.put_object(Bucket=BUCKET, Key=key, Body=victim.read_bytes())
 
 
+@pytest.mark.slow
 def test_faults_and_restarts_of_the_server_change_nothing(
     server: Server, proxy: Proxy, pictures: None, local: pa.Table, tmp_path: Path
 ) -> None:
@@ -268,6 +272,7 @@ def test_faults_and_restarts_of_the_server_change_nothing(
     assert same_vectors(vectors(out), local)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_only_the_parts_in_flight_on_s3(place: Place, local: pa.Table, tmp_path: Path) -> None:
     started = subprocess.Popen(
         command("run", place.images, place.out, "--set", BACKBONE, *place.options),

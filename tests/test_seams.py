@@ -183,7 +183,14 @@ def test_a_sink_from_outside_takes_the_vectors_and_a_killed_task_writes_no_row_t
     assert not list(sqlite.glob("aborted*"))
 
 
-@pytest.mark.parametrize("moment", ["before the commit", "amid the commit", "after the commit"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before the commit", marks=pytest.mark.slow),
+        "amid the commit",
+        pytest.param("after the commit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_killed_around_a_commit_and_the_next_one_show_no_row_twice(
     moment: str, fruits: Path, tmp_path: Path, sqlite: Path
 ) -> None:
