@@ -216,11 +216,11 @@ def places(cluster_image: str, tmp_path_factory: pytest.TempPathFactory, fruits:
 
 @pytest.fixture(scope="session")
 def many(places: Server, fruits: Path) -> int:
-    """Images below `many`, so large that executors work for half a minute; how many."""
+    """Images below `heap`, so large that executors work for half a minute; how many."""
     client, count = places.client(places.identities["admin"]), 1200
     sink = io.BytesIO()
     with Image.open(next(fruits.rglob("*.jpg"))) as fruit:
         fruit.resize((1500, 1500)).save(sink, "PNG", compress_level=1)
     for number in range(count):
-        client.put_object(Bucket=BUCKET, Key=f"many/{number % 8}/{number}.png", Body=sink.getvalue())
+        client.put_object(Bucket=BUCKET, Key=f"heap/{number % 8}/{number}.png", Body=sink.getvalue())
     return count

@@ -22,7 +22,7 @@ def test_an_executor_that_is_told_to_go_finishes_its_task(
     """As when the node of a spot instance goes: no task is lost, and nothing is computed twice."""
     client = places.client(places.identities["admin"])
     out = how.replace(" ", "-")
-    name = apply(cluster_image, "many", out)
+    name = apply(cluster_image, "heap", out)
     wait_for(lambda: parts(client, out), 180)
     pod, *_ = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
     follow = ["kubectl", f"--namespace={NAMESPACE}", "logs", "--follow", pod]
