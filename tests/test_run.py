@@ -364,6 +364,13 @@ def test_gc_deletes_nothing_that_fruitpipe_has_not_written(store: LocalStore, tm
     assert (store.root / layout.run(unfinished, "report.html")).is_symlink()
 
 
+@pytest.mark.parametrize("option", ["--delete", "--compact"])
+def test_gc_of_what_is_no_result_is_one_line_and_leaves_nothing_there(tmp_path: Path, option: str) -> None:
+    for place in (tmp_path / "gone", tmp_path):
+        assert "is no result of fruitpipe" in one_line_error(fruitpipe("gc", place, option, code=2))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_linked_folder_of_features_is_used_and_not_cleared(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "large-disk").mkdir()
     (store.root / "features").symlink_to(tmp_path / "large-disk")

@@ -174,7 +174,8 @@ def garbage(store: Store) -> list[Garbage]:
 
 
 def collect(store: Store) -> list[Garbage]:
-    """Delete the garbage and say what it was. Raises UserError where somebody is writing."""
+    """Delete the garbage and say what it was. Raises UserError where there is no result, or somebody is writing."""
+    require_result(store)  # before a lease leaves its mark in somebody else's folder
     with Lease(store, "fruitpipe gc"):
         found = garbage(store)
         for each in found:
