@@ -134,7 +134,7 @@ def keras_features(
     [
         pytest.param("resnet50", "ResNet50", "avg_pool", marks=pytest.mark.slow),
         pytest.param("vgg16", "VGG16", "block5_pool", marks=pytest.mark.slow),
-        ("efficientnet_v2_b0", "EfficientNetV2B0", -2),
+        pytest.param("efficientnet_v2_b0", "EfficientNetV2B0", -2, marks=pytest.mark.slow),
     ],
 )
 def test_known_backbones_give_keras_features_on_the_same_weights(
@@ -177,10 +177,12 @@ def test_vggs_fully_connected_layers_are_there_for_who_asks(
     assert cosines(features(path, paths), keras_features("vgg16", "VGG16", "fc2", paths)).min() >= 0.9999
 
 
+@pytest.mark.slow
 def test_a_layer_by_its_index(drawn: Callable[..., tuple[Backbone, Path]]) -> None:
     assert drawn("mobilenet", layer=-5)[0].layer == "global_average_pooling2d"
 
 
+@pytest.mark.slow
 def test_features_are_those_before_the_classifier_however_it_is_made(
     drawn: Callable[..., tuple[Backbone, Path]],
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_layer_that_is_not_there_is_one_line(drawn: Callable[..., tuple[Backbo
         assert "conv_pw_13_relu" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_seeds_are_weights(drawn: Callable[..., tuple[Backbone, Path]]) -> None:
     assert drawn("mobilenet")[0].digest != drawn("mobilenet", weights="random:8")[0].digest
 
@@ -398,6 +401,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error_of_one_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +416,7 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
     assert os.listdir(tmp_path / "cache" / "backbones") == []  # noqa: PTH208
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_is_wrong_with_the_backbone_and_does_without_weights(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

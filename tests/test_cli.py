@@ -18,6 +18,7 @@ from command import BACKBONE, command, fruitpipe, one_line_error, process, vecto
 import fruitpipe as api
 
 
+@pytest.mark.slow
 def test_in_a_pod_the_reason_is_where_kubernetes_looks_for_it(tmp_path, monkeypatch):
     log = tmp_path / "termination-log"
     monkeypatch.setenv("FRUITPIPE_TERMINATION_LOG", str(log))
@@ -37,6 +38,7 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     assert "no images in" in one_line_error(done)
 
 
+@pytest.mark.slow
 def test_a_run_without_weights_is_one_line_with_the_ways_out(fruits: Path, tmp_path: Path) -> None:
     environment = os.environ | {"KERAS_HOME": str(tmp_path / "keras"), "FRUITPIPE_CACHE": str(tmp_path / "cache")}
     environment |= {"https_proxy": "http://127.0.0.1:9", "no_proxy": ""}  # a closed site
@@ -85,6 +87,7 @@ def test_plan_counts_without_writing_anything(fruits: Path, tmp_path: Path) -> N
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_bar_shows_on_a_terminal_and_the_last_lines_say_what_to_do_next(fruits: Path, tmp_path: Path) -> None:
     """`script` gives the command a terminal."""
     line = " ".join(map(repr, command("run", str(fruits), str(tmp_path / "out"), "--set", BACKBONE)))
@@ -111,6 +114,7 @@ def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Pat
     assert next(line for line in lines if line["stage"] == "featurize")["images"] == 320
 
 
+@pytest.mark.slow
 def test_verbose_brings_back_what_spark_says(fruits: Path, tmp_path: Path) -> None:
     done = fruitpipe("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
     assert "WARN" in done.stderr or "INFO" in done.stderr
@@ -138,6 +142,7 @@ def test_a_folder_that_is_no_result_is_one_line(tmp_path: Path) -> None:
     assert "is no model" in one_line_error(fruitpipe("transform", tmp_path, tmp_path, tmp_path / "o.parquet", code=2))
 
 
+@pytest.mark.slow
 def test_under_spark_submit_its_settings_count(fruits: Path, tmp_path: Path) -> None:
     submit = [
         Path(sys.executable).with_name("spark-submit"),
@@ -164,6 +169,7 @@ class Seen:
 """
 
 
+@pytest.mark.slow
 def test_workers_under_spark_submit_have_our_environment_but_where_it_says_otherwise(
     fruits: Path, tmp_path: Path
 ) -> None:

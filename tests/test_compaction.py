@@ -83,7 +83,7 @@ def put_increments(store: Store, increments: int, rows: int) -> NDArray[np.float
     return features
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", pytest.param("bucket", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """An empty result on either."""
     if request.param == "disk":
@@ -185,6 +185,7 @@ def grown(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return images, out
 
 
+@pytest.mark.slow
 def test_after_gc_with_compact_the_next_run_computes_nothing_and_publishes_the_same(
     grown: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbe
     goes_on(fruits, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path: Path) -> None:
     settings = ("backbone=orb", "words.side=1600")  # which takes long enough to be killed amid
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
@@ -119,6 +120,7 @@ def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path
     assert words.stat().st_mtime_ns == learnt
 
 
+@pytest.mark.slow
 def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
     with running(fruits, tmp_path) as process:
         workers_of(process)[0].kill()
@@ -127,6 +129,7 @@ def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: 
     assert same_vectors(vectors(tmp_path), vectors(undisturbed))
 
 
+@pytest.mark.slow
 def test_a_killed_jvm_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
     with running(fruits, tmp_path) as process:
         jvm_of(process).kill()
@@ -136,7 +139,7 @@ def test_a_killed_jvm_is_one_line_and_the_next_run_goes_on(fruits: Path, undistu
     goes_on(fruits, tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interrupted_run_says_so_and_the_next_goes_on(
     number: signal.Signals, fruits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +152,7 @@ def test_an_interrupted_run_says_so_and_the_next_goes_on(
     goes_on(fruits, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_run_on_one_output_is_refused_until_the_first_is_gone(
     fruits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +178,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, small_disk: Path) -> None:
     done = fruitpipe("run", fruits, small_disk, "--set", BACKBONE, code=1)
     assert "disk is full" in one_line_error(done)

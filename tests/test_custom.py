@@ -58,6 +58,7 @@ def engine(name: str) -> Engine:
     return resolved(name).engine.start()
 
 
+@pytest.mark.slow
 def test_a_run_with_the_example_gives_scikit_learns_pca_of_its_features(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_driver_that_fails_keeps_its_exit_code(started, tmp_path):
     assert (failed.value.returncode, failed.value.stderr, (tmp_path / "log").exists()) == (3, "", False)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_told_to_end_ends_itself(started, tmp_path):
     """The signal reaches Spark, and its exit code comes out."""
     submit = "trap 'sleep 0.2; echo ended; exit 130' TERM\nkill -TERM $PPID\nsleep 9 & wait"

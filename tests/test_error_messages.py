@@ -221,12 +221,14 @@ def test_a_first_request_is_not_repeated_for_minutes(arguments: tuple[str, ...],
     assert 1 <= len(callers) <= 3
 
 
+@pytest.mark.slow
 def test_only_the_driver_asks_where_a_bucket_is(server: Server, admin: dict[str, str], tmp_path: Path) -> None:
     with Proxy(server.endpoint) as proxy:
         fruitpipe("run", IMAGES, tmp_path, *options(proxy.endpoint, BACKBONE), variables=admin)
         assert [(each.method, each.path) for each in proxy.log].count(("HEAD", f"/{BUCKET}")) == 1
 
 
+@pytest.mark.slow
 def test_workers_are_patient_with_buckets_that_a_manifest_names(
     server: Server, admin: dict[str, str], tmp_path: Path
 ) -> None:
@@ -258,6 +260,7 @@ def test_http_where_there_is_tls(server: Server, admin: dict[str, str]) -> None:
     assert f"{endpoint} wants TLS: write https:// in s3.endpoint" in plan(admin, endpoint)
 
 
+@pytest.mark.slow
 def test_a_private_authority_is_trusted_where_it_is_given(server: Server, admin: dict[str, str]) -> None:
     settings = ("plan", IMAGES, OUT, "--set", f"s3.endpoint={server.https_endpoint}")
     line = refused(admin, *settings)

@@ -156,6 +156,7 @@ def test_labels_that_are_too_few_are_a_note_and_not_the_end(fruits: Path, tmp_pa
     assert "fewer than two labels have 5 of the 40 images" in warning
 
 
+@pytest.mark.slow
 def test_on_real_photographs_it_is_the_accuracy_of_keras_features(
     data: Path, mobilenet: object, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_on_real_photographs_it_is_the_accuracy_of_keras_features(
     assert found.reduced[0].nearest < 0.99 < found.reduced[2].nearest
 
 
+@pytest.mark.slow
 def test_without_a_pca_only_the_features_are_judged(fruits: Path, tmp_path: Path) -> None:
     done = run(fruits, tmp_path / "out", "pca=none", "evaluate=true")
     assert done["evaluation"]["reduced"] == []

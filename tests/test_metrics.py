@@ -79,6 +79,7 @@ def test_a_port_that_is_taken_is_a_users_mistake() -> None:
             pass
 
 
+@pytest.mark.slow
 def test_a_run_counts_its_images_and_their_bytes(fruits: Path, tmp_path: Path) -> None:
     port, text = free_port(), ""
     options = ("--set", "backbone=efficientnet_lite0", "--metrics", port)

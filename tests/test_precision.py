@@ -49,6 +49,7 @@ def test_a_run_in_bf16_is_refused_where_the_processor_lacks_it(fruits: Path, tmp
     assert "AVX512-BF16 or AMX" in one_line_error(told)
 
 
+@pytest.mark.slow
 @with_bf16
 def test_a_run_in_bf16_says_what_it_changes_and_keeps_its_features_apart(fruits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

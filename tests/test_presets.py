@@ -45,8 +45,6 @@ RECIPES = {
     "vgg16-csv": Recipe(0.95, ("vectors.csv",), every=20, settings=RANDOM),
 }
 
-RUNS = [pytest.param(name, marks=pytest.mark.slow) if each.every > 1 else name for name, each in RECIPES.items()]
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_preset_is_a_valid_config_of_few_lines_that_says_what_it_is(name: str) -> None:
@@ -167,7 +165,8 @@ def take(photographs: Path, every: int, folder: Path) -> list[Path]:
     return taken
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_preset_publishes_what_it_says(name: str, data: Path, tmp_path: Path) -> None:
     recipe, images, out = RECIPES[name], tmp_path / "images", tmp_path / "out"
     paths = take(data / "fruits-360" / "Sample", recipe.every, images)

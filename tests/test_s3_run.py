@@ -138,6 +138,7 @@ def test_a_run_on_s3_publishes_what_a_run_on_disk_does(place: Place, local: pa.T
     assert not list(out.rglob("*.tmp")) + list(out.glob("runs/*/work"))
 
 
+@pytest.mark.slow
 def test_one_csv_on_s3_holds_the_vectors_and_no_part_is_left(place: Place, tmp_path: Path) -> None:
     place.run("formats=[csv]", "one_file=true", "pca.components=2")
     out = place.download(tmp_path)
@@ -165,6 +166,7 @@ def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pict
     assert len(proxy.log) < COUNT / 2
 
 
+@pytest.mark.slow
 def test_the_verbs_work_on_s3(place: Place, tmp_path: Path) -> None:
     first, second = (json.loads(place.run().stdout)["run"] for _ in range(2))
     assert json.loads(place.get("latest.json"))["run"] == second
@@ -208,6 +210,7 @@ def test_a_model_on_s3_is_applied_to_images_on_s3_and_elsewhere(place: Place, tm
     assert json.loads(reused.stdout)["components"] == facts["components"]
 
 
+@pytest.mark.slow
 def test_pandas_reads_published_vectors_from_s3(server: Server, place: Place, local: pa.Table) -> None:
     """By way of s3fs, which shares no code with what wrote them."""
     published = json.loads(place.run().stdout)["vectors"]
@@ -216,6 +219,7 @@ def test_pandas_reads_published_vectors_from_s3(server: Server, place: Place, lo
     assert read.drop(columns="vector").equals(local.drop(["vector"]).to_pandas())
 
 
+@pytest.mark.slow
 def test_an_image_that_changes_after_it_was_listed_is_said_so(
     server: Server, proxy: Proxy, pictures: None, fruits: Path, tmp_path: Path
 ) -> None:

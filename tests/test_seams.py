@@ -183,14 +183,8 @@ def test_a_sink_from_outside_takes_the_vectors_and_a_killed_task_writes_no_row_t
     assert not list(sqlite.glob("aborted*"))
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param("before the commit", marks=pytest.mark.slow),
-        "amid the commit",
-        pytest.param("after the commit", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before the commit", "amid the commit", "after the commit"])
 def test_a_run_that_is_killed_around_a_commit_and_the_next_one_show_no_row_twice(
     moment: str, fruits: Path, tmp_path: Path, sqlite: Path
 ) -> None:
@@ -206,6 +200,7 @@ def test_a_run_that_is_killed_around_a_commit_and_the_next_one_show_no_row_twice
     assert len(list((out / "runs").iterdir())) == 1, "nothing of the killed run is left"
 
 
+@pytest.mark.slow
 def test_a_sink_whose_run_is_not_published_is_told_so(fruits: Path, tmp_path: Path, sqlite: Path) -> None:
     out = tmp_path / "out"
     (sqlite / "refuse").touch()
@@ -215,6 +210,7 @@ def test_a_sink_whose_run_is_not_published_is_told_so(fruits: Path, tmp_path: Pa
     assert (sqlite / f"aborted {run.name}").exists()
 
 
+@pytest.mark.slow
 def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_without_it(
     fruits: Path, tmp_path: Path, sqlite: Path
 ) -> None:
@@ -238,7 +234,7 @@ def test_a_stage_from_outside_is_in_manifest_show_and_report(
     entries = {"fruitpipe.stages": {"strength": "outside_stage:Brightness"}}
     install(tmp_path / "site", "outside_stage", STAGE, entries, monkeypatch)
     out = tmp_path / "out"
-    process("run", fruits, out, "--set", BACKBONE)
+    fruitpipe("run", fruits, out, "--set", BACKBONE)
     found = manifest(out)
     assert found["strength"]["means"].keys() == found["counts"]["by_label"].keys()
     assert all(mean > 0 for mean in found["strength"]["means"].values())
@@ -250,7 +246,7 @@ def test_a_stage_from_outside_is_in_manifest_show_and_report(
     page = (out / "runs" / found["run"] / "report.html").read_text()
     assert "<h2>Mean of features, by label</h2>" in page
     assert f'<td>Apple</td><td class="count">{found["strength"]["means"]["Apple"]:.4f}</td>' in page
-    process("run", fruits, out, "--set", BACKBONE, "--set", "labels=none")
+    fruitpipe("run", fruits, out, "--set", BACKBONE, "--set", "labels=none")
     assert manifest(out)["strength"] is None
 
 
