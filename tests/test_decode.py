@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,66 @@ def test_an_orientation_that_does_not_exist_is_passed_over(orientation: int) -> 
 )
 def test_a_photograph_with_a_broken_exif_block_is_still_a_photograph(block: bytes) -> None:
     assert np.array_equal(pixels(hostile.jpeg(exif=block)), pixels(JPEG))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", range(15))
+@pytest.mark.parametrize("tag", [0x0100, 0x010E, 0x8769])
+def test_a_photograph_is_seen_upright_whatever_else_its_exif_has(order: str, kind: int, tag: int) -> None:
+    """A tag whose value lies beyond the block, or is of another type than Pillow thinks."""
+    entries = sorted([(tag, kind, 4, 0xFF, 0xFE01), (0x0112, 3, 1, 6, 0)])
+    block = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(entries))
+    block += b"".join(struct.pack(f"{order}HHIHH", *entry) for entry in entries) + bytes(4)
+    lying = hostile.picture().transpose(Image.Transpose.ROTATE_90)
+    assert np.abs(pixels(hostile.jpeg(lying, exif=b"Exif\0\0" + block)) - pixels(JPEG)).mean() < 1
+
+
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    """The PNG with a chunk behind its header."""
+    return PNG[:33] + hostile.chunk(kind, data) + PNG[33:]
+
+
+NOISE = np.random.default_rng(0).bytes(3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"tEXt", b"Comment\0" + NOISE),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000))),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(NOISE)),
+        (b"iTXt", b"no end"),
+        (b"iCCP", b"profile\0\0" + zlib.compress(NOISE)),
+        (b"iCCP", b"profile\0\0garbage"),
+        (b"eXIf", b"garbage"),
+        (b"pHYs", b"?"),
+        (b"gAMA", b""),
+        (b"acTL", b"?"),
+    ],
+)
+def test_a_png_is_read_whatever_its_texts_and_profiles_are(kind: bytes, data: bytes) -> None:
+    assert np.array_equal(pixels(with_chunk(kind, data)), pixels(PNG))
+
+
+def test_a_png_whose_texts_hinder_reading_is_turned_by_its_exif() -> None:
+    lying = hostile.png(hostile.picture().transpose(Image.Transpose.ROTATE_90), exif=hostile.exif(6))
+    assert np.array_equal(pixels(lying[:33] + hostile.chunk(b"iTXt", b"no end") + lying[33:]), pixels(PNG))
+
+
+@pytest.mark.parametrize("marker", [*range(0xE1, 0xF0), 0xFE])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"Photoshop 3.0\0\xff", b"MPF\0II*\0\xff\xff\xff\xff", b"ICC_PROFILE\0\1\2"]
+)
+def test_a_jpeg_is_read_whatever_its_comments_and_application_data_are(marker: int, data: bytes) -> None:
+    segment = struct.pack(">BBH", 0xFF, marker, 2 + len(data)) + data
+    assert np.array_equal(pixels(JPEG[:2] + segment + JPEG[2:]), pixels(JPEG))
+
+
+def test_a_webp_is_read_whatever_its_exif_is() -> None:
+    plain = hostile.encode(hostile.picture(), "WEBP", lossless=True)
+    assert np.array_equal(
+        pixels(hostile.encode(hostile.picture(), "WEBP", lossless=True, exif=b"garbage")), pixels(plain)
+    )
 
 
 def test_an_extension_that_lies_does_not_matter() -> None:

@@ -8,18 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
+from fruitpipe.vision.colours import UndefinedColours, to_rgb
+from fruitpipe.vision.metadata import turn, without_metadata
 from fruitpipe.vision.preprocess import preprocess
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+TIFF = (b"II*\0", b"MM\0*")
 DECODE_RULES = 1
-"""Version of the rules here and in `steps`: a change of what they give for any image changes the features' identity."""
+"""Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity. One
+that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
 STEP_RULES = {"grey": 2}
 """Versions of steps whose rules have changed: features of configs without them stay what they are."""
-ORIENTATION = 0x0112
 
 OK = "ok"
 TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
@@ -60,18 +63,33 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     if not data:
         raise BadImage("undecodable", "empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(*image.size, rules)
-            oriented = orient(image)
-            return Picture(preprocess(to_rgb(oriented), side, rules), *oriented.size)
+        return decoded(data, side, rules)
     except BadImage:
         raise
+    except UndefinedColours as error:
+        raise BadImage("undecodable", str(error)) from None
     except MemoryError:
         raise BadImage("unreadable", "not enough memory to decode it") from None
-    except UnidentifiedImageError:
-        raise BadImage("undecodable", "not an image of a known format") from None
     except Exception as error:
+        pixels_alone = without_metadata(data)
+        if pixels_alone is not None:
+            return decode(pixels_alone, side, rules)
+        if isinstance(error, UnidentifiedImageError):
+            known = "a TIFF that is damaged or has values of a kind that is not read"
+            reason = known if data[:4] in TIFF else "not an image of a known format"
+            raise BadImage("undecodable", reason) from None
         raise BadImage("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
+    """Raises BadImage, and whatever Pillow does."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_size(*image.size, rules)
+        image.load()  # raises for truncated files; PNG's EXIF is known only then
+        upward = turn(image)
+        picture = to_rgb(image, data)
+        picture = picture if upward is None else picture.transpose(upward)
+        return Picture(preprocess(picture, side, rules), *picture.size)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
@@ -90,26 +108,3 @@ def check_size(width: int, height: int, rules: ImageConfig) -> None:
         raise BadImage("too_large", f"{width} x {height} pixels, more than image.max_pixels ({rules.max_pixels})")
     if max(width, height) > rules.max_aspect * max(min(width, height), 1):
         raise BadImage("too_large", f"{width} x {height} is beyond image.max_aspect ({rules.max_aspect:g})")
-
-
-def orient(image: Image.Image) -> Image.Image:
-    """Decode, and apply the EXIF orientation where there is one."""
-    image.load()  # raises for truncated files; PNG's EXIF is known only then
-    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise BadImage("undecodable", f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
-        return Image.fromarray((values / 257 + 0.5).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise BadImage("undecodable", "floating-point pixels have no defined range")
-    if image.has_transparency_data:
-        see_through = image.convert("RGBA")
-        white = Image.new("RGBA", see_through.size, "white")
-        return Image.alpha_composite(white, see_through).convert("RGB")
-    return image.convert("RGB")

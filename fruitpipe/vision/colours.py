@@ -1,0 +1,89 @@
+"""What the values of a decoded picture mean: the RGB that a viewer shows.
+
+Pillow's mode says how values lie in memory. Where it does not say what they mean, the container does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin
+
+BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
+"""Tags of a TIFF."""
+UNCOMPRESSED = (1,)
+WHITE_IS_ZERO = (0,)
+SEPARATE = (2,)
+SIGNED = 2
+PNG_DEPTH = 24
+"""Where the header of a PNG says how many bits a sample has."""
+
+
+class UndefinedColours(ValueError):
+    """Raised for values that no container says how to show."""
+
+
+def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
+    """An RGB picture. Transparent pixels show white, values of more than 8 bits are scaled, profiles are passed over.
+
+    data: the file that the picture was decoded from.
+
+    Raises UndefinedColours.
+    """
+    if image.mode == "F":
+        raise UndefinedColours("floating-point pixels have no defined range")
+    match image:
+        case TiffImagePlugin.TiffImageFile():
+            require_known_values(image)
+        case BmpImagePlugin.BmpImageFile() if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+            return image.convert("RGB")  # what wrote it left the fourth byte of pixels at 0 and meant nothing by it
+        case PngImagePlugin.PngImageFile() if image.mode in ("L", "RGB") and "transparency" in image.info:
+            scale_transparency(image, depth=data[PNG_DEPTH])
+    if image.mode.startswith("I"):
+        return deep_grey(image)
+    if image.has_transparency_data:
+        return on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def require_known_values(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raise UndefinedColours for a TIFF whose values Pillow takes for others."""
+    if SIGNED in tag(image, SAMPLE_FORMAT) and 8 in tag(image, BITS):
+        raise UndefinedColours("signed 8-bit pixels have no defined range")
+    if tag(image, PLANES) == SEPARATE and 16 in tag(image, BITS) and tag(image, COMPRESSION) == UNCOMPRESSED:
+        raise UndefinedColours("separate planes of 16 bits can be read only where they are compressed")
+
+
+def deep_grey(image: Image.Image) -> Image.Image:
+    """Of one channel of 12 or 16 bits; more bits are taken as 16 where all values fit."""
+    values, white, white_is_zero = np.asarray(image), 0xFFFF, False
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        white = 0xFFF if tag(image, BITS) == (12,) else white
+        white_is_zero = tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
+    if values.min() < 0 or values.max() > white:
+        raise UndefinedColours(f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
+    shown = (values / (white / 255) + 0.5).astype(np.uint8)
+    if white_is_zero:
+        shown = 255 - shown
+    shown[values == image.info.get("transparency")] = 255
+    return Image.fromarray(shown).convert("RGB")
+
+
+def scale_transparency(image: Image.Image, depth: int) -> None:
+    """Give the transparent colour of a PNG 8 bits, as its pixels have: Pillow leaves it as the file has it."""
+    clear = image.info["transparency"]
+    if depth > 8:
+        raise UndefinedColours("a transparent colour of 16 bits cannot be told from its neighbours in 8")
+    image.info["transparency"] = clear * 255 // (2**depth - 1) if isinstance(clear, int) else clear
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    straight = image.convert("LA") if image.mode == "La" else image  # Pillow knows no shorter way
+    see_through = straight.convert("RGBA")
+    white = Image.new("RGBA", see_through.size, "white")
+    return Image.alpha_composite(white, see_through).convert("RGB")
+
+
+def tag(image: TiffImagePlugin.TiffImageFile, number: int) -> tuple[int, ...]:
+    """The values of a tag, () where there is none."""
+    values = image.tag_v2.get(number, ())
+    return values if isinstance(values, tuple) else (values,)

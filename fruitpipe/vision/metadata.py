@@ -1,0 +1,87 @@
+"""What image files say beside their pixels. It never decides whether a picture is read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+
+from PIL import Image
+
+ORIENTATION, SHORT = 0x0112, 3
+"""Tag of EXIF and type of its value."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by EXIF orientation."""
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+"""Chunks of a PNG that its pixels need, and its EXIF."""
+LEFT_OUT = frozenset({0xFE, *range(0xE2, 0xEE), 0xEF})
+"""Markers of a JPEG's comments and application data, but for JFIF's and Adobe's, which say what its colours are, and
+EXIF's."""
+START_OF_SCAN = 0xDA
+
+
+def turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a decoded picture upright; None where it is, or where nothing that can be read says otherwise."""
+    block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    return TURNS.get(orientation(block) or by_pillow(image))
+
+
+def orientation(block: bytes) -> int:
+    """The orientation in an EXIF block, a TIFF (6.0, p. 14), whatever else is wrong with it; 0 where there is none."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    with suppress(struct.error):
+        if order:
+            (at,) = struct.unpack_from(f"{order}I", block, 4)
+            (entries,) = struct.unpack_from(f"{order}H", block, at)
+            for number in range(entries):
+                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, at + 2 + 12 * number)
+                if (tag, kind) == (ORIENTATION, SHORT):
+                    return int(value)
+    return 0
+
+
+def by_pillow(image: Image.Image) -> int:
+    """The orientation elsewhere, such as in XMP or in a text of a PNG; 0 where it cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 0))
+    except Exception:  # noqa: BLE001 - Pillow raises whatever a broken block leads it to
+        return 0
+
+
+def without_metadata(data: bytes | memoryview) -> bytes | None:
+    """The same picture without texts and profiles; None where there are none, or none that can be left out."""
+    if data[: len(PNG)] == PNG:
+        rest = PNG + b"".join(chunk for kind, chunk in png_chunks(data) if kind in KEPT)
+    elif data[: len(JPEG)] == JPEG:
+        rest = JPEG + b"".join(segment for marker, segment in jpeg_segments(data) if marker not in LEFT_OUT)
+    else:
+        return None
+    return rest if len(rest) < len(data) else None
+
+
+def png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk; the last may be cut short."""
+    at = len(PNG)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, bytes(data[at : at + 12 + length])
+        at += 12 + length
+
+
+def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+    """Marker and bytes of each segment before the first scan, then all that follows as one."""
+    at = len(JPEG)
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        yield data[at + 1], bytes(data[at : at + 2 + length])
+        at += 2 + length
+    yield START_OF_SCAN, bytes(data[at:])
