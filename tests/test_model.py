@@ -154,6 +154,22 @@ def test_the_models_own_limits_hold(model: Model, tmp_path: Path) -> None:
     assert vector.status == "too_large"
 
 
+def test_an_image_may_be_one_path_and_paths_come_from_anywhere(model: Model, paths: list[str]) -> None:
+    (expected,) = model.transform_images(paths[:1])
+    for given in (paths[0], Path(paths[0]), [Path(paths[0])], iter(paths[:1]), tuple(paths[:1])):
+        (found,) = model.transform_images(given)
+        assert found.path == expected.path
+        assert np.array_equal(found.vector, expected.vector)
+
+
+def test_what_a_notebook_shows_of_a_model_is_one_short_line(model: Model, paths: list[str]) -> None:
+    (vector,) = model.transform_images(paths[:1])
+    for each in (model, model.pca, model.engine, vector):
+        assert repr(each).startswith(type(each).__name__)
+        assert len(repr(each)) < 200
+        assert len(repr(each).splitlines()) == 1
+
+
 def test_no_images_give_no_vectors(model: Model) -> None:
     assert list(model.transform_images([])) == []
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fruitpipe.engines.engine import CPU, Engine, bytes_of
 from fruitpipe.errors import UserError
 from fruitpipe.plugins import Registry
+from fruitpipe.units import size
 
 Start = Callable[[bytes | Path, str], Engine]
 """An engine of an artefact, bytes or a local path, on a device. Raises UserError where this machine cannot run it."""
@@ -47,6 +48,9 @@ class EngineSpec(NamedTuple):
     source: bytes | Path
     """flatbuffer, vocabulary, name and version of a class, or whatever the kind takes"""
     device: str = CPU
+
+    def __repr__(self) -> str:
+        return f"EngineSpec({self.kind}, {size(self.size)} on {self.device})"
 
     @property
     def data(self) -> bytes:

@@ -28,6 +28,7 @@ from fruitpipe.storage.store import Store, open_store
 
 PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
+Place = str | os.PathLike[str]
 FORMAT = 2
 """In models of format 1, images were resized before they were made grey: other pixels than now."""
 
@@ -56,7 +57,7 @@ class Card(BaseModel):
     """d of the features, where they are the vectors and there is no `pca.npz`"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vector:
     """One image, transformed."""
 
@@ -66,8 +67,12 @@ class Vector:
     vector: NDArray[np.float32] | None
     """(k,), None where the status is not `ok`"""
 
+    def __repr__(self) -> str:
+        found = self.error if self.vector is None else f"{len(self.vector)} numbers"
+        return f"Vector({self.path!r}, {self.status}, {found})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Model:
     """A fitted model."""
 
@@ -77,14 +82,19 @@ class Model:
     backbone: str | None = None
     """package.module:Class that the caller lets it run; a model on disk may name any"""
 
+    def __repr__(self) -> str:
+        return f"Model({self.card.backbone}, {self.pca}, run {self.card.run}, {self.card.images} images)"
+
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
         return self.pca.transform(features)
 
     def transform_images(
-        self, paths: Iterable[str], threads: int | None = None, s3: S3Config | None = None
+        self, paths: Place | Iterable[Place], threads: int | None = None, s3: S3Config | None = None
     ) -> Iterator[Vector]:
         """Vectors of images on disk or in buckets, in order, on all cores; a bad one gives a status and no vector.
+
+        paths: one image, or as many as there are.
 
         Threads are enough, as engines, decoding and resizing let go of Python's lock: with mobilenet_v2, an image holds
         it for 8 % of its time. A class of the user's may hold it longer.
@@ -94,7 +104,7 @@ class Model:
         self.require_named_class()
         reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
         threads = threads or len(os.sched_getaffinity(0))
-        stream = iter(paths)
+        stream = (os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths))
         chunks = iter(lambda: list(islice(stream, CHUNK)), [])
         with ThreadPoolExecutor(threads) as pool:
             window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]

@@ -14,7 +14,7 @@ from fruitpipe.numeric.moments import Float64, Moments
 DEFAULT_VARIANCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pca:
     """A fitted scaler and PCA: y = (x - mean) / scale @ components.T, as scikit-learn's StandardScaler and PCA."""
 
@@ -26,6 +26,9 @@ class Pca:
     """(k, d): orthonormal rows, largest variance first; the largest absolute loading of each is positive"""
     explained_variance: Float64
     """(d,): variance along every component, kept or not (sample variance, ddof 1), largest first"""
+
+    def __repr__(self) -> str:
+        return f"Pca({len(self.mean)} to {self.length}, {100 * self.explained:.1f} % of the variance)"
 
     @property
     def length(self) -> int:

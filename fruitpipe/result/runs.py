@@ -20,12 +20,16 @@ from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import TEMPORARY, Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A published run."""
 
     store: Store
     manifest: Manifest
+
+    def __repr__(self) -> str:
+        counts = self.manifest.counts
+        return f"Run({self.path()!r}, {counts.ok} images, {counts.failed} failed)"
 
     @property
     def id(self) -> str:

@@ -19,8 +19,8 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 TIFF = (b"II*\0", b"MM\0*")
 DECODE_RULES = 1
-"""Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity. One
-that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
+"""Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity.
+One that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
 STEP_RULES = {"grey": 2}
 """Versions of steps whose rules have changed: features of configs without them stay what they are."""
 
