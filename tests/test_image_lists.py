@@ -193,11 +193,50 @@ def test_csv_may_quote_anything(place: Place, s3: S3Config) -> None:
         pytest.param("\n\npath,label\n\nx.jpg,a\n\ny.jpg,b", id="empty lines"),
         pytest.param('"label","path"\n"a","x.jpg"\n"b","y.jpg"\n', id="all quoted, in another order"),
         pytest.param("n,path,label,path.bak\n1,x.jpg,a,q\none,y.jpg,b,\n", id="further columns"),
+        pytest.param("path, label\nx.jpg,a\ny.jpg,b\n", id="spaces in the header"),
+        pytest.param("PATH,Label\nx.jpg,a\ny.jpg,b\n", id="capitals"),
+        pytest.param("path;label\nx.jpg;a\ny.jpg;b\n", id="semicolons"),
+        pytest.param("n\tpath\tlabel\n1\tx.jpg\ta\n2\ty.jpg\tb\n", id="tabs"),
     ],
 )
 def test_csv_is_read_as_programs_write_it(place: Place, s3: S3Config, text: str) -> None:
     rows = listed(place.write("m.csv", text.encode()), s3)
     assert [(row["path"], row["label"]) for row in rows] == [(f"{place.url}/x.jpg", "a"), (f"{place.url}/y.jpg", "b")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
+def test_texts_are_read_in_the_encodings_of_windows(place: Place, s3: S3Config, kind: str, encoding: str) -> None:
+    text = encode(kind, [{"path": f"naïve 🍎 {number}.jpg"} for number in range(3)]).decode()
+    data = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"") + text.encode(encoding)
+    rows = listed(place.write(f"m.{kind}", data), s3)
+    assert [row["path"] for row in rows] == [f"{place.url}/naïve 🍎 {number}.jpg" for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
+def test_a_label_that_is_a_number_is_its_text_in_all_kinds(place: Place, s3: S3Config, kind: str) -> None:
+    rows: list[Row] = [{"path": "x.jpg", "label": 3}, {"path": "y.jpg", "label": -40}]
+    assert [row["label"] for row in listed(place.write(f"m.{kind}", encode(kind, rows)), s3)] == ["3", "-40"]
+
+
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        (("path", "lable"), "a column `lable`: name it `label`"),
+        (("path", "Labels"), "a column `Labels`: name it `label`"),
+        (("path", "label", " Path"), "two columns `path`"),
+    ],
+)
+def test_a_slip_in_a_column_s_name_is_refused(
+    place: Place, s3: S3Config, kind: str, columns: tuple[str, ...], says: str
+) -> None:
+    assert says in refusal(place.write(f"m.{kind}", encode(kind, [dict.fromkeys(columns, "x")])), s3)
+
+
+def test_a_json_array_is_refused_with_what_is_wanted(place: Place, s3: S3Config) -> None:
+    for text in ('[{"path": "x.jpg"}]', '\n[\n  {"path": "x.jpg"}\n]\n'):
+        assert "an object per line" in refusal(place.write("m.jsonl", text.encode()), s3)
 
 
 def test_text_has_a_path_a_line_and_nothing_else(place: Place, s3: S3Config) -> None:

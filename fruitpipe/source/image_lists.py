@@ -1,16 +1,20 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
-A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. Paths that are not
+A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be separated by
+commas, semicolons or tabs, and texts may be in UTF-8 or UTF-16. Paths that are not
 absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag nobody says
 counts as one that never changes, so that a list costs no request for each image.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +36,9 @@ SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
 REMOTE = rf"^{SCHEME.pattern}"
 OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
+SIMILAR = 0.8
+"""How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
+DELIMITERS = ",;\t"
 BLOCK = 8 << 20
 """Bytes of CSV or JSON read at once."""
 
@@ -69,59 +76,124 @@ def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBa
 
 
 def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
-    """Batches of those of a list's columns that matter, as they are."""
+    """Batches of those of a list's columns that matter, by our names."""
     with open_list(name, s3) as file:
         match name.lower().rpartition(".")[2]:
             case "parquet":
                 parquet = pq.ParquetFile(file)
-                yield from parquet.iter_batches(BATCH, columns=columns_of(name, parquet.schema_arrow.names))
+                columns = columns_of(name, parquet.schema_arrow.names)
+                batches = parquet.iter_batches(BATCH, columns=list(columns))
             case "csv":
-                yield from read_csv(file, {column: SCHEMA[column] for column in columns_of(name, header_of(file))})
+                header, delimiter = header_of(file)
+                columns = columns_of(name, header)
+                types = {column: SCHEMA[ours] for column, ours in columns.items()}
+                batches = read_csv(in_utf8(file), types, delimiter=delimiter)
             case "txt":
-                yield from read_lines(file)
+                columns, batches = {"path": "path"}, read_lines(file)
             case _:
-                first = next(filter(bytes.strip, file), b"")
-                columns_of(name, pa.json.read_json(pa.BufferReader(first)).column_names)
-                file.seek(0)
-                # Columns may be missing from some rows; naming their types makes them null there.
-                options = pa.json.ParseOptions(
-                    explicit_schema=pa.schema(list(SCHEMA.items())), unexpected_field_behavior="ignore"
-                )
-                yield from pa.json.open_json(file, pa.json.ReadOptions(block_size=BLOCK), options)
+                columns, batches = read_json(name, file)
+        for batch in batches:
+            yield pa.record_batch([batch[column] for column in columns], list(columns.values()))
 
 
-def columns_of(name: str, columns: Sequence[str]) -> list[str]:
-    """Those of a list's columns that matter. Raises UserError where the paths are not among them."""
+def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
+    """Our names of those of a list's columns that matter, whatever their case and the spaces around them.
+
+    Raises UserError where the paths are not among them, where two are one of ours, or where one seems to be meant so.
+    """
     if not columns:
         raise UserError(f"{name} is empty: it must name images.")
-    if "path" not in columns:
+    ours: dict[str, str] = {}
+    for column in columns:
+        plain = column.strip().lower()
+        if plain in ours.values():
+            raise UserError(f"{name} has two columns `{plain}`: give one of them another name.")
+        if plain in SCHEMA:
+            ours[column] = plain
+    if "path" not in ours.values():
         found = ", ".join(columns)
         raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
-    return [column for column in SCHEMA if column in columns]
+    for column in columns:
+        for near in get_close_matches(column.strip().lower(), SCHEMA.keys() - ours.values(), 1, SIMILAR):
+            if column.strip().lower()[0] == near[0]:
+                raise UserError(f"{name} has a column `{column}`: name it `{near}`, or less like it if it is none.")
+    return ours
 
 
-def header_of(file: BinaryIO) -> list[str]:
-    """Names of the columns of a CSV file."""
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    names = next(filter(None, csv.reader(text)), [])
-    text.detach().seek(0)
-    return names
+def encoding_of(file: BinaryIO) -> str:
+    """Encoding of a text, by its first bytes; the file is at its start again."""
+    begins = file.read(2)
+    file.seek(0)
+    return "utf-16" if begins in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def read_csv(file: BinaryIO, types: dict[str, pa.DataType], names: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+@contextmanager
+def as_text(file: BinaryIO, newline: str = "") -> Iterator[io.TextIOWrapper]:
+    """The text of a file, which is at its start again after the block."""
+    text = io.TextIOWrapper(file, encoding_of(file), newline=newline)
+    try:
+        yield text
+    finally:
+        if not file.closed:
+            text.detach().seek(0)
+
+
+def in_utf8(file: BinaryIO) -> BinaryIO | pa.NativeFile:
+    """The bytes of a text as Arrow reads it."""
+    if encoding_of(file) == "utf-16":
+        return pa.transcoding_input_stream(pa.PythonFile(file, "r"), "utf-16", "utf-8")
+    return file
+
+
+def header_of(file: BinaryIO) -> tuple[list[str], str]:
+    """Names of the columns of a CSV file, and what separates them: the one of DELIMITERS that gives the most names."""
+    headers = {}
+    for delimiter in DELIMITERS:
+        with as_text(file) as text:
+            headers[delimiter] = next(filter(None, csv.reader(text, delimiter=delimiter)), [])
+    delimiter = max(DELIMITERS, key=lambda each: len(headers[each]))
+    return headers[delimiter], delimiter
+
+
+def read_csv(
+    file: BinaryIO | pa.NativeFile,
+    types: dict[str, pa.DataType],
+    names: list[str] | None = None,
+    delimiter: str = ",",
+) -> Iterator[pa.RecordBatch]:
     """The columns of these types of a CSV file, which has a header line where no names are given."""
     options = pa.csv.ConvertOptions(
         column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
     )
     reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names)
-    return iter(pa.csv.open_csv(file, reading, pa.csv.ParseOptions(newlines_in_values=True), options))
+    parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    return iter(pa.csv.open_csv(file, reading, parsing, options))
 
 
 def read_lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
     """One path per line, of any length and any characters but line ends."""
-    lines = (line.decode("utf-8-sig").rstrip("\r\n") for line in file)
-    while chunk := list(islice(filter(str.strip, lines), BATCH)):
-        yield pa.record_batch({"path": pa.array(chunk, pa.string())})
+    with as_text(file, newline="\n") as text:
+        lines = (line.rstrip("\r\n") for line in text)
+        while chunk := list(islice(filter(str.strip, lines), BATCH)):
+            yield pa.record_batch({"path": pa.array(chunk, pa.string())})
+
+
+def read_json(name: str, file: BinaryIO) -> tuple[dict[str, str], Iterator[pa.RecordBatch]]:
+    """Our names of the columns of JSON lines, and their batches. Labels may be numbers, which the first row decides."""
+    with as_text(file) as text:
+        first = next(filter(str.strip, text), "")
+    if first.lstrip().startswith("["):
+        raise UserError(f'{name} is a JSON array: write an object per line, such as {{"path": "a.jpg"}}.')
+    row = pa.json.read_json(pa.BufferReader(first.encode()))
+    columns = columns_of(name, row.column_names)
+    columns |= {ours: ours for ours in SCHEMA if ours not in columns.values()}  # which later rows may have
+    types = {column: SCHEMA[ours] for column, ours in columns.items()}
+    for column, ours in columns.items():
+        if ours == "label" and column in row.column_names and pa.types.is_integer(row.schema.field(column).type):
+            types[column] = pa.int64()
+    # Columns may be missing from some rows; naming their types makes them null there.
+    options = pa.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
+    return columns, iter(pa.json.open_json(in_utf8(file), pa.json.ReadOptions(block_size=BLOCK), options))
 
 
 def listing_of(rows: pa.RecordBatch, folder: str, by_parent: bool) -> pa.RecordBatch:
