@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 def size(count: int) -> str:
     """A number of bytes."""
@@ -9,6 +11,13 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count} B"
+
+
+def in_kinds(counts: Mapping[str, int], most: int = 8) -> str:
+    """Numbers of things by kind, such as `7 txt, 2 heic`; of many kinds, the first."""
+    named = [f"{count} {kind}" for kind, count in list(counts.items())[:most]]
+    rest = sum(list(counts.values())[most:])
+    return ", ".join([*named, f"{rest} of other kinds"] if rest else named)
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from command import BACKBONE, command, fruitpipe, one_line_error, process, vectors
+from command import BACKBONE, command, fruitpipe, manifest, one_line_error, process, vectors
 
 import fruitpipe as api
 
@@ -99,6 +100,20 @@ def test_a_bar_shows_on_a_terminal_and_the_last_lines_say_what_to_do_next(fruits
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout)
     assert re.search(r"featurize .*\d+/320 .*img/s, 0 failed, .* left", text)
     assert "next: fruitpipe show" in text.splitlines()[-1]
+
+
+def test_what_is_no_image_by_name_is_one_line_of_plan_run_show_and_report(fruits: Path, tmp_path: Path) -> None:
+    shutil.copytree(fruits / "Apple", tmp_path / "in")
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    out = tmp_path / "out"
+    assert re.search(r"no images +2 heic, 1 txt\n", fruitpipe("plan", tmp_path / "in", out).stdout)
+    said = "files that are no images by name were passed over: 2 heic, 1 txt"
+    assert said in fruitpipe("run", tmp_path / "in", out, "--set", BACKBONE).stdout
+    assert said in fruitpipe("show", out).stdout
+    found = manifest(out)
+    assert found["plan"]["passed_over"] == {"heic": 2, "txt": 1}
+    assert said in (out / "runs" / found["run"] / "report.html").read_text()
 
 
 def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Path) -> None:

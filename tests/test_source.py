@@ -506,6 +506,25 @@ def test_an_image_of_several_inputs_counts_once(forest: Path, forest_in_s3: str,
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_image_by_name_is_counted_by_extension(
+    admin: Any, s3: S3Config, prefix: str, tmp_path: Path
+) -> None:
+    keys = ["a.jpg", "x/b.heic", "x/c.HEIC", "x/notes.txt", "README", "x/z.parquet~1", ".hidden/d.heic", ".e.heic"]
+    for key in keys:
+        touch(tmp_path / "in" / key)
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"x")
+    admin.put_object(Bucket=BUCKET, Key=f"{prefix}/folder/", Body=b"")
+    expected = {"heic": 2, "txt": 1, "without extension": 1, "other": 1}
+    for place in (str(tmp_path / "in"), f"s3://{BUCKET}/{prefix}"):
+        summary = pipeline.plan(Config(input=place, output=str(tmp_path / "out"), s3=s3))
+        assert summary.images == 1
+        assert summary.passed_over == expected
+        glob = pipeline.plan(Config(input=f"{place}/[ax]*", output=str(tmp_path / "out"), s3=s3))
+        assert glob.passed_over == {}, "nothing but a glob's own matches"
+        with pytest.raises(UserError, match="and found 2 heic, 1 txt, 1 other"):
+            pipeline.plan(Config(input=f"{place}/x", output=str(tmp_path / "out"), s3=s3))
+
+
 def test_an_input_without_images_is_a_user_error(s3: S3Config, prefix: str, tmp_path: Path) -> None:
     for empty in (f"s3://{BUCKET}/{prefix}", f"s3://{BUCKET}/{prefix}/*/x*.jpg", str(tmp_path), f"{tmp_path}/*.png"):
         with pytest.raises(UserError, match="no images in"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fruitpipe.units import duration, size
+from fruitpipe.units import duration, in_kinds, size
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_sizes_are_in_words(count: int, text: str) -> None:
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_kinds_are_named_up_to_a_number() -> None:
+    assert in_kinds({}) == ""
+    assert in_kinds({"heic": 12, "txt": 1}) == "12 heic, 1 txt"
+    assert in_kinds({"a": 3, "b": 2, "c": 1, "d": 1}, most=2) == "3 a, 2 b, 2 of other kinds"

@@ -15,7 +15,7 @@ from fruitpipe.config import Config
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.manifest import Manifest, ModelFacts, Summary
 from fruitpipe.result.runs import Run, RunRow
-from fruitpipe.units import duration, size
+from fruitpipe.units import duration, in_kinds, size
 
 MOST_LABELS = 5
 
@@ -91,6 +91,7 @@ def print_plan(summary: Summary, config: Config) -> None:
         "known": summary.known,
         "known bad": summary.known_failed,
         "gone": summary.gone,
+        "no images": in_kinds(summary.passed_over) or 0,
     }
     print_rows(rows.items())
     fits = config.model == "fit" and config.pca != "none"

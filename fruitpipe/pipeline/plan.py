@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Plan:
     def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
         self.broken: list[str] = []
         """Feature parts that could not be read; their images are computed again."""
+        self.others: Counter[str] = Counter()
+        """Files of the inputs that are no images by name, by extension."""
         self._verify_content = verify_content
         self._retry = retry
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
@@ -88,11 +91,11 @@ class Plan:
     def list_images(self, config: Config) -> None:
         """Take the images of a config's input. Raises UserError where there are none."""
         listing = source.list_images(
-            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3
+            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3, others=self.others
         )
         self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs), limit=config.limit)
         if not self.images:
-            raise source.no_images(config.inputs)
+            raise source.no_images(config.inputs, self.others)
 
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features, and join."""
@@ -176,6 +179,7 @@ class Plan:
         return Summary(
             images=images, bytes=size, labels=self.count_by("label"), new=new, changed=changed,
             retried=retried, known=known, known_failed=failed, gone=gone,
+            passed_over=dict(self.others.most_common()),
         )  # fmt: skip
 
     def count_by(self, column: Literal["label", "status"], where: str = "true") -> dict[str, int]:

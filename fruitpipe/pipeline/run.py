@@ -29,6 +29,7 @@ from fruitpipe.result.runs import Run, point_latest
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
+from fruitpipe.units import in_kinds
 
 KEPT = "Computed features are kept."
 
@@ -116,6 +117,8 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         require_match(job.config, job.reused, job.backbone)
         job.plan.add_features(job.store, job.backbone.features)
         summary = job.plan.summary()
+        if summary.passed_over:
+            job.warnings.append(f"files that are no images by name were passed over: {in_kinds(summary.passed_over)}")
     with job.reporter.stage("start"):
         spark = job.spark
     if spark.left_aside:

@@ -48,6 +48,8 @@ class Summary(BaseModel):
     """failed before, not to be tried again"""
     gone: int
     """with features, but not among these images"""
+    passed_over: dict[str, int] = {}
+    """files of the inputs that are no images by name, by extension, most first"""
 
     @property
     def todo(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pyarrow.compute as pc
 
 from fruitpipe.config import S3Config
 from fruitpipe.objects import list_pages, open_bucket, split
-from fruitpipe.source.listing import are_images, split_glob, to_listing
+from fruitpipe.source.listing import are_hidden, are_images, kind_of_name, split_glob, to_listing
 
 
 def folder_of(url: str) -> str:
@@ -17,16 +19,23 @@ def folder_of(url: str) -> str:
     return split_glob(split(url)[2])[0]
 
 
-def list_bucket(url: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
+def list_bucket(url: str, by_parent: bool, s3: S3Config, others: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """Images below a prefix or of a glob; what is there besides is counted among the others, by extension."""
     bucket = open_bucket(url, s3)
     folder, pattern = split_glob(split(url)[2])
     start = len(folder) + 1 if folder else 0
     for page in list_pages(bucket, folder):
-        images = page.filter(are_images(pc.utf8_slice_codeunits(page["key"], start)))
-        if pattern is not None:
-            images = images.filter(
-                pa.array([bool(pattern.match(key)) for key in images["key"].to_pylist()], pa.bool_())
-            )
+        meant = page if pattern is None else page.filter(matches(pattern, page["key"]))
+        names = pc.utf8_slice_codeunits(meant["key"], start)
+        wanted = are_images(names)
+        images = meant.filter(wanted)
+        # Consoles make empty objects that stand for folders.
+        rest = names.filter(pc.and_not(pc.greater(meant["size"], 0), pc.or_(wanted, are_hidden(names))))
+        others.update(map(kind_of_name, rest.to_pylist()))
         if len(images):
             paths = pc.binary_join_element_wise(bucket.url, images["key"], "/")
             yield to_listing(paths, images["etag"], images["size"], None, by_parent)
+
+
+def matches(pattern: re.Pattern[str], keys: pa.Array) -> pa.Array:
+    return pa.array([bool(pattern.match(key)) for key in keys.to_pylist()], pa.bool_())

@@ -6,21 +6,22 @@ import errno
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import split_glob, to_listing
+from fruitpipe.source.listing import kind_of_name, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
 
 
-def list_folder(name: str, by_parent: bool, batch: int) -> Iterator[pa.RecordBatch]:
-    """Images below a folder or of a glob.
+def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """Images below a folder or of a glob; what is there besides is counted among the others, by extension.
 
     Streams: at no time is more held than one batch and the names of folders still to visit. Hidden files and folders
     and results of fruitpipe are passed over.
@@ -32,9 +33,13 @@ def list_folder(name: str, by_parent: bool, batch: int) -> Iterator[pa.RecordBat
     rows: list[tuple[str, str, int]] = []
     for entry in walk(folder):
         path = name_of(entry.path)
-        if pattern is None or pattern.match(path, start):
+        if pattern is not None and not pattern.match(path, start):
+            continue
+        if os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - ten times a Path's speed
             size, etag = size_and_etag(entry)
             rows.append((path, etag, size))
+        else:
+            others[kind_of_name(entry.name)] += 1
         if len(rows) == batch:
             yield to_batch(rows, by_parent)
             rows.clear()
@@ -62,7 +67,7 @@ def to_batch(rows: list[tuple[str, str, int]], by_parent: bool) -> pa.RecordBatc
 
 
 def walk(root: Path) -> Iterator[os.DirEntry[str]]:
-    """Entries that look like images. A dangling link is one: it will get its row and status."""
+    """Files that are not hidden. A dangling link is one: as an image, it will get its row and status."""
     folders = [(str(root), frozenset[tuple[int, int]]())]
     while folders:
         folder, ancestors = folders.pop()
@@ -83,7 +88,7 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
                 if is_folder(entry):
                     if not os.path.exists(os.path.join(entry.path, MARKER)):  # noqa: PTH110, PTH118
                         folders.append((entry.path, ancestors | {here}))
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - ten times a Path's speed
+                else:
                     yield entry
 
 

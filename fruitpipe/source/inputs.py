@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.listing import BATCH, LISTING, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
+from fruitpipe.units import in_kinds
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
 
@@ -26,28 +28,31 @@ def list_images(
     max_bytes: int = ImageConfig().max_bytes,
     s3: S3Config | None = None,
     batch: int = BATCH,
+    others: Counter[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, as batches of the schema LISTING, in no particular order.
 
     Streams: at no time is more held than one batch and the names of folders still to visit. With `verify_content`,
     images of up to `max_bytes` are read for their digest. An image that two inputs have comes twice.
 
+    others: files that are no images by name are counted there, by extension.
+
     Raises UserError where an input is missing, cannot be listed or read, or is nothing that holds images.
     """
     s3 = s3 or S3Config()
     for name in [inputs] if isinstance(inputs, str) else inputs:
-        found = list_one(name, labels == "parent", s3, batch)
+        found = list_one(name, labels == "parent", s3, batch, Counter() if others is None else others)
         yield from with_content(found, Reader(s3, max_bytes)) if verify_content else found
 
 
-def list_one(name: str, by_parent: bool, s3: S3Config, batch: int) -> Iterator[pa.RecordBatch]:
+def list_one(name: str, by_parent: bool, s3: S3Config, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
         case "list":
             return image_lists.list_named(name, by_parent, s3)
         case "bucket":
-            return buckets.list_bucket(name, by_parent, s3)
+            return buckets.list_bucket(name, by_parent, s3, others)
         case "folder":
-            return files.list_folder(local_path(name), by_parent, batch)
+            return files.list_folder(local_path(name), by_parent, batch, others)
 
 
 def kind_of(name: str) -> Literal["list", "bucket", "folder"]:
@@ -96,9 +101,10 @@ def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     return tuple({bucket.url: bucket for bucket in found}.values())
 
 
-def no_images(inputs: Sequence[str]) -> UserError:
+def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:
     kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-    return UserError(f"no images in {', '.join(inputs)}: looked for {kinds} there and in all folders below.")
+    found = f", and found {in_kinds(others)}" if others else ""
+    return UserError(f"no images in {', '.join(inputs)}: looked for {kinds} there and in all folders below{found}.")
 
 
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:
