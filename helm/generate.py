@@ -52,6 +52,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "timeToLiveSeconds": NUMBER | {"type": ["integer", "null"]},
 }
 """Where a default says too little."""
+EXTENSIBLE: dict[str, dict[str, Any]] = {
+    "backbone": {"type": ["string", "null"]},
+    "formats": {"type": "array", "items": {"type": "string"}},
+}
+NOT_EXTENDED = {"properties": {"image": {"properties": {"extended": {"const": False}}}}}
 TYPES = {str: "string", bool: "boolean", int: "integer", list: "array"}
 
 
@@ -65,7 +70,16 @@ def schema() -> str:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values), "$defs": definitions}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
+    described |= {"if": NOT_EXTENDED, "then": {"properties": {"pipeline": {"properties": named(pipeline)}}}}
     return json.dumps(described, indent=2) + "\n"
+
+
+def named(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """Schemas of the keys whose values other packages may add to; `pipeline` is left with any text for them."""
+    own = {key: pipeline["properties"][key] for key in EXTENSIBLE}
+    for key, text in EXTENSIBLE.items():
+        pipeline["properties"][key] = {"description": own[key]["description"], **text}
+    return own
 
 
 def of(value: Any, path: str = "") -> dict[str, Any]:

@@ -169,6 +169,17 @@ def test_what_a_config_says_of_spark_is_refused_with_the_value_that_does_it(key:
         assert word in said
 
 
+def test_names_that_packages_in_the_image_add_are_taken_where_it_is_said_to_have_some():
+    added = ("pipeline.backbone=tiles", "pipeline.formats={sqlite}", "executor.memoryOverhead=900m")
+    for setting in added[:2]:
+        assert setting.split("=")[0] in refusal(*PLACES, setting)
+    config = one(render(*added, "image.extended=true"), "ConfigMap")["data"]["run.yaml"]
+    assert yaml.safe_load(config) | {"input": "", "output": ""} == {
+        "input": "", "output": "", "backbone": "tiles", "formats": ["sqlite"],
+    }  # fmt: skip
+    assert "tiles" in refusal(*PLACES, *added[:2], "image.extended=true"), "the memory that it needs is not known"
+
+
 def test_the_config_is_carried_as_it_was_given():
     config = one(render("pipeline.pca.variance=0.9"), "ConfigMap")["data"]["run.yaml"]
     assert yaml.safe_load(config)["pca"] == {"variance": 0.9}

@@ -67,7 +67,7 @@ def test_every_image_is_counted_once_under_every_retry_policy(
     retried = RETRIED[retry]
     assert summary.model_dump(exclude={"labels", "bytes"}) == {
         "images": len(images), "new": 3, "changed": 1, "retried": len(retried), "known": 2,
-        "known_failed": len(STATUSES) - len(retried), "gone": 2,
+        "known_failed": len(STATUSES) - len(retried), "gone": 2, "passed_over": {},
     }  # fmt: skip
     assert summary.bytes == 10 * len(images)
     expected = sorted({"altered", "new1", "new2", "new3", *retried})
