@@ -35,8 +35,10 @@ class Interrupted(FruitpipeError):
     exit_code = 130
 
 
-def unforeseen(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """Any other exception, as one line."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'while writing'}."
     said = " ".join(str(error).split())
     name = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"unexpected {name}. This is a fault of fruitpipe: please report it with what `fruitpipe --verbose …` shows."

@@ -13,7 +13,7 @@ from command import BACKBONE, fruitpipe, one_line_error, process
 from conftest import unavailable
 
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.pipeline.run import in_words
+from fruitpipe.pipeline.run import failure_of
 
 
 def test_a_failing_database_is_one_line_and_an_outcome(
@@ -53,7 +53,7 @@ def test_a_failing_database_is_one_line_and_an_outcome(
     ],
 )
 def test_any_error_has_a_line(error: Exception, says: str) -> None:
-    told = in_words(error)
+    told = failure_of(error)
     assert (type(told), told.exit_code) == (FruitpipeError, 1)
     assert str(told).startswith(says)
     assert "\n" not in str(told)

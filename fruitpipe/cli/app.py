@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import signal
 import sys
@@ -34,7 +33,7 @@ from fruitpipe.cli.options import (
     Verify,
     direct_options,
 )
-from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, unforeseen
+from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
 from fruitpipe.units import size
 
 app = typer.Typer(
@@ -61,13 +60,6 @@ def main() -> NoReturn:
             traceback.print_exception(error)
         give_up(reason, code)
     sys.exit(0)
-
-
-def in_words(error: Exception) -> str:
-    """An error that is not ours, in one line."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        return f"{error.strerror}: {error.filename or 'while writing'}. Computed features are kept."
-    return unforeseen(error)
 
 
 def give_up(reason: str, code: int) -> NoReturn:

@@ -14,7 +14,7 @@ from fruitpipe import source
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, unforeseen
+from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.job import Job
@@ -74,7 +74,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             job.give_up("failed", str(error))
             raise
         except Exception as error:
-            failure = in_words(error)
+            failure = failure_of(error)
             job.give_up("failed", str(failure))
             raise failure from error
         return Run(store, manifest)
@@ -205,11 +205,10 @@ def model_facts(model: Model) -> ModelFacts:
     )
 
 
-def in_words(error: Exception) -> FruitpipeError:
-    """Another package's error that ended a run, in one line."""
-    match error:
-        case OSError():
-            return FruitpipeError(f"{error.strerror or error}: {error.filename or 'while writing'}. {KEPT}")
-        case duckdb.Error():
-            return FruitpipeError(f"the plan's database failed: {str(error).splitlines()[0].rstrip('.')}. {KEPT}")
-    return FruitpipeError(f"{unforeseen(error)} {KEPT}")
+def failure_of(error: Exception) -> FruitpipeError:
+    """Another package's error that ended a run."""
+    if isinstance(error, duckdb.Error):
+        said = f"the plan's database failed: {str(error).splitlines()[0].rstrip('.')}."
+    else:
+        said = in_words(error)
+    return FruitpipeError(f"{said} {KEPT}")
