@@ -108,7 +108,7 @@ def test_what_is_no_image_by_name_is_one_line_of_plan_run_show_and_report(fruits
         (tmp_path / "in" / name).write_bytes(b"x")
     out = tmp_path / "out"
     assert re.search(r"no images +2 heic, 1 txt\n", fruitpipe("plan", tmp_path / "in", out).stdout)
-    said = "files that are no images by name were passed over: 2 heic, 1 txt"
+    said = "files that are hidden or no images by name were passed over: 2 heic, 1 txt"
     assert said in fruitpipe("run", tmp_path / "in", out, "--set", BACKBONE).stdout
     assert said in fruitpipe("show", out).stdout
     found = manifest(out)

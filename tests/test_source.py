@@ -135,6 +135,14 @@ def test_labels_are_folder_names_or_none(tmp_path: Path) -> None:
     assert {row["label"] for row in rows(tmp_path, labels="none").values()} == {None}
 
 
+def test_a_label_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    composed, decomposed = "P\u00eache", "Pe\u0302che"
+    touch(tmp_path / composed / "a.jpg")
+    touch(tmp_path / decomposed / "b.jpg")
+    assert [row["label"] for row in rows(tmp_path).values()] == [composed, composed]
+    assert names(tmp_path) == {f"{composed}/a.jpg", f"{decomposed}/b.jpg"}, "paths stay as they are"
+
+
 def test_paths_are_absolute_however_the_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "in" / "a.jpg")
     monkeypatch.chdir(tmp_path)
@@ -510,18 +518,19 @@ def test_what_is_no_image_by_name_is_counted_by_extension(
     admin: Any, s3: S3Config, prefix: str, tmp_path: Path
 ) -> None:
     keys = ["a.jpg", "x/b.heic", "x/c.HEIC", "x/notes.txt", "README", "x/z.parquet~1", ".hidden/d.heic", ".e.heic"]
+    keys += ["x/@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", "x/._a.jpg"]
     for key in keys:
         touch(tmp_path / "in" / key)
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"x")
     admin.put_object(Bucket=BUCKET, Key=f"{prefix}/folder/", Body=b"")
-    expected = {"heic": 2, "txt": 1, "without extension": 1, "other": 1}
+    expected = {"heic": 2, "txt": 1, "without extension": 1, "other": 1, "hidden": 4}
     for place in (str(tmp_path / "in"), f"s3://{BUCKET}/{prefix}"):
         summary = pipeline.plan(Config(input=place, output=str(tmp_path / "out"), s3=s3))
         assert summary.images == 1
         assert summary.passed_over == expected
         glob = pipeline.plan(Config(input=f"{place}/[ax]*", output=str(tmp_path / "out"), s3=s3))
         assert glob.passed_over == {}, "nothing but a glob's own matches"
-        with pytest.raises(UserError, match="and found 2 heic, 1 txt, 1 other"):
+        with pytest.raises(UserError, match="and found 2 heic, 2 hidden, 1 other, 1 txt"):
             pipeline.plan(Config(input=f"{place}/x", output=str(tmp_path / "out"), s3=s3))
 
 

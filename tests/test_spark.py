@@ -65,6 +65,16 @@ def test_results_come_once_and_in_order_however_often_a_task_is_tried(tmp_path: 
         assert Counter(watched) == Counter(number * number for number in range(10))
 
 
+@pytest.mark.slow
+def test_a_session_with_a_large_default_parallelism_has_as_many_slots_as_cores(tmp_path: Path) -> None:
+    conf = {"spark.default.parallelism": "200"}
+    with cluster(SparkConfig(master="local[2]", conf=conf), Environment.read(), tmp_path / "spark.log") as spark:
+        assert SparkContext.getOrCreate().defaultParallelism == 200
+        assert spark.slots == 2
+    with cluster(SparkConfig(conf=conf), Environment.read(), tmp_path / "spark.log") as spark:
+        assert spark.slots == len(os.sched_getaffinity(0))
+
+
 def test_only_our_own_jobs_are_cancelled(tmp_path: Path) -> None:
     """In a Spark of somebody's, who has a job of their own meanwhile."""
     with cluster(SparkConfig(master="local[2]"), Environment.read(), tmp_path / "spark.log") as spark:

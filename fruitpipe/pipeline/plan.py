@@ -49,8 +49,7 @@ class Plan:
     def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
         self.broken: list[str] = []
         """Feature parts that could not be read; their images are computed again."""
-        self.others: Counter[str] = Counter()
-        """Files of the inputs that are no images by name, by extension."""
+        self._others: Counter[str] = Counter()
         self._verify_content = verify_content
         self._retry = retry
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
@@ -83,6 +82,11 @@ class Plan:
         """How many images there are."""
         return int(self._row("SELECT count(*) FROM images")[0])
 
+    @property
+    def passed_over(self) -> dict[str, int]:
+        """Number of files of the inputs that are no images by name or hidden, by extension, largest first."""
+        return dict(sorted(self._others.items(), key=lambda item: (-item[1], item[0])))
+
     def sample(self, count: int, columns: str = "path, etag") -> list[tuple[str, ...]]:
         """Columns of at most `count` images, by path, drawn by their paths: other images beside them change few."""
         drawn = f"SELECT * FROM images ORDER BY md5(path), path LIMIT {count}"
@@ -91,11 +95,11 @@ class Plan:
     def list_images(self, config: Config) -> None:
         """Take the images of a config's input. Raises UserError where there are none."""
         listing = source.list_images(
-            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3, others=self.others
+            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3, others=self._others
         )
         self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs), limit=config.limit)
         if not self.images:
-            raise source.no_images(config.inputs, self.others)
+            raise source.no_images(config.inputs, self.passed_over)
 
     def add_features(self, store: Store, digest: str) -> None:
         """Take what is known of features, and join."""
@@ -179,7 +183,7 @@ class Plan:
         return Summary(
             images=images, bytes=size, labels=self.count_by("label"), new=new, changed=changed,
             retried=retried, known=known, known_failed=failed, gone=gone,
-            passed_over=dict(self.others.most_common()),
+            passed_over=self.passed_over,
         )  # fmt: skip
 
     def count_by(self, column: Literal["label", "status"], where: str = "true") -> dict[str, int]:

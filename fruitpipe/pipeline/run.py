@@ -118,7 +118,9 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         job.plan.add_features(job.store, job.backbone.features)
         summary = job.plan.summary()
         if summary.passed_over:
-            job.warnings.append(f"files that are no images by name were passed over: {in_kinds(summary.passed_over)}")
+            job.warnings.append(
+                f"files that are hidden or no images by name were passed over: {in_kinds(summary.passed_over)}"
+            )
     with job.reporter.stage("start"):
         spark = job.spark
     if spark.left_aside:

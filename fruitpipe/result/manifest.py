@@ -49,7 +49,7 @@ class Summary(BaseModel):
     gone: int
     """with features, but not among these images"""
     passed_over: dict[str, int] = {}
-    """files of the inputs that are no images by name, by extension, most first"""
+    """files of the inputs that are no images by name or hidden, by extension, most first"""
 
     @property
     def todo(self) -> int:

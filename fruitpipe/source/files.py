@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import kind_of_name, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, THUMBNAILS, kind_of_name, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
@@ -31,7 +31,7 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
     folder, pattern = root_of(name)
     start = len(name_of(os.path.join(folder, "")))  # noqa: PTH118 - a Path has no slash at its end, but for /
     rows: list[tuple[str, str, int]] = []
-    for entry in walk(folder):
+    for entry in walk(folder, others if pattern is None else Counter()):  # a glob means its own matches alone
         path = name_of(entry.path)
         if pattern is not None and not pattern.match(path, start):
             continue
@@ -66,8 +66,11 @@ def to_batch(rows: list[tuple[str, str, int]], by_parent: bool) -> pa.RecordBatc
     return to_listing(paths, etags, sizes, None, by_parent)
 
 
-def walk(root: Path) -> Iterator[os.DirEntry[str]]:
-    """Files that are not hidden. A dangling link is one: as an image, it will get its row and status."""
+def walk(root: Path, others: Counter[str]) -> Iterator[os.DirEntry[str]]:
+    """Files that are not hidden; what is, is counted.
+
+    A dangling link is a file: as an image, it will get its row and status.
+    """
     folders = [(str(root), frozenset[tuple[int, int]]())]
     while folders:
         folder, ancestors = folders.pop()
@@ -83,7 +86,8 @@ def walk(root: Path) -> Iterator[os.DirEntry[str]]:
             ) from error
         with entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == THUMBNAILS:
+                    others[HIDDEN] += 1
                     continue
                 if is_folder(entry):
                     if not os.path.exists(os.path.join(entry.path, MARKER)):  # noqa: PTH110, PTH118

@@ -25,6 +25,10 @@ LISTING = pa.schema(
 `content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a list says, or the
 name of the folder."""
 BATCH = 10_000
+THUMBNAILS = "@eaDir"
+"""A folder of thumbnails, which a Synology puts into each folder of photographs."""
+HIDDEN = "hidden"
+"""How hidden files and folders are counted."""
 WILD = re.compile(r"[*?\[]")
 IMAGE = rf"(?i)\.({'|'.join(sorted(extension[1:] for extension in EXTENSIONS))})\z"
 PARENT = r"(?s)^(?:.*/)?([^/]*)/[^/]*\z"
@@ -33,9 +37,13 @@ PARENT = r"(?s)^(?:.*/)?([^/]*)/[^/]*\z"
 def to_listing(
     paths: pa.Array, etags: pa.Array, sizes: pa.Array, labels: pa.Array | None, by_parent: bool
 ) -> pa.RecordBatch:
-    """A batch of LISTING. Labels are those given, else the names of the folders if `by_parent`, else null."""
+    """A batch of LISTING. Labels are those given, else the names of the folders if `by_parent`, else null.
+
+    Accents are written in one way (NFC), as macOS and other systems write the same name differently.
+    """
     if labels is None:
         labels = parents_of(paths) if by_parent else pa.nulls(len(paths), pa.string())
+    labels = pc.utf8_normalize(labels, form="NFC")
     return pa.RecordBatch.from_arrays([paths, etags, pa.nulls(len(paths), pa.string()), sizes, labels], schema=LISTING)
 
 
@@ -51,7 +59,7 @@ def are_images(names: pa.Array) -> pa.Array:
 
 def are_hidden(names: pa.Array) -> pa.Array:
     """Which names, relative to the input, are hidden or in a hidden folder."""
-    return pc.match_substring_regex(names, r"(^|/)\.")
+    return pc.match_substring_regex(names, rf"(^|/)(\.|{THUMBNAILS}/)")
 
 
 def kind_of_name(name: str) -> str:

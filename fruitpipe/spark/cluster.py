@@ -68,8 +68,9 @@ class Cluster:
 
     def warm_up(self) -> None:
         """Start the Python workers of the executors that are there, before there is work."""
-        # Long enough that every slot gets one of these tasks, and with it a process of its own.
-        self.map(lambda _: time.sleep(0.2), max(self._context.defaultParallelism, 1))
+        # Long enough that every slot gets one of these tasks, and with it a process of its own. Executors may be fewer
+        # than there are to be, and somebody's session may say any number of its default parallelism.
+        self.map(lambda _: time.sleep(0.2), min(max(self._context.defaultParallelism, 1), self.slots))
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
@@ -139,8 +140,16 @@ def slots(context: SparkContext) -> int:
     dynamic = conf.get("spark.dynamicAllocation.enabled") == "true"
     executors = conf.get("spark.dynamicAllocation.maxExecutors" if dynamic else "spark.executor.instances")
     if executors is None or is_local(context):
-        return max(context.defaultParallelism, 1)
+        return local_cores(context) or max(context.defaultParallelism, 1)
     return int(executors) * int(conf.get("spark.executor.cores", "1"))
+
+
+def local_cores(context: SparkContext) -> int:
+    """Cores that local, local[N], local[*] or local[N,attempts] stands for; 0 for other masters."""
+    match = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\d+)?\])?", str(context.master))
+    if match is None:
+        return 0
+    return int(cast(Any, context)._jvm.Runtime.getRuntime().availableProcessors() if match[1] == "*" else match[1] or 1)
 
 
 def is_local(context: SparkContext) -> bool:
