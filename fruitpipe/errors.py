@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class FruitpipeError(Exception):
     """A failure with a readable cause; the CLI prints it as one line and exits with `exit_code`."""
@@ -38,7 +40,8 @@ class Interrupted(FruitpipeError):
 def in_words(error: Exception) -> str:
     """Any other exception, as one line."""
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or 'while writing'}."
+        writing = "while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
+        return ": ".join(str(part) for part in (error.strerror or error, error.filename or writing) if part) + "."
     said = " ".join(str(error).split())
     name = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"unexpected {name}. This is a fault of fruitpipe: please report it with what `fruitpipe --verbose …` shows."

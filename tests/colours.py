@@ -229,7 +229,8 @@ def tiffs(**how: Any) -> Iterator[Case]:
         yield Case("TIFF", f"grey, {np.dtype(dtype).name}", 8 * np.dtype(dtype).itemsize, data, None)
     for dtype in (np.uint32, np.int32):
         values = (GREY * 2**30).astype(dtype)
-        yield Case("TIFF", f"grey, {np.dtype(dtype).name}", 32, tiff(values, photometric="minisblack", **how), None)
-    values = (GREY * 2**16 - 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
+        data = tiff(values, photometric="minisblack", **how)
+        yield Case("TIFF", f"grey, {np.dtype(dtype).name} beyond 16 bits", 32, data, None)
+    values = (GREY * (2**15 - 1)).astype(np.int16)
     yield Case("TIFF", "grey, int16", 16, tiff(values, photometric="minisblack", **how), None)
     yield Case("TIFF", "RGB, float32", 32, tiff(COLOUR.astype(np.float32), photometric="rgb", **how), None)

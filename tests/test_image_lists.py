@@ -196,6 +196,7 @@ def test_csv_may_quote_anything(place: Place, s3: S3Config) -> None:
         pytest.param("path, label\nx.jpg,a\ny.jpg,b\n", id="spaces in the header"),
         pytest.param("PATH,Label\nx.jpg,a\ny.jpg,b\n", id="capitals"),
         pytest.param("path;label\nx.jpg;a\ny.jpg;b\n", id="semicolons"),
+        pytest.param('path,label,"notes; a; b; c; d"\nx.jpg,a,1\ny.jpg,b,2\n', id="semicolons in a name"),
         pytest.param("n\tpath\tlabel\n1\tx.jpg\ta\n2\ty.jpg\tb\n", id="tabs"),
     ],
 )
@@ -220,12 +221,34 @@ def test_a_label_that_is_a_number_is_its_text_in_all_kinds(place: Place, s3: S3C
 
 
 @pytest.mark.parametrize("kind", WITH_COLUMNS)
+def test_columns_that_are_only_a_little_like_ours_are_the_user_s_own(place: Place, s3: S3Config, kind: str) -> None:
+    row: Row = {
+        "path": "x.jpg",
+        "label": "a",
+        "Label": "b",
+        "labeler": "me",
+        "label_1": "c",
+        "tag": "t",
+        "paths_of": "z",
+    }
+    (found,) = listed(place.write(f"m.{kind}", encode(kind, [row])), s3)
+    assert found["label"] == "a", "the exact name counts"
+    assert found["etag"] == "" or place.url.startswith("/")
+
+
+def test_the_first_rows_of_json_lines_say_which_columns_there_are(place: Place, s3: S3Config) -> None:
+    rows: list[Row] = [{"path": "x.jpg"}, {"path": "y.jpg", "Label": None}, {"path": "z.jpg", "Label": 3}]
+    found = {row["path"]: row["label"] for row in listed(place.write("m.jsonl", encode("jsonl", rows)), s3)}
+    assert found[f"{place.url}/z.jpg"] == "3"
+
+
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
         (("path", "lable"), "a column `lable`: name it `label`"),
         (("path", "Labels"), "a column `Labels`: name it `label`"),
-        (("path", "label", " Path"), "two columns `path`"),
+        ((" path", "label", "Path"), "two columns `path`"),
     ],
 )
 def test_a_slip_in_a_column_s_name_is_refused(

@@ -44,7 +44,7 @@ def test_a_failing_database_is_one_line_and_an_outcome(
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
             "No space left on device: /x/y. Computed features are",
         ),
-        (OSError("a pipe broke"), "a pipe broke: while writing. Computed features are kept."),
+        (OSError("a pipe broke"), "a pipe broke. Computed features are kept."),
         (
             duckdb.IOException("IO Error: no\nmore"),
             "the plan's database failed: IO Error: no. Computed features are kept.",

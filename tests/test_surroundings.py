@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ def test_a_run_does_not_take_the_settings_of_another_spark_and_says_so(
     process("run", fruits, out, *RUN, variables=os.environ | of_a_cluster)
     (said,) = manifest(out)["warnings"]
     assert said == f"left aside, as they are for another Spark: {', '.join(sorted(of_a_cluster))}"
+
+
+@pytest.mark.slow
+def test_a_second_run_of_one_process_leaves_nothing_aside_and_the_environment_is_as_before(
+    fruits: Path, tmp_path: Path
+) -> None:
+    program = f"""
+import os, fruitpipe
+places = dict(input={str(fruits)!r}, output={str(tmp_path / "out")!r})
+config = fruitpipe.load_config(**places, backbone="efficientnet_lite0", limit=20)
+before = dict(os.environ)
+for _ in range(2):
+    assert fruitpipe.run(config).manifest.warnings == [], "nothing is another's"
+assert dict(os.environ) == before
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -106,10 +124,16 @@ Caused by: x.YException: inner
     """WARNING: Using incubator modules
 java.net.UnknownHostException: box: box: Name or service not known
 \tat a.b(c)
-""": "the host name box leads nowhere: add it to /etc/hosts",
+""": "the host name box leads nowhere: check it, and the network",
     """Setting default log level to "WARN".
 To adjust logging level use sc.setLogLevel(newLevel).
 """: "",
+    """26/11/26 WARN x: Permission denied on foo
+Exception in thread "main" a.b.C$DException: boo
+
+Caused by: another matter
+""": "a.b.C$DException: boo",
+    "/usr/bin/java: Permission denied\n": "/usr/bin/java: Permission denied",
     "Error: something plain\n": "Error: something plain",
     "": "",
 }

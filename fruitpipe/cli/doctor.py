@@ -29,6 +29,7 @@ from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.spark.java import find_java, java_version
+from fruitpipe.spark.surroundings import own_environment
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
@@ -130,9 +131,11 @@ def weights(config: Config, environment: Environment) -> str:
 def spark(config: Config, environment: Environment) -> str:
     with (
         tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
+        own_environment(config.spark, environment) as hidden,
         cluster(config.spark, environment, Path(folder, "spark.log")) as started,
     ):
-        return f"{config.spark.master} starts and runs tasks, {started.slots} at once"
+        aside = f"; left aside, as they are for another Spark: {', '.join(hidden)}" if hidden else ""
+        return f"{config.spark.master} starts and runs tasks, {started.slots} at once{aside}"
 
 
 def diagnose_bucket(url: str, config: Config) -> Iterator[Finding]:

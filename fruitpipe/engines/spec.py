@@ -50,7 +50,8 @@ class EngineSpec(NamedTuple):
     device: str = CPU
 
     def __repr__(self) -> str:
-        return f"EngineSpec({self.kind}, {size(self.size)} on {self.device})"
+        artefact = str(self.source) if isinstance(self.source, Path) else size(len(self.source))
+        return f"EngineSpec({self.kind}, {artefact}, on {self.device})"
 
     @property
     def data(self) -> bytes:

@@ -70,11 +70,17 @@ class Job:
         verbose: leave Spark's own messages on standard error.
         """
         from fruitpipe.spark.cluster import cluster
+        from fruitpipe.spark.surroundings import own_environment
 
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
-        with tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
+            own_environment(self.config.spark, environment) as hidden,
+        ):
             self.scratch = Path(folder)
+            if hidden:
+                self.warnings.append(f"left aside, as they are for another Spark: {', '.join(hidden)}")
             spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 background(spark) as self._starting,

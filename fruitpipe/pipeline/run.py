@@ -123,8 +123,6 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             )
     with job.reporter.stage("start"):
         spark = job.spark
-    if spark.left_aside:
-        job.warnings.append(f"left aside, as they are for another Spark: {', '.join(spark.left_aside)}")
     stages.featurize(job)
     counts = stages.count(job)
     parts = stages.index(job)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from fruitpipe.config import S3Config
 from fruitpipe.objects import list_pages, open_bucket, split
-from fruitpipe.source.listing import HIDDEN, are_hidden, are_images, kind_of_name, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, are_hidden, are_images, count_other, split_glob, to_listing
 
 
 def folder_of(url: str) -> str:
@@ -32,7 +32,8 @@ def list_bucket(url: str, by_parent: bool, s3: S3Config, others: Counter[str]) -
         # Consoles make empty objects that stand for folders.
         hidden = are_hidden(names)
         rest = names.filter(pc.and_not(pc.greater(meant["size"], 0), pc.or_(wanted, hidden)))
-        others.update(map(kind_of_name, rest.to_pylist()))
+        for name in rest.to_pylist():
+            count_other(others, name)
         if found := pc.sum(hidden).as_py():
             others[HIDDEN] += found
         if len(images):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import HIDDEN, THUMBNAILS, kind_of_name, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, THUMBNAILS, count_other, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
@@ -39,7 +39,7 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
             size, etag = size_and_etag(entry)
             rows.append((path, etag, size))
         else:
-            others[kind_of_name(entry.name)] += 1
+            count_other(others, entry.name)
         if len(rows) == batch:
             yield to_batch(rows, by_parent)
             rows.clear()

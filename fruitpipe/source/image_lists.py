@@ -39,6 +39,8 @@ OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
 SIMILAR = 0.8
 """How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
 DELIMITERS = ",;\t"
+FIRST = 1000
+"""Rows of JSON that say which columns there are."""
 BLOCK = 8 << 20
 """Bytes of CSV or JSON read at once."""
 
@@ -97,27 +99,35 @@ def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
 
 
 def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
-    """Our names of those of a list's columns that matter, whatever their case and the spaces around them.
+    """Our names of those of a list's columns that matter, whatever their case and the spaces and quotes around them.
 
     Raises UserError where the paths are not among them, where two are one of ours, or where one seems to be meant so.
     """
     if not columns:
         raise UserError(f"{name} is empty: it must name images.")
     ours: dict[str, str] = {}
-    for column in columns:
-        plain = column.strip().lower()
-        if plain in ours.values():
-            raise UserError(f"{name} has two columns `{plain}`: give one of them another name.")
-        if plain in SCHEMA:
-            ours[column] = plain
+    for wanted in SCHEMA:
+        alike = [wanted] if wanted in columns else [column for column in columns if plain(column) == wanted]
+        if len(alike) > 1:
+            raise UserError(f"{name} has two columns `{wanted}`: give one of them another name.")
+        ours |= dict.fromkeys(alike, wanted)
     if "path" not in ours.values():
         found = ", ".join(columns)
         raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
     for column in columns:
-        for near in get_close_matches(column.strip().lower(), SCHEMA.keys() - ours.values(), 1, SIMILAR):
-            if column.strip().lower()[0] == near[0]:
-                raise UserError(f"{name} has a column `{column}`: name it `{near}`, or less like it if it is none.")
+        if slip := next((each for each in SCHEMA if each not in ours.values() and is_slip(plain(column), each)), None):
+            raise UserError(f"{name} has a column `{column}`: name it `{slip}`, or less like it if it is none.")
     return ours
+
+
+def plain(column: str) -> str:
+    return column.strip(" \"'\t").lower()
+
+
+def is_slip(column: str, wanted: str) -> bool:
+    """Whether a name is one of ours but for a letter more, less or elsewhere."""
+    near = abs(len(column) - len(wanted)) <= 1 and column[:1] == wanted[0] and column.isalpha()
+    return near and bool(get_close_matches(column, [wanted], 1, SIMILAR))
 
 
 def encoding_of(file: BinaryIO) -> str:
@@ -146,12 +156,12 @@ def in_utf8(file: BinaryIO) -> BinaryIO | pa.NativeFile:
 
 
 def header_of(file: BinaryIO) -> tuple[list[str], str]:
-    """Names of the columns of a CSV file, and what separates them: the one of DELIMITERS that gives the most names."""
+    """Names of the columns of a CSV file, and which of DELIMITERS separates them: one that gives a path, and most."""
     headers = {}
     for delimiter in DELIMITERS:
         with as_text(file) as text:
             headers[delimiter] = next(filter(None, csv.reader(text, delimiter=delimiter)), [])
-    delimiter = max(DELIMITERS, key=lambda each: len(headers[each]))
+    delimiter = max(DELIMITERS, key=lambda each: ("path" in map(plain, headers[each]), len(headers[each])))
     return headers[delimiter], delimiter
 
 
@@ -179,18 +189,23 @@ def read_lines(file: BinaryIO) -> Iterator[pa.RecordBatch]:
 
 
 def read_json(name: str, file: BinaryIO) -> tuple[dict[str, str], Iterator[pa.RecordBatch]]:
-    """Our names of the columns of JSON lines, and their batches. Labels may be numbers, which the first row decides."""
+    """Our names of the columns of JSON lines, and their batches; the first rows say which columns there are.
+
+    Labels may be whole numbers, where all of them are.
+    """
     with as_text(file) as text:
-        first = next(filter(str.strip, text), "")
-    if first.lstrip().startswith("["):
+        lines = list(islice(filter(str.strip, text), FIRST))
+    if lines and lines[0].lstrip().startswith("["):
         raise UserError(f'{name} is a JSON array: write an object per line, such as {{"path": "a.jpg"}}.')
-    row = pa.json.read_json(pa.BufferReader(first.encode()))
-    columns = columns_of(name, row.column_names)
+    rows = [json.loads(line) for line in lines]
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f'{name} has lines that are no objects: write each such as {{"path": "a.jpg"}}.')
+    columns = columns_of(name, list(dict.fromkeys(column for row in rows for column in row)))
     columns |= {ours: ours for ours in SCHEMA if ours not in columns.values()}  # which later rows may have
     types = {column: SCHEMA[ours] for column, ours in columns.items()}
-    for column, ours in columns.items():
-        if ours == "label" and column in row.column_names and pa.types.is_integer(row.schema.field(column).type):
-            types[column] = pa.int64()
+    label = next(column for column, ours in columns.items() if ours == "label")
+    if any(type(row.get(label)) is int for row in rows):
+        types[label] = pa.int64()
     # Columns may be missing from some rows; naming their types makes them null there.
     options = pa.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
     return columns, iter(pa.json.open_json(in_utf8(file), pa.json.ReadOptions(block_size=BLOCK), options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,6 +30,8 @@ THUMBNAILS = "@eaDir"
 """A folder of thumbnails, which a Synology puts into each folder of photographs."""
 HIDDEN = "hidden"
 """How hidden files and folders are counted."""
+LONGEST, KINDS = 8, 100
+"""Letters of an extension, and how many of these are counted apart."""
 WILD = re.compile(r"[*?\[]")
 IMAGE = rf"(?i)\.({'|'.join(sorted(extension[1:] for extension in EXTENSIONS))})\z"
 PARENT = r"(?s)^(?:.*/)?([^/]*)/[^/]*\z"
@@ -62,12 +65,17 @@ def are_hidden(names: pa.Array) -> pa.Array:
     return pc.match_substring_regex(names, rf"(^|/)(\.|{THUMBNAILS}/)")
 
 
-def kind_of_name(name: str) -> str:
-    """The extension of a file's name, in lower case and without its dot; `other` where it is unlike one."""
-    extension = os.path.splitext(name)[1].lower()[1:]  # noqa: PTH122 - ten times a Path's speed
-    if not extension:
-        return "without extension"
-    return extension if len(extension) <= 8 and extension.isalnum() else "other"
+def count_other(others: Counter[str], name: str) -> None:
+    """Count a file by its extension, in lower case and without its dot; as `other` where it is unlike one.
+
+    There are at most KINDS of them: names that end in numbers or hashes would make one of each file.
+    """
+    kind = os.path.splitext(name)[1].lower()[1:]  # noqa: PTH122 - ten times a Path's speed
+    if not kind:
+        kind = "without extension"
+    elif len(kind) > LONGEST or not kind.isalnum() or not kind[0].isalpha():
+        kind = "other"
+    others[kind if kind in others or len(others) < KINDS else "other"] += 1
 
 
 def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:

@@ -24,7 +24,6 @@ from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.spark.failures import ATTEMPTS, cause_of, cause_of_start
 from fruitpipe.spark.java import class_archive, find_java
-from fruitpipe.spark.surroundings import leave_deleted_folder, own_environment
 
 WORKERS = {
     # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
@@ -63,8 +62,6 @@ class Cluster:
         """Whether tasks run on this machine, and see its files."""
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
-        self.left_aside: list[str] = []
-        """Variables of the user's environment that are meant for another Spark."""
 
     def warm_up(self) -> None:
         """Start the Python workers of the executors that are there, before there is work."""
@@ -190,10 +187,9 @@ def cluster(
         yield running
         return
     with log.open("ab") as noise:
-        context, process, foreign = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
+        context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
         try:
             started = Cluster(context, first)
-            started.left_aside = foreign
             started.warm_up()
             yield started
         finally:
@@ -202,37 +198,36 @@ def cluster(
 
 def start(
     config: SparkConfig, environment: Environment, noise: IO[bytes] | int, log: Path
-) -> tuple[SparkContext, subprocess.Popen[bytes] | None, list[str]]:
-    """The embedded Spark, its JVM, and the variables that were left aside. Raises UserError and FruitpipeError."""
+) -> tuple[SparkContext, subprocess.Popen[bytes] | None]:
+    """The embedded Spark and its JVM. Raises UserError and FruitpipeError."""
     java = find_java(environment)
     conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
     for key, value in (local_settings(config, environment, java) | config.conf).items():
         conf.set(key, value)
-    leave_deleted_folder()
     try:
-        with own_environment() as foreign:
-            gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
+        gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
         context = SparkContext(conf=conf, gateway=gateway)
     except Exception as error:
         raise not_started(error, log, environment) from error
     context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
     hush(context)
     context.setLogLevel("WARN")
-    return context, getattr(gateway, "proc", None), foreign
+    return context, getattr(gateway, "proc", None)
 
 
 def not_started(error: Exception, log: Path, environment: Environment) -> FruitpipeError:
     """Why, and where all that Spark wrote is kept."""
     said = log.read_text(errors="replace") if log.exists() else ""
+    reason = f"Spark did not start: {(cause_of_start(said) or str(error)).rstrip('.')}."
+    if not said:  # as with --verbose, which has shown all of it
+        return FruitpipeError(reason)
     kept = environment.cache / "spark" / "failed-start.log"
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(said)
     except OSError:
-        where = "--verbose shows all that it writes"
-    else:
-        where = f"all that it wrote is in {kept}"
-    return FruitpipeError(f"Spark did not start: {cause_of_start(said) or error}. ({where})")
+        return FruitpipeError(f"{reason} --verbose shows all that it writes.")
+    return FruitpipeError(f"{reason} All that it wrote is in {kept}.")
 
 
 def hush(context: SparkContext) -> None:

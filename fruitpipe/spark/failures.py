@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 
 from py4j.protocol import Py4JJavaError, Py4JNetworkError
 
@@ -13,25 +14,32 @@ ATTEMPTS = 4
 """Of each task."""
 KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled")
 """What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
-EXCEPTION = re.compile(r"^(?:Exception in thread \"[^\"]*\" )?((?:\w+\.)+\w*(?:Exception|Error)\b.*)$", re.MULTILINE)
+EXCEPTION = re.compile(
+    r"^(?:Exception in thread \"[^\"]*\" )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error)\b.*)\n"
+    r"((?:[ \t].*\n|Caused by: .*\n)*)",
+    re.MULTILINE,
+)
+"""What a Java program says of an exception, and the lines below that belong to it."""
 NOISE = re.compile(r"WARNING|Using Spark's default log4j|Setting default log level|To adjust logging level|\s|\.\.\.")
 """Lines that are no cause."""
-TEMPORARY = "the folder for temporary files"
+TEMPORARY = f"the folder for temporary files ({tempfile.gettempdir()})"
 KNOWN = {
     r"insufficient memory|Cannot allocate memory|Could not reserve enough space|Invalid (?:maximum|initial) heap size"
     r"|OutOfMemoryError|System memory \d+ must be at least": "there is too little memory for its JVM, or spark.memory "
     "asks for too little: set it to what fits, such as spark.memory=1g",
     r"Too many open files": "too many files are open: raise the limit (ulimit -n 4096)",
-    r"No space left on device|Disk quota exceeded": f"{TEMPORARY} is full: make room or set TMPDIR",
+    r"No space left on device|Disk quota exceeded": f"a disk is full, most likely that of {TEMPORARY}: make room, or "
+    "set TMPDIR to another",
     r"failed to map segment from shared object|Operation not permitted \(mmap\)": f"{TEMPORARY} does not let programs "
     "run (noexec): set TMPDIR to another",
+    rf"Failed to create a temp directory|{re.escape(tempfile.gettempdir())}\S*.*(?:Permission denied|Read-only)"
+    rf"|AccessDeniedException: {re.escape(tempfile.gettempdir())}": f"{TEMPORARY} cannot be written to: set TMPDIR to "
+    "another",
     r"(Unrecognized (?:VM )?option:? \S+)": "Java does not know an option ({0}): look at JAVA_TOOL_OPTIONS and "
     "JDK_JAVA_OPTIONS",
-    r"UnknownHostException: ([^\s:]+)": "the host name {0} leads nowhere: add it to /etc/hosts",
-    r"BindException|could not bind on a random free port": "it cannot listen on 127.0.0.1: is the loopback interface "
-    "up?",
-    r"Read-only file system|Permission denied|AccessDeniedException|Failed to create a temp directory": f"{TEMPORARY} "
-    "cannot be written to: set TMPDIR to another",
+    r"UnknownHostException: ([^\s:]+)": "the host name {0} leads nowhere: check it, and the network",
+    r"BindException|could not bind on a random free port": "it cannot listen on 127.0.0.1: the loopback interface may "
+    "be down",
 }
 """Causes that a user can do something about, by what Spark, Java and the system say of them."""
 
@@ -64,14 +72,14 @@ def cause_of(error: BaseException) -> BaseException:
 
 def cause_of_start(log: str) -> str:
     """Why Spark did not start, of what it wrote meanwhile; empty where it does not say."""
-    for pattern, said in KNOWN.items():
-        if match := re.search(pattern, log):
-            return said.format(*match.groups())
-    first = EXCEPTION.search(log)
+    lines = [line for line in log.strip().splitlines() if not NOISE.match(line)]
+    first = EXCEPTION.search(f"{log}\n")
+    # What was said before an exception, or after it, need not have to do with it.
+    said = first[0] if first else "\n".join(lines)
+    for pattern, words in KNOWN.items():
+        if match := re.search(pattern, said):
+            return words.format(*match.groups())
     if first is None:
-        lines = [line for line in log.strip().splitlines() if not NOISE.match(line)]
         return lines[-1] if lines else ""
-    # The trace goes on while lines are indented or name a cause; the last of them is the innermost.
-    trace = re.match(r"(?:.*\n)(?:(?:\s.*|Caused by: .*)\n)*", log[first.start() :] + "\n")
-    causes = re.findall(r"^Caused by: (.+)$", trace[0] if trace else "", re.MULTILINE)
+    causes = re.findall(r"^Caused by: (.+)$", first[2], re.MULTILINE)
     return str(causes[-1] if causes else first[1])

@@ -1,4 +1,4 @@
-"""What surrounds the embedded Spark: it starts with an environment of its own, whatever other Spark the user has."""
+"""What surrounds the embedded Spark: it runs in an environment of its own, whatever other Spark the user has."""
 
 from __future__ import annotations
 
@@ -9,33 +9,57 @@ from pathlib import Path
 
 import pyspark
 
+from fruitpipe.config import Environment, SparkConfig
+
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 """How variables begin that are meant for another Spark, and could lead this one to its settings, jars and servers."""
-KEPT = ("SPARK_LOCAL_DIRS",)
-"""Where Spark may write; as good a place for this one."""
+KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
+"""Where Spark may write, and as whom it runs, which are as good for this one."""
 # The name of a machine may lead nowhere, and Spark asks for it before it listens on loopback only.
 OURS = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
 
 
-def foreign_variables() -> list[str]:
-    """Names of variables that are meant for another Spark."""
-    home, ours = os.environ.get("SPARK_HOME"), Path(pyspark.__file__).parent
-    own = {"SPARK_HOME"} if home and Path(home).resolve() == ours.resolve() else set()
-    return sorted(name for name in os.environ if name.startswith(FOREIGN) and name not in {*KEPT, *own})
+def is_embedded(config: SparkConfig, environment: Environment) -> bool:
+    """Whether a run would start a Spark of its own on this machine."""
+    return (
+        not environment.submitted
+        and pyspark.SparkContext._active_spark_context is None
+        and config.master.startswith("local")
+    )
 
 
 @contextmanager
-def own_environment() -> Iterator[list[str]]:
-    """Within the block, programs start without the variables of another Spark, whose names it is given."""
-    foreign = foreign_variables()
-    before = {name: os.environ.pop(name) for name in foreign}
+def own_environment(config: SparkConfig, environment: Environment) -> Iterator[list[str]]:
+    """Hide what is meant for another Spark from an embedded one; gives the names of the variables that are hidden.
+
+    Enter it before there are other threads: the environment is the process's.
+    """
+    if not is_embedded(config, environment):
+        yield []
+        return
+    leave_deleted_folder()
+    before = {name: value for name, value in os.environ.items() if is_foreign(name)}
+    hide()
     os.environ.update(OURS)
     try:
-        yield foreign
+        yield sorted(name for name, value in before.items() if not is_this(name, value))
     finally:
-        for name in OURS:
-            os.environ.pop(name, None)
+        hide()  # PySpark has set some of its own meanwhile
         os.environ.update(before)
+
+
+def hide() -> None:
+    for name in filter(is_foreign, list(os.environ)):
+        del os.environ[name]
+
+
+def is_foreign(name: str) -> bool:
+    return name.startswith(FOREIGN) and name not in KEPT
+
+
+def is_this(name: str, value: str) -> bool:
+    """Whether a variable names the Spark that is embedded."""
+    return name == "SPARK_HOME" and Path(value).resolve() == Path(pyspark.__file__).resolve().parent
 
 
 def leave_deleted_folder() -> None:

@@ -47,14 +47,14 @@ def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
 
 def require_known_values(image: TiffImagePlugin.TiffImageFile) -> None:
     """Raise UndefinedColours for a TIFF whose values Pillow takes for others."""
-    if SIGNED in tag(image, SAMPLE_FORMAT) and 8 in tag(image, BITS):
-        raise UndefinedColours("signed 8-bit pixels have no defined range")
+    if SIGNED in tag(image, SAMPLE_FORMAT) and 32 not in tag(image, BITS):
+        raise UndefinedColours("signed values of 8 or 16 bits have no defined range")
     if tag(image, PLANES) == SEPARATE and 16 in tag(image, BITS) and tag(image, COMPRESSION) == UNCOMPRESSED:
         raise UndefinedColours("separate planes of 16 bits can be read only where they are compressed")
 
 
 def deep_grey(image: Image.Image) -> Image.Image:
-    """Of one channel of 12 or 16 bits; more bits are taken as 16 where all values fit."""
+    """Of one channel of 12 or 16 bits; 32 bits, signed or not, are taken as 16 where all values fit."""
     values, white, white_is_zero = np.asarray(image), 0xFFFF, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         white = 0xFFF if tag(image, BITS) == (12,) else white

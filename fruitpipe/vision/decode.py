@@ -17,7 +17,7 @@ from fruitpipe.vision.preprocess import preprocess
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-TIFF = (b"II*\0", b"MM\0*")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DECODE_RULES = 1
 """Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity.
 One that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
@@ -70,15 +70,18 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         raise BadImage("undecodable", str(error)) from None
     except MemoryError:
         raise BadImage("unreadable", "not enough memory to decode it") from None
+    except UnidentifiedImageError:
+        known = "a TIFF that is damaged or has values of a kind that is not read"
+        reason = known if data[:4] in TIFF else "not an image of a known format"
     except Exception as error:
-        pixels_alone = without_metadata(data)
-        if pixels_alone is not None:
-            return decode(pixels_alone, side, rules)
-        if isinstance(error, UnidentifiedImageError):
-            known = "a TIFF that is damaged or has values of a kind that is not read"
-            reason = known if data[:4] in TIFF else "not an image of a known format"
-            raise BadImage("undecodable", reason) from None
-        raise BadImage("undecodable", f"{type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        if "image file is truncated" in reason:
+            raise BadImage("undecodable", reason) from error
+    # Outside the handlers, whose exceptions hold what has been decoded.
+    pixels_alone = without_metadata(data)
+    if pixels_alone is None:
+        raise BadImage("undecodable", reason)
+    return decode(pixels_alone, side, rules)
 
 
 def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
