@@ -41,7 +41,8 @@ def in_words(error: Exception) -> str:
     """Any other exception, as one line."""
     if isinstance(error, OSError):
         writing = "while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
-        return ": ".join(str(part) for part in (error.strerror or error, error.filename or writing) if part) + "."
+        parts = (error.strerror or error, error.filename or writing)
+        return ": ".join(" ".join(str(part).split()) for part in parts if part) + "."
     said = " ".join(str(error).split())
     name = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"unexpected {name}. This is a fault of fruitpipe: please report it with what `fruitpipe --verbose …` shows."

@@ -131,11 +131,11 @@ def weights(config: Config, environment: Environment) -> str:
 def spark(config: Config, environment: Environment) -> str:
     with (
         tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-        own_environment(config.spark, environment) as hidden,
+        own_environment(config.spark, environment) as aside,
         cluster(config.spark, environment, Path(folder, "spark.log")) as started,
     ):
-        aside = f"; left aside, as they are for another Spark: {', '.join(hidden)}" if hidden else ""
-        return f"{config.spark.master} starts and runs tasks, {started.slots} at once{aside}"
+        runs = f"{config.spark.master} starts and runs tasks, {started.slots} at once"
+        return "; ".join(filter(None, [runs, aside]))
 
 
 def diagnose_bucket(url: str, config: Config) -> Iterator[Finding]:

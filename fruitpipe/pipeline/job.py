@@ -76,11 +76,10 @@ class Job:
         first = WarmUp(self.store, self.reader.buckets)
         with (
             tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-            own_environment(self.config.spark, environment) as hidden,
+            own_environment(self.config.spark, environment) as aside,
         ):
             self.scratch = Path(folder)
-            if hidden:
-                self.warnings.append(f"left aside, as they are for another Spark: {', '.join(hidden)}")
+            self.warnings += filter(None, [aside])
             spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 background(spark) as self._starting,

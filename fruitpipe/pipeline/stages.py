@@ -61,11 +61,12 @@ def count(job: Job) -> Counts:
     job.store.put(failures, to_parquet(plan.failures()))
     reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
     beyond = f"more than failures.max_rate ({limit:g})" if ok else "all of them"
-    advice = f"fix the {'backbone' if 'rejected' in by_status else 'images'}"
+    advice = (
+        f"fix the {'backbone' if 'rejected' in by_status else 'images'}{' or raise failures.max_rate' if ok else ''}"
+    )
     raise TooManyFailures(
         f"{counts.failed} of {counts.images} images failed ({reasons}), {beyond}: nothing was published. Features "
-        f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(failures)}, then {advice}"
-        f"{' or raise failures.max_rate' if ok else ''}."
+        f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(failures)}, then {advice}."
     )
 
 

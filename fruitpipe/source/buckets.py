@@ -29,8 +29,8 @@ def list_bucket(url: str, by_parent: bool, s3: S3Config, others: Counter[str]) -
         names = pc.utf8_slice_codeunits(meant["key"], start)
         wanted = are_images(names)
         images = meant.filter(wanted)
-        # Consoles make empty objects that stand for folders.
         hidden = are_hidden(names)
+        # Consoles make empty objects that stand for folders.
         rest = names.filter(pc.and_not(pc.greater(meant["size"], 0), pc.or_(wanted, hidden)))
         for name in rest.to_pylist():
             count_other(others, name)

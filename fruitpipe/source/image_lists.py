@@ -1,9 +1,9 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
-A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be separated by
-commas, semicolons or tabs, and texts may be in UTF-8 or UTF-16. Paths that are not
-absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag nobody says
-counts as one that never changes, so that a list costs no request for each image.
+A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be
+separated by commas, semicolons or tabs, and texts may be in UTF-8 or UTF-16. Paths that are not absolute start from the
+list's folder. Files on disk are looked at for their etags; an object whose etag nobody says counts as one that never
+changes, so that a list costs no request for each image.
 """
 
 from __future__ import annotations

@@ -29,20 +29,21 @@ def is_embedded(config: SparkConfig, environment: Environment) -> bool:
 
 
 @contextmanager
-def own_environment(config: SparkConfig, environment: Environment) -> Iterator[list[str]]:
-    """Hide what is meant for another Spark from an embedded one; gives the names of the variables that are hidden.
+def own_environment(config: SparkConfig, environment: Environment) -> Iterator[str]:
+    """Hide what is meant for another Spark from an embedded one; gives a sentence that names it, empty for nothing.
 
     Enter it before there are other threads: the environment is the process's.
     """
     if not is_embedded(config, environment):
-        yield []
+        yield ""
         return
     leave_deleted_folder()
     before = {name: value for name, value in os.environ.items() if is_foreign(name)}
     hide()
     os.environ.update(OURS)
     try:
-        yield sorted(name for name, value in before.items() if not is_this(name, value))
+        hidden = sorted(name for name, value in before.items() if not is_this(name, value))
+        yield f"left aside, as they are for another Spark: {', '.join(hidden)}" if hidden else ""
     finally:
         hide()  # PySpark has set some of its own meanwhile
         os.environ.update(before)
