@@ -53,7 +53,7 @@ image: ## Build the container image; weights in KERAS_HOME go into it
 
 lock: setup ## Lock the image's requirements anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-		--constraint docker/constraints.txt --custom-compile-command "make lock" \
+		--constraint docker/constraints.txt --extra heif --extra jxl --custom-compile-command "make lock" \
 		--output-file docker/requirements.lock pyproject.toml
 
 clean: ## Remove what make has made

@@ -104,15 +104,15 @@ def test_a_bar_shows_on_a_terminal_and_the_last_lines_say_what_to_do_next(fruits
 
 def test_what_is_no_image_by_name_is_one_line_of_plan_run_show_and_report(fruits: Path, tmp_path: Path) -> None:
     shutil.copytree(fruits / "Apple", tmp_path / "in")
-    for name in ("a.heic", "b.heic", "notes.txt"):
+    for name in ("a.mov", "b.mov", "notes.txt"):
         (tmp_path / "in" / name).write_bytes(b"x")
     out = tmp_path / "out"
-    assert re.search(r"no images +2 heic, 1 txt\n", fruitpipe("plan", tmp_path / "in", out).stdout)
-    said = "files that are hidden or no images by name were passed over: 2 heic, 1 txt"
+    assert re.search(r"no images +2 mov, 1 txt\n", fruitpipe("plan", tmp_path / "in", out).stdout)
+    said = "files that are hidden or no images by name were passed over: 2 mov, 1 txt"
     assert said in fruitpipe("run", tmp_path / "in", out, "--set", BACKBONE).stdout
     assert said in fruitpipe("show", out).stdout
     found = manifest(out)
-    assert found["plan"]["passed_over"] == {"heic": 2, "txt": 1}
+    assert found["plan"]["passed_over"] == {"mov": 2, "txt": 1}
     assert said in (out / "runs" / found["run"] / "report.html").read_text()
 
 

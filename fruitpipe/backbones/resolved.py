@@ -7,7 +7,8 @@ from typing import NamedTuple
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Config
 from fruitpipe.engines import EngineSpec
-from fruitpipe.vision.decode import features_digest
+from fruitpipe.vision.decode import features_digest, twin_features
+from fruitpipe.vision.scale import Twin
 
 
 class ResolvedBackbone(NamedTuple):
@@ -17,6 +18,8 @@ class ResolvedBackbone(NamedTuple):
     engine: EngineSpec
     features: str
     """digest of the features that it gives under the config"""
+    twin: Twin
+    """features that are the same for small images"""
     portable: EngineSpec
     """for models, whose machines may not have the engine: gives the same features but for rounding"""
     exact: EngineSpec | None
@@ -37,4 +40,5 @@ class ResolvedBackbone(NamedTuple):
     ) -> ResolvedBackbone:
         """portable: defaults to `engine`."""
         features = features_digest(facts.digest, config.image, config.precision)
-        return cls(facts, engine, features, portable or engine, exact, objects)
+        twin = twin_features(facts.digest, config.image, config.precision, facts.input_size)
+        return cls(facts, engine, features, twin, portable or engine, exact, objects)

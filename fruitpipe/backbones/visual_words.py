@@ -38,8 +38,9 @@ class VisualWords:
     names = ("orb", "sift")
     pattern: ClassVar[None] = None
     keys = frozenset({"words"})
-    # Detectors make images grey themselves, but only after all three channels were resized.
-    defaults: ClassVar[Mapping[str, Any]] = {"image": {"grey": True}}
+    # Detectors make images grey themselves, but only after all three channels were resized. What decoding at a smaller
+    # scale means to their corners has not been measured.
+    defaults: ClassVar[Mapping[str, Any]] = {"image": {"grey": True, "decode": "exact"}}
     learns = True
 
     def listed(self, name: str, environment: Environment) -> Listed:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
-from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.config import RECORDED, ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.errors import UserError
 from fruitpipe.numeric.pca import Pca, Unreduced
@@ -179,7 +179,7 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
         return data
 
     try:
-        card = Card.model_validate_json(read(CARD))
+        card = Card.model_validate_json(read(CARD), context=RECORDED)
         pca = Unreduced(card.unreduced) if card.unreduced else read_pca(read(PCA))
         engine = EngineSpec(card.engine, read(file_name(card.engine)))
     except ValidationError as error:

@@ -28,6 +28,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
 from fruitpipe.vision.decode import OK, TRANSIENT
+from fruitpipe.vision.scale import Twin
 
 MEMORY = "1GB"
 READERS = 8
@@ -101,10 +102,15 @@ class Plan:
         if not self.images:
             raise source.no_images(config.inputs, self.passed_over)
 
-    def add_features(self, store: Store, digest: str) -> None:
+    def add_features(self, store: Store, digest: str, twin: Twin | None = None) -> None:
         """Take what is known of features, and join."""
-        names = (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
-        self._take("features", PLACED, self._facts(store, names))
+        self._take("features", PLACED, self._facts(store, parts_of(store, digest)))
+        if twin:
+            self._take("twin", PLACED, self._facts(store, parts_of(store, twin.digest)))
+            side = {"shorter": "least(width, height)", "longer": "greatest(width, height)"}[twin.side]
+            self._database.execute(
+                f"INSERT INTO features SELECT * FROM twin WHERE {side} < {twin.below}; DROP TABLE twin"
+            )
         self._join()
 
     def add_parts(self, store: Store, names: Iterable[str]) -> None:
@@ -236,6 +242,11 @@ class Plan:
         with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
+
+
+def parts_of(store: Store, digest: str) -> Iterator[str]:
+    """The feature parts of a digest."""
+    return (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
 
 
 @contextmanager

@@ -85,7 +85,10 @@ def plan(config: Config) -> Summary:
     store = open_places(config)
     with open_plan(config) as the_plan:
         the_plan.list_images(config)
-        the_plan.add_features(store, known_features(config, store, the_plan) or "unknown")
+        if backbone := known_backbone(config, store, the_plan):
+            the_plan.add_features(store, backbone.features, backbone.twin)
+        else:
+            the_plan.add_features(store, "unknown")
         return the_plan.summary()
 
 
@@ -96,8 +99,8 @@ def open_places(config: Config) -> Store:
     return open_store(config.output, config.s3)
 
 
-def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
-    """Digest of the features that a run would take; None where there can be none yet."""
+def known_backbone(config: Config, store: Store, the_plan: Plan) -> ResolvedBackbone | None:
+    """The backbone whose features a run would take; None where there can be none yet."""
     reused = model_to_reuse(config, store)
     try:
         images = RunImages(store, the_plan, config.image, reused.engine if reused else None, reader=None)
@@ -105,7 +108,7 @@ def known_features(config: Config, store: Store, the_plan: Plan) -> str | None:
     except (NoWeights, NotLearnt):  # `run` will say so, or learn
         return None
     require_match(config, reused, resolved)
-    return resolved.features
+    return resolved
 
 
 def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifest:
@@ -115,7 +118,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
     job.learn()
     with job.reporter.stage("plan"):
         require_match(job.config, job.reused, job.backbone)
-        job.plan.add_features(job.store, job.backbone.features)
+        job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
         summary = job.plan.summary()
         if summary.passed_over:
             job.warnings.append(

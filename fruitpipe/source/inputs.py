@@ -18,7 +18,8 @@ from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.listing import BATCH, LISTING, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
-from fruitpipe.vision.decode import EXTENSIONS, BadImage
+from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.formats import EXTENSIONS
 
 
 def list_images(

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
 from fruitpipe.errors import UserError
-from fruitpipe.vision.decode import EXTENSIONS
+from fruitpipe.vision.formats import EXTENSIONS
 
 LISTING = pa.schema(
     [

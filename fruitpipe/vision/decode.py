@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +11,15 @@ from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.colours import UndefinedColours, to_rgb
-from fruitpipe.vision.metadata import turn, without_metadata
-from fruitpipe.vision.preprocess import preprocess
+from fruitpipe.vision.formats import TIFF, MissingLibrary, largest, open_image, stated_size
+from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
+from fruitpipe.vision.preprocess import cropped, preprocess, region
+from fruitpipe.vision.scale import ENOUGH, SCALES, Twin, load, scale_for, smallest_scaled
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DECODE_RULES = 1
 """Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity.
 One that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
-STEP_RULES = {"grey": 2}
+STEP_RULES = {"grey": 2, "decode": ENOUGH}
 """Versions of steps whose rules have changed: features of configs without them stay what they are."""
 
 OK = "ok"
@@ -63,11 +61,13 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     if not data:
         raise BadImage("undecodable", "empty file")
     try:
-        return decoded(data, side, rules)
+        return decoded(largest(data), side, rules)
     except BadImage:
         raise
     except UndefinedColours as error:
         raise BadImage("undecodable", str(error)) from None
+    except MissingLibrary as error:
+        raise BadImage("unreadable", str(error)) from None
     except MemoryError:
         raise BadImage("unreadable", "not enough memory to decode it") from None
     except UnidentifiedImageError:
@@ -84,15 +84,29 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     return decode(pixels_alone, side, rules)
 
 
-def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
-    """Raises BadImage, and whatever Pillow does."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_size(*image.size, rules)
-        image.load()  # raises for truncated files; PNG's EXIF is known only then
-        upward = turn(image)
+def decoded(data: bytes | memoryview, side: int, rules: ImageConfig, most: int = SCALES[0]) -> Picture:
+    """most: how many times smaller the picture may be decoded.
+
+    Raises BadImage, and whatever Pillow does.
+    """
+    if stated := stated_size(data):
+        check_size(*stated, rules)
+    with open_image(data) as image:
+        width, height = image.size
+        check_size(width, height, rules)
+        scale = min(scale_for(image, cropped((0, 0, width, height), rules), side, rules), most)
+        whole = load(image, scale)
         picture = to_rgb(image, data)
-        picture = picture if upward is None else picture.transpose(upward)
-        return Picture(preprocess(picture, side, rules), *picture.size)
+        if (upward := turn(image)) is not None:
+            whole = turned(whole, picture.size, upward)
+            picture = picture.transpose(upward)
+            width, height = (height, width) if upward in SWAPPED else (width, height)
+        box = region(picture, whole, rules)
+        left, upper, right, lower = (scale * edge for edge in box)
+        enough = scale_for(image, (left, upper, right, lower), side, rules)
+        if enough < scale:  # little is left after trimming
+            return decoded(data, side, rules, enough)
+        return Picture(preprocess(picture, box, side, rules), width, height)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:
@@ -100,10 +114,16 @@ def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "
 
     Steps that are not taken are left out, so that a new kind of step leaves the features of others as they are.
     """
-    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.non_default_steps.items()]
+    steps = [f"{name} {value} {STEP_RULES.get(name, '')}".rstrip() for name, value in image.steps_taken.items()]
     rules = [backbone_digest, f"decode {DECODE_RULES}", image.resample, *steps]
     rules += [precision] if precision != "float32" else []
     return hashlib.sha256("|".join(rules).encode()).hexdigest()
+
+
+def twin_features(backbone_digest: str, image: ImageConfig, precision: str, side: int) -> Twin:
+    """The features that the other value of `image.decode` gives."""
+    other = image.model_copy(update={"decode": "exact" if image.decode == "scaled" else "scaled"})
+    return Twin(features_digest(backbone_digest, other, precision), *smallest_scaled(side, image))
 
 
 def check_size(width: int, height: int, rules: ImageConfig) -> None:

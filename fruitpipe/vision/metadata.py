@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from PIL import Image
 
+from fruitpipe.vision.preprocess import Box
+
 ORIENTATION, SHORT = 0x0112, 3
 """Tag of EXIF and type of its value."""
 TURNS = {
@@ -20,6 +22,11 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a picture upright, by EXIF orientation."""
+SWAPPED = frozenset(TURNS[number] for number in (5, 6, 7, 8))
+"""Turns after which rows are columns."""
+FROM_RIGHT = frozenset(TURNS[number] for number in (2, 3, 6, 7))
+FROM_BELOW = frozenset(TURNS[number] for number in (3, 4, 7, 8))
+"""Turns after which what was first, of columns or of rows, is last."""
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 """Chunks of a PNG that its pixels need, and its EXIF."""
@@ -31,8 +38,20 @@ START_OF_SCAN = 0xDA
 
 def turn(image: Image.Image) -> Image.Transpose | None:
     """What makes a decoded picture upright; None where it is, or where nothing that can be read says otherwise."""
-    block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
+        return None  # its own header said so, and its decoder has turned it
+    block = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
     return TURNS.get(orientation(block) or by_pillow(image))
+
+
+def turned(box: Box, size: tuple[int, int], upward: Image.Transpose) -> Box:
+    """Where a box that begins at the first pixel of a picture of this size lies once that is turned."""
+    (_, _, width, height), (across, down) = box, size
+    if upward in SWAPPED:
+        width, height, across, down = height, width, down, across
+    left = across - width if upward in FROM_RIGHT else 0
+    upper = down - height if upward in FROM_BELOW else 0
+    return left, upper, left + width, upper + height
 
 
 def orientation(block: bytes) -> int:

@@ -1,0 +1,121 @@
+"""Formats of image files. The bytes decide which one a file has; how its name ends is a hint for listing folders."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL.IcoImagePlugin import IcoFile
+
+from fruitpipe.vision import jpeg_xl
+
+EXTENSIONS = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".avif", ".heic", ".heif", ".jxl", ".ico",
+})  # fmt: skip
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+"""that Pillow opens by itself; a JPEG with several pictures (MPO) is one"""
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ICON = b"\0\0\1\0"
+PNG = b"\x89PNG\r\n\x1a\n"
+HEVC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+"""Brands of an HEIF file whose pictures are coded by HEVC, as phones do."""
+AV1 = frozenset({b"avif", b"avis"})
+LONGEST_BRANDS = 256
+LARGEST_ICON = 256
+"""pixels a side"""
+
+# As many workers as cores decode at once.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+class MissingLibrary(Exception):
+    """Raised for an image of a format whose library is not installed; the message says how to get it."""
+
+
+def heif() -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, decode_threads=1)
+
+
+def jxl() -> None:
+    from pillow_jxl import JpegXLImagePlugin
+
+    JpegXLImagePlugin.DECODE_THREADS = 0
+
+
+class Library(NamedTuple):
+    """What opens a format that Pillow by itself does not."""
+
+    format: str
+    """its name for Pillow"""
+    shown: str
+    """its name for people"""
+    register: Callable[[], None]
+    """makes it known to Pillow; raises ModuleNotFoundError where it is not installed"""
+    extra: str
+    """of fruitpipe, that installs it"""
+
+
+HEIF = Library("HEIF", "HEIC", heif, "heif")
+JXL = Library("JXL", "JPEG XL", jxl, "jxl")
+
+
+def open_image(data: bytes | memoryview) -> Image.Image:
+    """An image of any format, not decoded yet, whatever its size.
+
+    Raises MissingLibrary, and whatever Pillow does.
+    """
+    if data[: len(ICON)] == ICON:
+        return open_icon(data)
+    library = library_of(data)
+    if library is None:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        library.register()
+    except ModuleNotFoundError:
+        raise MissingLibrary(f"{library.shown} needs a library: pip install 'fruitpipe[{library.extra}]'") from None
+    return Image.open(io.BytesIO(data), formats=(library.format,))
+
+
+def library_of(data: bytes | memoryview) -> Library | None:
+    """What opens these bytes; None where Pillow itself does, or nothing."""
+    if data[4:8] == b"ftyp":
+        (length,) = struct.unpack_from(">I", data)
+        brands = bytes(data[8 : min(length, LONGEST_BRANDS)])
+        found = {brands[at : at + 4] for at in range(0, len(brands), 4)}
+        return HEIF if found & HEVC and not found & AV1 else None
+    return JXL if data[:2] == jpeg_xl.CODESTREAM or data[: len(jpeg_xl.CONTAINER)] == jpeg_xl.CONTAINER else None
+
+
+def stated_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Width and height of an image that is decoded on opening it; None for all others. Raises ValueError."""
+    return jpeg_xl.stated_size(data) if library_of(data) is JXL else None
+
+
+def largest(data: bytes | memoryview) -> bytes | memoryview:
+    """Of an icon, its largest picture where that is a PNG; all else as it is.
+
+    Pillow would decode it on opening, before its size is known.
+    """
+    if data[: len(ICON)] != ICON:
+        return data
+    entry = IcoFile(io.BytesIO(data)).entry[0]
+    picture = data[entry.offset : entry.offset + entry.size]
+    return picture if picture[: len(PNG)] == PNG else data
+
+
+def open_icon(data: bytes | memoryview) -> Image.Image:
+    """The largest picture of an icon, which is a bitmap.
+
+    Raises UnidentifiedImageError where it is larger than an icon can be, and whatever Pillow does.
+    """
+    icon = IcoFile(io.BytesIO(data))
+    width, twice_the_height = struct.unpack_from("<ii", data, icon.entry[0].offset + 4)
+    if max(abs(width), abs(twice_the_height) // 2) > LARGEST_ICON:
+        raise UnidentifiedImageError("an icon whose bitmap is larger than icons can be")
+    return icon.frame(0)
