@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -205,9 +206,10 @@ def clock(bucket: Bucket) -> str:
 
 def readable(url: str, config: Config) -> str:
     source.check_inputs([url], config.s3)
-    batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000), None)
+    others: Counter[str] = Counter()
+    batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000, others=others), None)
     if batch is None:
-        raise source.no_images([url])
+        raise source.no_images([url], others)
     first, etag = batch["path"][0].as_py(), batch["etag"][0].as_py()
     try:
         data = Reader(config.s3, config.image.max_bytes).read(first, etag)
@@ -228,6 +230,7 @@ def writable(config: Config) -> str:
         store.put(name, b"fruitpipe doctor")
         if store.find(name) != b"fruitpipe doctor":
             raise UserError("what was written is not what is read: this store is not consistent.")
+        folds = store.folds(name)
         store.delete(name)
         conditional = store.swaps(name)
     except OSError as error:
@@ -238,4 +241,5 @@ def writable(config: Config) -> str:
         for each in made:
             with suppress(OSError):  # not made, or no longer empty
                 each.rmdir()
-    return f"written, read, deleted; conditional writes {'work' if conditional else 'are not supported'}"
+    writes = f"conditional writes {'work' if conditional else 'are not supported'}"
+    return f"written, read, deleted; {writes}{'; keys are paths: a//b is the same as a/b' if folds else ''}"

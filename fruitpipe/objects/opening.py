@@ -19,10 +19,16 @@ opening = threading.Lock()
 
 
 def split(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and key of a URL: s3://bucket/a/b as ("s3", "bucket", "a/b"). The key has no slash at its ends."""
+    """Scheme, bucket and key of a URL: s3://bucket/a/b as ("s3", "bucket", "a/b"). Keys are no paths: slashes count."""
     scheme, _, rest = url.partition("://")
     name, _, key = rest.partition("/")
-    return scheme, name, key.strip("/")
+    return scheme, name, key
+
+
+def prefix_of(url: str) -> str:
+    """The folder that a URL means, as a key: s3://bucket/a and s3://bucket/a/ as "a", s3://bucket// as "/"."""
+    key = split(url)[2]
+    return key if key == "/" else key.removesuffix("/")
 
 
 def open_bucket(url: str, s3: S3Config) -> Bucket:

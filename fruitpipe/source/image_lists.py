@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 
 from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
+from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
 from fruitpipe.source.listing import BATCH, are_images, parents_of, to_listing
-from fruitpipe.storage.store import open_store
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
@@ -47,22 +47,19 @@ BLOCK = 8 << 20
 
 def open_list(name: str, s3: S3Config) -> BinaryIO:
     """Open a list of images. Raises UserError where it is missing or cannot be read."""
-    folder, file = split_name(name)
     try:
-        return open_store(folder, s3).open(file)
+        if is_remote(name):
+            return cast(BinaryIO, open_bucket(name, s3).open(split(name)[2]))
+        return Path(local_path(name)).open("rb")
     except FileNotFoundError:
         raise UserError(f"no list of images {name}: check its path.") from None
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}.") from error
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Folder and file name of a list, the folder absolute."""
-    if is_remote(name):
-        folder, _, file = name.rpartition("/")
-        return folder, file
-    path = Path(local_path(name)).absolute()
-    return str(path.parent), path.name
+def folder_of(name: str) -> str:
+    """The folder that a list is in, absolute."""
+    return name.rpartition("/")[0] if is_remote(name) else str(Path(local_path(name)).absolute().parent)
 
 
 def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -72,7 +69,7 @@ def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBa
             yield from list_inventory(name, by_parent, s3)
             return
         for rows in read_columns(name, s3):
-            yield listing_of(rows, split_name(name)[0], by_parent)
+            yield listing_of(rows, folder_of(name), by_parent)
     except (ValueError, KeyError, OSError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"cannot read {name}: {str(error).splitlines()[0].rstrip('.')}.") from error
 

@@ -15,7 +15,7 @@ from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
-from fruitpipe.source.listing import BATCH, LISTING, split_glob
+from fruitpipe.source.listing import BATCH, LISTING, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
@@ -101,10 +101,21 @@ def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     return tuple({bucket.url: bucket for bucket in found}.values())
 
 
+def passed_over(others: Mapping[str, int]) -> str:
+    """A note of the files that are no images."""
+    return f"files that are hidden or no images by name were passed over: {in_kinds(others)}"
+
+
 def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:
+    named = ", ".join(inputs)
+    if all(kind_of(name) == "list" for name in inputs):
+        return UserError(f"no images in {named}: no row there names one.")
     kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+    below = "" if any(map(WILD.search, inputs)) else " and in all folders below"
     found = f", and found {in_kinds(others)}" if others else ""
-    return UserError(f"no images in {', '.join(inputs)}: looked for {kinds} there and in all folders below{found}.")
+    doubled = any(is_remote(name) and "//" in f"/{split(name)[2]}" for name in inputs)
+    slashes = " In a key, // is another than /." if doubled else ""
+    return UserError(f"no images in {named}: looked for {kinds} there{below}{found}.{slashes}")
 
 
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:

@@ -87,6 +87,7 @@ def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
     if wild is None:
         return path, None
     try:
-        return path[: wild.start()].rpartition("/")[0], re.compile(glob_translate(path))
+        pattern = glob_translate(path).replace("(?:.+/)?", "(?:.*/)?")  # ** stands for a folder without a name, too
+        return path[: wild.start()].rpartition("/")[0], re.compile(pattern)
     except ValueError:
         raise UserError(f"{path}: ** stands for folders, as in photos/**/*.jpg.") from None
