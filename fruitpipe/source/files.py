@@ -18,6 +18,8 @@ from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
+NO_TEXT = re.compile(r"\\x[0-9a-f]{2}")
+"""What `name_of` writes for bytes that are not UTF-8."""
 
 
 def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -132,7 +134,8 @@ def read_image(path: str, max_bytes: int) -> bytes:
             return file.readall()
     except OSError as error:
         status_name = STATUS_OF_ERRNO.get(error.errno or 0, "unreadable")
-        raise BadImage(status_name, error.strerror or str(error)) from error
+        advice = ": its name is not UTF-8, rename it" if NO_TEXT.search(path) and status_name == "missing" else ""
+        raise BadImage(status_name, f"{error.strerror or error}{advice}") from error
 
 
 def open_without_waiting(path: str, flags: int) -> int:

@@ -1,9 +1,9 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
-A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be
-separated by commas, semicolons or tabs, and texts may be in UTF-8 or UTF-16. Paths that are not absolute start from the
-list's folder. Files on disk are looked at for their etags; an object whose etag nobody says counts as one that never
-changes, so that a list costs no request for each image.
+A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be separated by
+commas, semicolons or tabs, or by what a first line `sep=` says, as Excel has it; texts may be in UTF-8 or UTF-16. Paths
+that are not absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag
+nobody says counts as one that never changes, so that a list costs no request for each image.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -39,6 +40,10 @@ OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
 SIMILAR = 0.8
 """How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
 DELIMITERS = ",;\t"
+SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""First line of a CSV file by which Excel is told what separates the columns."""
+NOT_UTF_8 = re.compile("UTF-?8|surrogate|Invalid encoding")
+"""How Arrow says so; that of a JSON list may be a byte of a name as Python's os.listdir has it."""
 FIRST = 1000
 """Rows of JSON that say which columns there are."""
 BLOCK = 8 << 20
@@ -71,7 +76,10 @@ def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBa
         for rows in read_columns(name, s3):
             yield listing_of(rows, folder_of(name), by_parent)
     except (ValueError, KeyError, OSError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"cannot read {name}: {str(error).splitlines()[0].rstrip('.')}.") from error
+        said = str(error).splitlines()[0].rstrip(".")
+        if isinstance(error, UnicodeError) or NOT_UTF_8.search(said):
+            said = "it is not UTF-8 throughout. Save it so, and rename files whose own names are not"
+        raise UserError(f"cannot read {name}: {said}.") from error
 
 
 def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -83,15 +91,16 @@ def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
                 columns = columns_of(name, parquet.schema_arrow.names)
                 batches = parquet.iter_batches(BATCH, columns=list(columns))
             case "csv":
-                header, delimiter = header_of(file)
+                header, delimiter, before = header_of(file)
                 columns = columns_of(name, header)
                 types = {column: SCHEMA[ours] for column, ours in columns.items()}
-                batches = read_csv(in_utf8(file), types, delimiter=delimiter)
+                batches = read_csv(in_utf8(file), types, delimiter=delimiter, before=before)
             case "txt":
                 columns, batches = {"path": "path"}, read_lines(file)
             case _:
                 columns, batches = read_json(name, file)
         for batch in batches:
+            batch.validate(full=True)  # Parquet's readers look at no text
             yield pa.record_batch([batch[column] for column in columns], list(columns.values()))
 
 
@@ -152,14 +161,21 @@ def in_utf8(file: BinaryIO) -> BinaryIO | pa.NativeFile:
     return file
 
 
-def header_of(file: BinaryIO) -> tuple[list[str], str]:
-    """Names of the columns of a CSV file, and which of DELIMITERS separates them: one that gives a path, and most."""
+def header_of(file: BinaryIO) -> tuple[list[str], str, int]:
+    """Names of the columns of a CSV file, what separates them, and how many lines come before.
+
+    A first line `sep=;` says what separates them, else the one of DELIMITERS that gives a path, and most.
+    """
+    with as_text(file) as text:
+        said = SEPARATOR.fullmatch(next(text, "").rstrip("\r\n"))
+    delimiters, before = (said[1], 1) if said else (DELIMITERS, 0)
     headers = {}
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         with as_text(file) as text:
-            headers[delimiter] = next(filter(None, csv.reader(text, delimiter=delimiter)), [])
-    delimiter = max(DELIMITERS, key=lambda each: ("path" in map(plain, headers[each]), len(headers[each])))
-    return headers[delimiter], delimiter
+            rows = csv.reader(islice(text, before, None), delimiter=delimiter)
+            headers[delimiter] = next(filter(None, rows), [])
+    delimiter = max(delimiters, key=lambda each: ("path" in map(plain, headers[each]), len(headers[each])))
+    return headers[delimiter], delimiter, before
 
 
 def read_csv(
@@ -167,12 +183,13 @@ def read_csv(
     types: dict[str, pa.DataType],
     names: list[str] | None = None,
     delimiter: str = ",",
+    before: int = 0,
 ) -> Iterator[pa.RecordBatch]:
-    """The columns of these types of a CSV file, which has a header line where no names are given."""
+    """The columns of these types of a CSV file, which has a header line after some others where no names are given."""
     options = pa.csv.ConvertOptions(
         column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
     )
-    reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names)
+    reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=before)
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     return iter(pa.csv.open_csv(file, reading, parsing, options))
 
