@@ -210,6 +210,7 @@ def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_lin
             load_config(path)
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+        assert ("is not UTF-8: save it so" in str(caught.value)) == (path == binary)
 
 
 @pytest.mark.parametrize("key", ["input", "output"])

@@ -545,7 +545,7 @@ def test_an_inventory_with_a_part_that_is_gone_or_damaged_is_refused_in_one_line
     admin.put_object(Bucket=BUCKET, Key=part, Body=whole[: len(whole) // 2])
     refusal(url, s3)
     admin.delete_object(Bucket=BUCKET, Key=part)
-    with pytest.raises(UserError, match=f"no list of images s3://{BUCKET}/{part}"):
+    with pytest.raises(UserError, match=f"no s3://{BUCKET}/{part}, which {url} names: take an"):
         listed(url, s3)
 
 

@@ -202,7 +202,9 @@ def test_bad_pictures_are_rows_and_too_many_of_them_publish_nothing(fruits: Path
     (images / "Apple" / "text.png").write_text("not an image")
     (images / "Apple" / "dangling.gif").symlink_to("nowhere")
     failed = fruitpipe("run", images, out, "--set", "backbone=efficientnet_lite0", code=3)
-    assert "3 of 43 images failed" in one_line_error(failed)
+    line = one_line_error(failed)
+    assert "3 of 43 images failed" in line
+    assert line.endswith("then fix the images or raise failures.max_rate.")
     assert not (out / "latest.json").exists()
     assert not list(out.glob("runs/*/manifest.json"))
     (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import HIDDEN, THUMBNAILS, count_other, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, LISTS, THUMBNAILS, count_other, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
 
@@ -58,7 +58,8 @@ def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
     if folder:
         raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them.")
+        lists = ", ".join(LISTS)
+        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them ({lists}).")
     return root, pattern
 
 
@@ -83,9 +84,8 @@ def walk(root: Path, others: Counter[str]) -> Iterator[os.DirEntry[str]]:
                 continue
             entries = os.scandir(folder)
         except OSError as error:
-            raise UserError(
-                f"cannot list {folder}: {error.strerror}. Give read rights on it or move it away."
-            ) from error
+            advice = "Give read rights on it" if error.errno in {errno.EACCES, errno.EPERM} else "Try again"
+            raise UserError(f"cannot list {folder}: {error.strerror}. {advice}, or move it away.") from error
         with entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == THUMBNAILS:

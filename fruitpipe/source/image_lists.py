@@ -33,7 +33,6 @@ from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
 from fruitpipe.source.listing import BATCH, are_images, parents_of, to_listing
 
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
 REMOTE = rf"^{SCHEME.pattern}"
 OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
@@ -54,12 +53,16 @@ def open_list(name: str, s3: S3Config) -> BinaryIO:
     """Open a list of images. Raises UserError where it is missing or cannot be read."""
     try:
         if is_remote(name):
-            return cast(BinaryIO, open_bucket(name, s3).open(split(name)[2]))
+            return open_object(name, s3)
         return Path(local_path(name)).open("rb")
     except FileNotFoundError:
         raise UserError(f"no list of images {name}: check its path.") from None
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}.") from error
+
+
+def open_object(url: str, s3: S3Config) -> BinaryIO:
+    return cast(BinaryIO, open_bucket(url, s3).open(split(url)[2]))
 
 
 def folder_of(name: str) -> str:
@@ -118,8 +121,8 @@ def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{name} has two columns `{wanted}`: give one of them another name.")
         ours |= dict.fromkeys(alike, wanted)
     if "path" not in ours.values():
-        found = ", ".join(columns)
-        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
+        found, where = ", ".join(columns), " in its first line" if name.lower().endswith(".csv") else ""
+        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so{where}.")
     for column in columns:
         if slip := next((each for each in SCHEMA if each not in ours.values() and is_slip(plain(column), each)), None):
             raise UserError(f"{name} has a column `{column}`: name it `{slip}`, or less like it if it is none.")
@@ -274,13 +277,21 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.Reco
     if form not in {"Parquet", "CSV"}:
         raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
     for key in parts:
-        with open_list(f"s3://{bucket}/{key}", s3) as file:
+        with open_part(f"s3://{bucket}/{key}", name, s3) as file:
             if form == "Parquet":
                 rows = pq.ParquetFile(file).iter_batches(BATCH)
             else:
                 rows = read_csv(pa.CompressedInputStream(file, "gzip"), dict.fromkeys(columns, pa.string()), columns)
             for batch in rows:
                 yield inventory_rows(batch, form == "CSV", by_parent)
+
+
+def open_part(part: str, name: str, s3: S3Config) -> BinaryIO:
+    """Open a part of an inventory. Raises UserError where it is missing or cannot be read."""
+    try:
+        return open_object(part, s3)
+    except FileNotFoundError:
+        raise UserError(f"no {part}, which {name} names: take an inventory whose parts are still there.") from None
 
 
 def inventory_rows(batch: pa.RecordBatch, quoted: bool, by_parent: bool) -> pa.RecordBatch:

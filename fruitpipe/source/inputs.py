@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.objects import Bucket, open_bucket, split
+from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
-from fruitpipe.source.listing import BATCH, LISTING, WILD, split_glob
+from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.decode import EXTENSIONS, BadImage
@@ -56,7 +56,7 @@ def list_one(name: str, by_parent: bool, s3: S3Config, batch: int, others: Count
 
 
 def kind_of(name: str) -> Literal["list", "bucket", "folder"]:
-    if name.lower().endswith(image_lists.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
+    if name.lower().endswith(LISTS) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
         return "list"
     return "bucket" if is_remote(name) else "folder"
 
@@ -73,7 +73,12 @@ def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
             case "list":
                 image_lists.open_list(name, s3).close()
             case "bucket":
-                if not open_bucket(name, s3).has_any(buckets.folder_of(name)):
+                try:
+                    found = open_bucket(name, s3).has_any(buckets.folder_of(name))
+                except Forbidden as error:
+                    advice = "Images that a list of images names need no listing."
+                    raise UserError(f"{error} {advice}") from error
+                if not found:
                     raise no_images([name])
             case "folder":
                 files.root_of(local_path(name))

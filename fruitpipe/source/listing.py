@@ -26,6 +26,8 @@ LISTING = pa.schema(
 `content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a list says, or the
 name of the folder."""
 BATCH = 10_000
+LISTS = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
+"""Ends of the names of lists of images."""
 THUMBNAILS = "@eaDir"
 """A folder of thumbnails, which a Synology puts into each folder of photographs."""
 HIDDEN = "hidden"
