@@ -11,6 +11,7 @@ from typing import Generic, TypeVar, cast
 from fruitpipe.errors import UserError
 
 Part = TypeVar("Part")
+FIX = "Rename it there, or remove the package that brings it."
 
 
 class Registry(Generic[Part]):
@@ -42,7 +43,7 @@ class Registry(Generic[Part]):
         found = registered(self.group)
         if taken := found.keys() & self.own.keys():
             name = min(taken)
-            raise UserError(f"{self.group} {name}: {found[name].value} claims a name that is taken: rename it.")
+            raise UserError(f"{self.group} {name}: {found[name].value} claims a name that is taken. {FIX}")
         return found
 
 
@@ -52,5 +53,5 @@ def registered(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
         if found.setdefault(entry.name, entry).value != entry.value:
-            raise UserError(f"{group} {entry.name}: {entry.value} claims a name that is taken: rename it.")
+            raise UserError(f"{group} {entry.name}: {entry.value} claims a name that is taken. {FIX}")
     return found

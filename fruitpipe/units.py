@@ -13,10 +13,16 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def largest_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Numbers of things by kind; equal ones by their names."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def in_kinds(counts: Mapping[str, int], most: int = 8) -> str:
-    """Numbers of things by kind, such as `7 txt, 2 heic`; of many kinds, the first."""
-    named = [f"{count} {kind}" for kind, count in list(counts.items())[:most]]
-    rest = sum(list(counts.values())[most:])
+    """Numbers of things by kind, such as `7 txt, 2 heic`; of many kinds, the most frequent."""
+    ordered = largest_first(counts)
+    named = [f"{count} {kind}" for kind, count in list(ordered.items())[:most]]
+    rest = sum(list(ordered.values())[most:])
     return ", ".join([*named, f"{rest} of other kinds"] if rest else named)
 
 

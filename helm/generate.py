@@ -1,6 +1,7 @@
 """Write the chart's values.schema.json, README.md, files/workers.yaml and files/presets.yaml: generate.py
 
-Types come from values.yaml's own defaults, those of `pipeline` from fruitpipe's config, descriptions from comments.
+Types come from values.yaml's own defaults, those of `pipeline` from fruitpipe's config, those of what pods and other
+objects are given as it is from Kubernetes and the operator, descriptions from comments.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
+from kubeflow_spark_api.models import SparkV1beta2BatchSchedulerConfiguration
 
 from fruitpipe.backbones.family import all_families
 from fruitpipe.config import PRESETS, Config
@@ -56,8 +60,32 @@ EXTENSIBLE: dict[str, dict[str, Any]] = {
     "backbone": {"type": ["string", "null"]},
     "formats": {"type": "array", "items": {"type": "string"}},
 }
+KUBERNETES = "1.36"
+"""The version whose types these are."""
+CORE, META, NETWORK, QUANTITY = (
+    f"io.k8s.{group}"
+    for group in ("api.core.v1", "apimachinery.pkg.apis.meta.v1", "api.networking.v1", "apimachinery.pkg.api.resource")
+)
+GIVEN = {
+    "annotations": (f"{META}.ObjectMeta", "annotations"),
+    "labels": (f"{META}.ObjectMeta", "labels"),
+    "dashboardLabels": (f"{META}.ObjectMeta", "labels"),
+    "affinity": (f"{CORE}.PodSpec", "affinity"),
+    "nodeSelector": (f"{CORE}.PodSpec", "nodeSelector"),
+    "tolerations": (f"{CORE}.PodSpec", "tolerations"),
+    "topologySpreadConstraints": (f"{CORE}.PodSpec", "topologySpreadConstraints"),
+    "from": (f"{NETWORK}.NetworkPolicyIngressRule", "from"),
+}
+"""Values that objects are given as they are, by the last part of their keys: of which objects, as what."""
+ITEMS = {
+    "secrets": (f"{CORE}.SecretEnvSource", "name"),
+    "pullSecrets": (f"{CORE}.LocalObjectReference", "name"),
+    "apiServerPorts": (f"{NETWORK}.NetworkPolicyPort", "port"),
+    "storePorts": (f"{NETWORK}.NetworkPolicyPort", "port"),
+}
+"""Lists of such."""
 NOT_EXTENDED = {"properties": {"image": {"properties": {"extended": {"const": False}}}}}
-TYPES = {str: "string", bool: "boolean", int: "integer", list: "array"}
+TYPES = {str: "string", bool: "boolean", int: "integer", list: "array", dict: "object"}
 
 
 def schema() -> str:
@@ -68,9 +96,10 @@ def schema() -> str:
     del pipeline["required"], definitions["SparkConfig"]
     pipeline["properties"]["spark"] = {"description": "Has no effect on Kubernetes, and is refused."}
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values), "$defs": definitions}
+    described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values)}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
     described |= {"if": NOT_EXTENDED, "then": {"properties": {"pipeline": {"properties": named(pipeline)}}}}
+    described["$defs"] = definitions | {name: kubernetes()[name] for name in sorted(mentioned(described["properties"]))}
     return json.dumps(described, indent=2) + "\n"
 
 
@@ -83,15 +112,80 @@ def named(pipeline: dict[str, Any]) -> dict[str, Any]:
 
 
 def of(value: Any, path: str = "") -> dict[str, Any]:
-    """Of values below a dotted key; one with a comment takes any object where its default is one."""
+    """Of values below a dotted key."""
     if path in SPECIAL:
         return SPECIAL[path]
+    if known := passed_on(path.rpartition(".")[2]):
+        return {"type": TYPES[type(value)]} | known
     if not isinstance(value, dict):
         return {"type": TYPES[type(value)]}
-    if path in dict(comments()):
-        return {"type": "object"}
     properties = {name: of(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+@cache
+def kubernetes() -> dict[str, Any]:
+    """Kubernetes' types by their names; none has keys that it does not know."""
+    file = files("kubernetes_validate") / f"kubernetes-json-schema/v{KUBERNETES}.0-local-strict/_definitions.json"
+    return {name: bare(each) for name, each in json.loads(file.read_text())["$defs"].items()}
+
+
+def bare(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with nothing but types: no words, nothing that validators differ in, and no null, which Helm means as
+    `leave out`, and would render where there is nothing to leave out."""
+    kinds = [each for each in ("anyOf", "oneOf") if each in schema]
+    if kinds:
+        several = [bare(each) for each in schema[kinds[0]] if each != {"type": "null"}]
+        return several[0] if len(several) == 1 else {"type": [each["type"] for each in several]}
+    made = {key: schema[key] for key in ("$ref", "required", "enum") if key in schema}
+    if "type" in schema:
+        types = [each for each in [schema["type"]] if isinstance(each, str)] or [*schema["type"]]
+        (made["type"],) = [each for each in types if each != "null"]
+    if "properties" in schema:
+        made["properties"] = {name: bare(each) for name, each in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if key in schema:
+            made[key] = bare(schema[key]) if isinstance(schema[key], dict) else schema[key]
+    return made
+
+
+def given(kind: str, name: str) -> dict[str, Any]:
+    """A property of a type of Kubernetes, itself no reference."""
+    schema: dict[str, Any] = kubernetes()[kind]["properties"][name]
+    return dict(kubernetes()[schema["$ref"].rpartition("/")[2]]) if "$ref" in schema else dict(schema)
+
+
+def passed_on(name: str) -> dict[str, Any] | None:
+    """Of a value that objects are given as it is, by the last part of its key."""
+    if name in GIVEN:
+        return given(*GIVEN[name])
+    if name in ITEMS:
+        return {"items": given(*ITEMS[name])}
+    return {"scratch": volume, "volume": volume, "options": options}.get(name, lambda: None)()
+
+
+def volume() -> dict[str, Any]:
+    """Of a volume, but for its name, which the templates give; none of its kinds where it is empty."""
+    properties = {name: each for name, each in kubernetes()[f"{CORE}.Volume"]["properties"].items() if name != "name"}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def options() -> dict[str, Any]:
+    """Of a batch scheduler, as the operator knows them."""
+    text = json.dumps(bare(SparkV1beta2BatchSchedulerConfiguration.model_json_schema()))
+    known: dict[str, Any] = json.loads(text.replace("IoK8sApimachineryPkgApiResourceQuantity", f"{QUANTITY}.Quantity"))
+    return known | {"additionalProperties": False}
+
+
+def mentioned(schema: Any) -> set[str]:
+    """Names of Kubernetes' types in a schema and in these themselves."""
+    found: set[str] = set()
+    waiting = [schema]
+    while waiting:
+        new = set(re.findall(r'"#/\$defs/(io\.k8s\.[^"]+)"', json.dumps(waiting.pop()))) - found
+        found |= new
+        waiting += [kubernetes()[name] for name in new]
+    return found
 
 
 def comments() -> Iterator[tuple[str, str]]:

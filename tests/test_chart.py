@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import generate
 import pytest
 import yaml
 from chart import CHART, helm
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, ValidationError
 from kubeflow_spark_api import models
 from kubernetes_validate import validate
 from queries import metric_names, queries
@@ -154,6 +155,114 @@ def test_a_mistake_is_refused_with_its_key(setting: str, place: str, word: str):
     said = refusal(*PLACES, setting).replace(".", "/")
     assert place in said
     assert word.replace(".", "/") in said
+
+
+OPEN = {"spark", "global", "fieldsV1"}
+"""Values without a type: the first is refused in words, the second is Helm's, the third is what Kubernetes itself
+writes into the metadata of a volume."""
+Node = tuple[tuple[str | int, ...], dict[str, Any]]
+
+
+def nodes(whole: dict[str, Any]) -> Iterator[Node]:
+    """All values that a schema describes, by their keys, with their own schemas; those of a type of Kubernetes once."""
+    seen: set[str] = set()
+
+    def below(path: tuple[str | int, ...], schema: dict[str, Any]) -> Iterator[Node]:
+        if name := schema.get("$ref"):
+            if name in seen:
+                return
+            seen.add(name)
+            yield from below(path, whole["$defs"][name.removeprefix("#/$defs/")])
+            return
+        yield path, schema
+        for alternative in schema.get("anyOf", []):
+            yield from below(path, alternative)
+        for key, each in schema.get("properties", {}).items():
+            yield from below((*path, key), each)
+        if isinstance(others := schema.get("additionalProperties"), dict):
+            yield from below((*path, "any"), others)
+        if isinstance(item := schema.get("items"), dict):
+            yield from below((*path, 0), item)
+
+    yield from below((), whole)
+
+
+def values_with(path: tuple[str | int, ...], value: Any) -> Any:
+    """Values that hold one at a path."""
+    for key in reversed(path):
+        value = {key: value} if isinstance(key, str) else [value]
+    return value
+
+
+def places(errors: Iterable[ValidationError]) -> Iterator[tuple[str | int, ...]]:
+    """Where a value is wrong; what is missing beside it does not count."""
+    for error in errors:
+        if error.validator != "required":
+            yield tuple(error.absolute_path)
+            yield from places(error.context or [])
+
+
+def test_every_value_is_refused_where_its_type_is_wrong():
+    """None is a mapping of mappings of lists or a list of lists of lists, and few are a truth."""
+    schema = json.loads(generate.schema())
+    validator = Draft7Validator(schema)
+    found = [(path, own) for path, own in nodes(schema) if not path or path[-1] not in OPEN]
+    assert {path[0] for path, _ in found if path} == schema["properties"].keys() - {"global"}
+    truths = {path for path, own in found if own.get("type") == "boolean"}
+    for path in dict(found):
+        for wrong in ({"no": {"such": [{}]}}, [[[]]], "no truth" if path in truths else True):
+            errors = validator.iter_errors(values_with(path, wrong))
+            assert any(place[: len(path)] == path for place in places(errors)), (path, wrong)
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("executor.tolerations[0].value=true", "executor/tolerations/0/value"),
+        ("executor.nodeSelector.gpu=1", "executor/nodeSelector/gpu"),
+        ("driver.annotations.scrape=true", "driver/annotations/scrape"),
+        ("driver.labels.number=7", "driver/labels/number"),
+        ("serviceAccount.annotations.number=7", "serviceAccount/annotations/number"),
+        ("image.pullSecrets[0].name=keys", "image/pullSecrets/0"),
+        ("secrets[0].name=keys", "secrets/0"),
+        ("executor.affinity.nodeAffinity=7", "executor/affinity/nodeAffinity"),
+        ("executor.topologySpreadConstraints[0].maxSkew=one", "executor/topologySpreadConstraints/0/maxSkew"),
+        ("executor.tolerations[0].efect=NoSchedule", "executor/tolerations/0"),
+        ("executor.scratch.emptyDir.sizeLimit=true", "executor/scratch/emptyDir/sizeLimit"),
+        ("eventLog.volume.name=mine", "eventLog/volume"),
+        ("metrics.labels.release=7", "metrics/labels/release"),
+        ("metrics.from[0].podSelector=all", "metrics/from/0/podSelector"),
+        ("batchScheduler.options.queue=7", "batchScheduler/options/queue"),
+        ("networkPolicy.storePorts[0]=true", "networkPolicy/storePorts/0"),
+    ],
+)
+def test_helm_refuses_what_kubernetes_would_with_its_key(setting: str, place: str):
+    assert place in refusal(*PLACES, setting).replace(".", "/")
+
+
+def test_texts_and_large_numbers_reach_kubernetes_as_what_they_are():
+    """YAML would take "1" for a number and "y" for a truth, and Helm writes a million as 1e+06."""
+    texts = {name: {"a": "1", "b": "true"} for name in ("labels", "annotations", "nodeSelector")}
+    pod: dict[str, Any] = texts | {"priorityClassName": "1", "env": {"y": "1", "B": "true"}, "coreRequest": "1"}
+    pod |= {"tolerations": [{"key": "1", "value": "true", "tolerationSeconds": 2_000_000}]}
+    given = {
+        "pipeline": {"input": "s3://photos/images", "output": "s3://photos/out", "image": {"max_pixels": 200_000_000}},
+        "image": {"pullSecrets": ["1"]}, "secrets": ["1", "true"], "queue": "1", "reprocess": "1",
+        "schedule": {"cron": "0 3 * * *", "timeZone": "1"}, "serviceAccount": {"annotations": {"a": "1"}},
+        "restart": {"retries": 2_000_000, "interval": 2_000_000}, "timeLimitSeconds": 2_000_000,
+        "timeToLiveSeconds": 2_000_000, "batchScheduler": {"name": "1", "options": {"queue": "1"}},
+        "driver": pod, "executor": pod | {"gracePeriodSeconds": 2_000_000}, "sparkConf": {"a": "1", "b": "true"},
+    }  # fmt: skip
+    done = helm("template", "123", str(CHART), "--values=-", given=given)
+    assert not done.returncode, done.stderr
+    objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+    scheduled = one(objects, "ScheduledSparkApplication", "fp-123")
+    assert json.loads(models.SparkV1beta2ScheduledSparkApplication.from_dict(scheduled).to_json()) == scheduled
+    for each in objects:
+        if not each["apiVersion"].startswith("sparkoperator.k8s.io"):
+            validate(each, "1.34", strict=True)
+    config = yaml.safe_load(one(objects, "ConfigMap", "fp-123")["data"]["run.yaml"])
+    assert config["image"]["max_pixels"] == 200_000_000
 
 
 @pytest.mark.parametrize("missing", ["input", "output"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -209,6 +210,14 @@ def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_lin
             load_config(path)
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+        assert ("is not UTF-8: save it so" in str(caught.value)) == (path == binary)
+
+
+@pytest.mark.parametrize("key", ["input", "output"])
+def test_a_name_that_is_not_utf_8_is_shown_and_to_be_renamed(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(**({"input": "a", "output": "b"} | {key: os.fsdecode(b"caf\xe9")}))
+    assert str(caught.value) == f"{key}: caf\\xe9 is not UTF-8: rename it."
 
 
 def test_an_empty_file_is_a_config_without_values(tmp_path: Path) -> None:

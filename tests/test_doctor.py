@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command import BACKBONE, fruitpipe, process
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.backbones.family import family_of
+from fruitpipe.cli import doctor as diagnosis
 from fruitpipe.config import Config
+from fruitpipe.errors import UserError
 
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
 CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
@@ -57,7 +62,8 @@ def test_a_good_bucket_is_well_and_nothing_is_left_there(server: Server, admin: 
     key = server.identities["admin"].access_key
     assert found[CREDENTIALS][1] == f"from env, access key …{key[-4:]}"
     assert found[ENDPOINT][1] == f"{server.endpoint}, region us-east-1"
-    assert found[f"output {OUT}"][1] == "written, read, deleted; conditional writes work"
+    folded = "keys are paths: a//b is the same as a/b"
+    assert found[f"output {OUT}"][1] == f"written, read, deleted; conditional writes work; {folded}"
     assert (objects(client, ""), unfinished(client)) == before
 
 
@@ -172,6 +178,45 @@ def test_a_bucket_outside_the_region(server: Server, admin: dict[str, str]) -> N
     assert list(failures) == [ENDPOINT]
     assert "is in us-west-2, but s3.region is eu-west-3" in failures[ENDPOINT]
     assert {each.method for each in proxy.log} == {"HEAD"}
+
+
+@pytest.mark.parametrize(
+    ("workers", "says"),
+    [
+        (10_000, r"run fewer at once, such as --set spark\.master=local\[[1-9]\d*\]\.$"),
+        (1, "end other programs, or choose a smaller backbone"),
+    ],
+)
+def test_where_memory_is_short_the_advice_is_for_what_is_there(
+    workers: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if workers == 1:
+        monkeypatch.setattr(diagnosis, "JVM", psutil.virtual_memory().total)  # not even one worker fits
+    config = Config(input="a", output="b", spark={"master": f"local[{workers}]"})
+    with pytest.raises(UserError, match=says):
+        diagnosis.memory(config)
+
+
+@pytest.mark.parametrize(("error", "advises"), [(errno.EACCES, True), (errno.ENOSPC, False), (errno.EIO, False)])
+def test_rights_are_advised_where_they_are_what_is_missing(error: int, advises: bool) -> None:
+    def probe() -> str:
+        raise OSError(error, os.strerror(error), "/a/file")
+
+    found = diagnosis.finding_of("spark", probe)
+    assert found.message.startswith(f"{os.strerror(error)}: /a/file.")
+    assert ("Give rights on it" in found.message) == advises
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_who_has_set_java_home_is_told_to_set_it_anew(given: bool, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/java").touch()
+    (tmp_path / "release").write_text('JAVA_VERSION="11.0.2"\n')
+    (tmp_path / "bin/java").chmod(0o755)
+    own = {"JAVA_HOME": str(tmp_path)} if given else {"JAVA_HOME": "", "PATH": f"{tmp_path}/bin"}
+    found = doctor(dict(os.environ) | own, "--set", BACKBONE)
+    assert "is too old for Spark. Install Java 17 or newer" in found["java"][1]
+    assert found["java"][1].endswith(", and set JAVA_HOME to it or unset it." if given else ", or set JAVA_HOME.")
 
 
 def test_memory_is_what_the_chosen_part_of_a_network_needs() -> None:

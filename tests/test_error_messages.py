@@ -20,6 +20,10 @@ from faults import Proxy, Response, s3_error
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
 
+from fruitpipe.config import S3Config
+from fruitpipe.objects.error_messages import our_error
+from fruitpipe.objects.place import Place
+
 IMAGES, OUT = f"s3://{BUCKET}/refusals/images", f"s3://{BUCKET}/refusals/out"
 KEY_ID, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # of AWS' manual
 
@@ -103,6 +107,15 @@ def test_credentials_that_cannot_be_had(variables: dict[str, str], cause: str, s
 def test_no_right_to_list(server: Server, admin: dict[str, str]) -> None:
     line = plan(environment(server, server.identities["reader"]), server.endpoint)
     assert f"no right to list {IMAGES} (s3:ListBucket): ask for it" in line
+    assert "Images that a list of images names need no listing." in line
+
+
+def test_no_right_to_list_results_is_no_matter_of_images(server: Server, fruits: Path) -> None:
+    line = refused(
+        environment(server, server.identities["reader"]), "plan", fruits, OUT, *options(server.endpoint, BACKBONE)
+    )
+    assert f"no right to list {OUT}/" in line
+    assert line.endswith("(s3:ListBucket): ask for it, or use other credentials.")
 
 
 def test_no_right_to_write_is_known_before_there_is_any_work(server: Server, admin: dict[str, str]) -> None:
@@ -119,6 +132,7 @@ def test_no_right_to_read_makes_every_image_a_row_that_says_so(
     lister = environment(server, server.identities["lister"])
     line = refused(lister, "run", IMAGES, tmp_path, *options(server.endpoint, BACKBONE), code=3)
     assert "40 of 40 images failed (40 forbidden)" in line
+    assert line.endswith("then get the rights to read them.")
     (failures,) = tmp_path.glob("runs/*/failures.parquet")
     rows = pq.read_table(failures).to_pylist()
     assert {row["status"] for row in rows} == {"forbidden"}
@@ -192,7 +206,7 @@ def test_a_web_site_is_no_empty_bucket(admin: dict[str, str]) -> None:
         threading.Thread(target=site.serve_forever, args=(0.05,), daemon=True).start()
         line = plan(admin, f"http://127.0.0.1:{site.server_port}")
         site.shutdown()
-    assert "is a web site, not an object store: check s3.endpoint and its port" in line
+    assert "is a web site, not an object store: check the port of s3.endpoint" in line
 
 
 @contextmanager
@@ -252,7 +266,37 @@ def test_workers_are_patient_with_buckets_that_a_manifest_names(
 
 def test_https_where_there_is_no_tls(server: Server, admin: dict[str, str]) -> None:
     endpoint = server.endpoint.replace("http:", "https:")
-    assert f"{endpoint} does not speak TLS: write http:// in s3.endpoint and allow_http: true" in plan(admin, endpoint)
+    said = f"{endpoint} does not speak TLS: write http:// in s3.endpoint, and s3.allow_http: true"
+    assert said in plan(admin, endpoint)
+
+
+def test_an_address_is_to_be_corrected_where_it_was_given(server: Server, admin: dict[str, str]) -> None:
+    variables = admin | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    line = refused(variables, "plan", IMAGES, OUT, "--set", BACKBONE, "--set", "s3.allow_http=true")
+    assert "nothing answers at http://127.0.0.1:9: check AWS_ENDPOINT_URL, or endpoint_url of the profile" in line
+
+
+@pytest.mark.parametrize(
+    ("scheme", "error", "says"),
+    [
+        ("s3", "lookup address", "check the region, or s3.endpoint if it is not AWS, and the network"),
+        ("gs", "lookup address", "check https_proxy, where there is one, and the network"),
+        ("az", "lookup address", "check AZURE_STORAGE_ACCOUNT_NAME, and the network"),
+        ("s3", "invalid peer certificate: UnknownIssuer", "give its authority's PEM file as s3.ca_file"),
+        ("gs", "invalid peer certificate: UnknownIssuer", "have this machine trust its authority"),
+        ("az", "invalid peer certificate: UnknownIssuer", "have this machine trust its authority"),
+        ("s3", "<Code>ExpiredToken</Code>", "`fruitpipe doctor` says where it comes from"),
+        ("s3", "<Code>Teapot</Code>", "Try again later; a run goes on where it stood."),
+    ],
+)
+def test_advice_is_for_the_store_that_is_asked(
+    scheme: str, error: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the clouds themselves, which no test reaches: what their clients say of it."""
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    said = str(our_error(OSError(error), Place(scheme, "photos", None, "eu-west-3", S3Config()), "list"))
+    assert says in said
+    assert len(said.splitlines()) == 1
 
 
 def test_http_where_there_is_tls(server: Server, admin: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,11 @@ def test_csv_may_quote_anything(place: Place, s3: S3Config) -> None:
         pytest.param("path;label\nx.jpg;a\ny.jpg;b\n", id="semicolons"),
         pytest.param('path,label,"notes; a; b; c; d"\nx.jpg,a,1\ny.jpg,b,2\n', id="semicolons in a name"),
         pytest.param("n\tpath\tlabel\n1\tx.jpg\ta\n2\ty.jpg\tb\n", id="tabs"),
+        pytest.param("sep=;\r\npath;label\r\nx.jpg;a\r\ny.jpg;b\r\n", id="Excel's first line"),
+        pytest.param('\ufeff"sep=|"\n\nlabel|path\na|x.jpg\nb|y.jpg\n', id="that line, quoted and of any separator"),
+        pytest.param(
+            "SEP=,\npath;m;n;o,path,label\n,x.jpg,a\n,y.jpg,b\n", id="that line against what seems to separate"
+        ),
     ],
 )
 def test_csv_is_read_as_programs_write_it(place: Place, s3: S3Config, text: str) -> None:
@@ -212,6 +218,37 @@ def test_texts_are_read_in_the_encodings_of_windows(place: Place, s3: S3Config, 
     data = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"") + text.encode(encoding)
     rows = listed(place.write(f"m.{kind}", data), s3)
     assert [row["path"] for row in rows] == [f"{place.url}/naïve 🍎 {number}.jpg" for number in range(3)]
+
+
+LONG = f"s3://{BUCKET}/{'x' * 1000}.jpg"
+BYTES = {
+    "csv": b"path,note\nx.jpg,\n\xff.jpg,\n",
+    "late.csv": b"path\n" + (LONG.encode() + b"\n") * 10_000 + b"\xff.jpg\n",
+    "note.csv": b"path,note\nx.jpg,caf\xe9\n",
+    "header.csv": b"caf\xe9,path\n1,x.jpg\n",
+    "txt": b"x.jpg\n\xff.jpg\n",
+    "jsonl": b'{"path": "\xff.jpg"}\n',
+    "late.jsonl": (json.dumps({"path": LONG}).encode() + b"\n") * 10_000 + b'{"path": "\xff.jpg"}\n',
+    "listdir.jsonl": json.dumps({"path": os.fsdecode(b"\xff.jpg")}).encode(),
+}
+"""Texts that are no UTF-8, in the first block of a file or later."""
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_what_is_not_utf_8_says_so_and_what_to_do(tmp_path: Path, s3: S3Config, name: str) -> None:
+    (tmp_path / f"m.{name}").write_bytes(BYTES[name])
+    message = refusal(f"{tmp_path}/m.{name}", s3)
+    assert message.endswith("is not UTF-8 throughout. Save it so, and rename files whose own names are not.")
+
+
+@pytest.mark.parametrize("type_", [pa.binary(), pa.string()])
+def test_parquet_with_names_that_are_not_utf_8_is_refused_the_same_way(
+    tmp_path: Path, s3: S3Config, type_: pa.DataType
+) -> None:
+    names = pa.array([b"s3://photos/x.jpg", b"s3://photos/\xff.jpg"])
+    paths = pa.Array.from_buffers(type_, len(names), names.buffers())
+    pq.write_table(pa.table({"path": paths, "etag": ["1", "2"]}), tmp_path / "m.parquet")
+    assert "is not UTF-8 throughout" in refusal(f"{tmp_path}/m.parquet", s3)
 
 
 @pytest.mark.parametrize("kind", WITH_COLUMNS)
@@ -508,7 +545,7 @@ def test_an_inventory_with_a_part_that_is_gone_or_damaged_is_refused_in_one_line
     admin.put_object(Bucket=BUCKET, Key=part, Body=whole[: len(whole) // 2])
     refusal(url, s3)
     admin.delete_object(Bucket=BUCKET, Key=part)
-    with pytest.raises(UserError, match=f"no list of images s3://{BUCKET}/{part}"):
+    with pytest.raises(UserError, match=f"no s3://{BUCKET}/{part}, which {url} names: take an"):
         listed(url, s3)
 
 

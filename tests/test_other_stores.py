@@ -19,7 +19,7 @@ from emulators import BUCKET, Emulator
 from seaweed import free_ports
 
 from fruitpipe.config import S3Config
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import NoBucket
 from fruitpipe.source import Reader, list_images
 from fruitpipe.storage.store import Store, open_store
@@ -88,6 +88,22 @@ def test_images_that_others_wrote_are_listed(url: str, emulator: Emulator) -> No
             file.write(b"12")
     listed = pa.Table.from_batches(list_images(url))
     assert sorted(listed["path"].to_pylist()) == sorted(f"{url}/{name}" for name in STRANGE)
+
+
+def test_a_key_that_only_s3_has_is_named_and_never_another_one(emulator: Emulator, store: Store, url: str) -> None:
+    store.put("a/b.jpg", b"another")
+    for key in ("a//b.jpg", "/a/b.jpg", "a/b.jpg/"):
+        with pytest.raises(BadImage, match="which only S3 takes: rename it") as caught:
+            Reader(S3Config(), 1000).read(f"{emulator.scheme}://{BUCKET}/{key}")
+        assert caught.value.status == "unreadable"
+    key = {"gs": "a//b.jpg", "az": "a/tab\t.jpg"}[emulator.scheme]  # Arrow's client of Azure does not write the former
+    with emulator.other.open_output_stream(f"{url.partition('://')[2]}/{key}") as file:
+        file.write(b"12")
+    with pytest.raises(UserError, match=f"{key}.*Rename it") as refused:
+        list(list_images(url))
+    assert len(str(refused.value).splitlines()) == 1
+    with pytest.raises(UserError, match="Rename it"):
+        list(list_images(f"{emulator.scheme}://{BUCKET}//photos"))
 
 
 def test_an_image_that_changed_or_went_says_so(emulator: Emulator, store: Store, url: str) -> None:

@@ -145,6 +145,21 @@ def test_the_saved_model_gives_the_published_vectors_without_spark(fruits: Path,
     assert load_model(folder).card.images == 320
 
 
+def test_what_a_model_is_not_applied_to_is_counted(fruits: Path, first: Path, tmp_path: Path) -> None:
+    model = first / "runs" / manifest(first)["run"] / "model"
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.heic", "b.heic", "notes.txt", ".hidden.jpg"):
+        (images / name).write_bytes(b"")
+    none = one_line_error(fruitpipe("transform", model, images, tmp_path / "out.parquet", code=2))
+    assert "and found 2 heic, 1 hidden, 1 txt" in none
+    shutil.copy(next(fruits.rglob("*.jpg")), images)
+    done = fruitpipe("transform", model, images, tmp_path / "out.parquet", "--json")
+    assert json.loads(done.stdout) == {"ok": 1}
+    said = "files that are hidden or no images by name were passed over: 2 heic, 1 hidden, 1 txt"
+    assert done.stderr.strip().splitlines() == [said]
+
+
 def test_a_second_run_computes_no_feature_and_gives_the_same_bits(copy: tuple[Path, Path]) -> None:
     images, out = copy
     before = {path: path.stat().st_mtime_ns for path in (out / "features").rglob("*.parquet")}
@@ -187,7 +202,9 @@ def test_bad_pictures_are_rows_and_too_many_of_them_publish_nothing(fruits: Path
     (images / "Apple" / "text.png").write_text("not an image")
     (images / "Apple" / "dangling.gif").symlink_to("nowhere")
     failed = fruitpipe("run", images, out, "--set", "backbone=efficientnet_lite0", code=3)
-    assert "3 of 43 images failed" in one_line_error(failed)
+    line = one_line_error(failed)
+    assert "3 of 43 images failed" in line
+    assert line.endswith("then fix the images or raise failures.max_rate.")
     assert not (out / "latest.json").exists()
     assert not list(out.glob("runs/*/manifest.json"))
     (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)

@@ -87,6 +87,9 @@ def test_a_name_that_is_not_utf8_gets_a_row_of_its_own(tmp_path: Path) -> None:
     with open(os.fsencode(tmp_path) + b"/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123
         file.write(b"x")
     assert names(tmp_path) == {"\\xff\\xfe.jpg"}
+    with pytest.raises(BadImage, match="its name is not UTF-8, rename it") as caught:
+        read_image(f"{tmp_path}/\\xff\\xfe.jpg", 10)
+    assert caught.value.status == "missing"
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_a_place_that_cannot_be_made_is_a_user_error_of_one_line(tmp_path: Path,
         assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("prefix", ["a//out", "a/../out", "./out", "a\tb", "a\nb/out"])
+@pytest.mark.parametrize("prefix", ["a//out", "/out", "out//", "a/../out", "./out", "a\tb", "a\nb/out"])
 def test_a_prefix_that_could_not_be_written_to_is_refused_before_anything_is(prefix: str, s3: S3Config) -> None:
     with pytest.raises(UserError, match="cannot write to") as caught:
         in_bucket(prefix, s3)

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import traceback
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -222,10 +223,14 @@ def transform(
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""
     from fruitpipe.model.transform import transform_folder
+    from fruitpipe.source import passed_over
 
     direct = {"--labels": labels, "--backbone": backbone}
     config = Given(config_file, assignments, direct=direct).config([images, "OUT"])
-    counts = transform_folder(model, images, out, config.labels, config.s3, config.backbone)
+    others: Counter[str] = Counter()
+    counts = transform_folder(model, images, out, config.labels, config.s3, config.backbone, others)
+    if others:
+        print(passed_over(others), file=sys.stderr)
     if as_json:
         print_json(counts)
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import family_of
 from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.config import Config, Environment, is_remote, local_path
-from fruitpipe.errors import FruitpipeError, NotLearnt, UserError
+from fruitpipe.errors import FruitpipeError, NotLearnt, UserError, in_words
 from fruitpipe.objects import Bucket, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
 from fruitpipe.objects.error_messages import in_our_words, one_line
@@ -87,7 +89,9 @@ def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
     except FruitpipeError as error:
         return Finding(subject, False, str(error))
     except OSError as error:
-        return Finding(subject, False, f"{error.strerror}: {error.filename}. Give rights on it, or choose another.")
+        rights = error.errno in {errno.EACCES, errno.EPERM}
+        advice = " Give rights on it, or choose another." if rights else ""
+        return Finding(subject, False, f"{in_words(error)}{advice}")
 
 
 def bucket_of(url: str) -> str:
@@ -104,9 +108,12 @@ def memory(config: Config) -> str:
     worker = family_of(config.backbone).worker_memory(config) << 20
     needed, there = slots * worker + JVM, psutil.virtual_memory().available
     if needed > there:
+        fitting = int((there - JVM) // worker)
+        fewer = f"run fewer at once, such as --set spark.master=local[{fitting}]"
+        none = "end other programs, or choose a smaller backbone (`fruitpipe backbones` lists them)"
         raise UserError(
-            f"{size(there)} free, but {slots} workers and Spark's JVM need about {size(needed)}: run fewer at once, "
-            f"such as --set spark.master=local[{max(int((there - JVM) // worker), 1)}]."
+            f"{size(there)} free, but {slots} workers and Spark's JVM need about {size(needed)}: "
+            f"{fewer if fitting > 0 else none}."
         )
     return f"{size(there)} free, about {size(needed)} needed for {slots} workers and Spark's JVM"
 
@@ -185,6 +192,8 @@ def identity(place: Place) -> str:
         client = session().create_client("sts", region_name=place.region, config=brief)
         return f", as {client.get_caller_identity()['Arn']}"
     except ClientError as error:
+        if error.response["Error"]["Code"].startswith("AccessDenied"):  # good credentials, which may not ask this
+            return ""
         raise UserError(f"AWS does not accept the credentials: {one_line(str(error))}. Log in again.") from error
     except BotoCoreError:
         return ""
@@ -205,9 +214,10 @@ def clock(bucket: Bucket) -> str:
 
 def readable(url: str, config: Config) -> str:
     source.check_inputs([url], config.s3)
-    batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000), None)
+    others: Counter[str] = Counter()
+    batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000, others=others), None)
     if batch is None:
-        raise source.no_images([url])
+        raise source.no_images([url], others)
     first, etag = batch["path"][0].as_py(), batch["etag"][0].as_py()
     try:
         data = Reader(config.s3, config.image.max_bytes).read(first, etag)
@@ -227,7 +237,8 @@ def writable(config: Config) -> str:
         store.create()
         store.put(name, b"fruitpipe doctor")
         if store.find(name) != b"fruitpipe doctor":
-            raise UserError("what was written is not what is read: this store is not consistent.")
+            raise UserError("what was written is not what is read: this store is not consistent. Choose another.")
+        folds = store.folds(name)
         store.delete(name)
         conditional = store.swaps(name)
     except OSError as error:
@@ -238,4 +249,5 @@ def writable(config: Config) -> str:
         for each in made:
             with suppress(OSError):  # not made, or no longer empty
                 each.rmdir()
-    return f"written, read, deleted; conditional writes {'work' if conditional else 'are not supported'}"
+    writes = f"conditional writes {'work' if conditional else 'are not supported'}"
+    return f"written, read, deleted; {writes}{'; keys are paths: a//b is the same as a/b' if folds else ''}"

@@ -10,7 +10,7 @@ from pydantic import ValidationInfo
 
 from fruitpipe.config.names import RECORDED, one_of
 from fruitpipe.errors import UserError
-from fruitpipe.plugins import Registry
+from fruitpipe.plugins import FIX, Registry
 
 
 class Family(Protocol):
@@ -55,7 +55,7 @@ def families() -> Iterator[Family]:
     for registered in registrations():
         family = FAMILIES.get(registered)()
         if clash := taken.intersection(family.names):
-            raise UserError(f"{FAMILIES.group} {registered}: {min(clash)} is a backbone that is there already.")
+            raise UserError(f"{FAMILIES.group} {registered}: {min(clash)} is a backbone that is there already. {FIX}")
         taken.update(family.names)
         yield family
 

@@ -80,8 +80,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         tree = yaml.safe_load(text)
     except FileNotFoundError as error:
         raise UserError(f"no config file {path}: check the path.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it so.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"

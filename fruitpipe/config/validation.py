@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -86,9 +87,14 @@ def mistake_in(detail: Any, lines: Lines) -> Mistake:
         case "value_error":  # ours: says what to do, and may be about what must not be repeated
             return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:
-            return Mistake(
-                key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {quoted(detail['input'])!r}.", line
-            )
+            return Mistake(key, in_general(detail), line)
+
+
+def in_general(detail: Any) -> str:
+    if detail["type"] == "string_unicode":
+        name = os.fsencode(detail["input"]).decode("utf-8", "backslashreplace")
+        return f"{quoted(name)} is not UTF-8: rename it."
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {quoted(detail['input'])!r}."
 
 
 def quoted(value: Any) -> Any:

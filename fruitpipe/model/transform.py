@@ -19,7 +19,8 @@ from fruitpipe import source
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
-from fruitpipe.storage.store import open_store
+from fruitpipe.objects import split
+from fruitpipe.storage.store import check_nameable, open_store
 from fruitpipe.vision.decode import OK
 
 BATCH = 2048
@@ -33,12 +34,13 @@ def transform_folder(
     labels: Literal["parent", "none"] = "parent",
     s3: S3Config | None = None,
     backbone: str | None = None,
+    others: Counter[str] | None = None,
 ) -> dict[str, int]:
     """Write the vectors of all images of an input; return how many images came out with each status.
 
     Columns: path, label, status, error, vector (null where the status is not `ok`). The file appears when it is whole.
 
-    backbone: as `load_model` has it.
+    backbone: as `load_model` has it. others: as `list_images` has it.
 
     Raises UserError where the model or the images are missing, or the file cannot be written.
     """
@@ -46,20 +48,23 @@ def transform_folder(
     model.require_named_class()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
-    listing = source.list_images(images, labels, s3=s3, batch=BATCH)
+    others = Counter() if others is None else others
+    listing = source.list_images(images, labels, s3=s3, batch=BATCH, others=others)
     with whole_file(out, s3) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for batch, vectors in transform_batches(model, listing, s3):
                 counts.update(each.status for each in vectors)
                 writer.write_table(to_table(batch, vectors, schema))
         if not counts:
-            raise UserError(f"no images in {images}.")
+            raise source.no_images([images], others)
     return dict(counts.most_common())
 
 
 @contextmanager
 def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
     """A temporary file that becomes `out` when the block succeeds. Raises UserError where it cannot be written."""
+    if is_remote(out):
+        check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     temporary = Path(tempfile.gettempdir() if is_remote(out) else folder) / f".{name}.{os.getpid()}.tmp"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects.clients import AT_FIRST, LATER, botocore_client, client_of
-from fruitpipe.objects.error_messages import in_our_words
+from fruitpipe.objects.error_messages import in_our_words, one_line
 from fruitpipe.objects.place import Place
 from fruitpipe.objects.retry import Retry, retried
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PAGE = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
 CONTENTS = ("Key", "Size", "ETag")
+UNUSUAL = "//, /./, /../, a slash at an end or control characters"
+"""In a key: what obstore refuses or passes over."""
 BUFFER = 1 << 16
 """Bytes read at least, so that the end of a Parquet file with its index is one request."""
 LARGE = 32 << 20
@@ -79,11 +81,12 @@ class Bucket:
         """
         import obstore
 
-        unnameable = (ValueError, obstore.exceptions.InvalidPathError)  # shows as well that there is something
-        with in_our_words(self.place, "list", prefix), suppress(*unnameable):
-            first = retried(lambda: next(iter(obstore.list(self.client(AT_FIRST), prefix or None, chunk_size=1)), None))
-            return first is not None
-        return True
+        with in_our_words(self.place, "list", prefix):
+            try:
+                client, folder = self.client(AT_FIRST), exact(prefix) or None
+                return retried(lambda: next(iter(obstore.list(client, folder, chunk_size=1)), None)) is not None
+            except (ValueError, obstore.exceptions.InvalidPathError):
+                return self.place.scheme != "s3" or "Contents" in next(self._list(prefix, "", MaxKeys=1))
 
     def pages(self, prefix: str, last: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below a folder that come after a key, as batches of the schema PAGE, ordered by key."""
@@ -96,11 +99,10 @@ class Bucket:
                     for batch in self._pages(prefix, last):
                         retry, last = Retry(), batch["key"][-1].as_py()
                         yield batch
-                except (ValueError, obstore.exceptions.InvalidPathError):
+                except (ValueError, obstore.exceptions.InvalidPathError) as error:
                     if self.place.scheme != "s3":
-                        raise UserError(
-                            f"{self.url} has a key with control characters after {last!r}: rename it."
-                        ) from None
+                        why = f"cannot list {self.url}/{prefix}: {one_line(str(error))}"
+                        raise UserError(f"{why}. Rename it: keys with {UNUSUAL} can be read in S3 alone.") from None
                     yield from self._pages_of_any(prefix, last)
                 except obstore.exceptions.GenericError as error:
                     retry.wait(error)
@@ -108,20 +110,29 @@ class Bucket:
                 return
 
     def _pages(self, prefix: str, last: str) -> Iterator[pa.RecordBatch]:
-        """As `pages`, until a connection breaks."""
+        """As `pages`, until a connection breaks. Raises ValueError or InvalidPathError where obstore refuses a key."""
         import obstore
 
-        client, after = self.client(), last or None
-        for page in obstore.list(client, prefix or None, offset=after, chunk_size=1000, return_arrow=True):
+        client, folder, after = self.client(), exact(prefix) or None, exact(last) or None
+        if not prefix and self._begin_with_a_slash(last):
+            raise ValueError("Some keys begin with a slash")
+        for page in obstore.list(client, folder, offset=after, chunk_size=1000, return_arrow=True):
             yield to_page(*(pa.array(page[name]) for name in ("path", "size", "e_tag")))
 
     def _pages_of_any(self, prefix: str, last: str) -> Iterator[pa.RecordBatch]:
-        """As `pages`, where there are keys that obstore refuses: control characters, `//`."""
+        """As `pages`, where there are keys that obstore refuses."""
         for answer in self._list(prefix, last):
             if found := answer.get("Contents"):
                 yield to_page(*(pa.array([each[name] for each in found]) for name in CONTENTS))
 
-    def _list(self, prefix: str, last: str, **options: str) -> Iterator[dict[str, Any]]:
+    def _begin_with_a_slash(self, last: str) -> bool:
+        """Whether keys after one do, which obstore would list without it. False where the store cannot tell."""
+        if self.place.scheme != "s3" or last >= "0":  # which comes after the slash
+            return False
+        found = next(self._list("/", last, MaxKeys=1)).get("Contents", [])
+        return any(each["Key"].startswith("/") for each in found)  # SeaweedFS takes the slash off itself
+
+    def _list(self, prefix: str, last: str, **options: Any) -> Iterator[dict[str, Any]]:
         """Answers of S3 itself."""
         if self.place.s3.requester_pays:
             options["RequestPayer"] = "requester"
@@ -173,7 +184,7 @@ class Bucket:
         import obstore
 
         condition: GetOptions = {"if_match": f'"{etag}"'} if etag else {}
-        answer = obstore.get(self.client(), key, options=condition)
+        answer = obstore.get(self.client(), exact(key), options=condition)
         meta = answer.meta  # made anew each time
         if etag and (meta["e_tag"] or "").strip('"') != etag:  # some accept conditions and pass over them
             raise Changed
@@ -187,7 +198,7 @@ class Bucket:
     def _get_any(self, key: str, etag: str | None, max_bytes: int | None) -> Found:
         """As `get`, of a key that obstore refuses."""
         if self.place.scheme != "s3":
-            raise FileNotFoundError(key)
+            raise FruitpipeError(f"cannot ask for a key with {UNUSUAL}, which only S3 takes: rename it.")
         client = botocore_client(self.place)
         options = {"IfMatch": f'"{etag}"'} if etag else {}
         if self.place.s3.requester_pays:
@@ -272,7 +283,7 @@ class ObjectFile(io.RawIOBase):
 
         self._bucket, self._key, self._position = bucket, key, 0
         with in_our_words(bucket.place, "read", key):
-            self._size = obstore.head(bucket.client(), key)["size"]
+            self._size = obstore.head(bucket.client(), exact(key))["size"]
 
     def readable(self) -> bool:
         return True
@@ -308,8 +319,15 @@ def first_user() -> int:
 
 
 def below(prefix: str) -> str:
-    """What keys below a prefix begin with."""
-    return f"{prefix}/" if prefix else ""
+    """What keys below a prefix begin with; `/` stands for those that begin so."""
+    return prefix if prefix in {"", "/"} else f"{prefix}/"
+
+
+def exact(key: str) -> str:
+    """A key as obstore will ask for it. Raises ValueError where it would take slashes off it."""
+    if key.startswith("/") or key.endswith("/"):
+        raise ValueError(f'Path "{key}" begins or ends with a slash')
+    return key
 
 
 def to_page(*columns: pa.Array) -> pa.RecordBatch:

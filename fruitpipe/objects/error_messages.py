@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
+from fruitpipe.config import Environment
 from fruitpipe.errors import FruitpipeError, UserError
 
 if TYPE_CHECKING:
     from fruitpipe.objects.place import Place
 
 Action = Literal["list", "read", "write", "delete"]
-SETTING = {"s3": "s3.endpoint", "gs": "STORAGE_EMULATOR_HOST", "az": "AZURE_STORAGE_ACCOUNT_NAME"}
-"""What decides which server is asked."""
+OTHERS = "have this machine trust its authority, or what is between (VPN, proxy)"
+TRUST = {"s3": "give its authority's PEM file as s3.ca_file", "gs": OTHERS, "az": OTHERS}
+AGAIN = "Try again later; a run goes on where it stood."
 RIGHT = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
 CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)|An error occurred \((\w+)\)")
 
@@ -47,7 +49,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         NoBucket,
         "no container {bucket} at {server}: check its name and AZURE_STORAGE_ACCOUNT_NAME.",
     ),
-    ("NoSuchBucket", NoBucket, "no bucket {bucket} at {server}: check its name, {setting} and the region."),
+    ("NoSuchBucket", NoBucket, "no bucket {bucket} at {server}: check its name, and {setting}."),
     (
         "InvalidAccessKeyId",
         UserError,
@@ -62,7 +64,8 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         "ExpiredToken|TokenRefreshRequired|InvalidToken|RequestExpired",
         UserError,
-        "the session token for {server} has expired or is not valid: log in again (`aws sso login`).",
+        "the session token for {server} has expired or is not valid: log in again (`aws sso login`), or set a new one "
+        "where it is set; `fruitpipe doctor` says where it comes from.",
     ),
     (
         "RequestTimeTooSkewed",
@@ -74,17 +77,17 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         UserError,
         "{url} is in another region than {region}: set s3.region to where it is.",
     ),
-    ("SlowDown|Service ?Unavailable", FruitpipeError, "{server} kept asking to slow down. What was computed is kept."),
+    ("SlowDown|Service ?Unavailable", FruitpipeError, "{server} kept asking to slow down. {again}"),
     (
         "InvalidContentType|WRONG_VERSION_NUMBER|record layer",
         UserError,
-        "{server} does not speak TLS: write http:// in s3.endpoint and allow_http: true, or fix the server.",
+        "{server} does not speak TLS: write http:// in {setting}, and s3.allow_http: true, or fix the server.",
     ),
-    ("HTTP request to an HTTPS", UserError, "{server} wants TLS: write https:// in s3.endpoint."),
+    ("HTTP request to an HTTPS", UserError, "{server} wants TLS: write https:// in {setting}."),
     (
         "(?i:certificate|UnknownIssuer)",
         UserError,
-        "the certificate of {server} is not trusted: give its authority's PEM file as s3.ca_file.",
+        "the certificate of {server} is not trusted: {trust}.",
     ),
     (
         "lookup address|dns error|resolve host|Name or service not known",
@@ -109,7 +112,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         "AccessDenied|403 Forbidden|AccountProblem|AllAccessDisabled|lacked",
         Forbidden,
-        "no right to {action} {url}{right}: ask for it, or use other credentials{advice}.",
+        "no right to {action} {url}{right}: ask for it, or use other credentials.",
     ),
     (
         r"404 Not Found|(?s:list request(?!.*<Code>).*status code: 4)",
@@ -163,7 +166,6 @@ def our_error(error: BaseException, place: Place, action: Action, key: str = "")
     if type(error).__module__ == "botocore.exceptions" and "Credential" in type(error).__name__:
         return no_credentials(error)
     right = f" ({RIGHT[action]})" if place.scheme == "s3" else ""
-    advice = "; images that a list names need no listing" if action == "list" else ""
     names = "|".join(re.escape(name) for name in (place.name, key) if name)
     said = re.sub(rf"(?<!\w)({names})(?!\w)", "", text)  # a bucket's name is no symptom
     for word, (pattern, kind, message) in product((code_of(error), said), REASONS):
@@ -173,10 +175,26 @@ def our_error(error: BaseException, place: Place, action: Action, key: str = "")
                 "server": place.server,
                 "region": place.region,
                 "url": url,
-                "setting": SETTING[place.scheme],
+                "setting": setting_of(place),
+                "trust": TRUST[place.scheme],
+                "again": AGAIN,
             }
-            return kind(message.format(**facts, action=action, right=right, advice=advice))
-    return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. What was computed is kept: run again.")
+            return kind(message.format(**facts, action=action, right=right))
+    return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. {AGAIN}")
+
+
+def setting_of(place: Place) -> str:
+    """What decides which server is asked."""
+    match place.scheme:
+        case "s3" if place.s3.endpoint:
+            return "s3.endpoint"
+        case "s3" if place.endpoint:
+            return "AWS_ENDPOINT_URL, or endpoint_url of the profile"
+        case "s3":
+            return "the region, or s3.endpoint if it is not AWS"
+        case "az":
+            return "AZURE_STORAGE_ACCOUNT_NAME"
+    return "STORAGE_EMULATOR_HOST" if Environment.read().gcs_emulator else "https_proxy, where there is one"
 
 
 def no_credentials(error: BaseException) -> UserError:

@@ -11,7 +11,7 @@ from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import Bucket
 from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, botocore_client
-from fruitpipe.objects.error_messages import in_our_words, our_error
+from fruitpipe.objects.error_messages import in_our_words, our_error, setting_of
 from fruitpipe.objects.place import Place
 
 opening = threading.Lock()
@@ -19,10 +19,16 @@ opening = threading.Lock()
 
 
 def split(url: str) -> tuple[str, str, str]:
-    """Scheme, bucket and key of a URL: s3://bucket/a/b as ("s3", "bucket", "a/b"). The key has no slash at its ends."""
+    """Scheme, bucket and key of a URL: s3://bucket/a/b as ("s3", "bucket", "a/b"). Keys are no paths: slashes count."""
     scheme, _, rest = url.partition("://")
     name, _, key = rest.partition("/")
-    return scheme, name, key.strip("/")
+    return scheme, name, key
+
+
+def prefix_of(url: str) -> str:
+    """The folder that a URL means, as a key: s3://bucket/a and s3://bucket/a/ as "a", s3://bucket// as "/"."""
+    key = split(url)[2]
+    return key if key == "/" else key.removesuffix("/")
 
 
 def open_bucket(url: str, s3: S3Config) -> Bucket:
@@ -79,7 +85,7 @@ def region_of(place: Place, retries: int) -> str | None:
     with in_our_words(place, "list"):
         headers = head(client, place.name)
     if "text/html" in headers.get("content-type", ""):
-        raise UserError(f"{place.server} is a web site, not an object store: check s3.endpoint and its port.")
+        raise UserError(f"{place.server} is a web site, not an object store: check the port of {setting_of(place)}.")
     region = headers.get("x-amz-bucket-region")
     return str(region) if region else None
 

@@ -27,6 +27,7 @@ from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
+from fruitpipe.units import largest_first
 from fruitpipe.vision.decode import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
 
@@ -86,7 +87,7 @@ class Plan:
     @property
     def passed_over(self) -> dict[str, int]:
         """Number of files of the inputs that are no images by name or hidden, by extension, largest first."""
-        return dict(sorted(self._others.items(), key=lambda item: (-item[1], item[0])))
+        return largest_first(self._others)
 
     def sample(self, count: int, columns: str = "path, etag") -> list[tuple[str, ...]]:
         """Columns of at most `count` images, by path, drawn by their paths: other images beside them change few."""

@@ -29,7 +29,6 @@ from fruitpipe.result.runs import Run, point_latest
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
-from fruitpipe.units import in_kinds
 
 KEPT = "Computed features are kept."
 
@@ -121,9 +120,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
         summary = job.plan.summary()
         if summary.passed_over:
-            job.warnings.append(
-                f"files that are hidden or no images by name were passed over: {in_kinds(summary.passed_over)}"
-            )
+            job.warnings.append(source.passed_over(summary.passed_over))
     with job.reporter.stage("start"):
         spark = job.spark
     stages.featurize(job)

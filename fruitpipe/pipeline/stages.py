@@ -42,6 +42,17 @@ def featurize(job: Job) -> None:
     job.plan.add_parts(job.store, [each.part for each in done])
 
 
+ADVICE = {
+    "rejected": "fix the backbone",
+    "missing": "correct their paths or names",
+    "forbidden": "get the rights to read them",
+    "unreadable": "run again",
+    "changed": "run again",
+    "too_large": "raise the limit that it names",
+}
+"""By the commonest status of the images that failed."""
+
+
 def count(job: Job) -> Counts:
     """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""
     plan, limit = job.plan, job.config.failures.max_rate
@@ -61,9 +72,8 @@ def count(job: Job) -> Counts:
     job.store.put(failures, to_parquet(plan.failures()))
     reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
     beyond = f"more than failures.max_rate ({limit:g})" if ok else "all of them"
-    advice = (
-        f"fix the {'backbone' if 'rejected' in by_status else 'images'}{' or raise failures.max_rate' if ok else ''}"
-    )
+    commonest = max((n, status) for status, n in by_status.items() if status != OK)[1]
+    advice = f"{ADVICE.get(commonest, 'fix the images')}{' or raise failures.max_rate' if ok else ''}"
     raise TooManyFailures(
         f"{counts.failed} of {counts.images} images failed ({reasons}), {beyond}: nothing was published. Features "
         f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(failures)}, then {advice}."

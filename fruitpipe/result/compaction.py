@@ -134,7 +134,9 @@ def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
         store.put(name, data)
         parts.append(File.of(name, data, len(facts)))
     if not are_intact(store, parts):
-        raise FruitpipeError(f"{store.url} does not hold what was just written there: check the disk. Nothing is lost.")
+        raise FruitpipeError(
+            f"{store.url} does not hold what was just written there: check its disk or server. Nothing is lost."
+        )
     made = Merge(parts=parts, replaced=sorted({part.name for part in batch} - {part.name for part in parts}))
     store.put(layout.merge_record(made.replaced), made.model_dump_json().encode())
     return made

@@ -125,7 +125,10 @@ def latest_run(store: Store) -> str | None:
 def point_latest(store: Store, run_id: str) -> None:
     """Raises FruitpipeError where somebody else does so at the same moment."""
     if not store.swap(layout.LATEST, store.find(layout.LATEST), json.dumps({"run": run_id}).encode()):
-        raise FruitpipeError(f"another process has just published a run in {store.url}: this is not the latest.")
+        raise FruitpipeError(
+            f"another process has just published a run in {store.url}: this is not the latest. `fruitpipe publish` "
+            "makes it so."
+        )
 
 
 def publish(store: Store, run_id: str) -> Run:

@@ -1,6 +1,14 @@
 """Where images come from: folders, globs, buckets and lists; and the bytes of one."""
 
-from fruitpipe.source.inputs import buckets_of, check_apart, check_inputs, is_distinct, list_images, no_images
+from fruitpipe.source.inputs import (
+    buckets_of,
+    check_apart,
+    check_inputs,
+    is_distinct,
+    list_images,
+    no_images,
+    passed_over,
+)
 from fruitpipe.source.listing import LISTING
 from fruitpipe.source.reader import Reader, digest
 
@@ -14,4 +22,5 @@ __all__ = [
     "is_distinct",
     "list_images",
     "no_images",
+    "passed_over",
 ]

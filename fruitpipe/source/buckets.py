@@ -10,20 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruitpipe.config import S3Config
-from fruitpipe.objects import list_pages, open_bucket, split
+from fruitpipe.objects import below, list_pages, open_bucket, prefix_of
 from fruitpipe.source.listing import HIDDEN, are_hidden, are_images, count_other, split_glob, to_listing
 
 
 def folder_of(url: str) -> str:
     """The key prefix that a URL or glob lists."""
-    return split_glob(split(url)[2])[0]
+    return split_glob(prefix_of(url))[0]
 
 
 def list_bucket(url: str, by_parent: bool, s3: S3Config, others: Counter[str]) -> Iterator[pa.RecordBatch]:
     """Images below a prefix or of a glob; what is there besides is counted among the others, by extension."""
     bucket = open_bucket(url, s3)
-    folder, pattern = split_glob(split(url)[2])
-    start = len(folder) + 1 if folder else 0
+    folder, pattern = split_glob(prefix_of(url))
+    start = len(below(folder))
     for page in list_pages(bucket, folder):
         meant = page if pattern is None else page.filter(matches(pattern, page["key"]))
         names = pc.utf8_slice_codeunits(meant["key"], start)

@@ -13,12 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import HIDDEN, THUMBNAILS, count_other, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, LISTS, THUMBNAILS, count_other, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.decode import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
+NO_TEXT = re.compile(r"\\x[0-9a-f]{2}")
+"""What `name_of` writes for bytes that are not UTF-8."""
 
 
 def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -57,7 +59,8 @@ def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
     if folder:
         raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them.")
+        lists = ", ".join(LISTS)
+        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them ({lists}).")
     return root, pattern
 
 
@@ -82,9 +85,8 @@ def walk(root: Path, others: Counter[str]) -> Iterator[os.DirEntry[str]]:
                 continue
             entries = os.scandir(folder)
         except OSError as error:
-            raise UserError(
-                f"cannot list {folder}: {error.strerror}. Give read rights on it or move it away."
-            ) from error
+            advice = "Give read rights on it" if error.errno in {errno.EACCES, errno.EPERM} else "Try again"
+            raise UserError(f"cannot list {folder}: {error.strerror}. {advice}, or move it away.") from error
         with entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == THUMBNAILS:
@@ -133,7 +135,8 @@ def read_image(path: str, max_bytes: int) -> bytes:
             return file.readall()
     except OSError as error:
         status_name = STATUS_OF_ERRNO.get(error.errno or 0, "unreadable")
-        raise BadImage(status_name, error.strerror or str(error)) from error
+        advice = ": its name is not UTF-8, rename it" if NO_TEXT.search(path) and status_name == "missing" else ""
+        raise BadImage(status_name, f"{error.strerror or error}{advice}") from error
 
 
 def open_without_waiting(path: str, flags: int) -> int:

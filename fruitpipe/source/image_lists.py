@@ -1,9 +1,9 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
-A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be
-separated by commas, semicolons or tabs, and texts may be in UTF-8 or UTF-16. Paths that are not absolute start from the
-list's folder. Files on disk are looked at for their etags; an object whose etag nobody says counts as one that never
-changes, so that a list costs no request for each image.
+A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be separated by
+commas, semicolons or tabs, or by what a first line `sep=` says, as Excel has it; texts may be in UTF-8 or UTF-16. Paths
+that are not absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag
+nobody says counts as one that never changes, so that a list costs no request for each image.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import unquote_plus
 
 import pyarrow as pa
@@ -28,17 +29,20 @@ import pyarrow.parquet as pq
 
 from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
+from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
 from fruitpipe.source.listing import BATCH, are_images, parents_of, to_listing
-from fruitpipe.storage.store import open_store
 
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
 SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
 REMOTE = rf"^{SCHEME.pattern}"
 OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
 SIMILAR = 0.8
 """How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
 DELIMITERS = ",;\t"
+SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""First line of a CSV file by which Excel is told what separates the columns."""
+NOT_UTF_8 = re.compile("UTF-?8|surrogate|Invalid encoding")
+"""How Arrow says so; that of a JSON list may be a byte of a name as Python's os.listdir has it."""
 FIRST = 1000
 """Rows of JSON that say which columns there are."""
 BLOCK = 8 << 20
@@ -47,22 +51,23 @@ BLOCK = 8 << 20
 
 def open_list(name: str, s3: S3Config) -> BinaryIO:
     """Open a list of images. Raises UserError where it is missing or cannot be read."""
-    folder, file = split_name(name)
     try:
-        return open_store(folder, s3).open(file)
+        if is_remote(name):
+            return open_object(name, s3)
+        return Path(local_path(name)).open("rb")
     except FileNotFoundError:
         raise UserError(f"no list of images {name}: check its path.") from None
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}.") from error
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Folder and file name of a list, the folder absolute."""
-    if is_remote(name):
-        folder, _, file = name.rpartition("/")
-        return folder, file
-    path = Path(local_path(name)).absolute()
-    return str(path.parent), path.name
+def open_object(url: str, s3: S3Config) -> BinaryIO:
+    return cast(BinaryIO, open_bucket(url, s3).open(split(url)[2]))
+
+
+def folder_of(name: str) -> str:
+    """The folder that a list is in, absolute."""
+    return name.rpartition("/")[0] if is_remote(name) else str(Path(local_path(name)).absolute().parent)
 
 
 def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -72,9 +77,12 @@ def list_named(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.RecordBa
             yield from list_inventory(name, by_parent, s3)
             return
         for rows in read_columns(name, s3):
-            yield listing_of(rows, split_name(name)[0], by_parent)
+            yield listing_of(rows, folder_of(name), by_parent)
     except (ValueError, KeyError, OSError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"cannot read {name}: {str(error).splitlines()[0].rstrip('.')}.") from error
+        said = str(error).splitlines()[0].rstrip(".")
+        if isinstance(error, UnicodeError) or NOT_UTF_8.search(said):
+            said = "it is not UTF-8 throughout. Save it so, and rename files whose own names are not"
+        raise UserError(f"cannot read {name}: {said}.") from error
 
 
 def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -86,15 +94,16 @@ def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
                 columns = columns_of(name, parquet.schema_arrow.names)
                 batches = parquet.iter_batches(BATCH, columns=list(columns))
             case "csv":
-                header, delimiter = header_of(file)
+                header, delimiter, before = header_of(file)
                 columns = columns_of(name, header)
                 types = {column: SCHEMA[ours] for column, ours in columns.items()}
-                batches = read_csv(in_utf8(file), types, delimiter=delimiter)
+                batches = read_csv(in_utf8(file), types, delimiter=delimiter, before=before)
             case "txt":
                 columns, batches = {"path": "path"}, read_lines(file)
             case _:
                 columns, batches = read_json(name, file)
         for batch in batches:
+            batch.validate(full=True)  # Parquet's readers look at no text
             yield pa.record_batch([batch[column] for column in columns], list(columns.values()))
 
 
@@ -112,8 +121,8 @@ def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{name} has two columns `{wanted}`: give one of them another name.")
         ours |= dict.fromkeys(alike, wanted)
     if "path" not in ours.values():
-        found = ", ".join(columns)
-        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so.")
+        found, where = ", ".join(columns), " in its first line" if name.lower().endswith(".csv") else ""
+        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so{where}.")
     for column in columns:
         if slip := next((each for each in SCHEMA if each not in ours.values() and is_slip(plain(column), each)), None):
             raise UserError(f"{name} has a column `{column}`: name it `{slip}`, or less like it if it is none.")
@@ -155,14 +164,21 @@ def in_utf8(file: BinaryIO) -> BinaryIO | pa.NativeFile:
     return file
 
 
-def header_of(file: BinaryIO) -> tuple[list[str], str]:
-    """Names of the columns of a CSV file, and which of DELIMITERS separates them: one that gives a path, and most."""
+def header_of(file: BinaryIO) -> tuple[list[str], str, int]:
+    """Names of the columns of a CSV file, what separates them, and how many lines come before.
+
+    A first line `sep=;` says what separates them, else the one of DELIMITERS that gives a path, and most.
+    """
+    with as_text(file) as text:
+        said = SEPARATOR.fullmatch(next(text, "").rstrip("\r\n"))
+    delimiters, before = (said[1], 1) if said else (DELIMITERS, 0)
     headers = {}
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         with as_text(file) as text:
-            headers[delimiter] = next(filter(None, csv.reader(text, delimiter=delimiter)), [])
-    delimiter = max(DELIMITERS, key=lambda each: ("path" in map(plain, headers[each]), len(headers[each])))
-    return headers[delimiter], delimiter
+            rows = csv.reader(islice(text, before, None), delimiter=delimiter)
+            headers[delimiter] = next(filter(None, rows), [])
+    delimiter = max(delimiters, key=lambda each: ("path" in map(plain, headers[each]), len(headers[each])))
+    return headers[delimiter], delimiter, before
 
 
 def read_csv(
@@ -170,12 +186,13 @@ def read_csv(
     types: dict[str, pa.DataType],
     names: list[str] | None = None,
     delimiter: str = ",",
+    before: int = 0,
 ) -> Iterator[pa.RecordBatch]:
-    """The columns of these types of a CSV file, which has a header line where no names are given."""
+    """The columns of these types of a CSV file, which has a header line after some others where no names are given."""
     options = pa.csv.ConvertOptions(
         column_types=types, include_columns=list(types), strings_can_be_null=True, null_values=[""]
     )
-    reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names)
+    reading = pa.csv.ReadOptions(block_size=BLOCK, column_names=names, skip_rows=before)
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     return iter(pa.csv.open_csv(file, reading, parsing, options))
 
@@ -260,13 +277,21 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config) -> Iterator[pa.Reco
     if form not in {"Parquet", "CSV"}:
         raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
     for key in parts:
-        with open_list(f"s3://{bucket}/{key}", s3) as file:
+        with open_part(f"s3://{bucket}/{key}", name, s3) as file:
             if form == "Parquet":
                 rows = pq.ParquetFile(file).iter_batches(BATCH)
             else:
                 rows = read_csv(pa.CompressedInputStream(file, "gzip"), dict.fromkeys(columns, pa.string()), columns)
             for batch in rows:
                 yield inventory_rows(batch, form == "CSV", by_parent)
+
+
+def open_part(part: str, name: str, s3: S3Config) -> BinaryIO:
+    """Open a part of an inventory. Raises UserError where it is missing or cannot be read."""
+    try:
+        return open_object(part, s3)
+    except FileNotFoundError:
+        raise UserError(f"no {part}, which {name} names: take an inventory whose parts are still there.") from None
 
 
 def inventory_rows(batch: pa.RecordBatch, quoted: bool, by_parent: bool) -> pa.RecordBatch:

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.objects import Bucket, open_bucket, split
+from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
-from fruitpipe.source.listing import BATCH, LISTING, split_glob
+from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.decode import BadImage
@@ -57,7 +57,7 @@ def list_one(name: str, by_parent: bool, s3: S3Config, batch: int, others: Count
 
 
 def kind_of(name: str) -> Literal["list", "bucket", "folder"]:
-    if name.lower().endswith(image_lists.SUFFIXES) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
+    if name.lower().endswith(LISTS) and not os.path.isdir(local_path(name)):  # noqa: PTH112 - as in files
         return "list"
     return "bucket" if is_remote(name) else "folder"
 
@@ -74,7 +74,12 @@ def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
             case "list":
                 image_lists.open_list(name, s3).close()
             case "bucket":
-                if not open_bucket(name, s3).has_any(buckets.folder_of(name)):
+                try:
+                    found = open_bucket(name, s3).has_any(buckets.folder_of(name))
+                except Forbidden as error:
+                    advice = "Images that a list of images names need no listing."
+                    raise UserError(f"{error} {advice}") from error
+                if not found:
                     raise no_images([name])
             case "folder":
                 files.root_of(local_path(name))
@@ -102,10 +107,21 @@ def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     return tuple({bucket.url: bucket for bucket in found}.values())
 
 
+def passed_over(others: Mapping[str, int]) -> str:
+    """A note of the files that are no images."""
+    return f"files that are hidden or no images by name were passed over: {in_kinds(others)}"
+
+
 def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:
+    named = ", ".join(inputs)
+    if all(kind_of(name) == "list" for name in inputs):
+        return UserError(f"no images in {named}: no row there names one.")
     kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+    below = "" if any(map(WILD.search, inputs)) else " and in all folders below"
     found = f", and found {in_kinds(others)}" if others else ""
-    return UserError(f"no images in {', '.join(inputs)}: looked for {kinds} there and in all folders below{found}.")
+    doubled = any(is_remote(name) and "//" in f"/{split(name)[2]}" for name in inputs)
+    slashes = " In a key, // is another than /." if doubled else ""
+    return UserError(f"no images in {named}: looked for {kinds} there{below}{found}.{slashes}")
 
 
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:

@@ -26,6 +26,8 @@ LISTING = pa.schema(
 `content`: digest of its bytes, where asked for. `size`: bytes, 0 where unknown. `label`: as a list says, or the
 name of the folder."""
 BATCH = 10_000
+LISTS = (".parquet", ".csv", ".jsonl", ".ndjson", ".txt", "manifest.json")
+"""Ends of the names of lists of images."""
 THUMBNAILS = "@eaDir"
 """A folder of thumbnails, which a Synology puts into each folder of photographs."""
 HIDDEN = "hidden"
@@ -87,6 +89,7 @@ def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
     if wild is None:
         return path, None
     try:
-        return path[: wild.start()].rpartition("/")[0], re.compile(glob_translate(path))
+        pattern = glob_translate(path).replace("(?:.+/)?", "(?:.*/)?")  # ** stands for a folder without a name, too
+        return path[: wild.start()].rpartition("/")[0], re.compile(pattern)
     except ValueError:
         raise UserError(f"{path}: ** stands for folders, as in photos/**/*.jpg.") from None

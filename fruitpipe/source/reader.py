@@ -40,7 +40,8 @@ class Reader:
         try:
             return self._bucket_of(path).get(split(path)[2], etag or None, self.max_bytes).data
         except FileNotFoundError as error:
-            raise BadImage("missing", "no such object") from error
+            listed = "deleted since it was listed, or its key has a slash at an end: rename it"
+            raise BadImage("missing", listed if etag else "no such object") from error
         except NoBucket as error:
             raise BadImage("missing", str(error)) from error
         except Forbidden as error:

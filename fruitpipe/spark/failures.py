@@ -48,7 +48,8 @@ def cause_of(error: BaseException) -> BaseException:
     """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return FruitpipeError(
-            "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue."
+            "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue, with more "
+            "memory (spark.memory; driver.memory of the chart) where it dies again."
         )
     if not isinstance(error, Py4JJavaError):
         return error

@@ -47,8 +47,10 @@ def class_archive(environment: Environment, java: Path) -> str:
 
 def find_java(environment: Environment) -> Path:
     """The Java home that Spark will use. Raises UserError where there is none or it is too old."""
-    advice = "Install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME."
+    install = "Install Java 17 or newer (Debian: apt-get install openjdk-17-jre-headless, from 13 on openjdk-21-…)"
+    advice = f"{install}, or set JAVA_HOME."
     if environment.java_home:
+        advice = f"{install}, and set JAVA_HOME to it or unset it."
         java = environment.java_home
         if not (java / "bin" / "java").exists():
             raise UserError(f"JAVA_HOME is {java}, which has no bin/java. {advice}")

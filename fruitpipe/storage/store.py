@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from fruitpipe.config import S3Config, is_remote, local_path
-from fruitpipe.errors import UserError
-from fruitpipe.objects import Bucket, open_bucket, split
+from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.objects import Bucket, open_bucket, prefix_of
 
 TEMPORARY = ".tmp"
 UNNAMEABLE = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
@@ -69,6 +69,10 @@ class Store(ABC):
         May find out by an object of the name `scratch`, which is not there before and not there afterwards.
         """
 
+    def folds(self, name: str) -> bool:
+        """Whether an object of the store is also that of a key with `//` for its last `/`, as where keys are paths."""
+        return False
+
     @abstractmethod
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
@@ -93,6 +97,12 @@ class Store(ABC):
 def open_store(url: str, s3: S3Config | None = None) -> Store:
     """The store of a path or URL. Raises UserError where a bucket cannot be reached."""
     return BucketStore(url, open_bucket(url, s3 or S3Config())) if is_remote(url) else LocalStore(local_path(url))
+
+
+def check_nameable(url: str, key: str) -> None:
+    """Raise UserError where an object, or those below a folder, could not be written."""
+    if UNNAMEABLE.search(key):
+        raise UserError(f"cannot write to {url!r}: take //, /./, /../ and control characters out of it.")
 
 
 class LocalStore(Store):
@@ -190,16 +200,16 @@ class BucketStore(Store):
     """A prefix of a bucket. There are no folders to make: an object's name holds them."""
 
     def __init__(self, url: str, bucket: Bucket) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.removesuffix("/")
         self.bucket = bucket
-        self._prefix = split(url)[2]
+        self._prefix = prefix_of(url)
 
     def _key(self, name: str) -> str:
-        return f"{self._prefix}/{name}".strip("/")
+        return "/".join(filter(None, (self._prefix, name)))
 
     def create(self) -> None:
-        if self._prefix and UNNAMEABLE.search(self._prefix):
-            raise UserError(f"cannot write to {self.url!r}: take //, /./, /../ and control characters out of it.")
+        if self._prefix:
+            check_nameable(self.url, self._prefix)
         self.bucket.has_any(self._prefix)  # or says why it cannot be reached
 
     def location(self, name: str) -> str:
@@ -242,6 +252,14 @@ class BucketStore(Store):
             return not self.bucket.put_if(key, b"3", None) and not self.bucket.put_if(key, b"3", found)
         finally:
             self.bucket.delete(key)
+
+    def folds(self, name: str) -> bool:
+        folder, _, last = self._key(name).rpartition("/")
+        try:
+            self.bucket.get(f"{folder}//{last}")
+        except (FileNotFoundError, FruitpipeError):  # also where it cannot be told, as without a right to list
+            return False
+        return True
 
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = len(self._key("x")) - 1

@@ -14,7 +14,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "fruitpipe.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "fruitpipe.image" -}}
@@ -69,17 +69,17 @@ spec:
     fsGroup: 185
     seccompProfile: {type: RuntimeDefault}
   {{- with $values.gracePeriodSeconds }}
-  terminationGracePeriodSeconds: {{ . }}
+  terminationGracePeriodSeconds: {{ int64 . }}
   {{- end }}
   {{- if eq $role "driver" }}
   {{- with $root.Values.timeLimitSeconds }}
-  activeDeadlineSeconds: {{ . }}
+  activeDeadlineSeconds: {{ int64 . }}
   {{- end }}
   {{- end }}
   {{- with $root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
@@ -97,7 +97,7 @@ spec:
       {{- with $root.Values.secrets }}
       envFrom:
         {{- range . }}
-        - secretRef: {name: {{ . }}}
+        - secretRef: {name: {{ . | quote }}}
         {{- end }}
       {{- end }}
       {{- if or (eq $role "driver") $values.env }}
@@ -106,7 +106,7 @@ spec:
         - {name: FRUITPIPE_TERMINATION_LOG, value: /dev/termination-log}
         {{- end }}
         {{- range $name, $value := $values.env }}
-        - {name: {{ $name }}, value: {{ $value | quote }}}
+        - {name: {{ $name | quote }}, value: {{ $value | quote }}}
         {{- end }}
       {{- end }}
       {{- if and (eq $role "driver") $root.Values.metrics.enabled }}
@@ -168,15 +168,15 @@ mainApplicationFile: local:///opt/fruitpipe/main.py
 arguments: [run, --config, /etc/fruitpipe/run.yaml{{ if .Values.metrics.enabled }}, --metrics, {{ .Values.metrics.port | quote }}{{ end }}]
 restartPolicy:
   type: OnFailure
-  onFailureRetries: {{ .Values.restart.retries }}
-  onFailureRetryInterval: {{ .Values.restart.interval }}
-  onSubmissionFailureRetries: {{ .Values.restart.retries }}
-  onSubmissionFailureRetryInterval: {{ .Values.restart.interval }}
+  onFailureRetries: {{ int64 .Values.restart.retries }}
+  onFailureRetryInterval: {{ int64 .Values.restart.interval }}
+  onSubmissionFailureRetries: {{ int64 .Values.restart.retries }}
+  onSubmissionFailureRetryInterval: {{ int64 .Values.restart.interval }}
 {{- with .Values.timeToLiveSeconds }}
-timeToLiveSeconds: {{ . }}
+timeToLiveSeconds: {{ int64 . }}
 {{- end }}
 {{- with .Values.batchScheduler.name }}
-batchScheduler: {{ . }}
+batchScheduler: {{ . | quote }}
 {{- with $.Values.batchScheduler.options }}
 batchSchedulerOptions:
   {{- toYaml . | nindent 2 }}
@@ -189,16 +189,16 @@ batchSchedulerOptions:
 {{- end }}
 dynamicAllocation:
   enabled: true
-  initialExecutors: {{ .minimum }}
-  minExecutors: {{ .minimum }}
-  maxExecutors: {{ .maximum }}
+  initialExecutors: {{ int64 .minimum }}
+  minExecutors: {{ int64 .minimum }}
+  maxExecutors: {{ int64 .maximum }}
   shuffleTrackingEnabled: true
 {{- end }}
 {{- end }}
 sparkConf:
   {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) .Values.sparkConf | toYaml | nindent 2 }}
 driver:
-  cores: {{ .Values.driver.cores }}
+  cores: {{ int64 .Values.driver.cores }}
   {{- with .Values.driver.coreRequest }}
   coreRequest: {{ . | quote }}
   {{- end }}
@@ -209,9 +209,9 @@ driver:
     {{- include "fruitpipe.template" (list . "driver" .Values.driver) | nindent 4 }}
 executor:
   {{- if not .Values.executor.dynamicAllocation.enabled }}
-  instances: {{ .Values.executor.instances }}
+  instances: {{ int64 .Values.executor.instances }}
   {{- end }}
-  cores: {{ .Values.executor.cores }}
+  cores: {{ int64 .Values.executor.cores }}
   {{- with .Values.executor.coreRequest }}
   coreRequest: {{ . | quote }}
   {{- end }}
