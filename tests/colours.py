@@ -1,6 +1,7 @@
 """Pictures in all ways that containers write their values, each with the RGB that a viewer shows.
 
-The values are made here and written by tifffile or byte by byte, not by Pillow, which reads them in fruitpipe.
+The values are made here and written by tifffile, imagecodecs or byte by byte, not by Pillow, which reads them in
+fruitpipe; but for HEIC, which no other package at hand writes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import imagecodecs
 import numpy as np
+import pillow_heif
 import tifffile
 from hostile import chunk
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ GREY = X
 COLOUR = np.stack([X, Y, 1 - X * Y], axis=-1)
 ALPHA = np.where(Y < 0.5, 1.0, X)
 """Opaque above, fading below."""
+SOFT = 0.25 + 0.5 * COLOUR
+"""What compression by colour differences keeps best."""
 INK = np.stack([X, Y, 0 * X, 0.25 * (1 - Y)], axis=-1)
 """Shares of cyan, magenta, yellow and black."""
 
@@ -38,6 +43,8 @@ class Case(NamedTuple):
     seen: NDArray[Any] | None
     """RGB from 0 to 1, shape (32, 32, 3); None where it is to be refused"""
     variant: str = ""
+    lossy: bool = False
+    """whether the container keeps values only nearly"""
 
 
 def levels(shares: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -59,6 +66,9 @@ def all_cases() -> Iterator[Case]:
     yield from png_cases()
     yield from bmp_cases()
     yield from tiff_cases()
+    yield from lossy_tiffs()
+    yield from jpegs()
+    yield from newer()
 
 
 # PNG
@@ -234,3 +244,97 @@ def tiffs(**how: Any) -> Iterator[Case]:
     values = (GREY * (2**15 - 1)).astype(np.int16)
     yield Case("TIFF", "grey, int16", 16, tiff(values, photometric="minisblack", **how), None)
     yield Case("TIFF", "RGB, float32", 32, tiff(COLOUR.astype(np.float32), photometric="rgb", **how), None)
+
+
+def lossy_tiffs() -> Iterator[Case]:
+    values, seen = levels(SOFT, 8), exact(SOFT, 8)
+    data = tiff(values, photometric="rgb", compression="jpeg", compressionargs={"level": 98})
+    yield Case("TIFF", "YCbCr", 8, data, seen, "jpeg", lossy=True)
+    red, green, blue = np.moveaxis(seen, -1, 0)
+    luminance = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
+    differences = np.dstack([luminance, (blue - luminance) / 1.772 + 0.5, (red - luminance) / 1.402 + 0.5])
+    for compression in (None, "lzw"):
+        data = tiff(levels(differences, 8), photometric="ycbcr", subsampling=(1, 1), compression=compression)
+        yield Case("TIFF", "YCbCr", 8, data, seen, compression or "uncompressed", lossy=True)
+    lightness, *opponents = np.moveaxis(lab(seen), -1, 0)
+    samples = [levels(lightness / 100, 8), *(np.round(each).astype(np.int8).view(np.uint8) for each in opponents)]
+    data = tiff(np.dstack(samples), photometric="cielab")
+    yield Case("TIFF", "CIE L*a*b*", 8, data, seen, lossy=True)
+    yield Case("TIFF", "ICC L*a*b*", 8, tiff(np.dstack(samples), photometric="icclab"), None)
+
+
+def lab(rgb: NDArray[Any]) -> NDArray[Any]:
+    """CIE L*a*b* of sRGB in the light of D50, as TIFF has it (IEC 61966-2-1 and CIE 15, with Bradford's adaptation)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+    )
+    x, y, z = np.moveaxis(np.cbrt(linear @ to_xyz.T / [0.9642, 1, 0.8249]), -1, 0)  # nothing here is nearly black
+    return np.dstack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+# JPEG, and what is newer
+
+
+def jpegs() -> Iterator[Case]:
+    values, seen = levels(SOFT, 8), exact(SOFT, 8)
+    yield Case("JPEG", "grey", 8, imagecodecs.jpeg8_encode(levels(GREY, 8), level=98), exact(GREY, 8), lossy=True)
+    for sampling in ("444", "422", "440", "420", "411"):
+        data = imagecodecs.jpeg8_encode(values, level=98, subsampling=sampling)
+        yield Case("JPEG", "YCbCr", 8, data, seen, sampling, lossy=True)
+    data = imagecodecs.jpeg8_encode(values, level=98, outcolorspace="RGB")
+    yield Case("JPEG", "RGB", 8, data, seen, lossy=True)
+    yield Case("JPEG", "RGB, without loss", 8, imagecodecs.jpeg8_encode(values, lossless=True), seen)
+    ink = levels(INK, 8)
+    shown = (1 - ink[..., :3] / 255) * (1 - ink[..., 3:] / 255)
+    for space in ("CMYK", "YCCK"):  # with Adobe's marker, and so with values the other way round
+        data = imagecodecs.jpeg8_encode(255 - ink, level=98, colorspace="CMYK", outcolorspace=space)
+        yield Case("JPEG", space, 8, data, shown, lossy=True)
+        if space == "CMYK":  # browsers take all for Adobe's
+            yield Case("JPEG", "CMYK without Adobe's marker", 8, without_adobe(data), shown, lossy=True)
+    data = imagecodecs.jpeg8_encode(levels(SOFT, 12), level=98, bitspersample=12)
+    yield Case("JPEG", "YCbCr", 12, data, None)
+
+
+def without_adobe(data: bytes) -> bytes:
+    """A JPEG without the marker that says how Adobe's programs write colours."""
+    at = data.index(b"\xff\xee\0\x0eAdobe")
+    return data[:at] + data[at + 16 :]
+
+
+def newer() -> Iterator[Case]:
+    values, seen, alpha = levels(SOFT, 8), exact(SOFT, 8), levels(ALPHA, 8)
+    see_through, faded = np.dstack([values, alpha]), on_white(seen, alpha / 255)
+    grey, grey_seen = levels(GREY, 8), exact(GREY, 8)
+    for lossless in (True, False):
+        how, lossy = ({"lossless": True}, False) if lossless else ({"level": 98}, True)
+        kept = "without loss" if lossless else "with loss"
+        yield Case("WebP", "RGB", 8, imagecodecs.webp_encode(values, **how), seen, kept, lossy)
+        yield Case("WebP", "RGB with alpha", 8, imagecodecs.webp_encode(see_through, **how), faded, kept, lossy)
+    colours = np.random.default_rng(8).integers(0, 256, (256, 3), np.uint8)
+    yield Case("GIF", "palette", 8, imagecodecs.gif_encode(grey, colormap=colours), colours[grey] / 255)
+    for bits in (8, 10, 12):
+        data = imagecodecs.avif_encode(levels(SOFT, bits), level=98, bitspersample=bits)
+        yield Case("AVIF", "RGB", bits, data, seen, lossy=True)
+    yield Case("AVIF", "RGB with alpha", 8, imagecodecs.avif_encode(see_through, level=98), faded, lossy=True)
+    yield Case("AVIF", "grey", 8, imagecodecs.avif_encode(grey, level=98), grey_seen, lossy=True)
+    for bits in (8, 16):
+        for kind, samples, shown in (
+            ("RGB", levels(SOFT, bits), seen),
+            ("RGB with alpha", np.dstack([levels(SOFT, bits), levels(ALPHA, bits)]), faded),
+            ("grey", levels(GREY, bits), grey_seen),
+            ("grey with alpha", np.dstack([levels(GREY, bits), levels(ALPHA, bits)]), on_white(grey_seen, alpha / 255)),
+        ):
+            known = None if (kind, bits) == ("grey with alpha", 16) else shown
+            yield Case("JPEG XL", kind, bits, imagecodecs.jpegxl_encode(samples, lossless=True), known)
+    yield Case("JPEG XL", "RGB, float32", 32, imagecodecs.jpegxl_encode(SOFT.astype(np.float32), lossless=True), seen)
+    yield Case("HEIC", "RGB", 8, heic("RGB", values), seen, lossy=True)
+    yield Case("HEIC", "RGB with alpha", 8, heic("RGBA", see_through), faded, lossy=True)
+    yield Case("HEIC", "grey", 8, heic("L", grey), grey_seen, lossy=True)
+    yield Case("HEIC", "RGB", 10, heic("RGB;16", levels(SOFT, 16)), seen, lossy=True)
+
+
+def heic(mode: str, values: NDArray[Any]) -> bytes:
+    sink = io.BytesIO()
+    pillow_heif.from_bytes(mode, (SIDE, SIDE), values.tobytes()).save(sink, quality=98)
+    return sink.getvalue()

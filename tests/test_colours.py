@@ -20,6 +20,10 @@ ROUNDING = 2.5 / 255
 """A level for each rounding to 8 bits, and one where a premultiplied colour is divided by its alpha in 8 bits."""
 
 
+LOSSY = 20 / 255
+"""What 4:1:1 loses of these pictures' colours, and more; to take values for others makes a hundred levels."""
+
+
 def is_right(case: Case) -> bool:
     """Whether the picture is what a viewer shows; False where it is refused. Fails where it is something else."""
     try:
@@ -28,7 +32,10 @@ def is_right(case: Case) -> bool:
         return False
     assert case.seen is not None, f"{case.kind} has no defined colours and is to be refused"
     np.testing.assert_allclose(
-        found, case.seen, atol=ROUNDING, err_msg=f"{case.container}, {case.kind}, {case.variant}"
+        found,
+        case.seen,
+        atol=LOSSY if case.lossy else ROUNDING,
+        err_msg=f"{case.container}, {case.kind}, {case.variant}",
     )
     return True
 
@@ -60,7 +67,7 @@ def table() -> list[str]:
 
 
 def test_every_picture_is_what_a_viewer_shows_or_refused_and_the_table_in_the_docs_says_which() -> None:
-    said = re.findall(r"^\| (?:BMP|PNG|TIFF) \|.*$", PAGE.read_text(), re.MULTILINE)
+    said = re.findall(r"^\| (?!container)[A-Z].*(?:right|refused).*\|$", PAGE.read_text(), re.MULTILINE)
     assert said == table()
 
 

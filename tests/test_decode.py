@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.decode import PERMANENT, TRANSIENT, BadImage, Picture, decode
@@ -250,6 +250,20 @@ def test_any_colour_model_gives_the_colours_of_its_rgb_conversion(mode: str) -> 
 
 def test_a_cmyk_photograph_has_the_colours_of_the_original() -> None:
     assert np.abs(pixels(hostile.CASES["cmyk.jpg"][1]()) - pixels(PNG)).mean() < 5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_colour_profiles_are_passed_over_as_keras_does(kind: str, tmp_path: Path) -> None:
+    import keras
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()  # in which colours are quite others
+    plain, profiled = (hostile.encode(hostile.picture(), kind, **more) for more in ({}, {"icc_profile": profile}))
+    with Image.open(io.BytesIO(profiled)) as image:
+        assert image.info["icc_profile"] == profile
+    assert np.array_equal(pixels(profiled, 224), pixels(plain, 224))
+    (tmp_path / "image").write_bytes(profiled)
+    expected = keras.utils.load_img(tmp_path / "image", target_size=(224, 224), interpolation="bicubic")
+    assert np.array_equal(pixels(profiled, 224), np.asarray(expected))
 
 
 def test_limits_hold_at_their_edges() -> None:

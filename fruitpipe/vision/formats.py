@@ -11,6 +11,7 @@ from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 from PIL.IcoImagePlugin import IcoFile
 
 from fruitpipe.vision import jpeg_xl
+from fruitpipe.vision.colours import UndefinedColours
 
 EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
@@ -68,7 +69,7 @@ JXL = Library("JXL", "JPEG XL", jxl, "jxl")
 def open_image(data: bytes | memoryview) -> Image.Image:
     """An image of any format, not decoded yet, whatever its size.
 
-    Raises MissingLibrary, and whatever Pillow does.
+    Raises MissingLibrary, UndefinedColours, and whatever Pillow does.
     """
     if data[: len(ICON)] == ICON:
         return open_icon(data)
@@ -79,7 +80,10 @@ def open_image(data: bytes | memoryview) -> Image.Image:
         library.register()
     except ModuleNotFoundError:
         raise MissingLibrary(f"{library.shown} needs a library: pip install 'fruitpipe[{library.extra}]'") from None
-    return Image.open(io.BytesIO(data), formats=(library.format,))
+    image = Image.open(io.BytesIO(data), formats=(library.format,))
+    if library is JXL and image.mode == "LA" and len(image._data) > 2 * image.width * image.height:  # type: ignore[attr-defined]
+        raise UndefinedColours("grey with alpha of 16 bits, which the library for JPEG XL takes for 8")
+    return image
 
 
 def library_of(data: bytes | memoryview) -> Library | None:
