@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
+from fruitpipe.redaction import without_secrets
 from fruitpipe.vision.colours import UndefinedColours, to_rgb
 from fruitpipe.vision.metadata import turn, without_metadata
 from fruitpipe.vision.preprocess import preprocess
@@ -38,7 +39,7 @@ class BadImage(Exception):
     """Raised for an image that cannot become a feature, with a status of TRANSIENT or PERMANENT."""
 
     def __init__(self, status: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self.status = status
 
 
