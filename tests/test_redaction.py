@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +22,9 @@ from PIL import Image
 from s3 import options
 from test_metrics import free_port
 
-from fruitpipe.objects.clients import Credentials
+from fruitpipe.config import S3Config
+from fruitpipe.objects.clients import Credentials, botocore_client
+from fruitpipe.objects.place import Place
 from fruitpipe.redaction import without_secrets
 
 NAMES = "s3://photos/images of AKIAIOSFODNN7EXAMPLE in eu-west-3"
@@ -145,19 +149,22 @@ def test_files_that_cannot_be_read_are_no_obstacle(tmp_path: Path, monkeypatch: 
     assert without_secrets("a message") == "a message"
 
 
-def test_keys_that_a_service_gave_are_known(
-    variables: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as those of a role: neither the environment nor a file has them."""
-    given = {"Version": 1, "AccessKeyId": "ASIAX", "SecretAccessKey": secret("a"), "SessionToken": secret("b")}
-    (tmp_path / "given.json").write_text(json.dumps(given))
-    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {tmp_path}/given.json\n")
-    for name, value in (variables | {"AWS_CONFIG_FILE": str(tmp_path / "config")}).items():
-        monkeypatch.setenv(name, value)
+def test_keys_that_a_service_gave_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of a role: neither the environment nor a file has them, and each session gets others."""
+    given = '{{"Version": 1, "AccessKeyId": "ASIAX", "SecretAccessKey": "{}", "SessionToken": "{}"}}'
+    for number in (1, 2):
+        (tmp_path / f"given-{number}").write_text(given.format(secret(f"key {number}"), secret(f"token {number}")))
+    (tmp_path / "give").write_text(f"cd {tmp_path}; mv given-1 given && cat given || cat given-2\n")
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = sh {tmp_path}/give\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    assert secret("a") in without_secrets(secret("a"))
-    assert Credentials()()["access_key_id"] == "ASIAX"
-    assert without_secrets(f"{secret('a')}, {secret('b')}") == "***, ***"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with Proxy("http://127.0.0.1:9", rewrite=lambda *_: Response(200)) as proxy:
+        Credentials()()
+        botocore_client(Place("s3", "photos", proxy.endpoint, "eu-west-3", S3Config())).head_bucket(Bucket="photos")
+    told = without_secrets(f"{secret('key 1')}, {secret('token 1')}, {secret('token 2')}, {secret('token 3')}")
+    assert told == f"***, ***, ***, {secret('token 3')}"
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("plan",), ("doctor",), ("doctor", "--json")], ids=" ".join)
@@ -179,7 +186,7 @@ def test_a_session_token_with_a_line_end(
 @pytest.mark.parametrize("kind", HELD)
 def test_a_secret_at_which_a_message_is_cut(kind: str, variables: Mapping[str, str], tmp_path: Path) -> None:
     """By a program that gives credentials and says too much where it fails."""
-    (tmp_path / "said").write_text("x" * 210 + HELD[kind].replace("\n", ""))
+    (tmp_path / "said").write_text("x" * 233 + HELD[kind].replace("\n", ""))
     (tmp_path / "config").write_text(f"[profile x]\ncredential_process = sh -c 'cat {tmp_path}/said >&2; exit 1'\n")
     profile = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "x"}
     line = one_line_error(fruitpipe("plan", "s3://photos/images", tmp_path, code=2, variables=variables | profile))
@@ -387,3 +394,39 @@ def test_a_secret_that_java_repeats(leaky: Path, failed: Mapping[str, str], monk
     process("run", leaky / "images", leaky / "unstarted", *OPTIONS, code=1)
     kept = (leaky / "cache" / "spark" / "failed-start.log").read_text()
     assert "Picked up JAVA_TOOL_OPTIONS: -Dhttps.proxyPassword=***\n" in kept
+
+
+TASK = """
+import logging, sys
+from pathlib import Path
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.spark.cluster import cluster
+folder, said = Path(sys.argv[1]), Path(sys.argv[1], "said").read_text()
+def task(number):
+    logging.warning("a warning: %s", said)
+    try:
+        raise ValueError(said)
+    except ValueError as error:
+        raise FruitpipeError("an error of ours") from error
+with cluster(SparkConfig(master="local[1]"), Environment.read(), folder / "spark.log") as spark:
+    try:
+        spark.map(task, 1)
+    except FruitpipeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_secret_in_spark_s_log(variables: Mapping[str, str], tmp_path: Path) -> None:
+    """As that of a pod, which nobody filters afterwards."""
+    (tmp_path / "said").write_text(SAID)
+    done = subprocess.run(
+        [sys.executable, "-c", TASK, tmp_path], capture_output=True, text=True, check=False, env=variables
+    )
+    assert done.stdout == "an error of ours\n", done.stderr
+    log = (tmp_path / "spark.log").read_text()
+    assert f"a warning: {NAMES}" in log
+    assert f"ValueError: {NAMES}" in log
+    for kind in TEXTS:
+        require_hidden(kind, log)

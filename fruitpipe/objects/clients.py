@@ -32,7 +32,7 @@ AT_FIRST = 2
 """Retries of the first request, where a typo is likelier than a fault."""
 LATER = 30
 """Retries once a store has answered: two to three minutes, as a restarted server needs."""
-SENDABLE = re.compile("[!-~]+")
+SENDABLE = re.compile("[!-~]*")
 """What a header may hold, and therefore a key."""
 making = threading.Lock()
 """A client takes a tenth of a second and asks for credentials: threads that want the same at one time get one."""
@@ -108,7 +108,7 @@ class Credentials:
         if not SENDABLE.fullmatch(f"{self._last.access_key}{self._last.token or ''}"):
             raise UserError(
                 f"the access key or session token (from {self._credentials.method}) has a line end, or another "
-                "character that neither may have: set it again without."
+                "character that neither may have: set it again without it."
             )
 
     def __call__(self) -> S3Credential:
