@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 
+from fruitpipe.redaction import without_secrets
+
 
 class FruitpipeError(Exception):
     """A failure with a readable cause; the CLI prints it as one line and exits with `exit_code`."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """Whatever others said of it, the message holds no secrets."""
+        super().__init__(without_secrets(message))
 
 
 class UserError(FruitpipeError):

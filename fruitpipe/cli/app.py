@@ -35,6 +35,7 @@ from fruitpipe.cli.options import (
     direct_options,
 )
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
+from fruitpipe.redaction import redact_output
 from fruitpipe.units import size
 
 app = typer.Typer(
@@ -50,16 +51,16 @@ VERBOSE = ("--verbose", "-v")
 def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
     signal.signal(signal.SIGTERM, on_sigterm)
+    redact_output()
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
         give_up("stopped.", Interrupted.exit_code)
     except Exception as error:  # noqa: BLE001 - whatever ends a command leaves one line
-        reason = str(error) if isinstance(error, FruitpipeError) else in_words(error)
-        code = error.exit_code if isinstance(error, FruitpipeError) else FruitpipeError.exit_code
-        if code == FruitpipeError.exit_code and any(option in sys.argv for option in VERBOSE):
+        failure = error if isinstance(error, FruitpipeError) else FruitpipeError(in_words(error))
+        if failure.exit_code == FruitpipeError.exit_code and any(option in sys.argv for option in VERBOSE):
             traceback.print_exception(error)
-        give_up(reason, code)
+        give_up(str(failure), failure.exit_code)
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Environment variables, read here and nowhere else."""
+"""Environment variables, read here and nowhere else, but for `redaction`, which looks for secrets in all of them."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ request alike. botocore renews them by itself; clients ask it again every few se
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import threading
 from contextlib import suppress
@@ -19,6 +20,7 @@ from fruitpipe.config import Environment, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects.error_messages import no_credentials
 from fruitpipe.objects.place import Place
+from fruitpipe.redaction import remember
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -30,6 +32,8 @@ AT_FIRST = 2
 """Retries of the first request, where a typo is likelier than a fault."""
 LATER = 30
 """Retries once a store has answered: two to three minutes, as a restarted server needs."""
+SENDABLE = re.compile("[!-~]*")
+"""What a header may hold, and therefore a key."""
 making = threading.Lock()
 """A client takes a tenth of a second and asks for credentials: threads that want the same at one time get one."""
 
@@ -101,11 +105,17 @@ class Credentials:
                 "no AWS credentials: log in (`aws sso login`), set AWS_PROFILE, or give this machine or pod a role. "
                 "`fruitpipe doctor` says what was looked at."
             )
+        if not SENDABLE.fullmatch(f"{self._last.access_key}{self._last.token or ''}"):
+            raise UserError(
+                f"the access key or session token (from {self._credentials.method}) has a line end, or another "
+                "character that neither may have: set it again without it."
+            )
 
     def __call__(self) -> S3Credential:
         # botocore renews ten minutes before the end. Until then the last ones will do, if who gives them is away.
         with suppress(Exception):
             self._last = self._credentials.get_frozen_credentials()
+        remember(self._last.secret_key, self._last.token)
         return {
             "access_key_id": self._last.access_key,
             "secret_access_key": self._last.secret_key,
@@ -117,7 +127,15 @@ class Credentials:
 def session() -> Any:
     import botocore.session
 
-    return botocore.session.Session()
+    made = botocore.session.Session()
+    made.register("before-send", remember_token)
+    return made
+
+
+def remember_token(request: Any, **_: Any) -> None:
+    """Each session has one of its own where they come from a role."""
+    token = request.headers.get("X-Amz-Security-Token")
+    remember(token.decode() if isinstance(token, bytes) else token)
 
 
 def botocore_client(place: Place, retries: int = LATER) -> Any:

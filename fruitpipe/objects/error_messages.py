@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fruitpipe.config import Environment
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.redaction import without_secrets
 
 if TYPE_CHECKING:
     from fruitpipe.objects.place import Place
@@ -204,5 +205,5 @@ def no_credentials(error: BaseException) -> UserError:
 
 
 def one_line(text: str) -> str:
-    """The first line, without what the server said in XML."""
-    return re.sub(r"<\?xml.*", "", text.strip().partition("\n")[0])[:300].rstrip(" :.")
+    """The first line, without secrets and without what the server said in XML."""
+    return re.sub(r"<\?xml.*", "", without_secrets(text).strip().partition("\n")[0])[:300].rstrip(" :.")

@@ -24,6 +24,7 @@ from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
+from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import Outcome
 from fruitpipe.sinks import Sink, open_sinks
 from fruitpipe.source import Reader
@@ -135,7 +136,8 @@ class Job:
             try:
                 sink.abort()
             except Exception as error:  # noqa: BLE001 - why the run ended is what has to be told
-                self.reporter.note(f"{type(sink).__name__} could not drop what it has written: {error}")
+                said = without_secrets(str(error))
+                self.reporter.note(f"{type(sink).__name__} could not drop what it has written: {said}")
         outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
         try:
             self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())

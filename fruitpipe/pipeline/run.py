@@ -23,6 +23,7 @@ from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
+from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
 from fruitpipe.result.report import render
 from fruitpipe.result.runs import Run, point_latest
@@ -132,7 +133,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
     model = job.reused or stages.make_model(job, pca, images, errors)
     records = records_of(further, Context(job, model, parts))
     with job.reporter.stage("publish"):
-        manifest = Manifest(
+        made = Manifest(
             layout=layout.VERSION,
             run=job.id,
             started=job.started,
@@ -153,6 +154,8 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             versions=versions(),
             **records,
         )
+        # Stages of others may say anything.
+        manifest = Manifest.read(without_secrets(made.model_dump_json()).encode())
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
         lease.require_held()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import resource
 import subprocess
@@ -22,6 +23,7 @@ from pyspark.java_gateway import launch_gateway
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError
+from fruitpipe.redaction import redact_output, redacted_tracebacks, without_secrets
 from fruitpipe.spark.failures import ATTEMPTS, cause_of, cause_of_start
 from fruitpipe.spark.java import class_archive, find_java
 
@@ -94,8 +96,10 @@ class Cluster:
         group = f"fruitpipe-{uuid4().hex}"
 
         def each(number: int, _: Iterable[int]) -> Iterator[None]:
-            first()
-            finished.add([(number, task(number), peak_memory())])
+            redact_output()
+            with redacted_tracebacks():
+                first()
+                finished.add([(number, task(number), peak_memory())])
             return iter(())
 
         def run() -> None:
@@ -186,8 +190,8 @@ def cluster(
         running.warm_up()
         yield running
         return
-    with log.open("ab") as noise:
-        context, process = start(config, environment, sys.stderr.fileno() if verbose else noise, log)
+    with shown() if verbose else log.open("ab") as noise:
+        context, process = start(config, environment, noise, log)
         try:
             started = Cluster(context, first)
             started.warm_up()
@@ -196,8 +200,27 @@ def cluster(
             stop(context, process)
 
 
+@contextmanager
+def shown() -> Iterator[IO[bytes]]:
+    """A file whose lines come to standard error, without secrets, while programs that were given it write to it."""
+    (reading, writing), screen = os.pipe(), sys.stderr.fileno()
+
+    def show() -> None:
+        with os.fdopen(reading, errors="replace") as lines:
+            for line in lines:
+                os.write(screen, without_secrets(line).encode())
+
+    thread = threading.Thread(target=show, name="spark-messages", daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(writing, "wb") as file:
+            yield file
+    finally:
+        thread.join(1)
+
+
 def start(
-    config: SparkConfig, environment: Environment, noise: IO[bytes] | int, log: Path
+    config: SparkConfig, environment: Environment, noise: IO[bytes], log: Path
 ) -> tuple[SparkContext, subprocess.Popen[bytes] | None]:
     """The embedded Spark and its JVM. Raises UserError and FruitpipeError."""
     java = find_java(environment)
@@ -217,7 +240,7 @@ def start(
 
 def not_started(error: Exception, log: Path, environment: Environment) -> FruitpipeError:
     """Why, and where all that Spark wrote is kept."""
-    said = log.read_text(errors="replace") if log.exists() else ""
+    said = without_secrets(log.read_text(errors="replace")) if log.exists() else ""
     reason = f"Spark did not start: {(cause_of_start(said) or str(error)).rstrip('.')}."
     if not said:  # as with --verbose, which has shown all of it
         return FruitpipeError(reason)

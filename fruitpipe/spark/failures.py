@@ -9,6 +9,7 @@ from py4j.protocol import Py4JJavaError, Py4JNetworkError
 
 from fruitpipe import errors
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.redaction import without_secrets
 
 ATTEMPTS = 4
 """Of each task."""
@@ -53,7 +54,7 @@ def cause_of(error: BaseException) -> BaseException:
         )
     if not isinstance(error, Py4JJavaError):
         return error
-    text = str(error)
+    text = without_secrets(str(error))
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
     if KILLED.search(text):

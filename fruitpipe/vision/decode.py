@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
+from fruitpipe.redaction import without_secrets
 from fruitpipe.vision.colours import UndefinedColours, to_rgb
 from fruitpipe.vision.formats import TIFF, MissingLibrary, largest, open_image, stated_size
 from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
@@ -36,7 +37,7 @@ class BadImage(Exception):
     """Raised for an image that cannot become a feature, with a status of TRANSIENT or PERMANENT."""
 
     def __init__(self, status: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self.status = status
 
 
