@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fruitpipe import config as configs
+from fruitpipe import streams
 from fruitpipe.cli.options import (
     AsJson,
     Backbone,
@@ -48,6 +49,7 @@ VERBOSE = ("--verbose", "-v")
 
 def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
+    streams.fill()
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         app(standalone_mode=True)
@@ -65,7 +67,7 @@ def main() -> NoReturn:
 def give_up(reason: str, code: int) -> NoReturn:
     """Say why on standard error and, in a pod, where Kubernetes looks for it, which takes 4 KiB."""
     for line in reason.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        streams.say(f"error: {line}", sys.stderr)
     if log := configs.Environment.read().termination_log:
         log.write_bytes(reason.encode()[:4096])
     sys.exit(code)

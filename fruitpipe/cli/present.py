@@ -15,6 +15,7 @@ from fruitpipe.config import Config
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.manifest import Manifest, ModelFacts, Summary
 from fruitpipe.result.runs import Run, RunRow
+from fruitpipe.streams import is_terminal
 from fruitpipe.units import duration, in_kinds, size
 
 MOST_LABELS = 5
@@ -41,7 +42,7 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+    Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
 
 
 def facts_of(run: Run) -> dict[str, Any]:

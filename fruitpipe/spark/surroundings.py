@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pyspark
 
-from fruitpipe.config import Environment, SparkConfig
-
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 """How variables begin that are meant for another Spark, and could lead this one to its settings, jars and servers."""
 KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
@@ -19,25 +17,12 @@ KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
 OURS = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
 
 
-def is_embedded(config: SparkConfig, environment: Environment) -> bool:
-    """Whether a run would start a Spark of its own on this machine."""
-    return (
-        not environment.submitted
-        and pyspark.SparkContext._active_spark_context is None
-        and config.master.startswith("local")
-    )
-
-
 @contextmanager
-def own_environment(config: SparkConfig, environment: Environment) -> Iterator[str]:
-    """Hide what is meant for another Spark from an embedded one; gives a sentence that names it, empty for nothing.
+def own_environment() -> Iterator[str]:
+    """Hide what is meant for another Spark from one that starts; gives a sentence that names it, empty for nothing.
 
-    Enter it before there are other threads: the environment is the process's.
+    The environment is the process's: nobody else may start a Spark meanwhile.
     """
-    if not is_embedded(config, environment):
-        yield ""
-        return
-    leave_deleted_folder()
     before = {name: value for name, value in os.environ.items() if is_foreign(name)}
     hide()
     os.environ.update(OURS)
