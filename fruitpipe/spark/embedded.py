@@ -18,9 +18,9 @@ from pyspark.java_gateway import launch_gateway
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.spark.failures import ATTEMPTS, cause_of_start
+from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, java_says
 from fruitpipe.spark.java import class_archive, find_java
-from fruitpipe.spark.surroundings import own_environment
+from fruitpipe.spark.surroundings import is_nameless, own_environment
 from fruitpipe.streams import descriptor
 
 WORKERS = {
@@ -129,8 +129,9 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
             gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
             context = SparkContext(conf=conf, gateway=gateway)
     except Exception as error:
+        failure = not_started(error, log, environment)  # asks the JVM
         forget(gateway, before)
-        raise not_started(error, log, environment) from error
+        raise failure from error
     context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
     hush(context)
     context.setLogLevel("WARN")
@@ -140,7 +141,8 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
 def not_started(error: Exception, log: Path, environment: Environment) -> FruitpipeError:
     """Why, and where all that Spark wrote is kept."""
     said = log.read_text(errors="replace") if log.exists() else ""
-    reason = f"Spark did not start: {(cause_of_start(said) or str(error)).rstrip('.')}."
+    told = java_says(error) or said
+    reason = f"Spark did not start: {(cause_of_start(told) or str(error)).rstrip('.')}."
     if not said:  # as with --verbose, which has shown all of it
         return FruitpipeError(reason)
     kept = environment.cache / "spark" / "failed-start.log"
@@ -197,5 +199,7 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path) ->
         "spark.ui.showConsoleProgress": "false",
         # TCP on loopback waits for delayed acknowledgements at each task: twice the cost of a Unix socket.
         "spark.python.unix.domain.socket.enabled": "true",
+        # For Java packages, of which there are none; but Spark asks for the place, by default in Java's home.
+        **({"spark.jars.ivy": str(environment.cache / "ivy")} if is_nameless() else {}),
         **{f"spark.executorEnv.{name}": value for name, value in WORKERS.items()},
     }

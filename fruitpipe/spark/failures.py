@@ -81,9 +81,14 @@ def cause_of(error: Exception) -> Exception:
         return FruitpipeError(
             "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue."
         )
+    return cause_in(text) if (text := java_says(error)) else error
+
+
+def java_says(error: Exception) -> str:
+    """What Java says of an exception of its own, its causes included; empty for others."""
     if isinstance(error, CapturedException):  # as which PySpark raises some of them once there is a SparkSession
-        return cause_in(f"{error._desc}\n{error._stackTrace}")
-    return cause_in(str(error)) if isinstance(error, Py4JJavaError) else error
+        return f"{error._desc}\n{error._stackTrace}"
+    return str(error).partition("\n: ")[2] if isinstance(error, Py4JJavaError) else ""
 
 
 def cause_in(text: str) -> FruitpipeError:
@@ -105,7 +110,7 @@ def cause_in(text: str) -> FruitpipeError:
     for pattern, words in UNFIT.items():
         if match := re.search(pattern, quoted[-1] if quoted else text):
             return UserError(f"{words.format(*match.groups())}{OTHER_PYTHON}.")
-    causes = quoted or re.findall(r"^(?:Caused by)?: (\S.*)$", text, re.MULTILINE)
+    causes = quoted or re.findall(r"^Caused by: (.+)$", text, re.MULTILINE)
     cause = causes[-1] if causes else text.strip().splitlines()[0]
     name, _, message = cause.partition(": ")
     if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,20 +24,28 @@ def own_environment() -> Iterator[str]:
 
     The environment is the process's: nobody else may start a Spark meanwhile.
     """
-    before = {name: value for name, value in os.environ.items() if is_foreign(name)}
-    hide()
+    before = {name: value for name, value in os.environ.items() if name.startswith(FOREIGN)}
+    hidden = [name for name, value in before.items() if is_foreign(name) and not is_this(name, value)]
+    for name in filter(is_foreign, before):
+        del os.environ[name]
     os.environ.update(OURS)
+    if is_nameless():
+        os.environ.setdefault("SPARK_USER", f"user{os.getuid()}")
     try:
-        hidden = sorted(name for name, value in before.items() if not is_this(name, value))
-        yield f"left aside, as they are for another Spark: {', '.join(hidden)}" if hidden else ""
+        yield f"left aside, as they are for another Spark: {', '.join(sorted(hidden))}" if hidden else ""
     finally:
-        hide()  # PySpark has set some of its own meanwhile
+        for name in [name for name in os.environ if name.startswith(FOREIGN)]:  # PySpark has set some meanwhile
+            del os.environ[name]
         os.environ.update(before)
 
 
-def hide() -> None:
-    for name in filter(is_foreign, list(os.environ)):
-        del os.environ[name]
+def is_nameless() -> bool:
+    """Whether this user is a number only, as in some containers: Java then knows neither a name nor a home."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return True
+    return False
 
 
 def is_foreign(name: str) -> bool:
