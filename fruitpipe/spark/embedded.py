@@ -18,7 +18,7 @@ from pyspark.java_gateway import launch_gateway
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, java_says
+from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, is_stopped, java_says
 from fruitpipe.spark.java import class_archive, find_java
 from fruitpipe.spark.surroundings import is_nameless, own_environment
 from fruitpipe.streams import descriptor
@@ -96,7 +96,7 @@ def theirs(environment: Environment) -> SparkContext | None:
     else:
         return None
     try:
-        stopped = cast(Any, context)._jsc.sc().isStopped()
+        stopped = is_stopped(context)
     except (Py4JError, OSError) as error:
         raise UserError(
             "the Spark session of this process has lost its JVM, which died or was killed: restart Python, in a "

@@ -6,9 +6,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from py4j.protocol import Py4JJavaError, Py4JNetworkError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark import SparkContext
 from pyspark.errors.exceptions.captured import CapturedException
 
@@ -49,7 +50,6 @@ KNOWN = {
 """Causes that a user can do something about, by what Spark, Java and the system say of them."""
 
 
-STOPPED = re.compile(r"SparkContext (?:was|has been) shut ?down|(?:stopped|shutdown) SparkContext")
 OTHER_PYTHON = f"set PYSPARK_PYTHON before the session starts, to a Python that has it all, such as {sys.executable}"
 UNFIT = {
     r"ModuleNotFoundError: No module named '([^']+)'": "Spark's Python workers have no module {0}: install fruitpipe, "
@@ -68,11 +68,22 @@ def explained(context: SparkContext) -> Iterator[None]:
     except FruitpipeError:
         raise
     except Exception as error:
-        stopped = getattr(context, "_jsc", None) is None  # by SparkContext.stop()
-        cause = session_stopped() if stopped else cause_of(error)
+        cause = cause_of(error)
+        with suppress(Py4JError, OSError):  # the JVM is dead, as `cause` says
+            if is_stopped(context):  # what Java says meanwhile depends on how far that has come
+                cause = FruitpipeError(
+                    "Spark was stopped during the run, by its stop() or by its cluster. What was computed is kept: run "
+                    "again to continue."
+                )
         if cause is error:
             raise
         raise cause from error
+
+
+def is_stopped(context: SparkContext) -> bool:
+    """Whether Spark was stopped, in Python or in its JVM. Raises Py4JError and OSError where the JVM is dead."""
+    running: Any = context._jsc
+    return running is None or bool(running.sc().isStopped())
 
 
 def cause_of(error: Exception) -> Exception:
@@ -93,8 +104,6 @@ def java_says(error: Exception) -> str:
 
 def cause_in(text: str) -> FruitpipeError:
     """The cause of a failed job, of what Java says."""
-    if STOPPED.search(text):
-        return session_stopped()
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
     attempts = match[1] if (match := re.search(r"failed (\d+) times", text)) else "1"
@@ -116,13 +125,6 @@ def cause_in(text: str) -> FruitpipeError:
     if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
         return (kind or UserError)(message)
     return FruitpipeError(f"a Spark task failed {times}: {cause[:500]}. What was computed is kept.")
-
-
-def session_stopped() -> FruitpipeError:
-    return FruitpipeError(
-        "Spark was stopped during the run, by its stop() or by its cluster. What was computed is kept: run again to "
-        "continue."
-    )
 
 
 def cause_of_start(log: str) -> str:
