@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product, takewhile
 from pathlib import Path
-from typing import NamedTuple, TextIO, cast
+from typing import NamedTuple, TextIO
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
@@ -121,8 +121,10 @@ def remember(*secrets: str | None) -> None:
 
 def redact_output() -> None:
     """From now on, take secrets out of all that Python writes to standard output and standard error."""
-    if not isinstance(sys.stderr, Redacted):
-        sys.stdout, sys.stderr = (cast(TextIO, Redacted(stream)) for stream in (sys.stdout, sys.stderr))
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Redacted):
+            setattr(sys, name, Redacted(stream))
 
 
 @contextmanager

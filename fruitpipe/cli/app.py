@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fruitpipe import config as configs
+from fruitpipe import streams
 from fruitpipe.cli.options import (
     AsJson,
     Backbone,
@@ -50,6 +51,7 @@ VERBOSE = ("--verbose", "-v")
 
 def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
+    streams.fill()
     signal.signal(signal.SIGTERM, on_sigterm)
     redact_output()
     try:
@@ -67,7 +69,7 @@ def main() -> NoReturn:
 def give_up(reason: str, code: int) -> NoReturn:
     """Say why on standard error and, in a pod, where Kubernetes looks for it, which takes 4 KiB."""
     for line in reason.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        streams.say(f"error: {line}", sys.stderr)
     if log := configs.Environment.read().termination_log:
         log.write_bytes(reason.encode()[:4096])
     sys.exit(code)
@@ -231,7 +233,7 @@ def transform(
     others: Counter[str] = Counter()
     counts = transform_folder(model, images, out, config.labels, config.s3, config.backbone, others)
     if others:
-        print(passed_over(others), file=sys.stderr)
+        streams.say(passed_over(others), sys.stderr)
     if as_json:
         print_json(counts)
         return

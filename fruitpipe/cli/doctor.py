@@ -31,7 +31,7 @@ from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.spark.java import find_java, java_version
-from fruitpipe.spark.surroundings import own_environment
+from fruitpipe.spark.surroundings import leave_deleted_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
@@ -136,13 +136,13 @@ def weights(config: Config, environment: Environment) -> str:
 
 
 def spark(config: Config, environment: Environment) -> str:
+    leave_deleted_folder()
     with (
         tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-        own_environment(config.spark, environment) as aside,
         cluster(config.spark, environment, Path(folder, "spark.log")) as started,
     ):
         runs = f"{config.spark.master} starts and runs tasks, {started.slots} at once"
-        return "; ".join(filter(None, [runs, aside]))
+        return "; ".join(filter(None, [runs, started.note]))
 
 
 def diagnose_bucket(url: str, config: Config) -> Iterator[Finding]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +11,10 @@ from rich.table import Table
 
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
-from fruitpipe.numeric.pca import components_for
-from fruitpipe.result.manifest import Manifest, ModelFacts, Summary
+from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
-from fruitpipe.units import duration, in_kinds, size
-
-MOST_LABELS = 5
+from fruitpipe.streams import is_terminal
+from fruitpipe.units import duration, size
 
 
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
@@ -41,7 +38,7 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+    Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -80,20 +77,7 @@ def print_outcome(run: Run) -> None:
 
 def print_plan(summary: Summary, config: Config) -> None:
     """Print a plan."""
-    labels = ", ".join(f"{name} {count}" for name, count in list(summary.labels.items())[:MOST_LABELS])
-    more = f", … {len(summary.labels)} in all" if len(summary.labels) > MOST_LABELS else ""
-    rows = {
-        "images": f"{summary.images}, {size(summary.bytes)}",
-        "labels": f"{labels}{more}" if labels else "none",
-        "new": summary.new,
-        "changed": summary.changed,
-        "to retry": summary.retried,
-        "known": summary.known,
-        "known bad": summary.known_failed,
-        "gone": summary.gone,
-        "no images": in_kinds(summary.passed_over) or 0,
-    }
-    print_rows(rows.items())
+    print_rows(summary.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
     print(
         f"\na run would featurize {summary.todo} images with {config.backbone}, then "
@@ -114,51 +98,13 @@ def print_runs(rows: Iterable[RunRow]) -> None:
 
 def print_run(run: Run) -> None:
     """Print a published run: counts, model, times, places."""
-    manifest = run.manifest
-    counts, plan, backbone = manifest.counts, manifest.plan, manifest.backbone
-    rows: dict[str, object] = {
-        "run": manifest.run,
-        "started": f"{manifest.started:%Y-%m-%d %H:%M:%S} UTC",
-        "input": ", ".join(manifest.config.inputs),
-        "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
-        "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, {plan.gone} gone",
-        "labels": len(counts.by_label),
-        "backbone": f"{backbone.name}, {backbone.dimension} features ({backbone.layer}), run by {backbone.engine}",
-        **reduction(manifest.model),
-    }
-    if drift := manifest.drift:
-        rows["drift"] = (
-            f"{drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
-            f"{drift.reconstruction_error:.3g} ({drift.fit_reconstruction_error:.3g} at the fit)"
-        )
-    for record in manifest.records.values():
-        rows[record.label] = record.note
-        for name, *values in record.rows:
-            rows[f"  {name}"] = ", ".join(values)
-    rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in manifest.timings.items())
-    if manifest.images_per_second:
-        rows["speed"] = f"{manifest.images_per_second:.0f} img/s"
-    rows |= {"vectors": run.vectors, "model at": run.path("model"), "report": run.path("report.html")}
-    print_rows(rows.items())
-    print_notes(manifest)
+    print_rows(run.in_rows().items())
+    print_notes(run.manifest)
 
 
 def print_notes(manifest: Manifest) -> None:
     for warning in manifest.warnings:
         print(f"note: {warning}.")
-
-
-def reduction(model: ModelFacts) -> dict[str, str]:
-    """Rows about the PCA."""
-    if model.explained is None:
-        return {"model": f"no PCA: vectors are the {model.components} features"}
-    cumulative = list(accumulate(model.explained_variance_ratio))
-    needed = {share: min(components_for(cumulative, share), len(cumulative)) for share in (0.90, 0.95, 0.99)}
-    return {
-        "model": f"fitted by {model.fitted_by} on {model.images} images",
-        "components": f"{model.components}, {model.explained:.2%} of the variance",
-        "k for": ", ".join(f"{share:.0%}: {k}" for share, k in needed.items()),
-    }
 
 
 def print_backbones(rows: Iterable[Listed]) -> None:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fruitpipe.errors import UserError
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -13,10 +15,10 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class Environment:
     """The environment variables that fruitpipe uses, read together."""
 
-    cache: Path
-    """Where converted backbones and Spark's class archive are kept."""
-    keras_home: Path
-    """Where Keras keeps downloaded weights."""
+    home: Path | None
+    """The user's folder; None for users without one, such as a uid that has no name."""
+    cache_folder: Path | None
+    keras_folder: Path | None
     java_home: Path | None
     submitted: bool
     """Whether spark-submit started this process, and with it Spark."""
@@ -37,10 +39,10 @@ class Environment:
     @classmethod
     def read(cls) -> Environment:
         home = os.environ
-        cache = home.get("FRUITPIPE_CACHE") or Path(home.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fruitpipe"
         return cls(
-            cache=Path(cache),
-            keras_home=Path(home.get("KERAS_HOME") or Path.home() / ".keras"),
+            home=home_folder(),
+            cache_folder=folder("FRUITPIPE_CACHE") or folder("XDG_CACHE_HOME", "fruitpipe"),
+            keras_folder=folder("KERAS_HOME"),
             java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
             submitted="PYSPARK_GATEWAY_PORT" in home,
             worker="SPARK_REUSE_WORKER" in home,
@@ -51,3 +53,31 @@ class Environment:
             account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,
             revision=home.get("FRUITPIPE_REVISION") or None,
         )
+
+    @property
+    def cache(self) -> Path:
+        """Where converted backbones and Spark's class archive are kept. Raises UserError where nobody says."""
+        if self.cache_folder:
+            return self.cache_folder
+        if self.home is None:
+            raise UserError(
+                f"user {os.getuid()} has no home folder: set FRUITPIPE_CACHE to a folder for converted networks."
+            )
+        return self.home / ".cache" / "fruitpipe"
+
+    @property
+    def keras_home(self) -> Path:
+        """Where Keras keeps downloaded weights. Raises UserError as `cache` does."""
+        return self.keras_folder or (self.home / ".keras" if self.home else self.cache / "keras")
+
+
+def folder(name: str, *within: str) -> Path | None:
+    """The folder that a variable names."""
+    return Path(os.environ[name], *within) if os.environ.get(name) else None
+
+
+def home_folder() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None

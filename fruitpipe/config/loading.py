@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fruitpipe.errors import UserError
 
 def load_config(
     path: str | os.PathLike[str] | None = None,
-    assignments: Sequence[str] = (),
+    assignments: str | Iterable[str] = (),
     **values: Any,
 ) -> Config:
     """Merge defaults, a YAML file, `key=value` assignments and keyword values, later ones winning.
@@ -35,7 +35,7 @@ def load_config(
     """
     tree, lines = read_yaml(Path(path)) if path else ({}, {})
     mistakes: list[Mistake] = []
-    for assignment in assignments:
+    for assignment in [assignments] if isinstance(assignments, str) else assignments:
         try:
             key, value = parse_assignment(assignment)
         except ValueError as error:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fruitpipe.config.secrets import secret_free
 
 SCHEMES = ("s3", "gs", "az", "file")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+def text_of(value: Any) -> Any:
+    """A path of any kind as text; anything else as it is. Raises ValueError for a URL that was made a path."""
+    if not isinstance(value, os.PathLike):
+        return value
+    text = os.fspath(value)
+    if isinstance(text, str) and re.match(r"\w+:/[^/]", text):
+        raise ValueError("give a URL as text: a Path takes a slash out of it")
+    return text
+
+
+def listed(value: Any) -> Any:
+    """Several places as a list, whatever holds them; one place as it is."""
+    one = isinstance(value, str | bytes | os.PathLike | Mapping) or not isinstance(value, Iterable)
+    return value if one else list(value)
 
 
 def location(url: str) -> str:

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from fruitpipe.config.families import BACKBONE_KEYS, backbone_name, find_family, names_schema
 from fruitpipe.config.formats import FormatSchema, format_name
 from fruitpipe.config.names import RECORDED
-from fruitpipe.config.places import location
+from fruitpipe.config.places import listed, location, text_of
 from fruitpipe.config.presets import PRESETS, keys_of, overlaid, preset_name
 from fruitpipe.config.secrets import secret_free
 from fruitpipe.config.weights import WEIGHTS, is_saved_model, weights_name
@@ -39,10 +39,13 @@ class NamesSchema:
 
 
 BackboneName = Annotated[str, AfterValidator(backbone_name), NamesSchema()]
-Weights = Annotated[str, AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})]
+Weights = Annotated[
+    str, BeforeValidator(text_of), AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})
+]
 PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type": "string", "enum": list(PRESETS)})]
 Text = Annotated[str, StringConstraints(min_length=1)]
-Location = Annotated[Text, AfterValidator(location)]
+File = Annotated[Text, BeforeValidator(text_of)]
+Location = Annotated[File, AfterValidator(location)]
 ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
 TAGS = {ONE, SEVERAL, WORD, MAPPING}
 """Which of the forms a value has; no part of a key."""
@@ -170,7 +173,7 @@ class S3Config(Section):
     """Bucket in the path of a URL instead of its host name. By default for every endpoint but AWS."""
     allow_http: bool = False
     """Accept an endpoint without TLS."""
-    ca_file: Text | None = None
+    ca_file: File | None = None
     """PEM file of the authority that signed the endpoint's certificate."""
     requester_pays: bool = False
     """Pay for requests to others' buckets."""
@@ -202,6 +205,7 @@ class Config(Section):
     input: Annotated[
         Annotated[Location, Tag(ONE)] | Annotated[list[Location], Field(min_length=1), Tag(SEVERAL)],
         Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+        BeforeValidator(listed),
     ]
     """Images: a folder, searched recursively, a glob, or a list of them (Parquet, CSV, JSON lines, text, S3 Inventory);
     on disk or as s3://bucket/folder. Several as a list."""

@@ -23,7 +23,11 @@ _silencing = threading.Lock()
 def silence() -> Iterator[None]:
     """Keep LiteRT from announcing its delegate on file descriptor 2, where no setting of Python's reaches."""
     with _silencing, Path(os.devnull).open("wb") as nowhere:
-        kept = os.dup(2)
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed, as in some services
+            yield
+            return
         os.dup2(nowhere.fileno(), 2)
         try:
             yield

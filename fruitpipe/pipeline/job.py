@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from fruitpipe import source
+from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.resolved import ResolvedBackbone
@@ -71,16 +71,14 @@ class Job:
         verbose: leave Spark's own messages on standard error.
         """
         from fruitpipe.spark.cluster import cluster
-        from fruitpipe.spark.surroundings import own_environment
+        from fruitpipe.spark.surroundings import leave_deleted_folder
 
+        streams.fill()
+        leave_deleted_folder()
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
-        with (
-            tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-            own_environment(self.config.spark, environment) as aside,
-        ):
+        with tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder:
             self.scratch = Path(folder)
-            self.warnings += filter(None, [aside])
             spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 background(spark) as self._starting,

@@ -56,7 +56,9 @@ class Plan:
         self._retry = retry
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
         self._database = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
-        self._database.execute("SET enable_progress_bar = false")  # it would go to standard output, among our JSON
+        # It would go to standard output, among our JSON. In a notebook without ipywidgets it is off, and cannot be set.
+        if self._row("SELECT current_setting('enable_progress_bar')")[0]:
+            self._database.execute("SET enable_progress_bar = false")
 
     def close(self) -> None:
         self._database.close()

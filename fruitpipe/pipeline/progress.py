@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fruitpipe.streams import is_terminal, say
 from fruitpipe.units import duration
 
 EVERY = 10.0
@@ -89,7 +91,7 @@ class Reporter:
 class PlainReporter(Reporter):
     """A line per stage, and one every ten seconds."""
 
-    stream: TextIO = sys.stderr
+    stream: TextIO | None = field(default_factory=lambda: sys.stderr)
     _printed: float = 0.0
 
     def started(self) -> None:
@@ -98,36 +100,30 @@ class PlainReporter(Reporter):
     def poll(self) -> None:
         if time.monotonic() - self._printed >= EVERY:
             self._printed = time.monotonic()
-            self._line(f"{self.stage_name}: {figures(self)}")
+            say(f"{self.stage_name}: {figures(self)}", self.stream)
 
     def finished(self) -> None:
         count = f", {figures(self)}" if self.total else ""
-        self._line(f"{self.stage_name}: {self.seconds:.1f} s{count}")
+        say(f"{self.stage_name}: {self.seconds:.1f} s{count}", self.stream)
 
     def note(self, message: str) -> None:
-        self._line(message)
-
-    def _line(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        say(message, self.stream)
 
 
 @dataclass
 class JsonReporter(Reporter):
     """A JSON object per stage and note."""
 
-    stream: TextIO = sys.stderr
+    stream: TextIO | None = field(default_factory=lambda: sys.stderr)
 
     def finished(self) -> None:
         facts: dict[str, object] = {"stage": self.stage_name, "seconds": round(self.seconds, 3)}
         if self.total:
             facts |= {"images": self.done, "failed": self.failed, "images_per_second": round(self.rate, 1)}
-        self._line(facts)
+        say(json.dumps(facts), self.stream)
 
     def note(self, message: str) -> None:
-        self._line({"note": message})
-
-    def _line(self, facts: dict[str, object]) -> None:
-        print(json.dumps(facts), file=self.stream, flush=True)
+        say(json.dumps({"note": message}), self.stream)
 
 
 class BarReporter(Reporter):
@@ -141,7 +137,9 @@ class BarReporter(Reporter):
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        self._bars = Progress(*columns, console=console, expand=True, transient=True)
+        # In a notebook, rich asks for ipywidgets at each step where it is missing; stages are told there nevertheless.
+        hidden = console.is_jupyter and find_spec("ipywidgets") is None
+        self._bars = Progress(*columns, console=console, expand=True, transient=True, disable=hidden)
         self._bars.start()
         self._task: TaskID | None = None
 
@@ -173,9 +171,9 @@ def figures(reporter: Reporter) -> str:
     return f"{reporter.done}/{reporter.total} images, {reporter.rate:.0f} img/s, {reporter.failed} failed{left}"
 
 
-def reporter_for(stream: TextIO, log: str) -> Reporter:
+def reporter_for(stream: TextIO | None, log: str = "auto") -> Reporter:
     """The one that fits a stream: JSON where asked for, else a bar on a terminal, else plain lines."""
     if log == "json":
         return JsonReporter(stream=stream)
-    console = Console(file=stream)
-    return BarReporter(console) if console.is_terminal else PlainReporter(stream=stream)
+    console = Console(file=stream, force_jupyter=False)
+    return BarReporter(console) if is_terminal(stream) and console.is_terminal else PlainReporter(stream=stream)

@@ -124,6 +124,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             job.warnings.append(source.passed_over(summary.passed_over))
     with job.reporter.stage("start"):
         spark = job.spark
+        job.warnings += filter(None, [spark.note])
     stages.featurize(job)
     counts = stages.count(job)
     parts = stages.index(job)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from platform import python_version
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from fruitpipe.config import RECORDED, Config
+from fruitpipe.numeric.pca import components_for
+from fruitpipe.result.notebook import as_html
 from fruitpipe.storage.file import File
+from fruitpipe.units import in_kinds, size
 
+MOST_LABELS = 5
 REPORTED = (
     *("fruitpipe", "pyspark", "ai-edge-litert", "openvino", "opencv-python-headless", "scikit-learn"),
     *("tensorflow", "tensorflow-cpu", "keras", "pillow", "numpy", "pyarrow", "duckdb"),
@@ -55,6 +60,25 @@ class Summary(BaseModel):
     def todo(self) -> int:
         return self.new + self.changed + self.retried
 
+    def in_rows(self) -> dict[str, object]:
+        """For people."""
+        labels = ", ".join(f"{name} {count}" for name, count in list(self.labels.items())[:MOST_LABELS])
+        more = f", … {len(self.labels)} in all" if len(self.labels) > MOST_LABELS else ""
+        return {
+            "images": f"{self.images}, {size(self.bytes)}",
+            "labels": f"{labels}{more}" if labels else "none",
+            "new": self.new,
+            "changed": self.changed,
+            "to retry": self.retried,
+            "known": self.known,
+            "known bad": self.known_failed,
+            "gone": self.gone,
+            "no images": in_kinds(self.passed_over) or 0,
+        }
+
+    def _repr_html_(self) -> str:
+        return as_html(self.in_rows())
+
 
 class BackboneFacts(BaseModel):
     """The backbone that gave the features."""
@@ -86,6 +110,18 @@ class ModelFacts(BaseModel):
     reconstruction_error: float
     """mean over the images of the fit"""
     reconstruction_error_p99: float
+
+    def in_rows(self) -> dict[str, object]:
+        """For people."""
+        if self.explained is None:
+            return {"model": f"no PCA: vectors are the {self.components} features"}
+        cumulative = list(accumulate(self.explained_variance_ratio))
+        needed = {share: min(components_for(cumulative, share), len(cumulative)) for share in (0.90, 0.95, 0.99)}
+        return {
+            "model": f"fitted by {self.fitted_by} on {self.images} images",
+            "components": f"{self.components}, {self.explained:.2%} of the variance",
+            "k for": ", ".join(f"{share:.0%}: {k}" for share, k in needed.items()),
+        }
 
 
 class Drift(BaseModel):
@@ -163,6 +199,34 @@ class Manifest(BaseModel):
         """Speed of the feature stage; None where nothing was new."""
         seconds = self.timings.get("featurize")
         return self.plan.todo / seconds if seconds else None
+
+    def in_rows(self) -> dict[str, object]:
+        """For people."""
+        counts, plan, backbone = self.counts, self.plan, self.backbone
+        rows: dict[str, object] = {
+            "run": self.run,
+            "started": f"{self.started:%Y-%m-%d %H:%M:%S} UTC",
+            "input": ", ".join(self.config.inputs),
+            "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
+            "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, "
+            f"{plan.gone} gone",
+            "labels": len(counts.by_label),
+            "backbone": f"{backbone.name}, {backbone.dimension} features ({backbone.layer}), run by {backbone.engine}",
+            **self.model.in_rows(),
+        }
+        if drift := self.drift:
+            rows["drift"] = (
+                f"{drift.beyond_p99:.1%} beyond the fit's 99th percentile, reconstruction error "
+                f"{drift.reconstruction_error:.3g} ({drift.fit_reconstruction_error:.3g} at the fit)"
+            )
+        for record in self.records.values():
+            rows[record.label] = record.note
+            for name, *values in record.rows:
+                rows[f"  {name}"] = ", ".join(values)
+        rows["times"] = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.timings.items())
+        if self.images_per_second:
+            rows["speed"] = f"{self.images_per_second:.0f} img/s"
+        return rows
 
 
 class Outcome(BaseModel):

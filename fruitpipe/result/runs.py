@@ -15,6 +15,7 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.model.model import Model, read_model
 from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.manifest import Manifest, Outcome
+from fruitpipe.result.notebook import as_html
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import TEMPORARY, Store
@@ -30,6 +31,14 @@ class Run:
     def __repr__(self) -> str:
         counts = self.manifest.counts
         return f"Run({self.path()!r}, {counts.ok} images, {counts.failed} failed)"
+
+    def in_rows(self) -> dict[str, object]:
+        """Counts, model, times and places, for people."""
+        places = {"vectors": self.vectors, "model at": self.path("model"), "report": self.path("report.html")}
+        return self.manifest.in_rows() | places
+
+    def _repr_html_(self) -> str:
+        return as_html(self.in_rows(), self.manifest.warnings)
 
     @property
     def id(self) -> str:

@@ -1,12 +1,9 @@
-"""The thin layer of Spark: start it, run numbered tasks on it, say why one failed. Imports no NumPy."""
+"""The thin layer of Spark: run numbered tasks on it, and say why one failed. Imports no NumPy."""
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import resource
-import subprocess
 import sys
 import threading
 import time
@@ -14,27 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from py4j.protocol import Py4JError
-from pyspark import Accumulator, AccumulatorParam, SparkConf, SparkContext
-from pyspark.java_gateway import launch_gateway
+from pyspark import Accumulator, AccumulatorParam, SparkContext
 
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.errors import FruitpipeError
-from fruitpipe.redaction import redact_output, redacted_tracebacks, without_secrets
-from fruitpipe.spark.failures import ATTEMPTS, cause_of, cause_of_start
-from fruitpipe.spark.java import class_archive, find_java
+from fruitpipe.redaction import redact_output, redacted_tracebacks
+from fruitpipe.spark.embedded import running
+from fruitpipe.spark.failures import explained
 
-WORKERS = {
-    # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
-    # photograph of 12 megapixels 20 %.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
-    "TOKIO_WORKER_THREADS": "1",
-}
-"""Environment of Python workers."""
 Result = TypeVar("Result")
 Ended = tuple[int, Result, int]
 """A task's number, its result, and the largest resident set of its process, bytes."""
@@ -54,10 +41,12 @@ class Finished(AccumulatorParam[list[Any]]):
 class Cluster:
     """A running Spark, on which numbered tasks are run."""
 
-    def __init__(self, context: SparkContext, first: Callable[[], None]) -> None:
+    def __init__(self, context: SparkContext, first: Callable[[], None], note: str) -> None:
         """first: called at the start of each task."""
         self._context = context
         self._first = first
+        self.note = note
+        """What people should know of how it was started, if anything."""
         self.slots = slots(context)
         """Tasks that run at once, when all executors are there."""
         self.local = is_local(context)
@@ -73,7 +62,8 @@ class Cluster:
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
-        broadcast = self._context.broadcast(value)
+        with explained(self._context):
+            broadcast = self._context.broadcast(value)
         return lambda: broadcast.value
 
     def map(
@@ -91,7 +81,8 @@ class Cluster:
         Raises FruitpipeError with the cause where a task fails for the fourth time.
         """
         first = self._first
-        finished: Accumulator[list[Ended[Result]]] = self._context.accumulator([], Finished())
+        with explained(self._context):
+            finished: Accumulator[list[Ended[Result]]] = self._context.accumulator([], Finished())
         failure: list[BaseException] = []
         group = f"fruitpipe-{uuid4().hex}"
 
@@ -124,7 +115,8 @@ class Cluster:
             raise
         self._report(finished.value, seen, watch)
         if failure:
-            raise cause_of(failure[0]) from failure[0]
+            with explained(self._context):
+                raise failure[0]
         return [result for _, result, _ in sorted(finished.value, key=itemgetter(0))]
 
     def _report(self, results: list[Ended[Result]], seen: int, watch: Callable[[Result], None]) -> int:
@@ -176,120 +168,16 @@ def cluster(
     verbose: bool = False,
     first: Callable[[], None] = lambda: None,
 ) -> Iterator[Cluster]:
-    """The Spark that runs already, or an embedded one that ends with this block and writes its noise to `log`.
+    """The Spark that runs already, or an embedded one that writes its noise to `log` and ends with the last of the
+    blocks that use it.
 
     first: what each task begins with; every worker has run it before the block.
 
-    Raises UserError where there is no Java, FruitpipeError where Spark does not start.
+    Raises UserError where there is no Java or somebody's Spark cannot be used, FruitpipeError where Spark does not
+    start.
     """
-    if environment.submitted or SparkContext._active_spark_context is not None:
-        context = SparkContext.getOrCreate()
-        if environment.submitted:  # else it is somebody's, who may have other jobs for it
-            context.environment = WORKERS | context.environment
-        running = Cluster(context, first)
-        running.warm_up()
-        yield running
-        return
-    with shown() if verbose else log.open("ab") as noise:
-        context, process = start(config, environment, noise, log)
-        try:
-            started = Cluster(context, first)
-            started.warm_up()
-            yield started
-        finally:
-            stop(context, process)
-
-
-@contextmanager
-def shown() -> Iterator[IO[bytes]]:
-    """A file whose lines come to standard error, without secrets, while programs that were given it write to it."""
-    (reading, writing), screen = os.pipe(), sys.stderr.fileno()
-
-    def show() -> None:
-        with os.fdopen(reading, errors="replace") as lines:
-            for line in lines:
-                os.write(screen, without_secrets(line).encode())
-
-    thread = threading.Thread(target=show, name="spark-messages", daemon=True)
-    thread.start()
-    try:
-        with os.fdopen(writing, "wb") as file:
-            yield file
-    finally:
-        thread.join(1)
-
-
-def start(
-    config: SparkConfig, environment: Environment, noise: IO[bytes], log: Path
-) -> tuple[SparkContext, subprocess.Popen[bytes] | None]:
-    """The embedded Spark and its JVM. Raises UserError and FruitpipeError."""
-    java = find_java(environment)
-    conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
-    for key, value in (local_settings(config, environment, java) | config.conf).items():
-        conf.set(key, value)
-    try:
-        gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
-        context = SparkContext(conf=conf, gateway=gateway)
-    except Exception as error:
-        raise not_started(error, log, environment) from error
-    context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
-    hush(context)
-    context.setLogLevel("WARN")
-    return context, getattr(gateway, "proc", None)
-
-
-def not_started(error: Exception, log: Path, environment: Environment) -> FruitpipeError:
-    """Why, and where all that Spark wrote is kept."""
-    said = without_secrets(log.read_text(errors="replace")) if log.exists() else ""
-    reason = f"Spark did not start: {(cause_of_start(said) or str(error)).rstrip('.')}."
-    if not said:  # as with --verbose, which has shown all of it
-        return FruitpipeError(reason)
-    kept = environment.cache / "spark" / "failed-start.log"
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(said)
-    except OSError:
-        return FruitpipeError(f"{reason} --verbose shows all that it writes.")
-    return FruitpipeError(f"{reason} All that it wrote is in {kept}.")
-
-
-def hush(context: SparkContext) -> None:
-    """Keep PySpark from printing stack traces when its JVM dies: the job that fails then says so in one line."""
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    cast(Any, context)._accumulatorServer.handle_error = lambda request, address: None
-
-
-def stop(context: SparkContext, process: subprocess.Popen[bytes] | None) -> None:
-    """Stop Spark and its JVM, so that the same process can start another.
-
-    SparkContext.stop() would wait a second for its own accumulator server, which ends with the JVM in any case.
-    """
-    with suppress(Py4JError, OSError):  # the JVM may have died before us
-        if (running := cast(Any, context)._jsc) is not None:  # None where the user has stopped it
-            running.stop()
-            cast(Any, SparkContext._gateway).shutdown()
-    SparkContext._active_spark_context = SparkContext._gateway = SparkContext._jvm = None
-    if process is not None and process.stdin:
-        process.stdin.close()  # the JVM ends when its standard input does
-
-
-def with_retries(master: str) -> str:
-    """local[N] as local[N,4]: without a number of attempts, Spark's local mode does not retry a task."""
-    match = re.fullmatch(r"local(?:\[(\*|\d+)\])?", master)
-    return f"local[{match[1] or 1},{ATTEMPTS}]" if match else master
-
-
-def local_settings(config: SparkConfig, environment: Environment, java: Path) -> dict[str, str]:
-    """Settings of a Spark that serves one run on one machine."""
-    return {
-        "spark.driver.memory": config.memory,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        # The JVM only moves numbers of tasks and small results: the quick compiler and the plain collector are enough.
-        "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {class_archive(environment, java)}",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        # TCP on loopback waits for delayed acknowledgements at each task: twice the cost of a Unix socket.
-        "spark.python.unix.domain.socket.enabled": "true",
-        **{f"spark.executorEnv.{name}": value for name, value in WORKERS.items()},
-    }
+    with running(config, environment, log, verbose) as (context, note):
+        with explained(context):
+            found = Cluster(context, first, note)
+            found.warm_up()
+        yield found

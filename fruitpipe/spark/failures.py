@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
-from py4j.protocol import Py4JJavaError, Py4JNetworkError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from pyspark import SparkContext
+from pyspark.errors.exceptions.captured import CapturedException
 
 from fruitpipe import errors
 from fruitpipe.errors import FruitpipeError, UserError
@@ -45,31 +51,82 @@ KNOWN = {
 """Causes that a user can do something about, by what Spark, Java and the system say of them."""
 
 
-def cause_of(error: BaseException) -> BaseException:
+OTHER_PYTHON = f"set PYSPARK_PYTHON before the session starts, to a Python that has it all, such as {sys.executable}"
+UNFIT = {
+    r"ModuleNotFoundError: No module named '([^']+)'": "Spark's Python workers have no module {0}: install fruitpipe, "
+    "and what your own classes need, in their Python; or ",
+    r"\[PYTHON_VERSION_MISMATCH\]\D+([\d.]*\d)\D+([\d.]*\d)": "Spark's workers run Python {0}, this process {1}: ",
+    r"Cannot run program \"([^\"]+)\"": "Spark cannot start {0}, the Python of its workers: ",
+}
+"""What is wrong with the Python of workers, by what they or Java say."""
+
+
+@contextmanager
+def explained(context: SparkContext) -> Iterator[None]:
+    """Raises what PySpark raises as a FruitpipeError that names the cause."""
+    try:
+        yield
+    except FruitpipeError:
+        raise
+    except Exception as error:
+        cause = cause_of(error)
+        with suppress(Py4JError, OSError):  # the JVM is dead, as `cause` says
+            if is_stopped(context):  # what Java says meanwhile depends on how far that has come
+                cause = FruitpipeError(
+                    "Spark was stopped during the run, by its stop() or by its cluster. What was computed is kept: run "
+                    "again to continue."
+                )
+        if cause is error:
+            raise
+        raise cause from error
+
+
+def is_stopped(context: SparkContext) -> bool:
+    """Whether Spark was stopped, in Python or in its JVM. Raises Py4JError and OSError where the JVM is dead."""
+    running: Any = context._jsc
+    return running is None or bool(running.sc().isStopped())
+
+
+def cause_of(error: Exception) -> Exception:
     """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
     if isinstance(error, Py4JNetworkError | ConnectionError):
         return FruitpipeError(
             "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue, with more "
             "memory (spark.memory; driver.memory of the chart) where it dies again."
         )
-    if not isinstance(error, Py4JJavaError):
-        return error
-    text = without_secrets(str(error))
+    return cause_in(text) if (text := without_secrets(java_says(error))) else error
+
+
+def java_says(error: Exception) -> str:
+    """What Java says of an exception of its own, its causes included; empty for others."""
+    if isinstance(error, CapturedException):  # as which PySpark raises some of them once there is a SparkSession
+        return f"{error._desc}\n{error._stackTrace}"
+    return str(error).partition("\n: ")[2] if isinstance(error, Py4JJavaError) else ""
+
+
+def cause_in(text: str) -> FruitpipeError:
+    """The cause of a failed job, of what Java says."""
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
+    attempts = match[1] if (match := re.search(r"failed (\d+) times", text)) else "1"
+    times = "once" if attempts == "1" else f"{attempts} times"
     if KILLED.search(text):
         return FruitpipeError(
-            f"Spark's workers were killed {ATTEMPTS} times, most likely for want of memory: give them more "
+            f"Spark's workers were killed {times}, most likely for want of memory: give them more "
             "(executor.memoryOverhead of the chart), or run fewer at once (spark.master=local[N]). What was computed "
             "is kept."
         )
     # Spark quotes the worker's tracebacks; the line after the indented ones of the last names the cause.
-    causes = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
+    quoted = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
+    for pattern, words in UNFIT.items():
+        if match := re.search(pattern, quoted[-1] if quoted else text):
+            return UserError(f"{words.format(*match.groups())}{OTHER_PYTHON}.")
+    causes = quoted or re.findall(r"^Caused by: (.+)$", text, re.MULTILINE)
     cause = causes[-1] if causes else text.strip().splitlines()[0]
     name, _, message = cause.partition(": ")
     if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
         return (kind or UserError)(message)
-    return FruitpipeError(f"a Spark task failed {ATTEMPTS} times: {cause[:500]}. What was computed is kept.")
+    return FruitpipeError(f"a Spark task failed {times}: {cause[:500]}. What was computed is kept.")
 
 
 def cause_of_start(log: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyspark
-
-from fruitpipe.config import Environment, SparkConfig
 
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 """How variables begin that are meant for another Spark, and could lead this one to its settings, jars and servers."""
@@ -19,39 +18,34 @@ KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
 OURS = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
 
 
-def is_embedded(config: SparkConfig, environment: Environment) -> bool:
-    """Whether a run would start a Spark of its own on this machine."""
-    return (
-        not environment.submitted
-        and pyspark.SparkContext._active_spark_context is None
-        and config.master.startswith("local")
-    )
-
-
 @contextmanager
-def own_environment(config: SparkConfig, environment: Environment) -> Iterator[str]:
-    """Hide what is meant for another Spark from an embedded one; gives a sentence that names it, empty for nothing.
+def own_environment() -> Iterator[str]:
+    """Hide what is meant for another Spark from one that starts; gives a sentence that names it, empty for nothing.
 
-    Enter it before there are other threads: the environment is the process's.
+    The environment is the process's: nobody else may start a Spark meanwhile.
     """
-    if not is_embedded(config, environment):
-        yield ""
-        return
-    leave_deleted_folder()
-    before = {name: value for name, value in os.environ.items() if is_foreign(name)}
-    hide()
+    before = {name: value for name, value in os.environ.items() if name.startswith(FOREIGN)}
+    hidden = [name for name, value in before.items() if is_foreign(name) and not is_this(name, value)]
+    for name in filter(is_foreign, before):
+        del os.environ[name]
     os.environ.update(OURS)
+    if is_nameless():
+        os.environ.setdefault("SPARK_USER", f"user{os.getuid()}")
     try:
-        hidden = sorted(name for name, value in before.items() if not is_this(name, value))
-        yield f"left aside, as they are for another Spark: {', '.join(hidden)}" if hidden else ""
+        yield f"left aside, as they are for another Spark: {', '.join(sorted(hidden))}" if hidden else ""
     finally:
-        hide()  # PySpark has set some of its own meanwhile
+        for name in [name for name in os.environ if name.startswith(FOREIGN)]:  # PySpark has set some meanwhile
+            del os.environ[name]
         os.environ.update(before)
 
 
-def hide() -> None:
-    for name in filter(is_foreign, list(os.environ)):
-        del os.environ[name]
+def is_nameless() -> bool:
+    """Whether this user is a number only, as in some containers: Java then knows neither a name nor a home."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return True
+    return False
 
 
 def is_foreign(name: str) -> bool:
