@@ -155,7 +155,7 @@ def test_a_name_that_no_bucket_can_have(server: Server, admin: dict[str, str]) -
 @pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_prefix_with_a_typo(server: Server, admin: dict[str, str], verb: str) -> None:
     line = refused(admin, verb, f"{IMAGES}s", OUT, *options(server.endpoint, BACKBONE))
-    assert f"no images in {IMAGES}s: looked for bmp" in line
+    assert f"no images in {IMAGES}s: looked for avif" in line
     assert not written(server)
 
 

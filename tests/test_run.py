@@ -149,14 +149,14 @@ def test_what_a_model_is_not_applied_to_is_counted(fruits: Path, first: Path, tm
     model = first / "runs" / manifest(first)["run"] / "model"
     images = tmp_path / "images"
     images.mkdir()
-    for name in ("a.heic", "b.heic", "notes.txt", ".hidden.jpg"):
+    for name in ("a.mov", "b.mov", "notes.txt", ".hidden.jpg"):
         (images / name).write_bytes(b"")
     none = one_line_error(fruitpipe("transform", model, images, tmp_path / "out.parquet", code=2))
-    assert "and found 2 heic, 1 hidden, 1 txt" in none
+    assert "and found 2 mov, 1 hidden, 1 txt" in none
     shutil.copy(next(fruits.rglob("*.jpg")), images)
     done = fruitpipe("transform", model, images, tmp_path / "out.parquet", "--json")
     assert json.loads(done.stdout) == {"ok": 1}
-    said = "files that are hidden or no images by name were passed over: 2 heic, 1 hidden, 1 txt"
+    said = "files that are hidden or no images by name were passed over: 2 mov, 1 hidden, 1 txt"
     assert done.stderr.strip().splitlines() == [said]
 
 

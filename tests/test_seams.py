@@ -288,7 +288,7 @@ TILES = """
         names = tuple(SIDES)
         pattern = None
         keys = frozenset()
-        defaults = {"image": {"resample": "bilinear"}}
+        defaults = {"image": {"resample": "bilinear", "decode": "exact"}}
         learns = False
 
         def listed(self, name, environment):

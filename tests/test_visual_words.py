@@ -192,7 +192,9 @@ def test_words_are_those_that_k_means_of_scikit_learn_finds() -> None:
 
 def test_words_see_grey_images_unless_the_config_says_otherwise() -> None:
     places = {"input": "a", "output": "b"}
-    assert Config(**places, backbone="orb", image={"contrast": True}).image == ImageConfig(grey=True, contrast=True)
+    assert Config(**places, backbone="orb", image={"contrast": True}).image == ImageConfig(
+        decode="exact", grey=True, contrast=True
+    )
     assert Config(**places, backbone="orb", image=ImageConfig(contrast=True)).image.grey
     assert Config(**places, preset="orb-bovw-48").image.grey
     assert not Config(**places, backbone="orb", image={"grey": False}).image.grey
