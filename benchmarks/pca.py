@@ -35,7 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import to_parquet
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 DIMENSION = 1280
 RUN, DIGEST, ETAG = "benchmark", "0" * 64, "1-1"

@@ -13,7 +13,7 @@ from fruitpipe.source import LISTING
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 
 class Image(NamedTuple):

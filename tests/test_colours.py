@@ -12,7 +12,8 @@ import pytest
 from colours import Case
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.decode import BadImage, decode
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.decode import decode
 
 CASES = list(colours.all_cases())
 PAGE = Path(__file__).parents[1] / "docs" / "images.md"

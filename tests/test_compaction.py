@@ -23,7 +23,7 @@ from fruitpipe.result.runs import collect, garbage
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store, open_store
 from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts, read_features
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 DIGEST, DIMENSION = "d" * 64, 5
 Rows = dict[tuple[str, str, str], bytes]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.decode import PERMANENT, TRANSIENT, BadImage, Picture, decode
+from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT, BadImage
+from fruitpipe.vision.decode import Picture, decode
 
 RULES = ImageConfig()
 SMALL = ImageConfig(max_pixels=1_000_000)
@@ -310,7 +311,8 @@ SHORT_OF_MEMORY = """
 import resource, sys
 import psutil
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.decode import BadImage, decode
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.decode import decode
 data = open(sys.argv[1], "rb").read()
 decode(data, 8, ImageConfig(decode="exact"))
 limit = psutil.Process().memory_info().vms + 20_000_000

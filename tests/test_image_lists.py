@@ -30,7 +30,7 @@ from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader, list_images
 from fruitpipe.storage.store import Store
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 Row = dict[str, Any]
 KINDS = ("parquet", "csv", "jsonl", "ndjson", "txt")

@@ -23,7 +23,7 @@ from fruitpipe.model.transform import whole_file
 from fruitpipe.objects import list_pages, listing, open_bucket
 from fruitpipe.source import Reader
 from fruitpipe.storage.store import open_store
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 BUCKET = "exact"
 ROOT, BELOW = f"s3://{BUCKET}", f"s3://{BUCKET}/photos"

@@ -23,7 +23,7 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import NoBucket
 from fruitpipe.source import Reader, list_images
 from fruitpipe.storage.store import Store, open_store
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 STRANGE = [
     "plain.jpg",

@@ -17,7 +17,7 @@ from fruitpipe import source
 from fruitpipe.pipeline.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
-from fruitpipe.vision.decode import PERMANENT, TRANSIENT
+from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT
 
 DIGEST = "d" * 64
 STATUSES = (*TRANSIENT, *PERMANENT)

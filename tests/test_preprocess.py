@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.decode import decode, features_digest
-from fruitpipe.vision.preprocess import Box, equalised, preprocess, region
+from fruitpipe.vision.preprocess import equalised, preprocess, trimmed
 
 STEPS: dict[str, list[Any]] = {
     "decode": ["exact"],
@@ -40,15 +40,11 @@ COLOURS = st.tuples(*3 * [st.integers(0, 255)])
 
 
 def prepare(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
-    return preprocess(image, region(image, (0, 0, *image.size), rules), side, rules)
+    return preprocess(image, (0, 0, *image.size), side, rules)
 
 
 def prepared(image: Image.Image, side: int, **rules: Any) -> NDArray[np.int16]:
     return prepare(image, side, ImageConfig(**rules)).astype(np.int16)
-
-
-def trimmed(image: Image.Image) -> Box:
-    return region(image, (0, 0, *image.size), ImageConfig(background="trim"))
 
 
 def on_ground(content: Image.Image, size: tuple[int, int], at: tuple[int, int], colour: Any = "white") -> Image.Image:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
+import imagecodecs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,12 +16,13 @@ from PIL import Image
 import fruitpipe
 from fruitpipe.config import RECORDED, Config, ImageConfig
 from fruitpipe.pipeline.run import plan
-from fruitpipe.vision import preprocess, scale
-from fruitpipe.vision.decode import decode
+from fruitpipe.vision import scale
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.decode import decode, features_digest
 from fruitpipe.vision.metadata import TURNS
-from fruitpipe.vision.preprocess import Box
 
 SIDE = 32
+WAYS = ("scaled", "exact")
 EXACT, SCALED = ImageConfig(decode="exact"), ImageConfig()
 LARGE = (10 * SIDE, 12 * SIDE)
 """Ten times the input: the least of which 1/2 is decoded."""
@@ -63,7 +65,8 @@ def test_at_least_five_pixels_stay_for_each_that_the_backbone_sees(
     found = scales(monkeypatch)
     part = 7 / 8 if crop == "centre" else 1
     for times in (1, *range(4, 90, 3)):
-        decode(photograph(times * SIDE, (times + 4) * SIDE), SIDE, ImageConfig(resize=resize, crop=crop))
+        plain = hostile.jpeg(Image.new("RGB", (times * SIDE, (times + 4) * SIDE)))
+        decode(plain, SIDE, ImageConfig(resize=resize, crop=crop))
         seen = part * (times + 4 if resize == "pad" else times)
         assert seen / found[-1] >= 5 or found[-1] == 1
         assert found[-1] == 8 or seen / (2 * found[-1]) < 5, (
@@ -73,7 +76,7 @@ def test_at_least_five_pixels_stay_for_each_that_the_backbone_sees(
     assert len(found) == 30, "each is decoded once"
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"quality": 60}])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 1}, {"quality": 60}])
 @pytest.mark.parametrize("size", [LARGE, (20 * SIDE + 3, 23 * SIDE + 1), (41 * SIDE + 7, 40 * SIDE + 5)])
 def test_a_scaled_picture_is_the_whole_one_but_for_rounding(size: tuple[int, int], options: dict[str, Any]) -> None:
     data = photograph(*size, **options)
@@ -98,25 +101,30 @@ def test_a_turned_picture_lies_where_it_lies_when_it_is_decoded_whole(orientatio
     assert (picture.width, picture.height) == ((500, 400) if orientation > 4 else (400, 500))
 
 
-def test_where_little_is_left_after_trimming_more_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is cut to is the same, to the 1/256 of a side that trimming is exact to."""
+def test_trimmed_pictures_are_decoded_whole_and_keep_their_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is dust depends on how many pixels there are."""
     found = scales(monkeypatch)
-    ground = Image.new("RGB", (40 * SIDE, 40 * SIDE), "white")
-    ground.paste(detailed(12 * SIDE, 12 * SIDE).point(lambda level: level // 2), (11 * SIDE + 5, 9 * SIDE + 3))
-    boxes = []
-    region = preprocess.region
+    trimmed, whole = (ImageConfig.model_validate({"background": "trim", "decode": way}) for way in WAYS)
+    data = photograph(*LARGE)
+    assert np.array_equal(pixels(data, trimmed), pixels(data, whole))
+    assert found == [1, 1]
+    assert features_digest("b", trimmed) == features_digest("b", whole)
 
-    def noted(image: Image.Image, whole: Box, rules: ImageConfig) -> Box:
-        box = region(image, whole, rules)
-        boxes.append(tuple(found[-1] * edge for edge in box))
-        return box
 
-    monkeypatch.setattr("fruitpipe.vision.decode.region", noted)
-    for way in ("scaled", "exact"):
-        decode(hostile.jpeg(ground), SIDE, ImageConfig.model_validate({"background": "trim", "decode": way}))
-    assert found == [8, 2, 1]
-    _, scaled, exact = boxes
-    assert max(abs(one - other) for one, other in zip(scaled, exact, strict=True)) <= ground.width / 256
+@pytest.mark.parametrize("options", [{"lossless": True}, {"subsampling": "411"}])
+def test_what_cannot_be_scaled_as_well_is_decoded_whole(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    found = scales(monkeypatch)
+    data = imagecodecs.jpeg8_encode(np.asarray(detailed(*LARGE)), **options)
+    assert np.array_equal(pixels(data, SCALED), pixels(data, EXACT))
+    assert found == [1, 1]
+
+
+def test_a_thin_picture_is_scaled_by_its_longer_side_when_it_is_padded() -> None:
+    data = photograph(3000, 3)
+    rules = [ImageConfig.model_validate({"resize": "pad", "max_aspect": 1000, "decode": way}) for way in WAYS]
+    assert rms(*(pixels(data, each) for each in rules)) < 2
 
 
 @pytest.mark.parametrize("data", [photograph(LARGE[0] - 1, LARGE[1]), hostile.png(detailed(*LARGE))])
@@ -126,7 +134,7 @@ def test_small_images_and_other_formats_are_the_same_either_way(data: bytes) -> 
 
 def test_a_truncated_photograph_is_found_at_a_smaller_scale_too() -> None:
     data = photograph(*LARGE)
-    with pytest.raises(fruitpipe.vision.decode.BadImage, match="truncated"):
+    with pytest.raises(BadImage, match="truncated"):
         decode(data[: len(data) // 2], SIDE, SCALED)
 
 
@@ -138,6 +146,7 @@ def test_what_was_recorded_before_there_was_a_choice_was_decoded_whole() -> None
     assert Config.model_validate(old | {"backbone": "orb"}).image.decode == "exact"
 
 
+@pytest.mark.slow
 def test_either_way_takes_over_the_features_of_small_images(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

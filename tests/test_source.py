@@ -22,7 +22,7 @@ from fruitpipe.pipeline import run as pipeline
 from fruitpipe.source import list_images
 from fruitpipe.source.files import read_image
 from fruitpipe.storage import layout
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 STRANGE = [
     "with space.jpg", "#1.png", "100%.jpg", "%20.jpg", "naïve.jpg", "日本.jpg", "🍎.jpg", "two\nlines.jpg", "tab\t.jpg",
@@ -256,7 +256,7 @@ def test_a_link_into_a_folder_without_rights_is_listed_and_forbidden(public_fold
 
 READ = """
 import sys
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.source.files import read_image
 try:
     read_image(sys.argv[1] + "/x.jpg", 1000)

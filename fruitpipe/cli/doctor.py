@@ -35,7 +35,7 @@ from fruitpipe.spark.surroundings import leave_deleted_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.progress import Reporter
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 
 class RunCollector(Collector):

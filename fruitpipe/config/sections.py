@@ -61,8 +61,9 @@ class ImageConfig(Section):
 
     decode: Literal["scaled", "exact"] = "scaled"
     """Decode large JPEGs at 1/2, 1/4 or 1/8, with at least 5 pixels for each that the backbone sees: two to three times
-    as fast, and features change less than by saving the photograph again in best quality. Or all of them whole. Small
-    images and other formats are the same either way. For bags of visual words, exact is the default."""
+    as fast, and features change less than by saving the photograph again in quality 95. Or all of them whole, as where
+    they are trimmed. Small images and other formats are the same either way. For bags of visual words, exact is the
+    default."""
     background: Literal["keep", "trim"] = "keep"
     """Keep the whole image, or trim its border as far as it has one colour: that of the corners, give or take 24 of
     255 levels. An image that is all background stays whole; transparent pixels count as white."""
@@ -102,10 +103,16 @@ class ImageConfig(Section):
         return {"decode": "exact"} | data if info.context == RECORDED and isinstance(data, dict) else data
 
     @property
+    def scales(self) -> bool:
+        """Whether large JPEGs are decoded smaller. Trimming looks for dust in means of as many pixels as there are."""
+        return self.decode == "scaled" and self.background == "keep"
+
+    @property
     def steps_taken(self) -> dict[str, str | bool]:
         """Steps, beside resampling, that differ from a plain picture."""
         plain = ImageConfig(decode="exact").steps
-        return {name: value for name, value in self.steps.items() if name != "resample" and value != plain[name]}
+        steps = self.steps | {"decode": "scaled" if self.scales else "exact"}
+        return {name: value for name, value in steps.items() if name != "resample" and value != plain[name]}
 
 
 class PcaConfig(Section):

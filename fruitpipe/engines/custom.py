@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.engines.engine import BATCH, CPU, bytes_of, require_cpu
 from fruitpipe.errors import UserError
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 METHODS = ("describe", "load", "feature")
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruitpipe.errors import UserError
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 CPU = "cpu"
 BATCH = 16

@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 _silencing = threading.Lock()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.errors import UserError
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 
 class OpenVino:

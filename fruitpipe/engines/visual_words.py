@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruitpipe.engines.engine import BATCH, CPU, bytes_of, require_cpu
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.opencv import cv2
 
 

@@ -21,7 +21,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
 from fruitpipe.storage.store import check_nameable, open_store
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 BATCH = 2048
 """Rows of a row group, where images are listed from a folder."""

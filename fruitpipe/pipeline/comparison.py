@@ -14,7 +14,7 @@ from fruitpipe.pipeline.job import Job, share
 from fruitpipe.pipeline.stage import Context
 from fruitpipe.result.manifest import Record
 from fruitpipe.tasks.featurize import SAMPLED, FeaturizeSample, Image
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 TITLE = "Features in bf16 against float32"
 

@@ -19,7 +19,8 @@ from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.featurize import Data, Image, decoded, fetch
-from fruitpipe.vision.decode import BadImage, Picture
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.decode import Picture
 
 GROUP = 16
 """Images in memory at once."""

@@ -28,7 +28,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
 from fruitpipe.units import largest_first
-from fruitpipe.vision.decode import OK, TRANSIENT
+from fruitpipe.vision.bad_image import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
 
 MEMORY = "1GB"

@@ -18,7 +18,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.featurize import Done, Featurize
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 SAMPLE = 2000
 """Images in the report's picture."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from fruitpipe.errors import UserError
 from fruitpipe.source.listing import HIDDEN, LISTS, THUMBNAILS, count_other, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}

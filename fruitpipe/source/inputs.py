@@ -18,7 +18,7 @@ from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
 
 

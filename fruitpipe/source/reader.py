@@ -9,7 +9,7 @@ from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import Bucket, Changed, Forbidden, NoBucket, open_bucket, split
 from fruitpipe.source import files
-from fruitpipe.vision.decode import BadImage
+from fruitpipe.vision.bad_image import BadImage
 
 REMOTE_THREADS = 32
 """Requests in flight: at 200 ms each, 160 images/s a worker, more than any backbone here takes."""

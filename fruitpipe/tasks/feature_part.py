@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.vision.decode import OK
+from fruitpipe.vision.bad_image import OK
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 """Facts, and where they lie: the part's name and the row in it."""

@@ -21,7 +21,8 @@ from fruitpipe.source.reader import threads_for
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
-from fruitpipe.vision.decode import OK, BadImage, Picture, decode
+from fruitpipe.vision.bad_image import OK, BadImage
+from fruitpipe.vision.decode import Picture, decode
 
 Data = bytes | memoryview
 AHEAD, AHEAD_BYTES = 32, 64 << 20

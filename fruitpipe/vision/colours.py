@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
+from fruitpipe.vision.bad_image import BadImage
+
 BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT = 258, 259, 262, 284, 339
 """Tags of a TIFF."""
 UNCOMPRESSED = (1,)
@@ -18,19 +20,15 @@ PNG_DEPTH = 24
 """Where the header of a PNG says how many bits a sample has."""
 
 
-class UndefinedColours(ValueError):
-    """Raised for values that no container says how to show."""
-
-
 def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
     """An RGB picture. Transparent pixels show white, values of more than 8 bits are scaled, profiles are passed over.
 
     data: the file that the picture was decoded from.
 
-    Raises UndefinedColours.
+    Raises BadImage for values that no container says how to show.
     """
     if image.mode == "F":
-        raise UndefinedColours("floating-point pixels have no defined range")
+        raise BadImage("undecodable", "floating-point pixels have no defined range")
     match image:
         case TiffImagePlugin.TiffImageFile():
             require_known_values(image)
@@ -46,11 +44,11 @@ def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
 
 
 def require_known_values(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raise UndefinedColours for a TIFF whose values Pillow takes for others."""
+    """Raise BadImage for a TIFF whose values Pillow takes for others."""
     if SIGNED in tag(image, SAMPLE_FORMAT) and 32 not in tag(image, BITS):
-        raise UndefinedColours("signed values of 8 or 16 bits have no defined range")
+        raise BadImage("undecodable", "signed values of 8 or 16 bits have no defined range")
     if tag(image, PLANES) == SEPARATE and 16 in tag(image, BITS) and tag(image, COMPRESSION) == UNCOMPRESSED:
-        raise UndefinedColours("separate planes of 16 bits can be read only where they are compressed")
+        raise BadImage("undecodable", "separate planes of 16 bits can be read only where they are compressed")
 
 
 def deep_grey(image: Image.Image) -> Image.Image:
@@ -60,7 +58,7 @@ def deep_grey(image: Image.Image) -> Image.Image:
         white = 0xFFF if tag(image, BITS) == (12,) else white
         white_is_zero = tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
     if values.min() < 0 or values.max() > white:
-        raise UndefinedColours(f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
+        raise BadImage("undecodable", f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
     shown = (values / (white / 255) + 0.5).astype(np.uint8)
     if white_is_zero:
         shown = 255 - shown
@@ -72,7 +70,7 @@ def scale_transparency(image: Image.Image, depth: int) -> None:
     """Give the transparent colour of a PNG 8 bits, as its pixels have: Pillow leaves it as the file has it."""
     clear = image.info["transparency"]
     if depth > 8:
-        raise UndefinedColours("a transparent colour of 16 bits cannot be told from its neighbours in 8")
+        raise BadImage("undecodable", "a transparent colour of 16 bits cannot be told from its neighbours in 8")
     image.info["transparency"] = clear * 255 // (2**depth - 1) if isinstance(clear, int) else clear
 
 

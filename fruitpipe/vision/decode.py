@@ -10,35 +10,22 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.redaction import without_secrets
-from fruitpipe.vision.colours import UndefinedColours, to_rgb
-from fruitpipe.vision.formats import TIFF, MissingLibrary, largest, open_image, stated_size
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.colours import to_rgb
+from fruitpipe.vision.formats import TIFF, largest, open_image, stated_size
 from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
-from fruitpipe.vision.preprocess import cropped, preprocess, region
-from fruitpipe.vision.scale import ENOUGH, SCALES, Twin, load, scale_for, smallest_scaled
+from fruitpipe.vision.preprocess import preprocess
+from fruitpipe.vision.scale import ENOUGH, Twin, load, scale_for, smallest_scaled
 
 DECODE_RULES = 1
 """Version of the rules here and in `colours`: a change of what ordinary pictures give changes the features' identity.
 One that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
 STEP_RULES = {"grey": 2, "decode": ENOUGH}
 """Versions of steps whose rules have changed: features of configs without them stay what they are."""
-
-OK = "ok"
-TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
-"""Statuses of images whose bytes could not be had; another time they may."""
-PERMANENT = ("undecodable", "too_large", "rejected")
-"""Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
+SHORT_OF_MEMORY = "not enough memory to decode it"
 
 # `max_pixels` is checked before anything is decoded; Pillow's own limit would warn and raise beside it.
 Image.MAX_IMAGE_PIXELS = None
-
-
-class BadImage(Exception):
-    """Raised for an image that cannot become a feature, with a status of TRANSIENT or PERMANENT."""
-
-    def __init__(self, status: str, message: str) -> None:
-        super().__init__(without_secrets(message))
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
 
     The first frame of an animation counts. Transparent pixels show white. Values of 16 bits are scaled to 8.
 
-    Raises BadImage with status `undecodable` or `too_large`.
+    Raises BadImage with status `undecodable` or `too_large`; `unreadable` where memory or a library is missing.
     """
     if not data:
         raise BadImage("undecodable", "empty file")
@@ -65,17 +52,15 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
         return decoded(largest(data), side, rules)
     except BadImage:
         raise
-    except UndefinedColours as error:
-        raise BadImage("undecodable", str(error)) from None
-    except MissingLibrary as error:
-        raise BadImage("unreadable", str(error)) from None
     except MemoryError:
-        raise BadImage("unreadable", "not enough memory to decode it") from None
+        raise BadImage("unreadable", SHORT_OF_MEMORY) from None
     except UnidentifiedImageError:
         known = "a TIFF that is damaged or has values of a kind that is not read"
         reason = known if data[:4] in TIFF else "not an image of a known format"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
+        if "Out of memory" in reason:  # as libavif has it
+            raise BadImage("unreadable", SHORT_OF_MEMORY) from None
         if "image file is truncated" in reason:
             raise BadImage("undecodable", reason) from error
     # Outside the handlers, whose exceptions hold what has been decoded.
@@ -85,29 +70,20 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     return decode(pixels_alone, side, rules)
 
 
-def decoded(data: bytes | memoryview, side: int, rules: ImageConfig, most: int = SCALES[0]) -> Picture:
-    """most: how many times smaller the picture may be decoded.
-
-    Raises BadImage, and whatever Pillow does.
-    """
+def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
+    """Raises BadImage, and whatever Pillow does."""
     if stated := stated_size(data):
         check_size(*stated, rules)
     with open_image(data) as image:
         width, height = image.size
         check_size(width, height, rules)
-        scale = min(scale_for(image, cropped((0, 0, width, height), rules), side, rules), most)
-        whole = load(image, scale)
+        whole = load(image, scale_for(image, data, side, rules))
         picture = to_rgb(image, data)
         if (upward := turn(image)) is not None:
             whole = turned(whole, picture.size, upward)
             picture = picture.transpose(upward)
             width, height = (height, width) if upward in SWAPPED else (width, height)
-        box = region(picture, whole, rules)
-        left, upper, right, lower = (scale * edge for edge in box)
-        enough = scale_for(image, (left, upper, right, lower), side, rules)
-        if enough < scale:  # little is left after trimming
-            return decoded(data, side, rules, enough)
-        return Picture(preprocess(picture, box, side, rules), width, height)
+        return Picture(preprocess(picture, whole, side, rules), width, height)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
-from PIL import AvifImagePlugin, Image, UnidentifiedImageError
-from PIL.IcoImagePlugin import IcoFile
+from PIL import AvifImagePlugin, Image
+from PIL.IcoImagePlugin import IcoFile, IconHeader
 
 from fruitpipe.vision import jpeg_xl
-from fruitpipe.vision.colours import UndefinedColours
+from fruitpipe.vision.bad_image import BadImage
 
 EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
-    ".avif", ".heic", ".heif", ".jxl", ".ico",
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".ico",
 })  # fmt: skip
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """that Pillow opens by itself; a JPEG with several pictures (MPO) is one"""
@@ -33,10 +34,7 @@ LARGEST_ICON = 256
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-class MissingLibrary(Exception):
-    """Raised for an image of a format whose library is not installed; the message says how to get it."""
-
-
+@cache
 def heif() -> None:
     from pillow_heif import register_heif_opener
 
@@ -67,9 +65,9 @@ JXL = Library("JXL", "JPEG XL", jxl, "jxl")
 
 
 def open_image(data: bytes | memoryview) -> Image.Image:
-    """An image of any format, not decoded yet, whatever its size.
+    """An image of any format, not decoded yet, but for JPEG XL and icons, whose sizes are known before.
 
-    Raises MissingLibrary, UndefinedColours, and whatever Pillow does.
+    Raises BadImage, and whatever Pillow does.
     """
     if data[: len(ICON)] == ICON:
         return open_icon(data)
@@ -79,10 +77,13 @@ def open_image(data: bytes | memoryview) -> Image.Image:
     try:
         library.register()
     except ModuleNotFoundError:
-        raise MissingLibrary(f"{library.shown} needs a library: pip install 'fruitpipe[{library.extra}]'") from None
+        how = f"pip install 'fruitpipe[{library.extra}]'"
+        raise BadImage("unreadable", f"{library.shown} needs a library: {how}") from None
+    except ImportError as error:
+        raise BadImage("unreadable", f"the library for {library.shown} does not load: {error}") from None
     image = Image.open(io.BytesIO(data), formats=(library.format,))
     if library is JXL and image.mode == "LA" and len(image._data) > 2 * image.width * image.height:  # type: ignore[attr-defined]
-        raise UndefinedColours("grey with alpha of 16 bits, which the library for JPEG XL takes for 8")
+        raise BadImage("undecodable", "grey with alpha of 16 bits, which the library for JPEG XL takes for 8")
     return image
 
 
@@ -97,29 +98,44 @@ def library_of(data: bytes | memoryview) -> Library | None:
 
 
 def stated_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """Width and height of an image that is decoded on opening it; None for all others. Raises ValueError."""
+    """Width and height of an image that is decoded on opening it; None for all others.
+
+    Raises BadImage where it has none, or is an animation.
+    """
     return jpeg_xl.stated_size(data) if library_of(data) is JXL else None
 
 
 def largest(data: bytes | memoryview) -> bytes | memoryview:
-    """Of an icon, its largest picture where that is a PNG; all else as it is.
+    """Of an icon, its largest picture where that is a PNG, a file like any other; all else as it is.
 
-    Pillow would decode it on opening, before its size is known.
+    Raises BadImage for an icon without pictures.
     """
     if data[: len(ICON)] != ICON:
         return data
-    entry = IcoFile(io.BytesIO(data)).entry[0]
+    entry = largest_entry(IcoFile(io.BytesIO(data)))
     picture = data[entry.offset : entry.offset + entry.size]
     return picture if picture[: len(PNG)] == PNG else data
 
 
 def open_icon(data: bytes | memoryview) -> Image.Image:
-    """The largest picture of an icon, which is a bitmap.
+    """The largest picture of an icon, which is a bitmap; transparent by its alpha or, where that is 0, by its mask.
 
-    Raises UnidentifiedImageError where it is larger than an icon can be, and whatever Pillow does.
+    Raises BadImage where it is larger than an icon can be, and whatever Pillow does.
     """
     icon = IcoFile(io.BytesIO(data))
-    width, twice_the_height = struct.unpack_from("<ii", data, icon.entry[0].offset + 4)
+    entry = largest_entry(icon)
+    width, twice_the_height, _, bits = struct.unpack_from("<iiHH", data, entry.offset + 4)
     if max(abs(width), abs(twice_the_height) // 2) > LARGEST_ICON:
-        raise UnidentifiedImageError("an icon whose bitmap is larger than icons can be")
-    return icon.frame(0)
+        raise BadImage("too_large", f"an icon of {abs(width)} x {abs(twice_the_height) // 2}, larger than icons can be")
+    icon.entry[0] = entry._replace(bpp=bits)  # which the entry often leaves at 0
+    image = icon.frame(0)
+    if bits == 32 and image.getchannel("A").getextrema() == (0, 0):
+        icon.entry[0] = entry._replace(bpp=24)  # for Pillow, one with a mask
+        image = icon.frame(0)
+    return image
+
+
+def largest_entry(icon: IcoFile) -> IconHeader:
+    if not icon.entry:
+        raise BadImage("undecodable", "an icon without pictures")
+    return icon.entry[0]

@@ -41,7 +41,10 @@ def turn(image: Image.Image) -> Image.Transpose | None:
     if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
         return None  # its own header said so, and its decoder has turned it
     block = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
-    return TURNS.get(orientation(block) or by_pillow(image))
+    found = orientation(block)
+    if not found and image.format not in ("AVIF", "HEIF"):  # which know EXIF's, and their own
+        found = by_pillow(image)
+    return TURNS.get(found)
 
 
 def turned(box: Box, size: tuple[int, int], upward: Image.Transpose) -> Box:

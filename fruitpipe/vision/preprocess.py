@@ -30,27 +30,20 @@ Box = tuple[float, float, float, float]
 """left, upper, right, lower, pixels"""
 
 
-def region(image: Image.Image, whole: Box, rules: ImageConfig) -> Box:
-    """What trimming and cropping leave of an RGB picture, which fills this box."""
-    return cropped(trimmed(image, whole) if rules.background == "trim" else whole, rules)
-
-
-def cropped(box: Box, rules: ImageConfig) -> Box:
-    """What cropping leaves of a box."""
-    return central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1])) if rules.crop == "centre" else box
-
-
 def density(box: Box, side: int, rules: ImageConfig) -> float:
     """Pixels of a box for each that the backbone sees, across or down, where they are fewer."""
     width, height = box[2] - box[0], box[3] - box[1]
     return (max(width, height) if rules.resize == "pad" else min(width, height)) / side
 
 
-def preprocess(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
-    """A box of an RGB picture of any size as the backbone is to see it, shape (side, side, 3), not to be written to.
+def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
+    """An RGB picture of any size as the backbone is to see it, shape (side, side, 3), which may not be written to.
+
+    whole: the box that the picture fills, whose edges may be fractions.
 
     What was made grey is one channel in memory, seen three times.
     """
+    box = cropped(trimmed(image) if rules.background == "trim" else whole, rules)
     image = resized(image.convert("L") if rules.grey else image, box, side, rules)
     if rules.denoise:
         from fruitpipe.vision.opencv import cv2
@@ -64,6 +57,11 @@ def preprocess(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> N
     return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (side, side, 3))
 
 
+def cropped(box: Box, rules: ImageConfig) -> Box:
+    """What cropping leaves of a box."""
+    return central(box, CENTRE * (box[2] - box[0]), CENTRE * (box[3] - box[1])) if rules.crop == "centre" else box
+
+
 def factors(image: Image.Image) -> tuple[int, int]:
     """How many times smaller, across and down, a picture is when its background is looked for."""
     return max(image.width // SKETCH, 1), max(image.height // SKETCH, 1)
@@ -75,16 +73,15 @@ def background(small: Image.Image) -> tuple[int, ...]:
     return tuple(int(level) for level in np.atleast_1d(np.median(corners, axis=(0, 1))))
 
 
-def trimmed(image: Image.Image, whole: Box) -> Box:
+def trimmed(image: Image.Image) -> Box:
     """The box of all that differs from the background, to 1/256 of a side; the whole picture if nothing does."""
     across, down = factors(image)
     small = image.reduce((across, down))
     beyond = ImageChops.difference(small, Image.new("RGB", small.size, background(small)))
     box = beyond.point(3 * [level > TOLERANCE for level in range(256)]).getbbox()
     if box is None:
-        return whole
-    left, upper = max(box[0] * across, whole[0]), max(box[1] * down, whole[1])
-    return left, upper, min(box[2] * across, whole[2]), min(box[3] * down, whole[3])
+        return (0, 0, *image.size)
+    return box[0] * across, box[1] * down, min(box[2] * across, image.width), min(box[3] * down, image.height)
 
 
 def central(box: Box, width: float, height: float) -> Box:

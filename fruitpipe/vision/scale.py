@@ -11,12 +11,15 @@ from typing import Literal, NamedTuple
 from PIL import Image, JpegImagePlugin
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.preprocess import Box, density
+from fruitpipe.vision.metadata import jpeg_segments
+from fruitpipe.vision.preprocess import Box, cropped, density
 
 ENOUGH = 5
 """Pixels, across and down, for each that the backbone sees: with as many, features change less than by saving the
 photograph again as JPEG of quality 95 (`benchmarks/photographs.py --rule`)."""
 SCALES = (8, 4, 2)
+LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+"""Markers of frames that are coded without a transform (ITU-T T.81, table B.1)."""
 
 
 class Twin(NamedTuple):
@@ -34,17 +37,30 @@ def smallest_scaled(side: int, rules: ImageConfig) -> tuple[Literal["shorter", "
     return "longer" if rules.resize == "pad" else "shorter", SCALES[-1] * ENOUGH * side
 
 
-def scale_for(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> int:
-    """How many times smaller an image may be decoded of which this box is seen, 1 to decode it whole."""
-    if rules.decode == "exact" or not isinstance(image, JpegImagePlugin.JpegImageFile):
+def scale_for(image: Image.Image, data: bytes | memoryview, side: int, rules: ImageConfig) -> int:
+    """How many times smaller an image is decoded, 1 for whole.
+
+    data: the file that was opened.
+    """
+    if not rules.scales or not isinstance(image, JpegImagePlugin.JpegImageFile):
         return 1
-    return next((scale for scale in SCALES if density(box, side, rules) >= ENOUGH * scale), 1)
+    seen = density(cropped((0, 0, *image.size), rules), side, rules)
+    scale = next((scale for scale in SCALES if seen >= ENOUGH * scale), 1)
+    return scale if scale > 1 and can_be_scaled(image, data) else 1
+
+
+def can_be_scaled(image: JpegImagePlugin.JpegImageFile, data: bytes | memoryview) -> bool:
+    """Not where a JPEG has no transform, or colours for each four pixels, which would be enlarged less than else."""
+    coarsest = max(max(across, down) for _, across, down, _ in image.layer)
+    return coarsest <= 2 and not any(marker in LOSSLESS for marker, _ in jpeg_segments(data))
 
 
 def load(image: Image.Image, scale: int) -> Box:
     """Decode an image so many times smaller; the box that it fills, whose last pixels may be fractions."""
-    width, height = image.size
+    box: Box = (0, 0, *image.size)
     if scale > 1:
-        image.draft(None, (width // scale, height // scale))
+        width, height = image.size
+        drafted = image.draft(None, (max(width // scale, 1), max(height // scale, 1)))
+        box = drafted[1] if drafted else box
     image.load()  # raises for truncated files; PNG's EXIF is known only then
-    return 0, 0, width / scale, height / scale
+    return box

@@ -1,0 +1,19 @@
+"""What becomes of an image that gives no feature: a status and the reason."""
+
+from __future__ import annotations
+
+from fruitpipe.redaction import without_secrets
+
+OK = "ok"
+TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
+"""Statuses of images whose bytes could not be had; another time they may."""
+PERMANENT = ("undecodable", "too_large", "rejected")
+"""Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
+
+
+class BadImage(Exception):
+    """Raised for an image that cannot become a feature, with a status of TRANSIENT or PERMANENT."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(without_secrets(message))
+        self.status = status
