@@ -102,7 +102,7 @@ def compare_scales(backbone: str, files: list[bytes]) -> None:
         resaved = cosine(exact, feature(engine, again, EXACT))
         for scale.ENOUGH in (2, 3, 4, 5, 6):
             with Image.open(io.BytesIO(data)) as image:
-                times = scale.scale_for(image, (0, 0, *image.size), engine.side, SCALED)
+                times = scale.scale_for(image, data, engine.side, SCALED)
             if times > 1:
                 pair = cosine(exact, feature(engine, data, SCALED)), resaved
                 found.setdefault((kind, scale.ENOUGH), []).append(pair)
