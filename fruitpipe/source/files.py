@@ -123,7 +123,7 @@ def name_of(path: str) -> str:
 def read_image(path: str, max_bytes: int) -> bytes:
     """The bytes of an image.
 
-    Raises BadImage: `missing`, `forbidden`, `unreadable` or, above `max_bytes`, `too_large`.
+    Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or, above `max_bytes`, `too_large`.
     """
     try:
         with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
@@ -132,7 +132,10 @@ def read_image(path: str, max_bytes: int) -> bytes:
                 raise BadImage("unreadable", "not a regular file")
             if status.st_size > max_bytes:
                 raise BadImage("too_large", f"{status.st_size} bytes, more than image.max_bytes ({max_bytes})")
-            return file.readall()
+            data = file.read(status.st_size + 1)
+            if len(data) != status.st_size:
+                raise BadImage("changed", "it changed while it was read: run again")
+            return data
     except OSError as error:
         status_name = STATUS_OF_ERRNO.get(error.errno or 0, "unreadable")
         advice = ": its name is not UTF-8, rename it" if NO_TEXT.search(path) and status_name == "missing" else ""

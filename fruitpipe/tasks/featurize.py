@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +39,18 @@ class Image(NamedTuple):
     """bytes, where they are known"""
 
 
+class Read(NamedTuple):
+    """What is kept of the bytes of an image."""
+
+    content: str | None
+    """digest; None where they could not be had"""
+    bytes: int
+
+    @classmethod
+    def of(cls, data: Data | BadImage) -> Read:
+        return cls(None, 0) if isinstance(data, BadImage) else cls(digest(data), len(data))
+
+
 class Seen(NamedTuple):
     """Size of an image as seen, after its EXIF orientation, pixels."""
 
@@ -61,16 +72,16 @@ class Facts:
     bytes: int = 0
     """read; no column"""
 
-    def add(self, image: Image, data: Data | BadImage, seen: Seen | BadImage) -> None:
-        """A row for an image, its bytes, and what was seen in them."""
+    def add(self, image: Image, read: Read, seen: Seen | BadImage) -> None:
+        """A row for an image, what was read of it, and what was seen."""
         self.path.append(image.path)
         self.etag.append(image.etag)
-        self.content.append(None if isinstance(data, BadImage) else digest(data))
+        self.content.append(read.content)
         self.width.append(None if isinstance(seen, BadImage) else seen.width)
         self.height.append(None if isinstance(seen, BadImage) else seen.height)
         self.status.append(seen.status if isinstance(seen, BadImage) else OK)
         self.error.append(str(seen) if isinstance(seen, BadImage) else None)
-        self.bytes += 0 if isinstance(data, BadImage) else len(data)
+        self.bytes += read.bytes
 
     def to_table(self) -> pa.Table:
         """As layout.FACTS has them."""
@@ -148,11 +159,14 @@ def featurize(
     fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))
     for start in range(0, len(images), engine.batch):
         group = images[start : start + engine.batch]
-        data = list(islice(fetched, len(group)))
         pixels = np.empty((len(group), engine.side, engine.side, 1 if rules.grey else 3), np.uint8)
-        seen = [decode_into(row, each, rules) for row, each in zip(pixels, data, strict=True)]
+        read: list[Read] = []
+        seen: list[Seen | BadImage] = []
+        for row, data in zip(pixels, fetched, strict=False):  # the bytes of one at a time
+            read.append(Read.of(data))
+            seen.append(decode_into(row, data, rules))
         infer(engine, pixels, seen, features[start : start + len(group)])
-        for image, each, outcome in zip(group, data, seen, strict=True):
+        for image, each, outcome in zip(group, read, seen, strict=True):
             facts.add(image, each, outcome)
     return facts, features
 
