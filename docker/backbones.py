@@ -11,7 +11,7 @@ from fruitpipe.config import Environment
 
 
 def main() -> None:
-    environment = replace(Environment.read(), keras_home=Path(sys.argv[1]))
+    environment = replace(Environment.read(), keras_folder=Path(sys.argv[1]))
     for family in (EfficientNetLite0(), KerasApplications()):
         for name in family.names:
             if family.has_weights(name, environment):

@@ -1,8 +1,12 @@
-"""The image's locked requirements fit what the package asks for."""
+"""The image's locked requirements fit what the package asks for, and its parts are whole."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -37,3 +41,24 @@ def test_every_dependency_is_locked_at_a_version_that_fits(locked):
 def test_every_version_has_hashes():
     for entry in re.split(r"\n(?=[a-z])", LOCK)[1:]:
         assert "--hash=sha256:" in entry, entry
+
+
+@pytest.mark.slow
+def test_what_the_image_converts_backbones_with_is_copied_there(tmp_path):
+    """The stage has a part of the package alone, so that other changes do not convert anew."""
+    stage = (ROOT / "docker/Dockerfile").read_text().partition(" AS backbones\n")[2].partition("\nFROM ")[0]
+    for sources in re.findall(r"^COPY ((?:(?!--).)+?)$", stage.replace("\\\n", ""), re.MULTILINE):
+        *names, target = sources.split()
+        for name in names:
+            source, folder = ROOT / name, tmp_path / target
+            if source.is_dir():
+                shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, folder)
+    (tmp_path / "keras").mkdir()
+    environment = os.environ | {"FRUITPIPE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "backbones.py", "keras"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "efficientnet_lite0" in done.stdout
