@@ -108,7 +108,7 @@ class Plan:
     def add_features(self, store: Store, digest: str, twin: Twin | None = None) -> None:
         """Take what is known of features, and join."""
         self._take("features", PLACED, self._facts(store, parts_of(store, digest)))
-        if twin:
+        if twin and twin.digest != digest:  # the same where images are trimmed
             self._take("twin", PLACED, self._facts(store, parts_of(store, twin.digest)))
             side = {"shorter": "least(width, height)", "longer": "greatest(width, height)"}[twin.side]
             self._database.execute(
