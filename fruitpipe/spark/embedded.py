@@ -175,7 +175,12 @@ def not_started(error: Exception, log: Path, environment: Environment) -> Fruitp
 def hush(context: SparkContext) -> None:
     """Keep PySpark from printing stack traces when its JVM dies: the job that fails then says so in one line."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(is_not_py4js)  # which it uses too, once
     cast(Any, context)._accumulatorServer.handle_error = lambda request, address: None
+
+
+def is_not_py4js(record: logging.LogRecord) -> bool:
+    return Path(record.pathname).parent.name != "py4j"
 
 
 def stop(embedded: Embedded) -> None:
