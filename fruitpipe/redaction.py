@@ -1,37 +1,37 @@
 """Messages without secrets: what libraries say of a failure may repeat a key, a token or a URL with a password.
 
-Known are the secrets of this process, as they are when a message is made: in environment variables, in files that those
-name or that a chain of credentials reads, and what was handed over by `remember`. They are found in whatever spelling
-messages have them. Others are told by how they look.
+Known are the secrets of this process, as they are when a message is made: in environment variables whose names say so,
+in files that those name or that a chain of credentials reads, and what was handed over by `remember`. They are found
+in whatever spelling messages have them. Others are told by how they look.
 """
 
 from __future__ import annotations
 
-import json
+import html
 import os
 import re
 import stat
 import sys
 import traceback
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product, takewhile
 from pathlib import Path
-from typing import NamedTuple, TextIO
-from urllib.parse import quote, unquote
+from typing import Any, NamedTuple, TextIO
 
 HIDDEN = "***"
 SHORTEST = 8
 """Characters of a secret that is looked for: shorter ones are part of other words."""
 HEAD = 16
-"""Characters by which a secret is known that was cut short."""
+"""Characters by which a secret is known that was cut short, or is told in another way from there on."""
 MOST = 1 << 20
 """Bytes that are read of a file."""
 
 SECRET_VARIABLE = re.compile(
-    r"(secret|password|passwd|passphrase|(^|_)pass|token|connection_string|identity_header"
-    r"|(access|account|api|customer|master|private|sas|secret|storage)_?key(_base64)?)$",
+    r"(secret|password|passwd|passphrase|(^|_)pass|_pwd|_pat|token|connection_string|identity_header"
+    r"|(_|access|account|api|customer|master|private|sas|secret|storage)key(_base64)?)$",
     re.IGNORECASE,
 )
 """Names of variables that hold a secret. An access key's id is none."""
@@ -47,27 +47,40 @@ FILES = {
 }
 """Files with secrets among other things: the variables that name them, and where they are without."""
 
-# To look ahead for first letters makes a search seven times as fast.
+# To look ahead for first letters makes a search seven times as fast. After a slash it is the name of a folder.
 NAME = (
-    r"(?=[acpst])(?:secret|passw(?:or)?d|passphrase|(?<!continuation)(?<!continuation-)token(?:-\d)?|signature"
-    r"|(?<![a-z])sig|credential|assertion|(?:access|account|api|customer|private|storage)[_-]?key)"
+    r"(?=[acpst])(?<!/)(?:secret|passw(?:or)?d|passphrase|(?<!continuation)(?<!continuation-)token(?:-\d)?"
+    r"|(?<=[?&;-])signature|(?<![a-z])sig|credential|(?:access|account|api|customer|private|storage)[_-]?key)"
 )
-HEADER = r"(?=[ax])(?:\bx-[\w-]*(?:token|secret|customer-key)|authorization)"
-VALUE = r"""((?:[^\s"'&<>;,\\]|\\[^"'])+)"""
+IS = r"""\\*["']?[^\S\n]*[:=][^\S\n]*"""
+QUOTED = r"""b?(\\*["'])(.*?)(?:(?<!\\)\1|$)"""
+BARE = r"""(?!-----BEGIN)((?:[^\s"'&<>;,\\]|\\[^"']|,(?!\s|\w+=|$))+)"""
+NO_WORD = r"""(?=[^\s"']{6})(?=[^\s"']{0,99}\d)(?![\w.]*[(\[])"""
 LOOKS = [
-    re.compile(pattern, re.IGNORECASE)
+    re.compile(pattern, re.IGNORECASE | re.MULTILINE)
     for pattern in (
         # A password in a URL, also one that should have been quoted; a port is none.
-        r"""://[^\s/@:"'<>]*:(?!\d{1,5}(?:[/?#]|$))([^\s"'<>/]+|[^\s"'<>@]+)@""",
-        # A value in queries, settings, JSON and XML, and in what Python and JSON make of those.
-        NAME + r"""(?:\s*=\s*(?:b?\\?["'])?|\\?["']\s*:\s*b?\\?["']|>|%3D)""" + VALUE,
-        HEADER + r"""\\?["']?\s*[:=]\s*(?:b?\\?["'])?(?:(?:bearer|basic|sharedkey)\s+)?""" + VALUE,
-        r"""\b(?:bearer|basic)\s+([\w.~+/-]{16,}=*)""",
-        r"""\b(eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)""",
-        r"""(?s:-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|\Z))""",
+        r"""://[^\s/@:"'<>[]*:(?!\d{1,5}(?:[/?#]|$))([^\s"'<>/]+|(?:(?!://)[^\s"'<>@])+)@""",
+        # A value in settings, JSON, queries and XML. What follows a space or a colon may be prose or Python.
+        f"{NAME}(?:{IS}{QUOTED}|(?:=|>|%3D){BARE}|{IS}{NO_WORD}{BARE})",
+        rf"\bx-[\w-]{{0,50}}(?:token|secret|key){IS}(?:{QUOTED}|{BARE})",
+        rf"""authorization{IS}(?:{QUOTED}|([^\n"'\\]+))""",
+        r"""\b(?:bearer|basic)\s+(?=\S*(?:[\d=]|(?-i:[a-z][A-Z])))([\w.~+/-]{16,}=*)""",
+        r"""(?<![\w-])(eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)""",
+        r"""-----BEGIN [A-Z ]*PRIVATE KEY-----((?s:.*?))(?:-----END|\Z)""",
     )
 ]
-"""How credentials look; the group is what is secret."""
+"""How credentials look; the last group is what is secret."""
+QUOTING = (
+    r"(?P<slashes>(?:\\|%(?:25)*5c)+)(?:x(?P<escaped>[0-9a-f]{2})|u(?P<code>[0-9a-f]{4})|(?P<control>[abfnrtv]))?"
+    r"|%(?:25)*(?P<percent>[0-9a-f]{2})"
+    r"|&(?:amp;)*(?P<entity>\#?\w{1,8};)"
+)
+QUOTED_CHARACTER = re.compile(QUOTING, re.IGNORECASE | re.ASCII)
+"""As Python, JSON, URLs or HTML have it, quoted any number of times."""
+CHARACTER = re.compile(f"{QUOTING}|.", re.IGNORECASE | re.ASCII | re.DOTALL)
+SPACE = dict.fromkeys([*range(0x21), 0x7F])
+"""What comes in between where lines end."""
 
 told: list[str] = []
 """What `remember` was given."""
@@ -87,10 +100,10 @@ class Redacted:
     """A stream for text that takes secrets out of what is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.unfiltered = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(without_secrets(text))
+        self.unfiltered.write(without_secrets(text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -98,20 +111,42 @@ class Redacted:
             self.write(line)
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
+        if name == "buffer":  # what is written there is not filtered
+            raise AttributeError(name)
+        return getattr(self.unfiltered, name)
 
 
-def without_secrets(text: str) -> str:
-    """A message with `***` for each secret in it."""
-    spans = [span for secret in secrets() for span in occurrences(secret, text)]
-    spans += [match.span(1) for look in LOOKS for match in look.finditer(text)]
+def without_secrets(text: str, known: tuple[str, ...] | None = None) -> str:
+    """A message with `***` for each secret in it. known: what `secrets` says, which for many texts takes long."""
+    spans = [match.span(match.lastindex or 0) for look in LOOKS for match in look.finditer(text)]
+    said = plain(text)
+    if found := [secret for secret in (secrets() if known is None else known) if secret[:HEAD] in said]:
+        places = [match.span() for match in CHARACTER.finditer(text) for _ in plain(match[0])]
+        spans += [span for secret in found for span in occurrences(secret, text, said, places)]
     pieces: list[str] = []
     end = 0
-    for first, last in sorted(spans):
+    for first, last in sorted(span for span in spans if span[0] < span[1]):
         if not pieces or first > end:
             pieces += [text[end:first], HIDDEN]
         end = max(end, last)
     return "".join([*pieces, text[end:]])
+
+
+def values_without_secrets(value: Any) -> Any:
+    """What JSON can say, with `***` for each secret in its texts; numbers and keys stay as they are."""
+    known = secrets()
+
+    def cleaned(value: Any) -> Any:
+        match value:
+            case str():
+                return without_secrets(value, known)
+            case dict():
+                return {key: cleaned(each) for key, each in value.items()}
+            case list() | tuple():
+                return [cleaned(each) for each in value]
+        return value
+
+    return cleaned(value)
 
 
 def remember(*secrets: str | None) -> None:
@@ -127,6 +162,11 @@ def redact_output() -> None:
             setattr(sys, name, Redacted(stream))
 
 
+def unfiltered(stream: TextIO | None) -> TextIO | None:
+    """For programs' output, in which `***` could stand for a number: its texts are without secrets already."""
+    return stream.unfiltered if isinstance(stream, Redacted) else stream
+
+
 @contextmanager
 def redacted_tracebacks() -> Iterator[None]:
     """For a block whose exceptions somebody else prints: one that would show a secret becomes the text without it."""
@@ -139,20 +179,61 @@ def redacted_tracebacks() -> Iterator[None]:
         raise RuntimeError(f"\n{clean}") from None
 
 
-def occurrences(secret: str, text: str) -> Iterator[tuple[int, int]]:
-    """Where a secret is in a text, or the beginning of one that was cut short."""
-    start = text.find(secret[:HEAD])
+def occurrences(secret: str, text: str, said: str, places: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Where a secret is in a text, or the beginning of one that was cut short.
+
+    said: the text plainly; places: where the text has each character of that.
+    """
+    start = said.find(secret[:HEAD])
     while start >= 0:
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(secret, text[start : start + len(secret)], strict=False))
-        end = start + sum(1 for _ in same)
-        yield start, end
-        start = text.find(secret[:HEAD], end)
+        there = said[start : start + len(secret)]
+        end = start + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(secret, there, strict=False)))
+        first, last = places[start][0], places[end - 1][1]
+        if end - start < len(secret):  # what follows may be the rest, changed by nobody knows what
+            last += len(re.split(r"""[\s"'<>]""", text[last:], maxsplit=1)[0])
+        if not (secret.isdigit() and is_within_a_number(text, first, last)):
+            yield first, last
+        start = said.find(secret[:HEAD], end)
+
+
+def is_within_a_number(text: str, first: int, last: int) -> bool:
+    """Whether a longer number is where digits are."""
+    before, after = text[max(first - 3, 0) : first], text[last : last + 2]
+    return bool(re.search(r"(?<!%)(?<!%\d)\d\.?$", before) or re.match(r"\.?\d", after))
+
+
+def plain(text: str) -> str:
+    """What a text says, without space and quoting; a character for each byte of UTF-8."""
+    return QUOTED_CHARACTER.sub(unquoted, as_bytes(text)).translate(SPACE)
+
+
+def as_bytes(text: str) -> str:
+    return text.encode(errors="surrogatepass").decode("latin-1")
+
+
+def unquoted(match: re.Match[str]) -> str:
+    """The character that was quoted; slashes alone only quote."""
+    match match.lastgroup:
+        case "escaped" | "percent" as group:
+            character = chr(int(match[group], 16))
+        case "code":
+            character = as_bytes(chr(int(match["code"], 16)))
+        case "entity":
+            character = as_bytes(html.unescape(f"&{match['entity']}"))
+        case _:
+            character = ""
+    return character.replace("\\", "")
 
 
 def secrets() -> tuple[str, ...]:
-    """What is a secret now, in all its spellings."""
-    variables = tuple(os.environ.items())
-    return _secrets(variables, tuple(versions(dict(variables))), tuple(told))
+    """What is a secret now, plainly."""
+    found = variables()
+    return _secrets(found, tuple(versions(dict(found))), tuple(told))
+
+
+def variables() -> tuple[tuple[str, str], ...]:
+    """Those of this process, which other threads may take away meanwhile."""
+    return tuple((name, value) for name in list(os.environ) if (value := os.environ.get(name)) is not None)
 
 
 def versions(variables: dict[str, str]) -> Iterator[Version]:
@@ -174,11 +255,19 @@ def _secrets(
 ) -> tuple[str, ...]:
     contents = [(file.whole, content(file.path)) for file in files]
     texts = [*(value for _, value in variables), *(text for _, text in contents)]
-    found = {value for name, value in variables if SECRET_VARIABLE.search(name)}
+    found = {value for name, value in variables if SECRET_VARIABLE.search(name) and not is_a_file(value)}
     found |= {text for whole, text in contents if whole}
-    found |= {match[1] for text in texts for look in LOOKS for match in look.finditer(text)}
-    spelled = {each for value in (*found, *told) for each in spellings(value)}
-    return tuple(each for each in spelled if len(each) >= SHORTEST)
+    found |= {match[match.lastindex or 0] for text in texts for look in LOOKS for match in look.finditer(text)}
+    whole = {re.sub(r"-----[A-Z ]+-----", "", each).strip() for each in (*found, *told)}
+    lines = {line for each in whole for line in re.split(r"(?:[\r\n]|\\[rn])+", each)}
+    coded = {b64encode(each.encode(errors="surrogatepass")).decode() for each in whole}
+    in_forms = {each.replace(" ", "+") for each in whole}
+    return tuple(each for each in map(plain, whole | lines | coded | in_forms) if len(each) >= SHORTEST)
+
+
+def is_a_file(value: str) -> bool:
+    """Whether a value is where a secret is, as that of SSH_KEY may be."""
+    return value.startswith("/") and os.path.exists(value)  # noqa: PTH110 - Path raises where it is too long
 
 
 def content(path: str) -> str:
@@ -188,22 +277,3 @@ def content(path: str) -> str:
             return file.read(MOST).decode(errors="replace")
     except OSError:
         return ""
-
-
-def spellings(secret: str) -> set[str]:
-    """How messages may have a secret: whole, on one line, a line of it; quoted up to twice by Python, JSON or URLs."""
-    lines = re.split(r"(?:[\r\n]|\\[rn])+", secret)
-    found = {secret, *(each.strip() for each in (secret, unquote(secret), *lines)), " ".join(secret.split())}
-    for _ in range(2):
-        found |= {spelling for each in found for spelling in quoted(each)}
-    return found
-
-
-def quoted(text: str) -> Iterator[str]:
-    raw = text.encode(errors="surrogatepass")
-    yield repr(text)[1:-1]
-    yield ascii(text)[1:-1]
-    yield repr(raw)[2:-1]
-    yield json.dumps(text)[1:-1]
-    yield quote(raw)
-    yield quote(raw, safe="")

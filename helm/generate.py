@@ -99,7 +99,8 @@ def schema() -> str:
     described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values)}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
     described |= {"if": NOT_EXTENDED, "then": {"properties": {"pipeline": {"properties": named(pipeline)}}}}
-    described["$defs"] = definitions | {name: kubernetes()[name] for name in sorted(mentioned(described["properties"]))}
+    needed = sorted(mentioned(described["properties"]))
+    described["$defs"] = definitions | {name: with_nulls(kubernetes()[name]) for name in needed}
     return json.dumps(described, indent=2) + "\n"
 
 
@@ -116,7 +117,7 @@ def of(value: Any, path: str = "") -> dict[str, Any]:
     if path in SPECIAL:
         return SPECIAL[path]
     if known := passed_on(path.rpartition(".")[2]):
-        return {"type": TYPES[type(value)]} | known
+        return {"type": TYPES[type(value)]} | with_nulls(known)
     if not isinstance(value, dict):
         return {"type": TYPES[type(value)]}
     properties = {name: of(each, f"{path}.{name}".lstrip(".")) for name, each in value.items()}
@@ -131,8 +132,7 @@ def kubernetes() -> dict[str, Any]:
 
 
 def bare(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema with nothing but types: no words, nothing that validators differ in, and no null, which Helm means as
-    `leave out`, and would render where there is nothing to leave out."""
+    """A schema with nothing but types: no words, nothing that validators differ in, and no null."""
     kinds = [each for each in ("anyOf", "oneOf") if each in schema]
     if kinds:
         several = [bare(each) for each in schema[kinds[0]] if each != {"type": "null"}]
@@ -147,6 +147,24 @@ def bare(schema: dict[str, Any]) -> dict[str, Any]:
         if key in schema:
             made[key] = bare(schema[key]) if isinstance(schema[key], dict) else schema[key]
     return made
+
+
+def with_nulls(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose properties may be null, as which Kubernetes takes what is not there."""
+    made = dict(schema)
+    if "properties" in schema:
+        made["properties"] = {name: or_null(with_nulls(each)) for name, each in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            made[key] = with_nulls(schema[key])
+    return made
+
+
+def or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "type" not in schema or "enum" in schema:
+        return {"anyOf": [schema, {"type": "null"}]}
+    types = schema["type"]
+    return schema | {"type": [*([types] if isinstance(types, str) else types), "null"]}
 
 
 def given(kind: str, name: str) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def test_every_value_is_refused_where_its_type_is_wrong():
     validator = Draft7Validator(schema)
     found = [(path, own) for path, own in nodes(schema) if not path or path[-1] not in OPEN]
     assert {path[0] for path, _ in found if path} == schema["properties"].keys() - {"global"}
-    truths = {path for path, own in found if own.get("type") == "boolean"}
+    truths = {path for path, own in found if "boolean" in own.get("type", "")}
     for path in dict(found):
         for wrong in ({"no": {"such": [{}]}}, [[[]]], "no truth" if path in truths else True):
             errors = validator.iter_errors(values_with(path, wrong))
@@ -238,6 +238,22 @@ def test_every_value_is_refused_where_its_type_is_wrong():
 )
 def test_helm_refuses_what_kubernetes_would_with_its_key(setting: str, place: str):
     assert place in refusal(*PLACES, setting).replace(".", "/")
+
+
+def test_null_in_what_kubernetes_is_given_is_what_is_not_there():
+    """As Helm renders it where there is no default to leave out; a whole value may not be null."""
+    executor = {
+        "affinity": {"nodeAffinity": None, "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": None}},
+        "tolerations": [{"key": "a", "operator": "Exists", "value": None, "tolerationSeconds": None}],
+        "scratch": {"emptyDir": {"sizeLimit": None}, "hostPath": None},
+    }
+    places = {"input": "s3://photos/images", "output": "s3://photos/out"}
+    done = helm("template", "fruits", str(CHART), "--values=-", given={"pipeline": places, "executor": executor})
+    assert not done.returncode, done.stderr
+    template = one([each for each in yaml.safe_load_all(done.stdout) if each], "SparkApplication")["spec"]["executor"]
+    pod = template["template"]["spec"]
+    assert (pod["affinity"], pod["tolerations"]) == (executor["affinity"], executor["tolerations"])
+    assert "executor/tolerations/0" in refusal(*PLACES, "executor.tolerations[0]=null").replace(".", "/")
 
 
 def test_texts_and_large_numbers_reach_kubernetes_as_what_they_are():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +28,8 @@ from fruitpipe.config import S3Config
 from fruitpipe.objects.clients import Credentials, botocore_client
 from fruitpipe.objects.place import Place
 from fruitpipe.redaction import without_secrets
+from fruitpipe.result.manifest import Manifest
+from fruitpipe.spark.surroundings import own_environment
 
 NAMES = "s3://photos/images of AKIAIOSFODNN7EXAMPLE in eu-west-3"
 
@@ -123,11 +127,18 @@ def test_a_message_without_its_secret(kind: str, variables: Mapping[str, str], m
     "text",
     [
         "nothing answers at http://127.0.0.1:9000/photos/eye@2x.jpg: check s3.endpoint",
+        "nothing answers at http://[::1]:9000/photos/eye@2x.jpg: check s3.endpoint",
         "abfss://container@account.dfs.core.windows.net/folder",
         "s3.secret_access_key: credentials are not allowed in a config",
         "list of s3://b failed: GET https://b/?list-type=2&continuation-token=MSwxMjM",
         "AuthorizationHeaderMalformed: Basic authentication failed",
+        "the server knows basic authentifications only",
         "missing: AWS_SECRET_ACCESS_KEY, /var/run/secrets/token",
+        "no images in s3://photos/token=7/x/y.jpg",
+        "bad JPEG signature=0x1234, assertion=1",
+        "    signature = inspect.signature(function)",
+        "    token = next(tokens_2)",
+        '    password = "" if token is None else token',
         "",
     ],
 )
@@ -135,9 +146,155 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert without_secrets(text) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("authorization: Token abcdefgh\nnext", "authorization: ***\nnext"),
+        ("curl -H 'Authorization: Token abcdefgh' https://host", "curl -H 'Authorization: ***' https://host"),
+        ("token='abc def', x", "token='***', x"),
+        ("token='abc def", "token='***"),
+        ('{"password": "a\\"bcd", "x": "y"}', '{"password": "***", "x": "y"}'),
+        (json.dumps('{"password": "a\\"bcd", "x": ""}'), '"{\\"password\\": \\"***\\", \\"x\\": \\"\\"}"'),
+        ("password=hunter,2hunter, x=y", "password=***, x=y"),
+        ("access_key=abc,region=eu", "access_key=***,region=eu"),
+        ("password: hunter2", "password: ***"),
+        ("aws_secret_access_key: wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key: ***"),
+        ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key = ***"),
+        ("api-key: 0123456789abcdef", "api-key: ***"),
+        ("X-Api-Key: abcdefgh", "X-Api-Key: ***"),
+        ("https://host/?a=b&Signature=abc&x=y", "https://host/?a=b&Signature=***&x=y"),
+    ],
+)
+def test_how_credentials_look(text: str, told: str) -> None:
+    assert without_secrets(text) == told
+
+
+AWKWARD = "pass/word+with spaces \"and\" 'quotes' <&> é\\q%41;=end of it"
+CHANGED = {
+    "JSON": json.dumps,
+    "JSON with slashes": lambda text: json.dumps(text).replace("/", "\\/"),
+    "Python": repr,
+    "bytes": lambda text: repr(text.encode()),
+    "URL": lambda text: quote(text, safe=""),
+    "URL in lower case": lambda text: re.sub("%..", lambda match: match[0].lower(), quote(text, safe="")),
+    "form": quote_plus,
+    "URL in JSON in a URL": lambda text: quote(json.dumps(quote(text)), safe=""),
+    "HTML": html.escape,
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "lines": lambda text: "\n".join([text[:30], text[30:]]),
+    "lines of Python": lambda text: repr("\n".join([text[:30], text[30:]])),
+}
+
+
+@pytest.mark.parametrize("way", CHANGED)
+def test_a_secret_in_any_spelling(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X_PASSWORD", AWKWARD)
+    told = without_secrets(f"before {CHANGED[way](AWKWARD)} after")
+    assert re.fullmatch(r"""before (b?\\*["']|%22)?\*\*\*(\\*["']|%22)? after""", told)
+
+
+def test_where_a_secret_goes_on_in_another_way_its_tail_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("X_PASSWORD", secret("tail"))
+    for tail in ("-and-more", "\N{HORIZONTAL ELLIPSIS}"):
+        assert without_secrets(f'a "{secret("tail")[:20]}{tail}" is') == 'a "***" is'
+
+
+def test_digits_are_not_taken_out_of_longer_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "12345678")
+    text = "112345678 123456789 12345678.5 0.12345678 {}. {}, {} 5"
+    assert without_secrets(text.format(*["12345678"] * 3)) == text.format(*["***"] * 3)
+
+
+def test_a_file_that_a_variable_names_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSH_KEY", str(tmp_path))
+    assert without_secrets(f"cannot write to {tmp_path}/out") == f"cannot write to {tmp_path}/out"
+
+
+@pytest.mark.parametrize("name", ["DB_PWD", "GITHUB_PAT", "SIGNING_KEY", "APIKEY", "PGPASSWORD", "X_KEY_BASE64"])
+def test_names_of_variables_that_hold_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, secret(name))
+    monkeypatch.setenv(f"{name}_ID", secret("id"))
+    assert without_secrets(f"{secret(name)} of {secret('id')}") == f"*** of {secret('id')}"
+
+
+@pytest.mark.parametrize("part", ["x-", "://a:", "token:", "-eyJ", "%5c", "\\", "&amp;", "basic ", "&a"])
+def test_time_grows_with_the_text_and_no_faster(part: str) -> None:
+    """Squared, it would be minutes."""
+    assert without_secrets(part * 100_000) == part * 100_000
+
+
+def test_variables_may_go_while_a_message_is_made() -> None:
+    names = [f"PASSING_{number}" for number in range(200)]
+    going = threading.Event()
+
+    def come_and_go() -> None:
+        while not going.is_set():
+            for name in names:
+                os.environ[name] = ""
+            for name in names:
+                del os.environ[name]
+
+    thread = threading.Thread(target=come_and_go)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(100):
+            without_secrets("a message")
+            with own_environment():
+                pass
+    finally:
+        going.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
 def test_short_values_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "images")
     assert without_secrets("no images in images") == "no images in images"
+
+
+def test_the_frame_of_a_key_is_no_secret(variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", variables["GOOGLE_APPLICATION_CREDENTIALS"])
+    assert without_secrets("no -----BEGIN CERTIFICATE----- in it") == "no -----BEGIN CERTIFICATE----- in it"
+
+
+def test_output_for_programs_stays_what_they_can_read(tmp_path: Path) -> None:
+    """Its numbers and keys; texts have no secrets."""
+    variables = os.environ | {"DB_PASSWORD": "50000000"}
+    assert fruitpipe("schema", variables=variables).stdout == fruitpipe("schema").stdout
+    assert "50000000" in fruitpipe("schema").stdout
+    (tmp_path / "config.yaml").write_text("password-50000000: 3\n")
+    done = fruitpipe("validate", tmp_path / "config.yaml", "--json", code=2, variables=variables)
+    (mistake,) = json.loads(done.stdout)
+    assert mistake["key"] == "password-***"
+
+
+def test_a_run_is_published_with_its_real_places(tmp_path: Path) -> None:
+    """Though a password is a word, or a number, that they have in them."""
+    images = tmp_path / "token=7"
+    images.mkdir()
+    Image.new("RGB", (9, 9)).save(images / "a.png")
+    variables = os.environ | {"X_TOKEN": "features", "DB_PASSWORD": tmp_path.parent.name}
+    places = ("run", images, tmp_path / "out", "--backbone", "efficientnet_lite0", "--set", "pca=none")
+    fruitpipe(*places, variables=variables)
+    (run,) = (tmp_path / "out" / "runs").iterdir()
+    found = Manifest.read((run / "manifest.json").read_bytes())
+    assert (found.config.inputs, found.config.output) == ([str(images)], str(tmp_path / "out"))
+    assert [name for name in found.feature_parts if (tmp_path / "out" / name).exists()]
+    assert {file.name for file in found.files} == {
+        path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()
+    } - {"manifest.json", "report.html"}
+
+
+def test_command_line_errors_are_filtered_whatever_the_encoding() -> None:
+    """Where that is ASCII, click writes to the buffer of a stream, if it has one."""
+    done = process(
+        f"--{secret('option').rstrip('=')}",
+        code=2,
+        variables=os.environ | {"PYTHONIOENCODING": "ascii", "X_TOKEN": secret("option").rstrip("=")},
+    )
+    assert "No such option: --***" in done.stderr
 
 
 def test_files_that_cannot_be_read_are_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

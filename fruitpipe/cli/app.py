@@ -36,7 +36,7 @@ from fruitpipe.cli.options import (
     direct_options,
 )
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
-from fruitpipe.redaction import redact_output
+from fruitpipe.redaction import redact_output, unfiltered, values_without_secrets
 from fruitpipe.units import size
 
 app = typer.Typer(
@@ -86,7 +86,7 @@ def print_version(wanted: bool) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value))
+    print(json.dumps(values_without_secrets(value)), file=unfiltered(sys.stdout))
 
 
 @app.callback()
@@ -272,7 +272,7 @@ def show(
 
     shown = open_run(Given(config_file, assignments).store(out), run_id)
     if as_json:
-        print(shown.manifest.model_dump_json())
+        print_json(json.loads(shown.manifest.model_dump_json()))
         return
     present.print_run(shown)
 
@@ -405,4 +405,4 @@ def show_versions(as_json: AsJson = False) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the config."""
-    print(json.dumps(configs.Config.model_json_schema(), indent=2))
+    print(json.dumps(configs.Config.model_json_schema(), indent=2), file=unfiltered(sys.stdout))

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects.clients import AT_FIRST, LATER, botocore_client, client_of
-from fruitpipe.objects.error_messages import in_our_words, one_line
+from fruitpipe.objects.error_messages import code_of, in_our_words, one_line
 from fruitpipe.objects.place import Place
 from fruitpipe.objects.retry import Retry, retried
 
@@ -126,10 +126,18 @@ class Bucket:
                 yield to_page(*(pa.array([each[name] for each in found]) for name in CONTENTS))
 
     def _begin_with_a_slash(self, last: str) -> bool:
-        """Whether keys after one do, which obstore would list without it. False where the store cannot tell."""
+        """Whether keys after one do, which obstore would list without it.
+
+        False where the store cannot tell, or there is a right to list other prefixes only.
+        """
         if self.place.scheme != "s3" or last >= "0":  # which comes after the slash
             return False
-        found = next(self._list("/", last, MaxKeys=1)).get("Contents", [])
+        try:
+            found = next(self._list("/", last, MaxKeys=1)).get("Contents", [])
+        except Exception as error:
+            if code_of(error) != "AccessDenied":
+                raise
+            return False
         return any(each["Key"].startswith("/") for each in found)  # SeaweedFS takes the slash off itself
 
     def _list(self, prefix: str, last: str, **options: Any) -> Iterator[dict[str, Any]]:

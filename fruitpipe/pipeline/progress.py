@@ -15,6 +15,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from fruitpipe.redaction import unfiltered, without_secrets
 from fruitpipe.streams import is_terminal, say
 from fruitpipe.units import duration
 
@@ -120,10 +121,10 @@ class JsonReporter(Reporter):
         facts: dict[str, object] = {"stage": self.stage_name, "seconds": round(self.seconds, 3)}
         if self.total:
             facts |= {"images": self.done, "failed": self.failed, "images_per_second": round(self.rate, 1)}
-        say(json.dumps(facts), self.stream)
+        say(json.dumps(facts), unfiltered(self.stream))
 
     def note(self, message: str) -> None:
-        say(json.dumps({"note": message}), self.stream)
+        say(json.dumps({"note": without_secrets(message)}), unfiltered(self.stream))
 
 
 class BarReporter(Reporter):

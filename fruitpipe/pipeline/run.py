@@ -23,7 +23,7 @@ from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
-from fruitpipe.redaction import without_secrets
+from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
 from fruitpipe.result.report import render
 from fruitpipe.result.runs import Run, point_latest
@@ -134,7 +134,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
     model = job.reused or stages.make_model(job, pca, images, errors)
     records = records_of(further, Context(job, model, parts))
     with job.reporter.stage("publish"):
-        made = Manifest(
+        manifest = Manifest(
             layout=layout.VERSION,
             run=job.id,
             started=job.started,
@@ -151,12 +151,10 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             feature_parts=[*job.plan.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
             worker_memory=spark.worker_memory,
-            warnings=job.warnings,
+            warnings=values_without_secrets(job.warnings),
             versions=versions(),
             **records,
         )
-        # Stages of others may say anything.
-        manifest = Manifest.read(without_secrets(made.model_dump_json()).encode())
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
         lease.require_held()
@@ -181,13 +179,14 @@ def wanted_stages(config: Config) -> dict[str, Stage | None]:
 
 
 def records_of(further: Mapping[str, Stage | None], context: Context) -> dict[str, Record | None]:
-    """What each further stage has found, by its name; None for those that are not wanted."""
+    """What each further stage has found, by its name; None for those that are not wanted. It may say anything."""
     records: dict[str, Record | None] = {}
     for name, stage in further.items():
         records[name] = None
         if stage:
             with context.job.reporter.stage(name):
-                records[name] = stage.run(context)
+                found = stage.run(context)
+            records[name] = found and Record.model_validate(values_without_secrets(found.model_dump(mode="json")))
     return records
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyspark
 
+from fruitpipe.redaction import variables
+
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 """How variables begin that are meant for another Spark, and could lead this one to its settings, jars and servers."""
 KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
@@ -24,18 +26,18 @@ def own_environment() -> Iterator[str]:
 
     The environment is the process's: nobody else may start a Spark meanwhile.
     """
-    before = {name: value for name, value in os.environ.items() if name.startswith(FOREIGN)}
+    before = {name: value for name, value in variables() if name.startswith(FOREIGN)}
     hidden = [name for name, value in before.items() if is_foreign(name) and not is_this(name, value)]
     for name in filter(is_foreign, before):
-        del os.environ[name]
+        os.environ.pop(name, None)
     os.environ.update(OURS)
     if is_nameless():
         os.environ.setdefault("SPARK_USER", f"user{os.getuid()}")
     try:
         yield f"left aside, as they are for another Spark: {', '.join(sorted(hidden))}" if hidden else ""
     finally:
-        for name in [name for name in os.environ if name.startswith(FOREIGN)]:  # PySpark has set some meanwhile
-            del os.environ[name]
+        for name in [name for name, _ in variables() if name.startswith(FOREIGN)]:  # PySpark has set some meanwhile
+            os.environ.pop(name, None)
         os.environ.update(before)
 
 
