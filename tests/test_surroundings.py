@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,183 @@ def test_a_spark_that_does_not_start_says_why_and_where_the_rest_is(
     line = one_line_error(done)
     assert says in line
     assert (tmp_path / "cache" / "fruitpipe" / "spark" / "failed-start.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("prlimit", "--nofile=60:60"), "raise the limit of open files (ulimit -n 4096)"),
+        (("unshare", "--net"), "the loopback interface is down, most likely: bring it up (ip link set lo up)"),
+    ],
+)
+def test_a_limit_of_the_system_is_named_with_what_to_do(
+    words: tuple[str, ...], says: str, fruits: Path, tmp_path: Path
+) -> None:
+    run = command("run", fruits, tmp_path / "out", *RUN)
+    done = subprocess.run([*words, *run], capture_output=True, text=True, check=False, timeout=300)
+    if "Operation not permitted" in done.stderr:
+        unavailable("only root may take a network away")
+    assert done.returncode == 1, done.stderr
+    assert says in one_line_error(done)
+
+
+@pytest.mark.slow
+def test_a_port_that_another_program_has_is_named(fruits: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = (f"spark.conf.spark.driver.port={port}", "spark.conf.spark.port.maxRetries=0")
+        options = [part for each in settings for part in ("--set", each)]
+        done = process("run", fruits, tmp_path / "out", *RUN, *options, code=1)
+    assert f"another program has port {port}, which spark.conf sets for its sparkDriver" in one_line_error(done)
+
+
+STARTS = """
+import logging, os, signal, socket, sys, threading, time
+from dataclasses import replace
+from pathlib import Path
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.spark.embedded import running
+from pyspark import SparkContext
+
+environment, one = Environment.read(), SparkConfig(master="local[1]")
+PY4J = logging.getLogger("py4j")
+
+def start(config=one, environment=environment, verbose=False, inside=lambda: None):
+    log = Path(sys.argv[1], f"{time.monotonic_ns()}.log")
+    with running(config, environment, log, verbose) as (context, _):
+        assert context.parallelize([1], 1).collect() == [1]
+        inside()
+
+def refused(kind, *given, **named):
+    try:
+        start(*given, **named)
+    except FruitpipeError as error:
+        assert type(error) is kind, repr(error)
+        return str(error)
+    raise AssertionError("it started")
+
+def held():
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+def require_as_before():
+    assert SparkContext._active_spark_context is SparkContext._gateway is SparkContext._jvm is None
+    assert PY4J.level == logging.NOTSET
+    end = time.monotonic() + 60
+    while held() != before:
+        assert time.monotonic() < end, (held(), before, threading.enumerate())
+        time.sleep(0.1)
+
+before = held()
+"""
+
+
+def in_a_process(program: str, folder: Path) -> str:
+    """What a program says on standard error, which ends well."""
+    words = [sys.executable, "-c", STARTS + program, str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_spark_that_has_ended_or_not_started_leaves_nothing_behind(tmp_path: Path) -> None:
+    in_a_process(
+        """
+for _ in range(2):
+    start()
+    require_as_before()
+with socket.create_server(("127.0.0.1", 0)) as other:
+    port = str(other.getsockname()[1])
+    taken = SparkConfig(master="local[1]", conf={"spark.driver.port": port, "spark.port.maxRetries": "0"})
+    assert port in refused(FruitpipeError, taken)
+require_as_before()
+said = refused(UserError, environment=replace(environment, cache_folder=None, home=None))
+assert "set FRUITPIPE_CACHE" in said and "Spark" not in said, said
+require_as_before()
+start(inside=lambda: SparkContext._gateway.proc.kill())
+require_as_before()
+""",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("master", "options", "cause"),
+    [("local[1]", "-XX:+NoSuchThing", "NoSuchThing"), ("nonsense", "", "Master must either be yarn or start with")],
+)
+def test_a_start_whose_messages_are_shown_fails_with_its_cause(
+    master: str, options: str, cause: str, tmp_path: Path
+) -> None:
+    """Whether Java ends before PySpark reaches it, or Spark does not like what it is given."""
+    said = in_a_process(
+        f"""
+os.environ["JDK_JAVA_OPTIONS"] = {options!r}
+print(refused(FruitpipeError, SparkConfig(master={master!r}), verbose=True), file=sys.stderr)
+require_as_before()
+""",
+        tmp_path,
+    )
+    shown, _, line = said.strip().rpartition("\n")
+    assert cause in shown
+    assert cause in line
+    assert "failed-start.log" in line
+
+
+@pytest.mark.slow
+def test_a_spark_that_is_interrupted_as_it_stops_is_gone(tmp_path: Path) -> None:
+    """Its JVM is held, so that it is interrupted in the middle."""
+    in_a_process(
+        """
+def interrupt():
+    main, place = threading.main_thread().ident, ""
+    while "stop" not in place or "readinto" not in place:
+        time.sleep(0.1)
+        frame, place = sys._current_frames()[main], ""
+        while frame:
+            place, frame = f"{place} {frame.f_code.co_name}", frame.f_back
+    signal.pthread_kill(main, signal.SIGINT)
+    os.kill(jvm.pid, signal.SIGCONT)
+
+def hold():
+    global jvm
+    jvm = SparkContext._gateway.proc
+    os.kill(jvm.pid, signal.SIGSTOP)
+    threading.Thread(target=interrupt).start()
+
+try:
+    start(inside=hold)
+except KeyboardInterrupt:
+    pass
+else:
+    raise AssertionError("it was not interrupted")
+assert jvm.wait(60) is not None
+del jvm
+require_as_before()
+""",
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_somebody_s_session_is_as_before_when_the_last_run_on_it_has_ended(tmp_path: Path) -> None:
+    in_a_process(
+        """
+PY4J.setLevel(logging.WARNING)
+context = SparkContext("local[1]", "somebody's")
+server = context._accumulatorServer
+def look():
+    assert PY4J.level == logging.CRITICAL
+    assert "handle_error" in vars(server)
+start(inside=lambda: (start(inside=look), look()))
+assert PY4J.level == logging.WARNING
+assert "handle_error" not in vars(server)
+context.stop()
+""",
+        tmp_path,
+    )
 
 
 LOGS = {

@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -37,18 +37,18 @@ WORKERS = {
 
 @dataclass
 class Embedded:
-    """A Spark that this process has started."""
+    """A Spark that this process starts or has started."""
 
-    context: SparkContext
-    gateway: Any
-    """PySpark's connection to its JVM"""
-    note: str
-    """what of the environment it has left aside, if anything"""
     before: tuple[Any, Any]
-    """the same and that JVM, of a Spark that the process had before"""
-    messages: threading.Thread | None
-    """what shows them, where they are shown"""
-    users: int = 0
+    """PySpark's connection to the JVM of a Spark that the process had before, and that JVM"""
+    gateway: Any = None
+    """the same to its own JVM, once that runs"""
+    context: SparkContext | None = None
+    """once it has started"""
+    note: str = ""
+    """what of the environment it has left aside, if anything"""
+    messages: threading.Thread | None = None
+    """what shows its messages, where they are shown"""
 
 
 class Holder:
@@ -57,6 +57,10 @@ class Holder:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.embedded: Embedded | None = None
+        self.users = 0
+        """of it, or of somebody's"""
+        self.at_end = ExitStack()
+        """what the last user leaves as it was"""
 
 
 HOLDER = Holder()
@@ -73,21 +77,22 @@ def running(
     Raises UserError where somebody's cannot be used or there is no Java, FruitpipeError where Spark does not start.
     """
     with HOLDER.lock:
-        somebodys = None if HOLDER.embedded else theirs(environment)
-        if somebodys is None:
-            ours = HOLDER.embedded = HOLDER.embedded or start(config, environment, log, verbose)
-            ours.users += 1
-    if somebodys is not None:
-        yield somebodys, ""
-        return
+        context, note = None if HOLDER.embedded else theirs(environment), ""
+        if context is None:
+            HOLDER.embedded = HOLDER.embedded or start(config, environment, log, verbose)
+            context, note = cast(SparkContext, HOLDER.embedded.context), HOLDER.embedded.note
+        hush(context)
+        HOLDER.users += 1
     try:
-        yield ours.context, ours.note
+        yield context, note
     finally:
         with HOLDER.lock:
-            ours.users -= 1
-            if not ours.users:
-                HOLDER.embedded = None
-                stop(ours)
+            HOLDER.users -= 1
+            if not HOLDER.users:
+                ours, HOLDER.embedded = HOLDER.embedded, None
+                with HOLDER.at_end:
+                    if ours:
+                        stop(ours)
 
 
 def theirs(environment: Environment) -> SparkContext | None:
@@ -111,57 +116,61 @@ def theirs(environment: Environment) -> SparkContext | None:
             "the Spark session of this process was stopped, but not by its stop(): call spark.stop(), then start "
             "another, or none, to run on this machine."
         )
-    hush(context)
     return context
 
 
 def start(config: SparkConfig, environment: Environment, log: Path, verbose: bool) -> Embedded:
-    """Start Spark and its JVM, which writes its noise to `log`, or to standard error. Raises UserError and
-    FruitpipeError."""
+    """Start Spark and its JVM, which writes its noise to `log`, and to standard error where that is wanted.
+
+    Raises UserError and FruitpipeError.
+    """
     java = find_java(environment)
-    before = SparkContext._gateway, SparkContext._jvm
+    ours = Embedded((SparkContext._gateway, SparkContext._jvm))
     SparkContext._gateway = SparkContext._jvm = None  # or PySpark would go on with a JVM of other settings
     surroundings = own_environment() if config.master.startswith("local") else nullcontext("")
-    gateway: Any = None
     try:
-        screen = descriptor(sys.stderr) if verbose else None
-        messages, noise = (None, log.open("ab")) if screen is None else shown(screen)
-        with surroundings as note, noise:
+        noise: IO[bytes] = log.open("ab")
+        if verbose and (screen := descriptor(sys.stderr)) is not None:
+            ours.messages, noise = shown(screen, noise)
+        with noise, surroundings as ours.note:
             conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
             for key, value in (local_settings(config, environment, java) | config.conf).items():
                 conf.set(key, value)
-            gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
-            context = SparkContext(conf=conf, gateway=gateway)
-    except Exception as error:
-        failure = not_started(error, log, environment)  # asks the JVM
-        forget(gateway, before)
-        raise failure from error
+            ours.gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
+            ours.context = context = SparkContext(conf=conf, gateway=ours.gateway)
+    except BaseException as error:
+        told = java_says(error)  # asks the JVM
+        forget(ours)
+        if isinstance(error, FruitpipeError) or not isinstance(error, Exception):
+            raise
+        raise not_started(error, told, log, environment) from error
     context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
-    hush(context)
     context.setLogLevel("WARN")
-    return Embedded(context, gateway, note, before, messages)
+    return ours
 
 
-def shown(screen: int) -> tuple[threading.Thread, IO[bytes]]:
-    """A file whose lines come to a screen without secrets, and what brings them until all that write have ended."""
+def shown(screen: int, log: IO[bytes]) -> tuple[threading.Thread, IO[bytes]]:
+    """A file whose lines come to a screen without secrets, and to a log, and what brings them until all that write have
+    ended."""
     reading, writing = os.pipe()
 
     def show() -> None:
-        with os.fdopen(reading, errors="replace") as lines:
+        with log, os.fdopen(reading, errors="replace") as lines:
             for line in lines:
-                os.write(screen, without_secrets(line).encode())
+                said = without_secrets(line).encode()
+                log.write(said)
+                os.write(screen, said)
 
     thread = threading.Thread(target=show, name="spark-messages", daemon=True)
     thread.start()
     return thread, os.fdopen(writing, "wb")
 
 
-def not_started(error: Exception, log: Path, environment: Environment) -> FruitpipeError:
-    """Why, and where all that Spark wrote is kept."""
+def not_started(error: Exception, told: str, log: Path, environment: Environment) -> FruitpipeError:
+    """Why, and where all that Spark wrote is kept. told: what Java says of the error."""
     said = without_secrets(log.read_text(errors="replace")) if log.exists() else ""
-    told = java_says(error) or said
-    reason = f"Spark did not start: {(cause_of_start(told) or str(error)).rstrip('.')}."
-    if not said:  # as with --verbose, which has shown all of it
+    reason = f"Spark did not start: {(cause_of_start(told or said) or cause_of_start(str(error))).rstrip('.')}."
+    if not said:
         return FruitpipeError(reason)
     kept = environment.cache / "spark" / "failed-start.log"
     try:
@@ -173,10 +182,18 @@ def not_started(error: Exception, log: Path, environment: Environment) -> Fruitp
 
 
 def hush(context: SparkContext) -> None:
-    """Keep PySpark from printing stack traces when its JVM dies: the job that fails then says so in one line."""
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
-    logging.getLogger().addFilter(is_not_py4js)  # which it uses too, once
-    cast(Any, context)._accumulatorServer.handle_error = lambda request, address: None
+    """Keep PySpark from printing stack traces when its JVM dies, as long as it has users: the job that fails then says
+    so in one line."""
+    logger, root = logging.getLogger("py4j"), logging.getLogger()
+    server = cast(Any, context)._accumulatorServer
+    if not HOLDER.users:
+        HOLDER.at_end.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+        HOLDER.at_end.callback(root.removeFilter, is_not_py4js)
+        root.addFilter(is_not_py4js)  # which py4j uses too, once
+    if server and "handle_error" not in vars(server):
+        HOLDER.at_end.callback(delattr, server, "handle_error")
+        server.handle_error = lambda request, address: None
 
 
 def is_not_py4js(record: logging.LogRecord) -> bool:
@@ -184,26 +201,30 @@ def is_not_py4js(record: logging.LogRecord) -> bool:
 
 
 def stop(embedded: Embedded) -> None:
-    """Stop Spark and its JVM, so that the same process can start another.
+    """Stop Spark and its JVM, so that the same process can start another."""
+    try:
+        with suppress(Py4JError, OSError):  # the JVM may have died before us
+            if (running := cast(Any, embedded.context)._jsc) is not None:  # None where the user has stopped it
+                running.stop()
+    finally:
+        forget(embedded)
 
-    SparkContext.stop() would wait a second for its own accumulator server, which ends with the JVM in any case.
+
+def forget(embedded: Embedded) -> None:
+    """End the JVM, if there is one, and have PySpark know the connection of before.
+
+    SparkContext.stop() would wait a second for its own accumulator server.
     """
-    with suppress(Py4JError, OSError):  # the JVM may have died before us
-        if (running := cast(Any, embedded.context)._jsc) is not None:  # None where the user has stopped it
-            running.stop()
-            embedded.gateway.shutdown()
     SparkContext._active_spark_context = None
-    forget(embedded.gateway, embedded.before)
+    SparkContext._gateway, SparkContext._jvm = embedded.before
+    if server := getattr(embedded.context, "_accumulatorServer", None):
+        threading.Thread(target=server.shutdown, name="spark-accumulators", daemon=True).start()
+    if gateway := embedded.gateway:
+        gateway.shutdown()
+        if gateway.proc:
+            gateway.proc.stdin.close()  # the JVM ends when its standard input does
     if embedded.messages:
-        embedded.messages.join(1)
-
-
-def forget(gateway: Any, before: tuple[Any, Any]) -> None:
-    """End the JVM of a connection, if there is one, and have PySpark know the connection of before."""
-    SparkContext._gateway, SparkContext._jvm = before
-    process = getattr(gateway, "proc", None)
-    if process is not None and process.stdin:
-        process.stdin.close()  # the JVM ends when its standard input does
+        embedded.messages.join(5)
 
 
 def with_retries(master: str) -> str:

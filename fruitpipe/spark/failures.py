@@ -35,6 +35,9 @@ KNOWN = {
     r"|OutOfMemoryError|System memory \d+ must be at least": "there is too little memory for its JVM, or spark.memory "
     "asks for too little: set it to what fits, such as spark.memory=1g",
     r"Too many open files": "too many files are open: raise the limit (ulimit -n 4096)",
+    # What Java makes of it where that happens early.
+    r"not found on classpath|Error loading java\.security file|NoClassDefFoundError": "Java cannot open all of its own "
+    "files and Spark's: raise the limit of open files (ulimit -n 4096) or, where it is as high, install both again",
     r"No space left on device|Disk quota exceeded": f"a disk is full, most likely that of {TEMPORARY}: make room, or "
     "set TMPDIR to another",
     r"failed to map segment from shared object|Operation not permitted \(mmap\)": f"{TEMPORARY} does not let programs "
@@ -45,8 +48,10 @@ KNOWN = {
     r"(Unrecognized (?:VM )?option:? \S+)": "Java does not know an option ({0}): look at JAVA_TOOL_OPTIONS and "
     "JDK_JAVA_OPTIONS",
     r"UnknownHostException: ([^\s:]+)": "the host name {0} leads nowhere: check it, and the network",
-    r"BindException|could not bind on a random free port": "it cannot listen on 127.0.0.1: the loopback interface may "
-    "be down",
+    r"Address already in use: Service '(\w+)' failed .*\(starting from (\d+)\)": "another program has port {1}, which "
+    "spark.conf sets for its {0}: set another port, or none",
+    r"BindException|could not bind on a random free port|Network is unreachable": "it cannot listen on 127.0.0.1: the "
+    "loopback interface is down, most likely: bring it up (ip link set lo up)",
 }
 """Causes that a user can do something about, by what Spark, Java and the system say of them."""
 
@@ -97,7 +102,7 @@ def cause_of(error: Exception) -> Exception:
     return cause_in(text) if (text := without_secrets(java_says(error))) else error
 
 
-def java_says(error: Exception) -> str:
+def java_says(error: BaseException) -> str:
     """What Java says of an exception of its own, its causes included; empty for others."""
     if isinstance(error, CapturedException):  # as which PySpark raises some of them once there is a SparkSession
         return f"{error._desc}\n{error._stackTrace}"
