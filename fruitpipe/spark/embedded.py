@@ -192,8 +192,16 @@ def hush(context: SparkContext) -> None:
         HOLDER.at_end.callback(root.removeFilter, is_not_py4js)
         root.addFilter(is_not_py4js)  # which py4j uses too, once
     if server and "handle_error" not in vars(server):
-        HOLDER.at_end.callback(delattr, server, "handle_error")
         server.handle_error = lambda request, address: None
+        if not HOLDER.embedded:
+            HOLDER.at_end.callback(unhush, context, server)
+
+
+def unhush(context: SparkContext, server: Any) -> None:
+    """Let PySpark print what goes wrong again, in a session whose JVM lives: of a death it learns later than we do."""
+    with suppress(Py4JError, OSError):
+        if not is_stopped(context):
+            del server.handle_error
 
 
 def is_not_py4js(record: logging.LogRecord) -> bool:
