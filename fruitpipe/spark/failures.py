@@ -94,7 +94,9 @@ def is_stopped(context: SparkContext) -> bool:
 
 def cause_of(error: Exception) -> Exception:
     """The cause of a failed job as a FruitpipeError; what is none of Spark's stays as it is."""
-    if isinstance(error, Py4JNetworkError | ConnectionError):
+    # Without a trace, a Py4JError is one of a connection that was lost in the middle of an answer.
+    lost = type(error) is Py4JError and "Trace:" not in str(error)
+    if lost or isinstance(error, Py4JNetworkError | ConnectionError):
         return FruitpipeError(
             "Spark's JVM died (out of memory, or killed). What was computed is kept: run again to continue, with more "
             "memory (spark.memory; driver.memory of the chart) where it dies again."
