@@ -274,7 +274,8 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
 def test_too_little_memory_is_named(places: Server, cluster_image: str, many: int, role: str) -> None:
     """A driver that judges by labels holds scikit-learn besides."""
     little = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
-    executor = {"instances": 1, "cores": 16, "coreRequest": "100m"}  # with 6 workers, it was enough at times
+    cores = {"driver": 6, "executor": 16}[role]  # with 6 workers, it was enough for an executor at times
+    executor = {"instances": 1, "cores": cores, "coreRequest": "100m"}
     values: dict[str, Any] = {"executor": executor, role: little} if role == "driver" else {role: executor | little}
     with release(f"small-{role}", cluster_image, places, "heap", pipeline__evaluate=True, **values) as made:
         assert made.ended() == "FAILED"
