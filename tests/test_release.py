@@ -5,6 +5,7 @@ Runs where `kubectl` reaches a cluster with the Spark operator, and where this m
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import yaml
 from chart import CHART, helm
 from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
+from PIL import Image
 from queries import metric_names, queries
 from release import IN, Release, release
 from s3 import objects, upload
@@ -270,14 +272,26 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
     kubectl("delete", "secret", "guest-keys")
 
 
-@pytest.mark.parametrize("role", ["driver", "executor"])
-def test_too_little_memory_is_named(places: Server, cluster_image: str, many: int, role: str) -> None:
-    """A driver that judges by labels holds scikit-learn besides."""
-    little = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
-    cores = {"driver": 6, "executor": 16}[role]  # with 6 workers, it was enough for an executor at times
-    executor = {"instances": 1, "cores": cores, "coreRequest": "100m"}
-    values: dict[str, Any] = {"executor": executor, role: little} if role == "driver" else {role: executor | little}
-    with release(f"small-{role}", cluster_image, places, "heap", pipeline__evaluate=True, **values) as made:
+LITTLE = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
+
+
+def test_a_driver_with_too_little_memory_is_told_so(places: Server, cluster_image: str, many: int) -> None:
+    """One that judges by labels holds scikit-learn besides."""
+    executor = {"instances": 1, "cores": 6, "coreRequest": "100m"}
+    require_named("driver", cluster_image, places, "heap", driver=LITTLE, executor=executor, pipeline__evaluate=True)
+
+
+def test_an_executor_with_too_little_memory_is_told_so(places: Server, cluster_image: str, client: Any) -> None:
+    """Each of its images needs more than the whole pod has, whatever else is going on in it."""
+    sink = io.BytesIO()
+    Image.new("RGB", (7000, 7000), "red").save(sink, "PNG", compress_level=1)
+    for number in range(8):
+        client.put_object(Bucket=BUCKET, Key=f"huge/{number}.png", Body=sink.getvalue())
+    require_named("executor", cluster_image, places, "huge", executor={"instances": 1, "cores": 1, **LITTLE})
+
+
+def require_named(role: str, image: str, places: Server, images: str, **values: Any) -> None:
+    with release(f"small-{role}", image, places, images, **values) as made:
         assert made.ended() == "FAILED"
         assert f"{role}.memoryOverhead" in made.reason()
         assert len(made.reason().splitlines()) == 1
