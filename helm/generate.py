@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 from kubeflow_spark_api.models import SparkV1beta2BatchSchedulerConfiguration
 
-from fruitpipe.backbones.family import all_families
-from fruitpipe.config import PRESETS, Config
+from fruitpipe.backbones.family import DECODER, all_families
+from fruitpipe.config import PRESETS, Config, ImageConfig
 from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
 
 CHART = Path(__file__).parent / "fruitpipe"
@@ -233,8 +233,9 @@ def config(**values: str) -> Config:
 
 
 def workers() -> str:
-    """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole."""
-    needed = {}
+    """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole. And of its decoder,
+    MiB, with the most that an image may take there unless the config says otherwise, bytes."""
+    needed = {"decoder": DECODER, "max_memory": ImageConfig().max_memory}
     for family in all_families():
         for name in family.names:
             needed[name] = family.worker_memory(config(backbone=name))

@@ -350,16 +350,17 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     def overhead(*settings: str) -> str:
         return str(one(render(*settings), "SparkApplication")["spec"]["executor"]["memoryOverhead"])
 
-    assert overhead() == "770m"
-    assert overhead("executor.cores=4") == "2180m"
+    assert overhead() == "1362m"
+    assert overhead("executor.cores=4") == "4548m"
     large = ("executor.cores=4", "pipeline.backbone=vgg16", "pipeline.layer=fc2")
-    assert overhead(*large) == "8340m", "weights of half a gigabyte"
-    assert overhead(*large[:2], "pipeline.weights=s/mine.keras") == "8340m", "which may be cut anywhere"
-    assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "2660m", "its features need a tenth of them"
-    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "2660m", "a preset's backbone"
-    assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "2180m"
-    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "2180m"
+    assert overhead(*large) == "10708m", "weights of half a gigabyte"
+    assert overhead(*large[:2], "pipeline.weights=s/mine.keras") == "10708m", "which may be cut anywhere"
+    assert overhead("executor.cores=4", "pipeline.backbone=vgg16") == "5028m", "its features need a tenth of them"
+    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv") == "5028m", "a preset's backbone"
+    assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "4548m"
+    assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "4548m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
+    assert overhead(f"pipeline.image.max_memory={64 << 20}") == "914m", "what an image may take"
 
 
 def test_keys_come_from_secrets_by_name():

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 WORKER = 420
 """MiB that any Python worker needs."""
+DECODER = 80
+"""MiB that its decoder needs besides, without what an image takes there (`image.max_memory`)."""
 Found = TypeVar("Found")
 
 

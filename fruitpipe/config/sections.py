@@ -90,11 +90,16 @@ class ImageConfig(Section):
     """Images with more pixels are not decoded (status `too_large`)."""
     max_aspect: float = Field(100.0, ge=1, allow_inf_nan=False)
     """Images whose longer side is more than this many times the shorter are not decoded (status `too_large`)."""
+    max_memory: int = Field(512 * MIB, ge=16 * MIB)
+    """Bytes of memory that decoding one image may take, its file included (status `too_large`). What is not sure to
+    take less than an eighth of the default is decoded in a process of its own, on Linux."""
+    max_seconds: int = Field(20, ge=1)
+    """CPU time that decoding one image may take, seconds (status `too_slow`)."""
 
     @property
     def steps(self) -> dict[str, str | bool]:
         """Settings that decide which pixels a backbone sees; part of the features' identity."""
-        return self.model_dump(exclude={"max_bytes", "max_pixels", "max_aspect"})
+        return self.model_dump(exclude={name for name in type(self).model_fields if name.startswith("max_")})
 
     @model_validator(mode="before")
     @classmethod

@@ -49,6 +49,7 @@ ADVICE = {
     "unreadable": "run again",
     "changed": "run again",
     "too_large": "raise the limit that it names",
+    "too_slow": "raise image.max_seconds, and set failures.retry to all",
 }
 """By the commonest status of the images that failed."""
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 from uuid import uuid4
 
 from py4j.protocol import Py4JError
-from pyspark import Accumulator, AccumulatorParam, SparkContext
+from pyspark import Accumulator, AccumulatorParam, SparkContext, TaskContext
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.redaction import redact_output, redacted_tracebacks
@@ -41,8 +41,8 @@ class Finished(AccumulatorParam[list[Any]]):
 class Cluster:
     """A running Spark, on which numbered tasks are run."""
 
-    def __init__(self, context: SparkContext, first: Callable[[], None], note: str) -> None:
-        """first: called at the start of each task."""
+    def __init__(self, context: SparkContext, first: Callable[[bool], None], note: str) -> None:
+        """first: called at the start of each task, with whether that has failed before."""
         self._context = context
         self._first = first
         self.note = note
@@ -89,7 +89,7 @@ class Cluster:
         def each(number: int, _: Iterable[int]) -> Iterator[None]:
             redact_output()
             with redacted_tracebacks():
-                first()
+                first(cast(TaskContext, TaskContext.get()).attemptNumber() > 0)
                 finished.add([(number, task(number), peak_memory())])
             return iter(())
 
@@ -166,12 +166,12 @@ def cluster(
     environment: Environment,
     log: Path,
     verbose: bool = False,
-    first: Callable[[], None] = lambda: None,
+    first: Callable[[bool], None] = lambda _: None,
 ) -> Iterator[Cluster]:
     """The Spark that runs already, or an embedded one that writes its noise to `log` and ends with the last of the
     blocks that use it.
 
-    first: what each task begins with; every worker has run it before the block.
+    first: what each task begins with, given whether it has failed before; every worker has run it before the block.
 
     Raises UserError where there is no Java or somebody's Spark cannot be used, FruitpipeError where Spark does not
     start.

@@ -21,7 +21,8 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.bad_image import OK, BadImage
-from fruitpipe.vision.decode import Picture, decode
+from fruitpipe.vision.decode import Picture
+from fruitpipe.vision.decoder import decode_within_limits
 
 Data = bytes | memoryview
 AHEAD, AHEAD_BYTES = 32, 64 << 20
@@ -185,7 +186,7 @@ def decoded(data: Data | BadImage, side: int, rules: ImageConfig) -> Picture | B
     if isinstance(data, BadImage):
         return data
     try:
-        return decode(data, side, rules)
+        return decode_within_limits(data, side, rules)
     except BadImage as error:
         return error
 

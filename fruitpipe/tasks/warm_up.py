@@ -14,17 +14,20 @@ from fruitpipe.storage.store import Store
 from fruitpipe.tasks import reduce  # noqa: F401 - to have it loaded
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.tasks.featurize import Facts
+from fruitpipe.vision.decoder import Decoder
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Called before every task; does its work once per process."""
+    """Called before every task; does nearly all of its work once per process."""
 
     store: Store
     buckets: tuple[Bucket, ...]
     done: ClassVar[bool] = False
 
-    def __call__(self) -> None:
+    def __call__(self, again: bool) -> None:
+        """again: whether the task has failed before, perhaps of an image that ended its worker."""
+        Decoder.of_all = again
         if WarmUp.done:
             return
         WarmUp.done = True

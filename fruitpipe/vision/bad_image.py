@@ -7,7 +7,7 @@ from fruitpipe.redaction import without_secrets
 OK = "ok"
 TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
 """Statuses of images whose bytes could not be had; another time they may."""
-PERMANENT = ("undecodable", "too_large", "rejected")
+PERMANENT = ("undecodable", "too_large", "too_slow", "rejected")
 """Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
 
 
@@ -17,3 +17,10 @@ class BadImage(Exception):
     def __init__(self, status: str, message: str) -> None:
         super().__init__(without_secrets(message))
         self.status = status
+
+
+class OutOfMemory(BadImage):
+    """Raised where memory does not suffice to decode an image; `unreadable`, as it may another time."""
+
+    def __init__(self) -> None:
+        super().__init__("unreadable", "not enough memory to decode it")

@@ -5,6 +5,8 @@ Pillow's mode says how values lie in memory. Where it does not say what they mea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
@@ -16,6 +18,8 @@ UNCOMPRESSED = (1,)
 WHITE_IS_ZERO = (0,)
 SEPARATE = (2,)
 SIGNED = 2
+STRIP = 1 << 17
+"""Pixels that are converted at once."""
 PNG_DEPTH = 24
 """Where the header of a PNG says how many bits a sample has."""
 
@@ -39,7 +43,7 @@ def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
     if image.mode.startswith("I"):
         return deep_grey(image)
     if image.has_transparency_data:
-        return on_white(image)
+        return in_strips(image, on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -53,17 +57,22 @@ def require_known_values(image: TiffImagePlugin.TiffImageFile) -> None:
 
 def deep_grey(image: Image.Image) -> Image.Image:
     """Of one channel of 12 or 16 bits; 32 bits, signed or not, are taken as 16 where all values fit."""
-    values, white, white_is_zero = np.asarray(image), 0xFFFF, False
+    white, white_is_zero, clear = 0xFFFF, False, image.info.get("transparency")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         white = 0xFFF if tag(image, BITS) == (12,) else white
         white_is_zero = tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
-    if values.min() < 0 or values.max() > white:
-        raise BadImage("undecodable", f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
-    shown = (values / (white / 255) + 0.5).astype(np.uint8)
-    if white_is_zero:
-        shown = 255 - shown
-    shown[values == image.info.get("transparency")] = 255
-    return Image.fromarray(shown).convert("RGB")
+
+    def shown(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        if values.min() < 0 or values.max() > white:
+            raise BadImage("undecodable", f"pixel values of {values.min()} to {values.max()} do not fit 16 bits")
+        levels = (values / (white / 255) + 0.5).astype(np.uint8)
+        if white_is_zero:
+            levels = 255 - levels
+        levels[values == clear] = 255
+        return Image.fromarray(levels).convert("RGB")
+
+    return in_strips(image, shown)
 
 
 def scale_transparency(image: Image.Image, depth: int) -> None:
@@ -75,10 +84,23 @@ def scale_transparency(image: Image.Image, depth: int) -> None:
 
 
 def on_white(image: Image.Image) -> Image.Image:
+    """What shows in front of white."""
     straight = image.convert("LA") if image.mode == "La" else image  # Pillow knows no shorter way
     see_through = straight.convert("RGBA")
     white = Image.new("RGBA", see_through.size, "white")
     return Image.alpha_composite(white, see_through).convert("RGB")
+
+
+def in_strips(image: Image.Image, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An RGB picture, converted some rows at a time: what lies between needs no memory for all of them."""
+    rows = max(STRIP // image.width, 1)
+    if rows >= image.height:
+        return converted(image)
+    whole = Image.new("RGB", image.size)
+    for upper in range(0, image.height, rows):
+        strip = (0, upper, image.width, min(upper + rows, image.height))
+        whole.paste(converted(image.crop(strip)), strip)
+    return whole
 
 
 def tag(image: TiffImagePlugin.TiffImageFile, number: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.bad_image import BadImage, OutOfMemory
 from fruitpipe.vision.colours import to_rgb
 from fruitpipe.vision.formats import TIFF, largest, open_image, stated_size
 from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
@@ -22,7 +22,8 @@ DECODE_RULES = 1
 One that mends pictures that came out wrong does not: it would make all others, and all models, useless."""
 STEP_RULES = {"grey": 2, "decode": ENOUGH}
 """Versions of steps whose rules have changed: features of configs without them stay what they are."""
-SHORT_OF_MEMORY = "not enough memory to decode it"
+NO_MEMORY = ("Out of memory", "decoder error -9")
+"""What libavif, and Pillow of other libraries, say where they get none."""
 
 # `max_pixels` is checked before anything is decoded; Pillow's own limit would warn and raise beside it.
 Image.MAX_IMAGE_PIXELS = None
@@ -53,14 +54,14 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     except BadImage:
         raise
     except MemoryError:
-        raise BadImage("unreadable", SHORT_OF_MEMORY) from None
+        raise OutOfMemory from None
     except UnidentifiedImageError:
         known = "a TIFF that is damaged or has values of a kind that is not read"
         reason = known if data[:4] in TIFF else "not an image of a known format"
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        if "Out of memory" in reason:  # as libavif has it
-            raise BadImage("unreadable", SHORT_OF_MEMORY) from None
+        if any(words in reason for words in NO_MEMORY):
+            raise OutOfMemory from None
         if "image file is truncated" in reason:
             raise BadImage("undecodable", reason) from error
     # Outside the handlers, whose exceptions hold what has been decoded.

@@ -12,6 +12,14 @@ from fruitpipe.vision.preprocess import Box
 
 ORIENTATION, SHORT = 0x0112, 3
 """Tag of EXIF and type of its value."""
+EXIF = b"Exif\0\0"
+"""Before an EXIF block, where a JPEG has it."""
+ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+"""How a TIFF begins, by the order of its bytes."""
+LARGEST_VALUE = 8
+"""Bytes of the largest type of value in a TIFF."""
+HEAVIEST = 64 << 20
+"""Bytes of an EXIF block's entries beyond which it is no photograph's."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,7 +48,7 @@ def turn(image: Image.Image) -> Image.Transpose | None:
     """What makes a decoded picture upright; None where it is, or where nothing that can be read says otherwise."""
     if image.format == "JXL" and not image.jpeg:  # type: ignore[attr-defined]
         return None  # its own header said so, and its decoder has turned it
-    block = (image.info.get("exif") or b"").removeprefix(b"Exif\0\0")
+    block = (image.info.get("exif") or b"").removeprefix(EXIF)
     found = orientation(block)
     if not found and image.format not in ("AVIF", "HEIF"):  # which know EXIF's, and their own
         found = by_pillow(image)
@@ -59,20 +67,31 @@ def turned(box: Box, size: tuple[int, int], upward: Image.Transpose) -> Box:
 
 def orientation(block: bytes) -> int:
     """The orientation in an EXIF block, a TIFF (6.0, p. 14), whatever else is wrong with it; 0 where there is none."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    return next((value for tag, kind, _, value in entries(block) if (tag, kind) == (ORIENTATION, SHORT)), 0)
+
+
+def entries(block: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Tag, type, count and first 16 bits of the value of each entry of a TIFF's first directory, as far as it goes."""
+    order = ORDERS.get(bytes(block[:4]))
     with suppress(struct.error):
         if order:
             (at,) = struct.unpack_from(f"{order}I", block, 4)
-            (entries,) = struct.unpack_from(f"{order}H", block, at)
-            for number in range(entries):
-                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, at + 2 + 12 * number)
-                if (tag, kind) == (ORIENTATION, SHORT):
-                    return int(value)
-    return 0
+            (count,) = struct.unpack_from(f"{order}H", block, at)
+            for number in range(count):
+                yield struct.unpack_from(f"{order}HHIH", block, at + 2 + 12 * number)
+
+
+def weight(block: bytes | memoryview) -> int:
+    """Bytes that an EXIF block may take when Pillow reads it, which copies what each entry says is its own."""
+    if bytes(block[:4]) not in ORDERS:
+        return 0xFFFF * len(block)
+    return sum(min(count * LARGEST_VALUE, len(block)) for _, _, count, _ in entries(block))
 
 
 def by_pillow(image: Image.Image) -> int:
     """The orientation elsewhere, such as in XMP or in a text of a PNG; 0 where it cannot be read."""
+    if weight((image.info.get("exif") or b"").removeprefix(EXIF)) > HEAVIEST:
+        return 0
     try:
         return int(image.getexif().get(ORIENTATION, 0))
     except Exception:  # noqa: BLE001 - Pillow raises whatever a broken block leads it to

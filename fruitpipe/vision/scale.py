@@ -44,9 +44,16 @@ def scale_for(image: Image.Image, data: bytes | memoryview, side: int, rules: Im
     """
     if not rules.scales or not isinstance(image, JpegImagePlugin.JpegImageFile):
         return 1
-    seen = density(cropped((0, 0, *image.size), rules), side, rules)
-    scale = next((scale for scale in SCALES if seen >= ENOUGH * scale), 1)
+    scale = scale_of(*image.size, side, rules)
     return scale if scale > 1 and can_be_scaled(image, data) else 1
+
+
+def scale_of(width: int, height: int, side: int, rules: ImageConfig) -> int:
+    """The same of a JPEG that can be decoded smaller, by its size in pixels."""
+    if not rules.scales:
+        return 1
+    seen = density(cropped((0, 0, width, height), rules), side, rules)
+    return next((scale for scale in SCALES if seen >= ENOUGH * scale), 1)
 
 
 def can_be_scaled(image: JpegImagePlugin.JpegImageFile, data: bytes | memoryview) -> bool:

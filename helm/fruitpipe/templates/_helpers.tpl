@@ -35,7 +35,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ toYaml .Values.pipeline }}
 {{- end }}
 
-{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network. */}}
+{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network and its
+     decoder, with what the largest image may take there. */}}
 {{- define "fruitpipe.overhead" -}}
 {{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) (default "" .Values.pipeline.preset) -}}
 {{- $backbone := coalesce .Values.pipeline.backbone $preset "mobilenet_v2" -}}
@@ -43,8 +44,10 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $another := or (hasKey .Values.pipeline "layer") (hasKey .Values.pipeline "weights") -}}
 {{- $whole := $another | ternary (get $workers (printf "%s as a whole" $backbone)) "" -}}
 {{- $worker := default (get $workers $backbone) $whole -}}
-{{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1000m: 300m, and for each core 420m and its network." $backbone) }}{{ end -}}
-{{- default (printf "%dm" (add 300 (mul (int $worker) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
+{{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1600m: 300m, and for each core 1012m and its network." $backbone) }}{{ end -}}
+{{- $image := default (get $workers "max_memory") (dig "image" "max_memory" nil .Values.pipeline) -}}
+{{- $decoder := add (get $workers "decoder") (div (add (int64 $image) 1048575) 1048576) -}}
+{{- default (printf "%dm" (add 300 (mul (add (int $worker) $decoder) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
 {{- end }}
 
 {{/* Pod template of a role: (list root role values). It needs no webhook, and passes the profile `restricted`. */}}

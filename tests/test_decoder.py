@@ -1,0 +1,321 @@
+"""Decoding within limits: no image takes more memory or time, reads secrets, or ends more than its own row."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import resource
+import signal
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import colours
+import hostile
+import numpy as np
+import pytest
+from command import manifest, run
+from hostile import encode
+from PIL import Image
+
+from fruitpipe.config import ImageConfig
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.cost import CHEAP, MOST_SCANS, is_cheap
+from fruitpipe.vision.decode import decode
+from fruitpipe.vision.decoder import Decoder, decode_within_limits, end_idle
+
+SIDE = 224
+LIMIT = 64 << 20
+RULES = ImageConfig()
+TIGHT = ImageConfig(max_memory=LIMIT, max_seconds=2)
+POISON = b"an image that its decoder does not survive"
+FRAGILE = f"""
+import os, signal
+from PIL import Image
+whole = Image.open
+def fragile(file, *args, **options):
+    if {POISON!r} in file.getvalue():
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return whole(file, *args, **options)
+Image.open = fragile
+"""
+"""A Pillow with a fault, as each process of ours loads it from a `sitecustomize.py`."""
+
+
+@pytest.fixture(autouse=True)
+def decoders_of_its_own() -> Iterator[None]:
+    end_idle()
+    yield
+    end_idle()
+
+
+@pytest.fixture
+def in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "of_all", True)
+
+
+def look(data: bytes, rules: ImageConfig = RULES) -> tuple[str, str]:
+    """Status, and reason if any, of an image."""
+    try:
+        decode_within_limits(data, SIDE, rules)
+    except BadImage as error:
+        return error.status, str(error)
+    return "ok", ""
+
+
+def status(data: bytes, rules: ImageConfig = RULES) -> str:
+    return look(data, rules)[0]
+
+
+def process() -> int:
+    """The id of the decoder that is there."""
+    (decoder,) = Decoder.idle
+    return decoder._process.pid
+
+
+def memory(name: str) -> int:
+    """A figure of the decoder's memory, bytes."""
+    said = Path(f"/proc/{process()}/status").read_text().split(f"{name}:")[1]
+    return int(said.split()[0]) << 10
+
+
+def noise(mode: str, width: int, height: int) -> Image.Image:
+    small = Image.effect_noise((64, 64), 80).resize((width, height), Image.Resampling.NEAREST)
+    return Image.merge(mode, [small] * len(mode)) if mode in ("LA", "RGB", "RGBA") else small.convert(mode)
+
+
+def deep(side: int) -> Image.Image:
+    return Image.fromarray(np.asarray(noise("L", side, side)).astype(np.uint16) * 256)
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG of 1,000 x 1,000 pixels whose last scan, a few bytes, comes again and again."""
+    data = hostile.jpeg(Image.new("L", (1000, 1000)), progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scans = data.count(b"\xff\xda")
+    return data[:-2] + (count - scans) * data[last:-2] + data[-2:]
+
+
+def huge_tile(side: int = 16384) -> bytes:
+    """A TIFF of 64 x 64 pixels, in one tile of so many (TIFF 6.0, section 15)."""
+    tile = zlib.compress(bytes(1 << 16))
+    tags = [(256, 64), (257, 64), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side), (324, 0), (325, 0)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    values = {324: start, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, values.get(tag, value)) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile
+
+
+def exif_bomb(size: int = 60_000) -> bytes:
+    """An EXIF block each of whose entries says that all of the block is its value."""
+    count = (size - 14) // 12
+    entries = b"".join(struct.pack("<HHII", 0x8000 + tag, 7, size - 8, 8) for tag in range(count))
+    block = b"II*\0" + struct.pack("<IH", 8, count) + entries
+    return b"Exif\0\0" + block + bytes(size - len(block))
+
+
+LARGE: dict[str, Callable[[int], bytes]] = {
+    "JPEG, progressive": lambda side: hostile.jpeg(noise("RGB", side, side), progressive=True),
+    "JPEG, CMYK, progressive": lambda side: hostile.jpeg(noise("CMYK", side, side), progressive=True),
+    "PNG": lambda side: hostile.png(noise("RGB", side, side), compress_level=1),
+    "PNG with alpha": lambda side: hostile.png(noise("RGBA", side, side), compress_level=1),
+    "PNG, grey with alpha": lambda side: hostile.png(noise("LA", side, side), compress_level=1),
+    "PNG, palette with alpha": lambda side: hostile.png(noise("P", side, side), transparency=bytes(range(256))),
+    "PNG, 16 bits": lambda side: hostile.png(deep(side), compress_level=1),
+    "BMP": lambda side: encode(noise("RGB", side, side), "BMP"),
+    "GIF": lambda side: encode(noise("P", side, side), "GIF"),
+    "WebP": lambda side: encode(Image.new("RGB", (side, side)), "WEBP", lossless=True),
+    "AVIF": lambda side: encode(noise("RGB", side, side), "AVIF", speed=10),
+    "TIFF, CMYK": lambda side: encode(noise("CMYK", side, side), "TIFF", compression="tiff_lzw"),
+    "TIFF, 16 bits": lambda side: encode(deep(side), "TIFF", compression="tiff_lzw"),
+}
+"""Pictures of so many pixels a side, none of which is decoded smaller."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LARGE)
+def test_none_takes_more_memory_than_it_may(kind: str) -> None:
+    data = LARGE[kind](4200)
+    assert not is_cheap(data, SIDE, RULES)
+    assert status(data) == "ok"
+    pixels = decode_within_limits(data, SIDE, RULES).pixels
+    assert (pixels == decode(data, SIDE, RULES).pixels).all()
+    end_idle()
+    assert status(hostile.jpeg(), TIGHT) == "ok"
+    assert status(encode(noise("RGB", 8, 8), "BMP"), TIGHT) == "ok"
+    own = memory("VmSize")
+    assert status(data, TIGHT) == "too_large"
+    if Decoder.idle:
+        assert memory("VmPeak") <= own + LIMIT
+    assert status(encode(noise("RGB", 8, 8), "BMP"), TIGHT) == "ok"
+
+
+@pytest.mark.parametrize("data", [huge_tile(), LARGE["WebP"](7000)])
+def test_a_few_bytes_do_not_take_a_gigabyte(data: bytes) -> None:
+    assert len(data) < 2000
+    assert status(data, ImageConfig(max_memory=2 * LIMIT)) == "too_large"
+
+
+def test_a_picture_of_many_scans_is_too_slow() -> None:
+    data = with_scans(50_000)
+    assert len(data) < 2_000_000
+    assert not is_cheap(data, SIDE, RULES)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    assert status(data, TIGHT) == "too_slow"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < TIGHT.max_seconds + 2
+    assert status(with_scans(12)) == "ok"
+
+
+CHEAP_ONES: dict[str, tuple[Callable[[int, int], bytes], int]] = {
+    "JPEG": (lambda width, height: hostile.jpeg(noise("RGB", width, height)), 16),
+    "JPEG, CMYK": (lambda width, height: hostile.jpeg(noise("CMYK", width, height)), 8),
+    "JPEG, progressive": (lambda width, height: hostile.jpeg(noise("RGB", width, height), progressive=True), 6),
+    "PNG": (lambda width, height: hostile.png(Image.new("RGB", (width, height), "red")), 8),
+    "PNG with alpha": (lambda width, height: hostile.png(Image.new("RGBA", (width, height), "red")), 8),
+    "PNG, grey with alpha": (lambda width, height: hostile.png(Image.new("LA", (width, height))), 8),
+    "PNG, 16 bits": (lambda width, height: hostile.png(Image.fromarray(np.ones((height, width), np.uint16))), 8),
+}
+"""What makes pictures of some width and height, and millions of pixels that are about as many as a cheap one has."""
+
+
+@pytest.mark.parametrize("aspect", [1, 40])
+@pytest.mark.parametrize("kind", CHEAP_ONES)
+def test_what_is_said_to_be_cheap_is(kind: str, aspect: int, in_a_process: None) -> None:
+    """The largest pictures that a worker decodes itself need no more than they are said to."""
+    make, millions = CHEAP_ONES[kind]
+    rules = ImageConfig(decode="exact", max_memory=CHEAP)
+    height = int((millions * 1e6 * aspect) ** 0.5)
+    sizes = ((height * share // 100 // aspect, height * share // 100) for share in range(104, 60, -2))
+    data = next(data for size in sizes if is_cheap(data := make(*size), SIDE, rules))
+    assert len(data) < CHEAP // 8
+    # Beside the pixels: the file, and what is converted at a time.
+    found = status(data, rules.model_copy(update={"max_memory": CHEAP + len(data) + (4 << 20)}))
+    assert found == "ok"
+    assert status(data, rules.model_copy(update={"max_memory": CHEAP // 4})) == "too_large"
+
+
+def frame(width: int, height: int) -> bytes:
+    return b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\x01\x11\x00"
+
+
+def two_frames() -> bytes:
+    data = hostile.jpeg(noise("L", 64, 64))
+    at = data.index(b"\xff\xc0")
+    return data[:at] + frame(7000, 7000) + data[at:]
+
+
+SLY: dict[str, Callable[[], bytes]] = {
+    "two frames": two_frames,
+    "bytes between segments": lambda: hostile.jpeg()[:2] + b"\xff" + hostile.jpeg()[2:],
+    "a header of many segments": lambda: hostile.jpeg()[:2] + 1000 * b"\xff\xfe\0\x02" + hostile.jpeg()[2:],
+    "EXIF that is all of its entries": lambda: hostile.jpeg(exif=exif_bomb()),
+    "many scans": lambda: with_scans(MOST_SCANS + 1),
+    "a PNG of many chunks": lambda: hostile.png()[:33] + 200_000 * hostile.chunk(b"xxXx", b"") + hostile.png()[33:],
+    "a PNG with EXIF as text": lambda: (
+        hostile.png()[:33]
+        + hostile.chunk(b"tEXt", b"Raw profile type exif\0\nexif\n10\n00000000000000000000")
+        + hostile.png()[33:]
+    ),
+    "no header": lambda: b"\x89PNG\r\n\x1a\n",
+    "no frame": lambda: b"\xff\xd8\xff\xda\0\x08\x01\x01\0\0\x3f\0",
+    "nothing": lambda: b"\xff\xd8",
+}
+"""Files whose headers say little, but whose decoders may take more."""
+
+
+@pytest.mark.parametrize("kind", SLY)
+def test_what_a_header_does_not_say_for_sure_is_left_to_a_decoder(kind: str) -> None:
+    data = SLY[kind]()
+    assert not is_cheap(data, SIDE, RULES)
+    assert status(data, TIGHT) in ("ok", "undecodable", "too_large")
+
+
+def test_usual_photographs_are_cheap(fruits: Path) -> None:
+    for path in itertools.islice(sorted(fruits.rglob("*.jpg")), 20):
+        assert is_cheap(path.read_bytes(), SIDE, RULES)
+    phone = hostile.jpeg(noise("RGB", 4032, 3024), quality=85, subsampling=2)
+    assert is_cheap(phone, SIDE, RULES), "as it is decoded at a half"
+    assert is_cheap(hostile.jpeg(noise("RGB", 1600, 1200), progressive=True), SIDE, RULES)
+    assert is_cheap(hostile.phone(), SIDE, RULES)
+
+
+def test_a_decoder_that_crashes_costs_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_process: None
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FRAGILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadImage, match=r"crash \(SIGSEGV\)") as caught:
+        decode_within_limits(hostile.jpeg() + POISON, SIDE, RULES)
+    assert caught.value.status == "undecodable"
+    assert status(hostile.jpeg()) == "ok"
+
+
+def test_a_decoder_that_is_killed_is_none_of_its_images_fault(in_a_process: None) -> None:
+    assert status(hostile.jpeg()) == "ok"
+    os.kill(process(), signal.SIGKILL)
+    assert status(hostile.jpeg()) == "unreadable"
+    assert status(hostile.jpeg()) == "ok"
+
+
+def test_a_decoder_has_no_secrets_and_ends_with_its_user(monkeypatch: pytest.MonkeyPatch, in_a_process: None) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not for decoders")
+    assert status(hostile.jpeg()) == "ok"
+    assert b"not for decoders" not in Path(f"/proc/{process()}/environ").read_bytes()
+    (decoder,) = Decoder.idle
+    assert decoder.end() == 0, "as at the end of its standard input"
+    Decoder.idle.clear()
+
+
+@pytest.mark.slow
+def test_an_image_that_ends_workers_is_a_row(fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cheap by its header, so a worker decodes it, and dies; the next one has all of its part decoded apart."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in sorted(fruits.rglob("*.jpg"))[:60]:
+        (images / f"{path.parent.name} {path.name}").write_bytes(path.read_bytes())
+    (images / "poison.jpg").write_bytes(hostile.jpeg() + POISON)
+    (tmp_path / "sitecustomize.py").write_text(FRAGILE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    run(images, tmp_path / "out", "backbone=efficientnet_lite0")
+    assert manifest(tmp_path / "out")["counts"]["by_status"] == {"ok": 60, "undecodable": 1}
+
+
+def mutants(count: int) -> Iterator[bytes]:
+    """Pictures of all kinds with some bytes changed, cut out, doubled or moved, the same ones each time."""
+    chance = random.Random(0)
+    corpus = [case.data for case in colours.all_cases()] + [make() for _, make in hostile.CASES.values()]
+    corpus = [data for data in corpus if 0 < len(data) < 20_000]
+    for _ in range(count):
+        data = bytearray(chance.choice(corpus))
+        for _ in range(chance.choice((1, 1, 2, 5, 20))):
+            at, length = chance.randrange(len(data) + 1), chance.choice((1, 2, 4, 16, 256))
+            piece = bytes(data[at : at + length])
+            match chance.randrange(4):
+                case 0:
+                    data[at : at + 1] = chance.choice((b"\0", b"\xff", b"\x7f", chance.randbytes(1)))
+                case 1:
+                    data[at : at + length] = chance.choice((b"", bytes(length), b"\xff" * length))
+                case 2:
+                    data[at:at] = piece
+                case 3:
+                    other = chance.randrange(len(data) + 1)
+                    data[other : other + length] = piece
+        yield bytes(data)
+
+
+@pytest.mark.slow
+def test_damaged_pictures_stay_within_the_limits(in_a_process: None) -> None:
+    """`benchmarks/fuzz.py` looks for others, led by what of Pillow's code they reach."""
+    found: dict[str, int] = {}
+    for data in mutants(8000):
+        cheap = is_cheap(data, SIDE, RULES)
+        outcome, reason = look(data, TIGHT.model_copy(update={"max_memory": CHEAP + (4 << 20)}))
+        assert "crash" not in reason, data
+        assert not cheap or "max_memory" not in reason, data
+        assert not cheap or outcome != "too_slow", data
+        found[outcome] = found.get(outcome, 0) + 1
+    assert found.keys() <= {"ok", "undecodable", "too_large", "too_slow"}
+    assert found["ok"] > 1000
+    assert found["undecodable"] > 1000
