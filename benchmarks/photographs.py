@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common import Row, fruitpipe, race, report, timed
+from common import Row, Sampler, fruitpipe, race, report, resident, timed
 from limit import LiteRt, bare_loops, cached
 from numpy.typing import NDArray
 from peers import REQUIREMENTS, SCRIPTS, install
@@ -39,8 +38,6 @@ PHONE = (4032, 3024)
 LEAST = 1.9e6
 """Pixels of a photograph that counts as large."""
 TARGET = 2.0
-EVERY = 0.1
-"""Seconds between samples of memory."""
 EXACT, SCALED = ImageConfig(decode="exact"), ImageConfig(decode="scaled")
 
 
@@ -118,28 +115,18 @@ def compare_scales(backbone: str, files: list[bytes]) -> None:
         print(f"{kind:<13}{enough:>2} x in{len(pairs):>5}{'':>10}{shown[0]}{'':>15}{shown[1]}")
 
 
-class Peak(threading.Thread):
-    """The most resident memory, in bytes, of a Python process below this one while something runs."""
+class Peak(Sampler):
+    """The most resident memory, in bytes, of a Python process below this one."""
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.bytes = 0
-        self._over = threading.Event()
 
-    def __enter__(self) -> Peak:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._over.wait(EVERY):
-            for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    if "python" in process.name() or "ray::" in process.name():
-                        self.bytes = max(self.bytes, process.memory_info().rss)
+    def sample(self) -> None:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "python" in process.name() or "ray::" in process.name():
+                    self.bytes = max(self.bytes, resident(process))
 
 
 def phone_photographs(folder: Path, count: int, into: Path) -> Path:
