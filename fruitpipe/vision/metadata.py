@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from PIL import Image
 
+from fruitpipe.vision.formats import JPEG, PNG
 from fruitpipe.vision.preprocess import Box
 
 ORIENTATION, SHORT = 0x0112, 3
@@ -27,7 +28,6 @@ SWAPPED = frozenset(TURNS[number] for number in (5, 6, 7, 8))
 FROM_RIGHT = frozenset(TURNS[number] for number in (2, 3, 6, 7))
 FROM_BELOW = frozenset(TURNS[number] for number in (3, 4, 7, 8))
 """Turns after which what was first, of columns or of rows, is last."""
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 """Chunks of a PNG that its pixels need, and its EXIF."""
 LEFT_OUT = frozenset({0xFE, *range(0xE2, 0xEE), 0xEF})
