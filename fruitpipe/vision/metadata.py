@@ -90,20 +90,20 @@ def without_metadata(data: bytes | memoryview) -> bytes | None:
     return rest if len(rest) < len(data) else None
 
 
-def png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and bytes of each chunk; the last may be cut short."""
-    at = len(PNG)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        yield kind, bytes(data[at : at + 12 + length])
+    view, at = memoryview(data), len(PNG)
+    while at + 8 <= len(view):
+        length, kind = struct.unpack_from(">I4s", view, at)
+        yield kind, view[at : at + 12 + length]
         at += 12 + length
 
 
-def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
     """Marker and bytes of each segment before the first scan, then all that follows as one."""
-    at = len(JPEG)
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield data[at + 1], bytes(data[at : at + 2 + length])
+    view, at = memoryview(data), len(JPEG)
+    while at + 4 <= len(view) and view[at] == 0xFF and view[at + 1] != START_OF_SCAN:
+        (length,) = struct.unpack_from(">H", view, at + 2)
+        yield view[at + 1], view[at : at + 2 + length]
         at += 2 + length
-    yield START_OF_SCAN, bytes(data[at:])
+    yield START_OF_SCAN, view[at:]
