@@ -6,12 +6,18 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+import psutil
 
 EXTENSIONS = {".jpg", ".jpeg", ".png"}
+EVERY = 0.1
+"""Seconds between samples of memory."""
 
 
 def subset(images: Path, count: int | None, into: Path) -> Path:
@@ -75,6 +81,37 @@ def race(
         for name in list(contenders)[:: -1 if number % 2 else 1]:
             seconds[name].append(contenders[name](images, scratch / f"{name}-{number}"))
     return seconds
+
+
+class Sampler(ABC, threading.Thread):
+    """Takes samples of the processes below this one while something runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(EVERY):
+            self.sample()
+
+    @abstractmethod
+    def sample(self) -> None: ...
+
+
+def resident(process: psutil.Process) -> int:
+    """Resident memory in bytes; 0 for a process that has just ended."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 class Row(NamedTuple):

@@ -11,60 +11,36 @@ import argparse
 import shutil
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from common import subset, timed
+from common import Sampler, resident, subset, timed
 
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage.store import LocalStore
 
-EVERY = 0.1
-"""Seconds between samples of memory."""
 MB = 1e6
 
 
-class Watch(threading.Thread):
+class Watch(Sampler):
     """Peaks of resident memory, in bytes, of the fruitpipe that runs as a child of this process."""
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
+        super().__init__()
         self.driver = self.jvm = self.both = self.worker = 0
-        self._ended = threading.Event()
 
-    def __enter__(self) -> Watch:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._ended.wait(EVERY):
-            for driver in psutil.Process().children():
-                with suppress(psutil.NoSuchProcess):
-                    self.sample(driver)
-
-    def sample(self, driver: psutil.Process) -> None:
+    def sample(self) -> None:
         """The driver is Python, its child called java the JVM; below that are pyspark.daemon and its workers."""
-        children = [child for child in driver.children(recursive=True) if child.name() == "java"]
-        python, java = resident(driver), sum(map(resident, children))
-        workers = [resident(worker) for child in children for worker in child.children(recursive=True)]
-        self.driver, self.jvm = max(self.driver, python), max(self.jvm, java)
-        self.both = max(self.both, python + java)
-        self.worker = max(self.worker, *workers, 0)
-
-
-def resident(process: psutil.Process) -> int:
-    """Resident memory in bytes; 0 for a process that has just ended."""
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
+        for driver in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):
+                children = [child for child in driver.children(recursive=True) if child.name() == "java"]
+                python, java = resident(driver), sum(map(resident, children))
+                workers = [resident(worker) for child in children for worker in child.children(recursive=True)]
+                self.driver, self.jvm = max(self.driver, python), max(self.jvm, java)
+                self.both = max(self.both, python + java)
+                self.worker = max(self.worker, *workers, 0)
 
 
 def hold_out(images: Path, into: Path) -> None:

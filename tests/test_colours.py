@@ -14,6 +14,7 @@ from colours import Case
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import decode
+from fruitpipe.vision.formats import EXTENSIONS
 
 CASES = list(colours.all_cases())
 PAGE = Path(__file__).parents[1] / "docs" / "images.md"
@@ -70,6 +71,12 @@ def table() -> list[str]:
 def test_every_picture_is_what_a_viewer_shows_or_refused_and_the_table_in_the_docs_says_which() -> None:
     said = re.findall(r"^\| (?!container)[A-Z].*(?:right|refused).*\|$", PAGE.read_text(), re.MULTILINE)
     assert said == table()
+
+
+def test_the_page_names_all_extensions_by_which_files_are_taken_for_images() -> None:
+    said = re.search(r"whose names end in ([^;]+);", PAGE.read_text())
+    assert said
+    assert sorted(re.findall(r"\.\w+", said[1])) == sorted(EXTENSIONS)
 
 
 @pytest.mark.parametrize("container", ["BMP", "PNG", "TIFF"])

@@ -272,7 +272,7 @@ def show(
 
     shown = open_run(Given(config_file, assignments).store(out), run_id)
     if as_json:
-        print_json(json.loads(shown.manifest.model_dump_json()))
+        print_json(shown.manifest.model_dump(mode="json"))
         return
     present.print_run(shown)
 

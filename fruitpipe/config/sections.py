@@ -274,13 +274,15 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def on_top_of_preset_and_backbone(cls, values: Any) -> Any:
+    def on_top_of_preset_and_backbone(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, Mapping):
             return values
         given = {
             name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
             for name, value in values.items()
         }
+        if info.context == RECORDED:
+            given = {"image": {}} | given  # which says itself how images were decoded where nothing was said
         name = given.get("preset")
         if isinstance(name, str) and name in PRESETS:
             given = overlaid(keys_of(name), given)

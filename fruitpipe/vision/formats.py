@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """that Pillow opens by itself; a JPEG with several pictures (MPO) is one"""
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ICON = b"\0\0\1\0"
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 HEVC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 """Brands of an HEIF file whose pictures are coded by HEVC, as phones do."""
 AV1 = frozenset({b"avif", b"avis"})

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from PIL import Image
 
+from fruitpipe.vision.formats import JPEG, PNG
 from fruitpipe.vision.preprocess import Box
 
 ORIENTATION, SHORT = 0x0112, 3
@@ -35,7 +36,6 @@ SWAPPED = frozenset(TURNS[number] for number in (5, 6, 7, 8))
 FROM_RIGHT = frozenset(TURNS[number] for number in (2, 3, 6, 7))
 FROM_BELOW = frozenset(TURNS[number] for number in (3, 4, 7, 8))
 """Turns after which what was first, of columns or of rows, is last."""
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 """Chunks of a PNG that its pixels need, and its EXIF."""
 LEFT_OUT = frozenset({0xFE, *range(0xE2, 0xEE), 0xEF})
@@ -109,20 +109,20 @@ def without_metadata(data: bytes | memoryview) -> bytes | None:
     return rest if len(rest) < len(data) else None
 
 
-def png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and bytes of each chunk; the last may be cut short."""
-    at = len(PNG)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        yield kind, bytes(data[at : at + 12 + length])
+    view, at = memoryview(data), len(PNG)
+    while at + 8 <= len(view):
+        length, kind = struct.unpack_from(">I4s", view, at)
+        yield kind, view[at : at + 12 + length]
         at += 12 + length
 
 
-def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+def jpeg_segments(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
     """Marker and bytes of each segment before the first scan, then all that follows as one."""
-    at = len(JPEG)
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != START_OF_SCAN:
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield data[at + 1], bytes(data[at : at + 2 + length])
+    view, at = memoryview(data), len(JPEG)
+    while at + 4 <= len(view) and view[at] == 0xFF and view[at + 1] != START_OF_SCAN:
+        (length,) = struct.unpack_from(">H", view, at + 2)
+        yield view[at + 1], view[at : at + 2 + length]
         at += 2 + length
-    yield START_OF_SCAN, bytes(data[at:])
+    yield START_OF_SCAN, view[at:]

@@ -1,7 +1,7 @@
 """How many times smaller a large JPEG is decoded: its transform computes 1/2, 1/4 or 1/8 of the pixels right away.
 
-Other formats are decoded whole. Means of their pixels, as Pillow's `reducing_gap` takes them, save a tenth of the time
-and change features more.
+Other formats are decoded whole. Means of their pixels, as Pillow's `reducing_gap` takes them, save a quarter of the
+time or less, and change features more (`benchmarks/photographs.py --parts` and `--rule`).
 """
 
 from __future__ import annotations
