@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from bombs import LARGE, huge_tile, with_scans
 from chart import CHART, helm
 from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
@@ -245,6 +246,27 @@ def test_more_bad_images_than_allowed_are_a_failure_with_a_reason_and_with_leave
         run = manifest(client, "spoilt")["run"]
         failures = client.get_object(Bucket=BUCKET, Key=f"spoilt/runs/{run}/failures.parquet")["Body"].read()
         assert set(pq.read_table(pa.BufferReader(failures))["status"].to_pylist()) == {"undecodable"}
+
+
+def test_images_at_the_limits_are_rows_and_lose_no_executor(places: Server, cluster_image: str, client: Any) -> None:
+    """Pictures of 49 megapixels of every kind, and some that would take gigabytes or hours, in pods of usual size."""
+    large = {f"{kind}.png": make(7000) for kind, make in LARGE.items()}
+    good = [key.removeprefix("images/") for key in objects(client, "images/")]
+    for key in good:
+        client.copy_object(Bucket=BUCKET, Key=f"limits/{key}", CopySource=f"{BUCKET}/images/{key}")
+    for name, data in large.items():
+        client.put_object(Bucket=BUCKET, Key=f"limits/large/{name}", Body=data)
+    for name, data in {"tile.tif": huge_tile(), "scans.jpg": with_scans(200_000)}.items():
+        client.put_object(Bucket=BUCKET, Key=f"limits/bombs/{name}", Body=data)
+    executor = {"instances": 1, "cores": 2, "coreRequest": "100m"}
+    with release("limits", cluster_image, places, "limits", executor=executor) as made:
+        made.completed()
+        found = counts(client, "limits")
+        assert found == {"ok": len(good) + len(LARGE) - 1, "too_large": 1, "undecodable": 1, "too_slow": 1}, (
+            "WebP; tile"
+        )
+        (executors,) = made.get()["status"]["executorState"]
+        assert executors.endswith("-exec-1")
 
 
 def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str) -> None:

@@ -7,8 +7,8 @@ import struct
 from itertools import islice
 
 from fruitpipe.config import ImageConfig
-from fruitpipe.vision.formats import stated_size
-from fruitpipe.vision.metadata import EXIF, HEAVIEST, JPEG, PNG, START_OF_SCAN, jpeg_segments, weight
+from fruitpipe.vision.formats import JPEG, PNG, stated_size
+from fruitpipe.vision.metadata import EXIF, HEAVIEST, START_OF_SCAN, jpeg_segments, weight
 from fruitpipe.vision.scale import scale_of
 
 CHEAP = 64 << 20
@@ -67,7 +67,7 @@ def jpeg_is_cheap(data: bytes | memoryview, side: int, rules: ImageConfig) -> bo
     return False
 
 
-def frame_is_cheap(frame: bytes, scans: bytes | memoryview, side: int, rules: ImageConfig) -> bool:
+def frame_is_cheap(frame: memoryview, scans: memoryview, side: int, rules: ImageConfig) -> bool:
     """Whether a JPEG is cheap, by its frame and what follows its header."""
     if scans[:2] != bytes((0xFF, START_OF_SCAN)) or len(scans) < 5:
         return False
@@ -80,20 +80,20 @@ def frame_is_cheap(frame: bytes, scans: bytes | memoryview, side: int, rules: Im
     return kept + pixels + side * int(height) // scale * PIXEL <= CHEAP
 
 
-def scale_of_frame(frame: bytes, side: int, rules: ImageConfig) -> int:
+def scale_of_frame(frame: memoryview, side: int, rules: ImageConfig) -> int:
     """How many times smaller a JPEG is decoded, as `can_be_scaled` has it."""
     height, width, components = struct.unpack_from(">HHB", frame, 5)
     is_coarse = any(max(sampling >> 4, sampling & 15) > 2 for sampling in frame[11 : 10 + 3 * components : 3])
     return 1 if is_coarse else scale_of(width, height, side, rules)
 
 
-def picture(frame: bytes, scale: int) -> int:
+def picture(frame: memoryview, scale: int) -> int:
     """Bytes of a JPEG's pixels, decoded so many times smaller."""
     height, width = struct.unpack_from(">HH", frame, 5)
     return int(width * height * PIXEL // scale**2)
 
 
-def coefficients(frame: bytes, scans: bytes | memoryview) -> int:
+def coefficients(frame: memoryview, scans: memoryview) -> int:
     """Bytes of a JPEG's coefficients, all of which are kept until the last of several scans; 0 for one scan."""
     height, width, components = struct.unpack_from(">HHB", frame, 5)
     several = frame[1] == PROGRESSIVE or scans[4] < components
