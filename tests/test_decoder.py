@@ -215,6 +215,14 @@ def test_a_decoder_has_no_secrets_and_ends_with_its_user(monkeypatch: pytest.Mon
     Decoder.idle.clear()
 
 
+def test_a_forked_process_has_decoders_of_its_own(in_a_process: None) -> None:
+    assert status(hostile.jpeg()) == "ok"
+    if not (child := os.fork()):
+        os._exit(0 if not Decoder.idle and status(hostile.jpeg()) == "ok" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert status(hostile.jpeg()) == "ok"
+
+
 @pytest.mark.slow
 def test_an_image_that_ends_workers_is_a_row(fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is cheap by its header, so a worker decodes it, and dies; the next one has all of its part decoded apart."""

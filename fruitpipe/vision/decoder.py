@@ -104,6 +104,9 @@ class Decoder:
         return self._process.returncode
 
 
+os.register_at_fork(after_in_child=Decoder.idle.clear)  # two processes would mix what they ask and are told
+
+
 @atexit.register
 def end_idle() -> None:
     while Decoder.idle:
