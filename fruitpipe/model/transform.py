@@ -45,7 +45,7 @@ def transform_folder(
     Raises UserError where the model or the images are missing, or the file cannot be written.
     """
     model = load_model(model_path, s3, backbone)
-    model.require_named_class()
+    model.require_named_code()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
     others = Counter() if others is None else others

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from platform import python_version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from fruitpipe.config import RECORDED, Config
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.notebook import as_html
-from fruitpipe.storage.file import File
+from fruitpipe.storage.file import File, named
+from fruitpipe.storage.layout import RunId, checked, is_feature, is_run_file
 from fruitpipe.units import in_kinds, size
 
 MOST_LABELS = 5
@@ -96,8 +96,7 @@ class BackboneFacts(BaseModel):
 class ModelFacts(BaseModel):
     """The scaler and PCA that gave the vectors, if there was one: without, the features are the vectors."""
 
-    fitted_by: str
-    """run id"""
+    fitted_by: RunId
     images: int
     """that it was fitted on; 0 without a PCA"""
     components: int
@@ -155,11 +154,12 @@ class Manifest(BaseModel):
     """A published run. Records of further stages are beside these keys, each under its stage's name."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Record | Any, Field(union_mode="left_to_right")]]
 
     layout: int
-    run: str
-    started: datetime
-    finished: datetime
+    run: RunId
+    started: AwareDatetime
+    finished: AwareDatetime
     config: Config
     config_digest: str
     backbone: BackboneFacts
@@ -168,8 +168,8 @@ class Manifest(BaseModel):
     plan: Summary
     model: ModelFacts
     drift: Drift | None
-    files: list[File]
-    feature_parts: list[str]
+    files: list[Annotated[File, named(is_run_file)]]
+    feature_parts: list[Annotated[str, checked(is_feature)]]
     timings: dict[str, float]
     """seconds by stage"""
     worker_memory: int
@@ -192,7 +192,7 @@ class Manifest(BaseModel):
     def records(self) -> dict[str, Record]:
         """Records of further stages by the stages' names."""
         extra = (self.model_extra or {}).items()
-        return {name: Record.model_validate(value) for name, value in extra if value and "label" in dict(value)}
+        return {name: value for name, value in extra if isinstance(value, Record)}
 
     @property
     def images_per_second(self) -> float | None:
@@ -232,11 +232,11 @@ class Manifest(BaseModel):
 class Outcome(BaseModel):
     """A run that ended without being published."""
 
-    run: str
+    run: RunId
     status: Literal["failed", "interrupted"]
     reason: str
-    started: datetime
-    finished: datetime
+    started: AwareDatetime
+    finished: AwareDatetime
     images: int | None = None
 
 
