@@ -28,7 +28,8 @@ from fruitpipe.config import Config, ImageConfig, S3Config
 from fruitpipe.engines import EngineSpec, custom
 from fruitpipe.engines.visual_words import Detector, Vocabulary
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import CARD, PCA, Card, Model, load_model
+from fruitpipe.model.model import ARRAYS, CARD, PCA, Card, Model, load_model
+from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Pca
 from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.reuse import model_to_reuse
@@ -523,6 +524,21 @@ def test_arrays_that_ask_for_memory_are_refused_before_they_are_made(folder: Pat
     assert peak_of(lambda: refused(folder)) < 8 * MIB
 
 
+def test_damaged_arrays_are_read_or_refused(folder: Path) -> None:
+    data = (folder / PCA).read_bytes()
+    random, outcomes = np.random.default_rng(0), set()
+    for _ in range(2000):
+        damaged = bytearray(data)
+        for place in random.integers(len(data), size=3):
+            damaged[place] = random.integers(256)
+        try:
+            read_arrays(io.BytesIO(damaged), ARRAYS)
+            outcomes.add("read")
+        except ValueError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
 def test_a_card_that_is_no_card_is_refused(folder: Path, tmp_path: Path) -> None:
     path = folder / CARD
     card = json.loads(path.read_text())
@@ -566,6 +582,11 @@ def test_words_that_no_run_has_learnt_are_refused(fruits: Path, tmp_path: Path, 
     folder = write_model(tmp_path / "model", EngineSpec("words", saved(good | changes)), pca_of(5))
     with pytest.raises(UserError, match=r"words cannot run vocabulary\.npz"):
         list(load_model(folder).transform_images(next(fruits.rglob("*.jpg"))))
+    reuse = load_config(
+        input=str(fruits), output=str(tmp_path / "out"), backbone="orb", model="reuse", reuse=str(folder)
+    )
+    with pytest.raises(UserError, match="the words of the model to reuse are damaged"):
+        pipeline.plan(reuse)
 
 
 def saved(arrays: dict[str, Any]) -> bytes:

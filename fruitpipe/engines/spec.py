@@ -96,8 +96,11 @@ class EngineSpec(NamedTuple):
         except FruitpipeError:
             raise
         except Exception as error:  # whatever a library says of an artefact that somebody else has made
-            said = str(error).partition("\n")[0]
-            raise UserError(f"{self.kind} cannot run {file_name(self.kind)}: {said}. Take another model.") from error
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self.kind} cannot run {file_name(self.kind)}: {said}. It is damaged, or not for this machine: take "
+                "another model or backbone."
+            ) from error
 
     def _missing(self) -> UserError:
         return UserError(f"no engine {self.kind} is installed here: install the package that brings it.")

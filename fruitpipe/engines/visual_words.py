@@ -71,7 +71,7 @@ class Vocabulary:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Vocabulary:
-        """Raises ValueError, KeyError or BadZipFile where it is none."""
+        """Raises ValueError where it is none."""
         arrays = read_arrays(io.BytesIO(data), ARRAYS)
         words = arrays["words"]
         detector = Detector(**{name: arrays[name].item() for name in Detector.__dataclass_fields__})

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,7 +196,7 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
         engine = read_engine(store, within(name), card)
     except FileNotFoundError:
         raise missing(name) from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
     if card.format < FORMAT and card.image.grey:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
@@ -218,7 +217,7 @@ ARRAYS = {"mean": ("f8", 1), "scale": ("f8", 1), "components": ("f8", 2), "expla
 
 
 def read_pca(store: Store, name: str) -> Pca:
-    """Read a Pca from `pca.npz`. Raises FileNotFoundError, and others as `read_arrays` where it is damaged."""
+    """Read a Pca from `pca.npz`. Raises FileNotFoundError, and ValueError where it is damaged."""
     with store.open(name) as file:
         pca = Pca(**read_arrays(file, ARRAYS))
     (d,), (k, across) = pca.mean.shape, pca.components.shape

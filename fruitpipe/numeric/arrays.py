@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fruitpipe.errors import FruitpipeError
+
 
 class Header(NamedTuple):
     """What stands before the numbers of an array."""
@@ -30,26 +32,28 @@ def read_arrays(file: BinaryIO, kinds: Mapping[str, tuple[str, int]]) -> dict[st
     kinds: of each array its type as NumPy writes it, such as `f8`, without the length where it is text (`U`), and the
     number of its dimensions.
 
-    Raises ValueError, KeyError or BadZipFile where they are not there, of another kind, or damaged.
+    Raises ValueError where they are not there, of another kind, or damaged.
     """
-    with ZipFile(file) as archive:
-        members = {name: archive.getinfo(f"{name}.npy") for name in kinds}
-        headers = {name: header_of(archive, member, *kinds[name]) for name, member in members.items()}
-        arrays = {}
-        for name, header in headers.items():
-            numbers = np.frombuffer(archive.read(members[name]), header.dtype, offset=header.start)
-            arrays[name] = numbers.reshape(header.shape)
-        return arrays
+    try:
+        with ZipFile(file) as archive:
+            members = {name: archive.getinfo(f"{name}.npy") for name in kinds}
+            headers = {name: header_of(archive, member, *kinds[name]) for name, member in members.items()}
+            arrays = {}
+            for name, header in headers.items():
+                numbers = np.frombuffer(archive.read(members[name]), header.dtype, offset=header.start)
+                arrays[name] = numbers.reshape(header.shape)
+            return arrays
+    except (OSError, FruitpipeError, ValueError):
+        raise
+    except Exception as error:  # of zipfile or Python's parser, which NumPy gives headers to
+        raise ValueError(f"these are no arrays of fruitpipe: {str(error) or type(error).__name__}") from error
 
 
 def header_of(archive: ZipFile, member: ZipInfo, kind: str, dimensions: int) -> Header:
     """The header of an array. Raises ValueError where it is of another kind, or not as long as its header says."""
     with archive.open(member) as file:
-        try:
-            npy.read_magic(file)
-            shape, fortran, dtype = npy.read_array_header_1_0(file)
-        except Exception as error:  # NumPy gives it to Python's own parser
-            raise ValueError(f"{member.filename} has no header of an array") from error
+        npy.read_magic(file)
+        shape, fortran, dtype = npy.read_array_header_1_0(file)
         start = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{member.filename} has Python objects, which would need pickles")
