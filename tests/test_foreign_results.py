@@ -9,6 +9,7 @@ import os
 import sys
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -496,6 +497,22 @@ def bombs() -> dict[str, Callable[[Path], None]]:
             for name in vars(pca_of()):
                 archive.writestr(f"{name}.npy", header(shape if name == "components" else (3,)) + bytes(24))
 
+    def forged(path: Path, size: int = 1 << 18) -> None:
+        """Compressed, but as long as its header says in the archive's directory."""
+        deflate = zlib.compressobj(wbits=-15)
+        numbers = (size - len(header((1, 1)))) // 8
+        body = deflate.compress(header((1, numbers)) + bytes(160 * MIB)) + deflate.flush()
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in vars(pca_of()):
+                data = body.ljust(size, b"\0") if name == "components" else header((3,)) + bytes(24)
+                archive.writestr(f"{name}.npy", data)
+            member = archive.getinfo("components.npy")
+        data = bytearray(path.read_bytes())
+        in_directory = data.rindex(b"PK\1\2", 0, data.rindex(member.filename.encode()))
+        for method in (member.header_offset + 8, in_directory + 10):
+            data[method] = zipfile.ZIP_DEFLATED
+        path.write_bytes(data)
+
     def sparse(path: Path) -> None:
         with path.open("wb") as file:
             file.truncate(3 << 30)
@@ -509,6 +526,7 @@ def bombs() -> dict[str, Callable[[Path], None]]:
     return {
         "compressed": compressed,
         "promised": promised,
+        "forged": forged,
         "negative": lambda path: promised(path, (-1, -3)),
         "sparse": sparse,
         "nested": nested,
