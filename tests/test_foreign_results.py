@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from command import fruitpipe, one_line_error
 from conftest import nobody
+from faults import Proxy, s3_error
 from outside import install
 from seaweed import BUCKET, Server
 
@@ -441,6 +442,19 @@ def test_on_s3_unfinished_uploads_of_others_are_shown_and_stay(server: Server, s
     assert (done["uploads"], done["left_alone"]) == ([left], others)
     assert [each.name for each in store.uploads()] == others
     assert find_garbage(store).uploads == []
+
+
+def test_without_a_right_to_list_uploads_the_rest_is_cleared_away(proxy: Proxy, s3: S3Config) -> None:
+    out = f"s3://{BUCKET}/foreign/{uuid4().hex}"
+    store = open_store(out, s3)
+    put_json(store, layout.MARKER, {"layout": layout.VERSION})
+    store.put(PART, b"no run needs it")
+    proxy.rewrite = lambda method, path, headers: s3_error(403, "AccessDenied") if "?uploads" in path else None
+    options = ("--set", f"s3.endpoint={proxy.endpoint}", "--set", "s3.allow_http=true")
+    told = fruitpipe("gc", out, "--delete", *options).stdout
+    assert "deleted 1 objects, 15 B\n" in told
+    assert f"note: no right to list uploads to {out} (s3:ListBucketMultipartUploads)" in told
+    assert store.find(PART) is None
 
 
 def test_on_s3_images_among_the_results_are_refused(s3: S3Config) -> None:
