@@ -272,6 +272,8 @@ def spoil(store: LocalStore, how: str) -> None:
             document["run"] = "../../../elsewhere"
         case "naive":
             document["started"] = "2026-01-01T00:00:00"
+        case "of more images than numbers":
+            document["plan"]["new"] = 10**400
         case "a part elsewhere":
             document["feature_parts"] = ["../../part.parquet"]
         case "a file elsewhere":
@@ -287,7 +289,8 @@ def spoil(store: LocalStore, how: str) -> None:
 
 
 SPOILT = (
-    "empty", "deep", "of another run", "elsewhere", "naive", "a part elsewhere", "a file elsewhere", "a pipe", "a link"
+    "empty", "deep", "of another run", "elsewhere", "naive", "of more images than numbers", "a part elsewhere",
+    "a file elsewhere", "a pipe", "a link",
 )  # fmt: skip
 
 

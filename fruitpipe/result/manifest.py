@@ -24,36 +24,39 @@ REPORTED = (
 )
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Counts(BaseModel):
     """Images of a run."""
 
-    images: int
-    ok: int
-    failed: int
-    by_status: dict[str, int]
-    by_label: dict[str, int]
+    images: Count
+    ok: Count
+    failed: Count
+    by_status: dict[str, Count]
+    by_label: dict[str, Count]
     """images with a vector"""
 
 
 class Summary(BaseModel):
     """Figures of a plan."""
 
-    images: int
-    bytes: int
-    labels: dict[str, int]
-    new: int
+    images: Count
+    bytes: Count
+    labels: dict[str, Count]
+    new: Count
     """never seen before"""
-    changed: int
+    changed: Count
     """seen before with another etag"""
-    retried: int
+    retried: Count
     """failed before, to be tried again"""
-    known: int
+    known: Count
     """with features already"""
-    known_failed: int
+    known_failed: Count
     """failed before, not to be tried again"""
-    gone: int
+    gone: Count
     """with features, but not among these images"""
-    passed_over: dict[str, int] = {}
+    passed_over: dict[str, Count] = {}
     """files of the inputs that are no images by name or hidden, by extension, most first"""
 
     @property
@@ -97,9 +100,9 @@ class ModelFacts(BaseModel):
     """The scaler and PCA that gave the vectors, if there was one: without, the features are the vectors."""
 
     fitted_by: RunId
-    images: int
+    images: Count
     """that it was fitted on; 0 without a PCA"""
-    components: int
+    components: Count
     """k, length of a vector"""
     explained: float | None
     """share of the variance that the k components explain, on the images of the fit; None without a PCA"""
