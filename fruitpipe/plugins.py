@@ -38,6 +38,10 @@ class Registry(Generic[Part]):
                 f"{self.group} {name}: cannot load {entry.value}: {error}. Fix or remove the package that brings it."
             ) from error
 
+    def code_of(self, name: str) -> str:
+        """package.module:attribute of a part, which is not loaded. Raises KeyError where there is none."""
+        return self.own[name] if name in self.own else self._others[name].value
+
     @property
     def _others(self) -> dict[str, EntryPoint]:
         found = registered(self.group)

@@ -35,6 +35,11 @@ def descriptor(stream: TextIO | None) -> int | None:
         return None
 
 
+def printable(text: str) -> str:
+    """A text as one line that does nothing to a terminal: controls, and bytes that are not UTF-8, as \\xNN."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def say(line: str, stream: TextIO | None) -> None:
     """Write a line for people, as far as there is where to: what it tells of goes on without."""
     if stream is not None:

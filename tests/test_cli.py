@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 import yaml
 from command import BACKBONE, command, fruitpipe, manifest, one_line_error, process, vectors
+from outside import install
 
 import fruitpipe as api
 
@@ -265,13 +266,14 @@ def test_other_verbs_take_the_backbone_directly_too() -> None:
     assert "Did you mean 'resnet50'?" in line
 
 
-def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "fruitpipe.json").write_text("{}")
-    (tmp_path / "latest.json").write_text("{")
-    line = one_line_error(fruitpipe("show", tmp_path, code=1))
-    assert "JSONDecodeError" in line
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "odd_family", "1 / 0", {"fruitpipe.backbones": {"odd": "odd_family:Odd"}}, monkeypatch)
+    line = one_line_error(fruitpipe("backbones", code=1))
+    assert "ZeroDivisionError" in line
     assert "fruitpipe --verbose" in line
-    done = fruitpipe("--verbose", "show", tmp_path, code=1)
+    done = fruitpipe("--verbose", "backbones", code=1)
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1] == line
 

@@ -19,7 +19,7 @@ from seaweed import BUCKET
 from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.result.compaction import BATCH, SMALL, compact
-from fruitpipe.result.runs import collect, garbage
+from fruitpipe.result.garbage import Garbage, collect, find_garbage
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store, open_store
 from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts, read_features
@@ -219,7 +219,7 @@ def test_whatever_a_crash_leaves_gc_deletes_no_row_of_a_published_run(grown: tup
         collect(crashed)
         assert rows_in(crashed) == expected
         compact(crashed)
-        assert garbage(crashed) == []
+        assert find_garbage(crashed) == Garbage([], [], [], [])
         assert rows_in(crashed) == expected
         assert len(parts_of(crashed)) == 1
 

@@ -147,7 +147,7 @@ def test_another_version_than_the_models_is_refused(tmp_path: Path, monkeypatch:
 def saved(name: str, engine: EngineSpec, folder: Path) -> Path:
     """A model on disk whose vectors are the features of a class."""
     card = Card(
-        run="r", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
+        run="20260101-000000-abcd", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
         reconstruction_error_p99=0, extractor=engine.digest, engine="python", unreduced=3,
     )  # fmt: skip
     folder.mkdir()

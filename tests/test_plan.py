@@ -224,7 +224,7 @@ def test_the_index_is_ordered_by_path_and_tells_where_each_feature_lies(
 def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any, tmp_path: Path) -> None:
     images = [Image(f"{number:04}") for number in range(5000)]
     found = []
-    for size in (5000, 700):
+    for size in (LARGEST_PART, 700):
         store = LocalStore(str(tmp_path / f"out{size}"))
         for start in range(0, 5000, size):
             put_part(store, DIGEST, images[start : start + size])

@@ -27,7 +27,7 @@ from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
 from fruitpipe.pipeline import run as pipeline
-from fruitpipe.result import runs
+from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 
@@ -376,7 +376,13 @@ def test_gc_deletes_nothing_that_fruitpipe_has_not_written(store: LocalStore, tm
     (store.root / layout.run(unfinished, "work")).symlink_to(elsewhere)
     (store.root / layout.run(unfinished, "report.html")).symlink_to(elsewhere / "todo.parquet")
     store.put(layout.outcome(unfinished), b"{}")
-    assert [each.name for each in runs.collect(store)] == [layout.outcome(unfinished)]
+    before = find_garbage(store)
+    assert [each.name for each in before.objects] == [layout.outcome(unfinished)]
+    assert before.others == sorted(
+        ["features/0000000000000000", "features/pear.jpg", "runs/2026/config.yaml", "runs/apple.jpg"]
+        + [layout.run(unfinished, name) for name in ("report.html", "vectors/picture.jpg", "work")]
+    )
+    assert collect(store) == before
     assert all(path.read_bytes() == b"mine" for path in theirs)
     assert (store.root / layout.run(unfinished, "report.html")).is_symlink()
 
@@ -386,17 +392,6 @@ def test_gc_of_what_is_no_result_is_one_line_and_leaves_nothing_there(tmp_path: 
     for place in (tmp_path / "gone", tmp_path):
         assert "is no result of fruitpipe" in one_line_error(fruitpipe("gc", place, option, code=2))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_linked_folder_of_features_is_used_and_not_cleared(store: LocalStore, tmp_path: Path) -> None:
-    (tmp_path / "large-disk").mkdir()
-    (store.root / "features").symlink_to(tmp_path / "large-disk")
-    store.put(layout.MARKER, b"{}")
-    name = layout.feature_part("0" * 64, [("a", "1")])
-    store.put(name, b"1")
-    assert (name, 1) in store.names(layout.FEATURES)
-    assert runs.collect(store) == []
-    assert store.get(name) == b"1"
 
 
 @pytest.mark.parametrize("given", ["{0}", "{0}/", "file://{0}", "{0}/*/*.jpg", "{0}/../{1}", "link"])
@@ -411,6 +406,18 @@ def test_results_among_the_images_are_refused_before_anything_is_written(
         with pytest.raises(UserError, match="is input and output: choose another output"):
             verb(load_config(input=place, output=str(images)))
     assert [path.name for path in images.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("given", ["{out}/runs", "{out}/features/", "file://{out}/runs/2026", "{out}/runs/*.jpg"])
+def test_images_in_a_folder_of_the_results_are_refused_before_anything_is_written(tmp_path: Path, given: str) -> None:
+    out = tmp_path / "out"
+    for folder in ("features", "runs/2026"):
+        (out / folder).mkdir(parents=True)
+        (out / folder / "apple.jpg").write_bytes(b"mine")
+    for verb in (pipeline.run, pipeline.plan):
+        with pytest.raises(UserError, match=r"is in (runs|features)/ of the output"):
+            verb(load_config(input=given.format(out=out), output=str(out)))
+    assert sorted(path.name for path in out.iterdir()) == ["features", "runs"]
 
 
 def test_an_output_inside_the_images_is_never_input(fruits: Path, tmp_path: Path) -> None:

@@ -383,7 +383,10 @@ def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_w
         assert again["known"] == len(paths)
         model = out / "runs" / done["run"] / "model"
         assert json.loads((model / "backbone.bin").read_text())["side"] == 8
-        fruitpipe("transform", model, fruits, tmp_path / "again.parquet")
+        refused = fruitpipe("transform", model, fruits, tmp_path / "again.parquet", code=2)
+        assert "a class, outside_tiles:TilesEngine, whose code would run here" in one_line_error(refused)
+        named = ("--backbone", "outside_tiles:TilesEngine")
+        fruitpipe("transform", model, fruits, tmp_path / "again.parquet", *named)
         applied = np.stack(pq.read_table(tmp_path / "again.parquet").sort_by("path")["vector"].to_pylist())
         np.testing.assert_allclose(applied, ours, atol=1e-4)
 

@@ -22,7 +22,8 @@ from seaweed import BUCKET, KMS_KEY
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import LARGE
-from fruitpipe.storage.store import TEMPORARY, LocalStore, Store, open_store
+from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
+from fruitpipe.storage.tree import TEMPORARY
 
 # A limit on the size of files gives the error that a full disk gives.
 FULL_DISK = """
@@ -237,7 +238,7 @@ def test_names_shows_the_temporary_files_of_interrupted_puts(local: LocalStore) 
     local.put("a/x", b"1")
     (local.root / "a" / f".x.1234{TEMPORARY}").write_bytes(b"half")
     assert dict(local.names("a")) == {"a/x": 1, f"a/.x.1234{TEMPORARY}": 4}
-    assert local.tidy(lambda name: True) == 0
+    assert local.uploads() == []
 
 
 def test_names_passes_over_what_vanishes_while_it_lists(local: LocalStore) -> None:
@@ -315,21 +316,25 @@ def test_large_files_are_uploaded_in_parts_and_none_is_left(
     assert not admin.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads")
 
 
-def test_tidy_clears_interrupted_uploads_of_its_own_prefix_and_nothing_else(
+def test_uploads_that_have_not_ended_are_listed_and_each_is_aborted_alone(
     s3: S3Config, admin: Any, prefix: str
 ) -> None:
     store = in_bucket(prefix, s3)
     store.put("whole", b"1")
-    for key in (f"{prefix}/features/a", f"{prefix}/b", f"{prefix}/theirs", f"{prefix}-of-others/c"):
-        upload = admin.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
-        admin.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"half")
-    assert store.tidy(lambda name: name in {"features/a", "b"}) == 2
+    begun = {}
+    for key in (f"{prefix}/features/a", f"{prefix}/theirs", f"{prefix}-of-others/c"):
+        begun[key] = admin.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        admin.upload_part(Bucket=BUCKET, Key=key, UploadId=begun[key], PartNumber=1, Body=b"half")
+    ours, theirs = (Upload(name, begun[f"{prefix}/{name}"]) for name in ("features/a", "theirs"))
+    assert store.uploads() == [ours, theirs]
+    store.abort(ours)
+    store.abort(ours)
+    assert store.uploads() == [theirs]
     left = admin.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)["Uploads"]
     for each in left:
         admin.abort_multipart_upload(Bucket=BUCKET, Key=each["Key"], UploadId=each["UploadId"])
     assert {each["Key"] for each in left} == {f"{prefix}/theirs", f"{prefix}-of-others/c"}
     assert names(store) == {"whole"}
-    assert store.tidy(lambda name: True) == 0
 
 
 @pytest.fixture(params=["put", "swap", "upload"])

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,20 +52,23 @@ class VisualWords:
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
         """The words of the model to reuse, of an earlier run on the same images, or words that are learnt now.
 
-        Raises UserError where too few descriptors are found.
+        Raises UserError where too few descriptors are found, or the model's words are none.
         """
         from fruitpipe.engines import EngineSpec
 
         if learning is None:
             raise NotLearnt(f"{config.backbone} needs none, {config.words.size} words are learnt from images")
         if learning.reused and learning.reused.kind == "words":
-            return counting(config, learning.reused)
+            try:
+                return counting(config, learning.reused)
+            except ValueError as error:
+                raise UserError(f"the words of the model to reuse are damaged: {error}. Take another.") from error
         name, data = find_or_learn(config, learning)
         return counting(config, EngineSpec("words", data), (name,))
 
 
 def counting(config: Config, engine: EngineSpec, objects: tuple[str, ...] = ()) -> ResolvedBackbone:
-    """A bag of the words of a vocabulary. Raises ValueError, KeyError or BadZipFile where the artefact is none."""
+    """A bag of the words of a vocabulary. Raises ValueError where the artefact is none."""
     from fruitpipe.backbones.resolved import ResolvedBackbone
     from fruitpipe.engines.visual_words import Vocabulary
 
@@ -112,7 +114,7 @@ def find(learning: Learning, name: str) -> bytes | None:
     from fruitpipe.engines.visual_words import Vocabulary
 
     data = learning.find(name)
-    with suppress(ValueError, KeyError, EOFError, BadZipFile):
+    with suppress(ValueError):
         if data and Vocabulary.from_bytes(data):
             return data
     return None

@@ -309,25 +309,24 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Clear away unpublished leftovers and features that no published run uses; merge small feature parts."""
-    from fruitpipe.result import compaction, runs
+    from fruitpipe.cli import present
+    from fruitpipe.result import compaction
+    from fruitpipe.result.garbage import collect, find_garbage
 
     given = Given(config_file, assignments)
     store = given.store(out)
     delete = delete or compact
-    found = runs.collect(store) if delete else runs.garbage(store)
+    found = collect(store) if delete else find_garbage(store)
     merged = compaction.compact(store) if compact else []
-    total = sum(each.bytes for each in found)
     if as_json:
-        document = {"deleted": delete, "bytes": total, "objects": [each.name for each in found]}
+        document = present.facts_of_garbage(found) | {"deleted": delete}
         print_json(document | {"merged": [each.model_dump() for each in merged]})
         return
-    for each in found:
-        print(f"{size(each.bytes):>10}  {each.name}")
-    print(f"{'deleted' if delete else 'would delete'} {len(found)} objects, {size(total)}")
+    present.print_garbage(found, delete)
     if compact:
         old, new = (sum(len(getattr(each, name)) for each in merged) for name in ("replaced", "parts"))
         print(f"merged {old} feature parts into {new}" if merged else "merged nothing: no two feature parts are small")
-    if found and not delete:
+    if (found.objects or found.uploads) and not delete:
         print(f"next: fruitpipe gc {given.again(out)} --delete")
 
 

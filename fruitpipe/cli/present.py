@@ -11,10 +11,14 @@ from rich.table import Table
 
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
+from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
-from fruitpipe.streams import is_terminal
+from fruitpipe.streams import is_terminal, printable
 from fruitpipe.units import duration, size
+
+SHOWN = 10
+"""Names of what is left alone: there may be a photograph to each."""
 
 
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
@@ -22,7 +26,7 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
-        print(f"{name:<{width}} {value}")
+        print(printable(f"{name:<{width}} {value}"))
 
 
 def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -37,8 +41,8 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
+        table.add_row(*map(printable, row))
+    Console(highlight=False, markup=False, emoji=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -104,7 +108,34 @@ def print_run(run: Run) -> None:
 
 def print_notes(manifest: Manifest) -> None:
     for warning in manifest.warnings:
-        print(f"note: {warning}.")
+        print(printable(f"note: {warning}."))
+
+
+def facts_of_garbage(garbage: Garbage) -> dict[str, Any]:
+    """What is deleted or would be, and what is left alone, for scripts."""
+    return {
+        "bytes": sum(each.bytes for each in garbage.objects),
+        "objects": [each.name for each in garbage.objects],
+        "uploads": [each.name for each in garbage.uploads],
+        "left_alone": garbage.others,
+        "notes": garbage.notes,
+    }
+
+
+def print_garbage(garbage: Garbage, deleted: bool) -> None:
+    """Print what is deleted or would be, all of it, and what is left alone."""
+    for each in garbage.objects:
+        print(f"{size(each.bytes):>10}  {each.name}")
+    for upload in garbage.uploads:
+        print(f"    upload  {upload.name}")
+    uploads = f" and {len(garbage.uploads)} unfinished uploads" if garbage.uploads else ""
+    total = size(sum(each.bytes for each in garbage.objects))
+    print(f"{'deleted' if deleted else 'would delete'} {len(garbage.objects)} objects{uploads}, {total}")
+    if garbage.others:
+        named, rest = ", ".join(garbage.others[:SHOWN]), len(garbage.others) - SHOWN
+        print(printable(f"left alone, as not fruitpipe's: {named}{f' and {rest} more' if rest > 0 else ''}"))
+    for note in garbage.notes:
+        print(printable(f"note: {note}"))
 
 
 def print_backbones(rows: Iterable[Listed]) -> None:

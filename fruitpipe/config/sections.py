@@ -277,12 +277,12 @@ class Config(Section):
     def on_top_of_preset_and_backbone(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, Mapping):
             return values
+        if info.context == RECORDED:  # what was recorded has all its keys, but for `image` at first
+            return {"image": {}} | dict(values)
         given = {
             name: value.model_dump(exclude_unset=True) if isinstance(value, Section) else value
             for name, value in values.items()
         }
-        if info.context == RECORDED:
-            given = {"image": {}} | given  # which says itself how images were decoded where nothing was said
         name = given.get("preset")
         if isinstance(name, str) and name in PRESETS:
             given = overlaid(keys_of(name), given)
@@ -292,7 +292,9 @@ class Config(Section):
         return given
 
     @model_validator(mode="after")
-    def fits(self) -> Self:
+    def fits(self, info: ValidationInfo) -> Self:
+        if info.context == RECORDED:  # a name in somebody's manifest loads no package that might know it
+            return self
         if self.precision == "bf16" and self.engine == "litert":
             raise ValueError("LiteRT computes in float32: leave engine or precision out")
         family = find_family(self.backbone)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from fruitpipe.engines.engine import BATCH, CPU, bytes_of, require_cpu
 from fruitpipe.errors import UserError
@@ -74,10 +75,22 @@ def create(name: str) -> tuple[CustomBackbone, Description]:
 
 
 def import_user_module(name: str) -> Any:
-    """Import a module as Python's own command line would: the working folder counts."""
-    if os.getcwd() not in sys.path and "" not in sys.path:  # noqa: PTH109 - as entries of sys.path are, a string
-        sys.path.append(os.getcwd())  # noqa: PTH109
-    return importlib.import_module(name)
+    """Import a module. The working folder counts where it is nowhere else, as in Python's own command line.
+
+    Only then: the folder may be somebody else's, and holds modules of any name.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+    here = os.getcwd()  # noqa: PTH109 - as entries of sys.path are, a string
+    sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        sys.path.remove(here)
+        raise
 
 
 def described(name: str, backbone: CustomBackbone) -> Description:
@@ -94,14 +107,32 @@ def described(name: str, backbone: CustomBackbone) -> Description:
     )
 
 
+class Artefact(BaseModel):
+    """Name and description of a class, as models keep them."""
+
+    name: str = Field(alias="class")
+    input_size: int = Field(ge=1)
+    dimension: int = Field(ge=1)
+    version: str
+
+    @property
+    def description(self) -> Description:
+        return Description(self.input_size, self.dimension, self.version)
+
+
 def artefact(name: str, description: Description) -> bytes:
     """Name and description of a class, as JSON."""
     return json.dumps({"class": name, **description._asdict()}).encode()
 
 
 def class_of(data: bytes) -> str:
-    """The class that an artefact names, as package.module:Class. Raises ValueError, KeyError where it is none."""
-    return str(json.loads(data)["class"])
+    """The class that an artefact names, as package.module:Class. Raises ValueError where it is none."""
+    return Artefact.model_validate_json(data).name
+
+
+def version_of(data: bytes) -> str:
+    """The version of the class that an artefact names. Raises ValueError where it is none."""
+    return Artefact.model_validate_json(data).version
 
 
 class CustomEngine:
@@ -111,14 +142,14 @@ class CustomEngine:
 
     def __init__(self, source: bytes | Path, device: str = CPU) -> None:
         """Raises UserError as `create` does, where the class is not as its artefact says, and for another device."""
-        wanted = json.loads(bytes_of(source))
-        self._name = wanted.pop("class")
+        wanted = Artefact.model_validate_json(bytes_of(source))
+        self._name = wanted.name
         require_cpu(self._name, device)
         self._backbone, description = create(self._name)
-        if description != Description(**wanted):
+        if description != wanted.description:
             raise UserError(
                 f"backbone {self._name} is version {description.version} here, of {description.dimension} features; "
-                f"version {wanted['version']} of {wanted['dimension']} is wanted: install that one."
+                f"version {wanted.version} of {wanted.dimension} is wanted: install that one."
             )
         try:
             self._backbone.load()

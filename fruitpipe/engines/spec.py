@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fruitpipe.engines.custom import class_of
 from fruitpipe.engines.engine import CPU, Engine, bytes_of
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.plugins import Registry
 from fruitpipe.units import size
 
@@ -71,10 +72,35 @@ class EngineSpec(NamedTuple):
         """The same with the artefact's bytes, for machines that do not have the file."""
         return self._replace(source=self.data)
 
+    @property
+    def code(self) -> str | None:
+        """package.module:Class of the code besides fruitpipe's own that would run; None where there is none.
+
+        Raises UserError where no such engine is installed, ValueError where the artefact of a class names none.
+        """
+        if self.kind in ENGINES.own:
+            return class_of(self.data) if self.kind == "python" else None
+        try:
+            return ENGINES.code_of(self.kind)
+        except KeyError:
+            raise self._missing() from None
+
     def start(self) -> Engine:
-        """Start the engine. Raises UserError where this machine cannot run it."""
+        """Start the engine. Raises UserError where this machine cannot run it, or its artefact is none."""
         try:
             start = ENGINES.get(self.kind)
         except KeyError:
-            raise UserError(f"no engine {self.kind} is installed here: install the package that brings it.") from None
-        return start(self.source, self.device)
+            raise self._missing() from None
+        try:
+            return start(self.source, self.device)
+        except FruitpipeError:
+            raise
+        except Exception as error:  # whatever a library says of an artefact that somebody else has made
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self.kind} cannot run {file_name(self.kind)}: {said}. It is damaged, or not for this machine: take "
+                "another model or backbone."
+            ) from error
+
+    def _missing(self) -> UserError:
+        return UserError(f"no engine {self.kind} is installed here: install the package that brings it.")

@@ -13,9 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fruitpipe.config import WordsConfig
 from fruitpipe.engines.engine import BATCH, CPU, bytes_of, require_cpu
+from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.opencv import cv2
+
+WIDTHS = {"orb": 256, "sift": 128}
+"""Numbers of a word."""
+ARRAYS = {"words": ("f4", 2), "name": ("U", 0), "side": ("i8", 0), "keypoints": ("i8", 0)}
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,14 @@ class Vocabulary:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Vocabulary:
-        """Raises ValueError, KeyError or BadZipFile where it is none."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(
-                Detector(**{name: arrays[name].item() for name in Detector.__dataclass_fields__}), arrays["words"]
-            )
+        """Raises ValueError where it is none."""
+        arrays = read_arrays(io.BytesIO(data), ARRAYS)
+        words = arrays["words"]
+        detector = Detector(**{name: arrays[name].item() for name in Detector.__dataclass_fields__})
+        if words.shape[1] != WIDTHS.get(detector.name):
+            raise ValueError(f"no words of {detector.name} have {words.shape[1]} numbers")
+        WordsConfig(size=len(words), side=detector.side, keypoints=detector.keypoints)  # within the same bounds
+        return cls(detector, words)
 
 
 class WordCounts:

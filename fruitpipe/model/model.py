@@ -13,17 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field
 
-from fruitpipe.config import RECORDED, ImageConfig, S3Config
+from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
+from fruitpipe.engines.custom import class_of
 from fruitpipe.errors import UserError
+from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.source import Reader
+from fruitpipe.storage.document import find_document
+from fruitpipe.storage.layout import RunId
 from fruitpipe.storage.store import Store, open_store
 
 PCA, CARD = "pca.npz", "model.json"
@@ -37,8 +40,8 @@ class Card(BaseModel):
     """Content of `model.json`."""
 
     format: int = FORMAT
-    run: str
-    """run that fitted it"""
+    run: RunId
+    """that fitted it"""
     backbone: str
     features: str
     """digest of the features that it takes"""
@@ -53,7 +56,7 @@ class Card(BaseModel):
     """SHA-256 of its engine's artefact"""
     engine: str = "litert"
     """kind of its engine"""
-    unreduced: int | None = None
+    unreduced: int | None = Field(None, ge=1)
     """d of the features, where they are the vectors and there is no `pca.npz`"""
 
 
@@ -80,7 +83,7 @@ class Model:
     pca: Pca | Unreduced
     engine: EngineSpec
     backbone: str | None = None
-    """package.module:Class that the caller lets it run; a model on disk may name any"""
+    """package.module:Class of code that the caller lets it run; a model on disk may name any"""
 
     def __repr__(self) -> str:
         return f"Model({self.card.backbone}, {self.pca}, run {self.card.run}, {self.card.images} images)"
@@ -99,9 +102,9 @@ class Model:
         Threads are enough, as engines, decoding and resizing let go of Python's lock: with mobilenet_v2, an image holds
         it for 8 % of its time. A class of the user's may hold it longer.
 
-        Raises UserError where the model's backbone is a class that the caller has not named.
+        Raises UserError where the model would run code that the caller has not named, or its parts do not fit.
         """
-        self.require_named_class()
+        self.require_named_code()
         reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
         threads = threads or len(os.sched_getaffinity(0))
         stream = (os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths))
@@ -122,21 +125,25 @@ class Model:
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
 
-    def require_named_class(self) -> None:
-        """Raises UserError where the model's backbone is code that the caller has not named."""
-        from fruitpipe.engines.custom import class_of
-
-        if self.engine.kind == "python" and (name := class_of(self.engine.data)) != self.backbone:
+    def require_named_code(self) -> None:
+        """Raises UserError where the model's engine is code of others that the caller has not named."""
+        if (code := self.engine.code) not in {None, self.backbone}:
             raise UserError(
-                f"the model's backbone is a class, {name}, whose code would run here: if you trust it, say so "
-                f"(--backbone {name}; in Python, load_model(…, backbone={name!r}))."
+                f"the model's backbone is a class, {code}, whose code would run here: if you trust it, say so "
+                f"(--backbone {code}; in Python, load_model(…, backbone={code!r}))."
             )
 
     @property
     def _started(self) -> Engine:
         """Engines by thread, as an interpreter is not safe to share."""
         if not hasattr(self._local, "engine"):
-            self._local.engine = self.engine.start()
+            engine = self.engine.start()
+            if engine.dimension != self.pca.width:
+                raise UserError(
+                    f"the model takes {self.pca.width} features, and its backbone gives {engine.dimension}: it was put "
+                    "together from two models. Take another one."
+                )
+            self._local.engine = engine
         return self._local.engine  # type: ignore[no-any-return]
 
     @cached_property
@@ -170,32 +177,50 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
     """Load a model from a folder of a store. Raises UserError as `load_model` does."""
     path = store.location(folder)
 
-    def read(name: str) -> bytes:
-        if (data := store.find(f"{folder}/{name}".strip("/"))) is None:
-            raise UserError(
-                f"{path} is no model: it has no {name}. Give a folder such as OUT/runs/RUN/model; "
-                "`fruitpipe runs OUT` lists runs."
-            )
-        return data
+    def within(name: str) -> str:
+        return f"{folder}/{name}".strip("/")
 
+    def missing(name: str) -> UserError:
+        return UserError(
+            f"{path} is no model: it has no {name}. Give a folder such as OUT/runs/RUN/model; `fruitpipe runs OUT` "
+            "lists runs."
+        )
+
+    name = CARD
     try:
-        card = Card.model_validate_json(read(CARD), context=RECORDED)
-        pca = Unreduced(card.unreduced) if card.unreduced else read_pca(read(PCA))
-        engine = EngineSpec(card.engine, read(file_name(card.engine)))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"]))
-        raise UserError(f"cannot read the model {path}: {CARD}: {where}: {wrong['msg']}.") from error
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        if (card := find_document(store, within(CARD), Card)) is None:
+            raise missing(CARD)
+        name = PCA
+        pca = Unreduced(card.unreduced) if card.unreduced else read_pca(store, within(PCA))
+        name = file_name(card.engine)
+        engine = read_engine(store, within(name), card)
+    except FileNotFoundError:
+        raise missing(name) from None
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
     if card.format < FORMAT and card.image.grey:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
-    if engine.digest != card.extractor:
-        raise UserError(f"cannot read the model {path}: {file_name(card.engine)} is damaged.")
     return Model(card, pca, engine, backbone)
 
 
-def read_pca(data: bytes) -> Pca:
-    """Read a Pca from the bytes of `pca.npz`. Raises NumPy's errors where they are damaged."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return Pca(**{name: arrays[name] for name in Pca.__dataclass_fields__})
+def read_engine(store: Store, name: str, card: Card) -> EngineSpec:
+    """Read the engine's artefact. Raises FileNotFoundError, and ValueError where it is damaged."""
+    engine = EngineSpec(card.engine, store.get(name))
+    if engine.digest != card.extractor:
+        raise ValueError(f"{file_name(card.engine)} is damaged")
+    if engine.kind == "python":
+        class_of(engine.data)
+    return engine
+
+
+ARRAYS = {"mean": ("f8", 1), "scale": ("f8", 1), "components": ("f8", 2), "explained_variance": ("f8", 1)}
+
+
+def read_pca(store: Store, name: str) -> Pca:
+    """Read a Pca from `pca.npz`. Raises FileNotFoundError, and ValueError where it is damaged."""
+    with store.open(name) as file:
+        pca = Pca(**read_arrays(file, ARRAYS))
+    (d,), (k, across) = pca.mean.shape, pca.components.shape
+    if {len(pca.scale), len(pca.explained_variance), across} != {d} or not 1 <= k <= d:
+        raise ValueError("the arrays of pca.npz do not fit one another")
+    return pca

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -45,7 +44,7 @@ def transform_folder(
     Raises UserError where the model or the images are missing, or the file cannot be written.
     """
     model = load_model(model_path, s3, backbone)
-    model.require_named_class()
+    model.require_named_code()
     schema = schema_of(model)
     counts: Counter[str] = Counter()
     others = Counter() if others is None else others
@@ -67,14 +66,12 @@ def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
-    temporary = Path(tempfile.gettempdir() if is_remote(out) else folder) / f".{name}.{os.getpid()}.tmp"
     try:
-        yield temporary
-        open_store(folder, s3).upload(temporary, name)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=None if is_remote(out) else folder) as scratch:
+            yield Path(scratch, name)
+            open_store(folder, s3).upload(Path(scratch, name), name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def schema_of(model: Model) -> pa.Schema:

@@ -31,6 +31,11 @@ class Pca:
         return f"Pca({len(self.mean)} to {self.length}, {100 * self.explained:.1f} % of the variance)"
 
     @property
+    def width(self) -> int:
+        """d, of a feature."""
+        return len(self.mean)
+
+    @property
     def length(self) -> int:
         """k, of a vector."""
         return len(self.components)
@@ -76,10 +81,15 @@ class Unreduced:
     """Stands in for a Pca where there is none: the features are the vectors."""
 
     length: int
-    """d, of a feature"""
+    """d, of a feature, which is the vector"""
     explained: ClassVar[None] = None
     explained_variance: ClassVar[Float64] = np.empty(0)
     explained_variance_ratio: ClassVar[Float64] = np.empty(0)
+
+    @property
+    def width(self) -> int:
+        """d, of a feature."""
+        return self.length
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """The features, float32. Raises ValueError for another d."""

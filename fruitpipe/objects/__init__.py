@@ -1,8 +1,19 @@
 """Object stores: buckets of S3, Google Cloud Storage and Azure, and why one refuses."""
 
-from fruitpipe.objects.bucket import Bucket, Changed, below
+from fruitpipe.objects.bucket import Bucket, Changed, Found, below
 from fruitpipe.objects.error_messages import Forbidden, NoBucket
 from fruitpipe.objects.listing import list_pages
 from fruitpipe.objects.opening import open_bucket, prefix_of, split
 
-__all__ = ["Bucket", "Changed", "Forbidden", "NoBucket", "below", "list_pages", "open_bucket", "prefix_of", "split"]
+__all__ = [
+    "Bucket",
+    "Changed",
+    "Forbidden",
+    "Found",
+    "NoBucket",
+    "below",
+    "list_pages",
+    "open_bucket",
+    "prefix_of",
+    "split",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -267,20 +267,20 @@ class Bucket:
         with in_our_words(self.place, "delete", key), suppress(FileNotFoundError):
             retried(lambda: obstore.delete(self.client(), key))
 
-    def abort_uploads(self, prefix: str, wanted: Callable[[str], bool]) -> int:
-        """Clear away what uploads in parts of `wanted` keys left behind that never ended; say how many. S3 only."""
+    def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Keys and ids of the uploads in parts below a folder that have not ended, whoever began them. S3 only."""
         if self.place.scheme != "s3":
-            return 0
-        client, count = botocore_client(self.place), 0
-        with in_our_words(self.place, "delete", prefix):
-            pages = client.get_paginator("list_multipart_uploads")
+            return
+        with in_our_words(self.place, "list uploads to", prefix):
+            pages = botocore_client(self.place).get_paginator("list_multipart_uploads")
             for page in pages.paginate(Bucket=self.place.name, Prefix=below(prefix)):
-                for upload in filter(lambda each: wanted(each["Key"]), page.get("Uploads", [])):
-                    client.abort_multipart_upload(
-                        Bucket=self.place.name, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
-                    count += 1
-        return count
+                yield from ((each["Key"], each["UploadId"]) for each in page.get("Uploads", []))
+
+    def abort_upload(self, key: str, upload: str) -> None:
+        """Clear away the parts of an upload that has not ended. S3 only; one that is gone is no error."""
+        client = botocore_client(self.place)
+        with in_our_words(self.place, "delete", key), suppress(client.exceptions.NoSuchUpload):
+            client.abort_multipart_upload(Bucket=self.place.name, Key=key, UploadId=upload)
 
 
 class ObjectFile(io.RawIOBase):

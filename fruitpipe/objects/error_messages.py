@@ -15,11 +15,17 @@ from fruitpipe.redaction import without_secrets
 if TYPE_CHECKING:
     from fruitpipe.objects.place import Place
 
-Action = Literal["list", "read", "write", "delete"]
+Action = Literal["list", "list uploads to", "read", "write", "delete"]
 OTHERS = "have this machine trust its authority, or what is between (VPN, proxy)"
 TRUST = {"s3": "give its authority's PEM file as s3.ca_file", "gs": OTHERS, "az": OTHERS}
 AGAIN = "Try again later; a run goes on where it stood."
-RIGHT = {"list": "s3:ListBucket", "read": "s3:GetObject", "write": "s3:PutObject", "delete": "s3:DeleteObject"}
+RIGHT = {
+    "list": "s3:ListBucket",
+    "list uploads to": "s3:ListBucketMultipartUploads",
+    "read": "s3:GetObject",
+    "write": "s3:PutObject",
+    "delete": "s3:DeleteObject",
+}
 CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)|An error occurred \((\w+)\)")
 
 

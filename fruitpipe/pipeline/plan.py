@@ -249,7 +249,7 @@ class Plan:
 
 def parts_of(store: Store, digest: str) -> Iterator[str]:
     """The feature parts of a digest."""
-    return (name for name, _ in store.names(layout.features(digest)) if name.endswith(".parquet"))
+    return (name for name, _ in store.names(layout.features(digest)) if layout.is_feature_part(name))
 
 
 @contextmanager

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, ImageConfig
 from fruitpipe.engines import EngineSpec
+from fruitpipe.engines.custom import version_of
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric.pca import Pca
 from fruitpipe.result.manifest import Drift
-from fruitpipe.result.runs import model_path
+from fruitpipe.result.runs import find_model
 from fruitpipe.storage.store import Store
 
 
 def model_to_reuse(config: Config, store: Store) -> Model | None:
     """The model that a config names; None where one is to be fitted. Raises UserError where it is not to be had."""
-    return load_model(model_path(store, config.reuse), config.s3) if config.model == "reuse" else None
+    return find_model(store, config.reuse, config.s3) if config.model == "reuse" else None
 
 
 def require_match(config: Config, model: Model | None, backbone: ResolvedBackbone) -> None:
@@ -35,6 +34,11 @@ def require_match(config: Config, model: Model | None, backbone: ResolvedBackbon
             f"the model to reuse ({config.reuse}) takes features with "
             f"{', '.join(others) or 'another layer, pooling or weights'}: choose the same, or model: fit."
         )
+    if model.pca.width != backbone.facts.dimension:
+        raise UserError(
+            f"the model to reuse ({config.reuse}) takes {model.pca.width} features, and {config.backbone} gives "
+            f"{backbone.facts.dimension}: choose another one, or model: fit."
+        )
     if config.pca == "none" and isinstance(model.pca, Pca):
         raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or say model: fit.")
 
@@ -44,7 +48,7 @@ def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> d
     found: dict[str, str | bool] = {"backbone": backbone}
     found["precision"] = "bf16" if engine.kind == "openvino_bf16" else "float32"
     if engine.kind == "python":
-        found["version"] = json.loads(engine.data)["version"]
+        found["version"] = version_of(engine.data)
     return found | {f"image.{name}": value for name, value in image.steps.items()}
 
 

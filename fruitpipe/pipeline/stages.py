@@ -9,7 +9,7 @@ import yaml
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from fruitpipe.errors import TooManyFailures
+from fruitpipe.errors import FruitpipeError, TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.pipeline.job import Job
@@ -148,12 +148,16 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: N
 
 
 def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:
-    """Commit all sinks; return the files that they made."""
+    """Commit all sinks; return the files that they made. Raises FruitpipeError where one has a name of another form."""
     files = []
     for number, sink in enumerate(job.sinks):
         scratch = job.scratch / f"sink-{number}"
         scratch.mkdir()
-        files += sink.commit([part.files[number] for part in projected], scratch)
+        made = sink.commit([part.files[number] for part in projected], scratch)
+        for file in made:
+            if not layout.is_run_file(file.name):
+                raise FruitpipeError(f"{type(sink).__name__} made {file.name!r}: layout.sink gives no such name.")
+        files += made
     return files
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage import layout
-from fruitpipe.storage.file import File
+from fruitpipe.storage.document import damaged, find_document
+from fruitpipe.storage.file import File, named
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged, read_facts, read_features, to_parquet
+from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged_part, read_facts, read_features, to_parquet
 
 SMALL = LARGEST_PART // 2
 """Parts with fewer rows are merged. Merged ones have as many or more, so that a second time there is nothing to do."""
@@ -32,9 +33,9 @@ class Merge(BaseModel):
     Manifests are never written again. What a published run needs of the old parts, it needs of the new ones.
     """
 
-    parts: list[File]
+    parts: list[Annotated[File, named(layout.is_feature_part)]]
     """the new parts, named as objects of the result"""
-    replaced: list[str]
+    replaced: list[Annotated[str, layout.checked(layout.is_feature_part)]]
     """names of the old ones"""
 
 
@@ -70,10 +71,18 @@ def compact(store: Store) -> list[Merge]:
 
 
 def read_merges(store: Store) -> list[Merge]:
-    """The merges that there have been, as far as their parts may be needed."""
+    """The merges that there have been, as far as their parts may be needed. Raises UserError where one is damaged."""
     names = [name for name, _ in store.names(layout.FEATURES) if layout.is_merge(name)]
     with ThreadPoolExecutor(READERS) as pool:
-        return [Merge.model_validate_json(document) for document in pool.map(store.get, names)]
+        return [merge for merge in pool.map(partial(read_merge, store), names) if merge]
+
+
+def read_merge(store: Store, name: str) -> Merge | None:
+    """The merge that a record tells of; None where it is gone since."""
+    merge = find_document(store, name, Merge)
+    if merge and (not merge.replaced or layout.merge_record(merge.replaced) != name):
+        raise damaged(store, name, "it tells of other parts than its name says")
+    return merge
 
 
 def with_merged(names: Iterable[str], merges: Iterable[Merge]) -> set[str]:
@@ -88,12 +97,8 @@ def with_merged(names: Iterable[str], merges: Iterable[Merge]) -> set[str]:
 
 
 def small_parts(store: Store, folder: str) -> list[Part]:
-    """The small parts of a folder below `features`, ordered by their first images.
-
-    What lies behind a link is somebody else's, and left alone.
-    """
-    names = (name for name, _ in store.names(f"{layout.FEATURES}/{folder}"))
-    ours = [name for name in names if layout.is_feature_part(name) and not store.is_linked(name)]
+    """The small parts of a folder below `features`, ordered by their first images."""
+    ours = [name for name, _ in store.names(f"{layout.FEATURES}/{folder}") if layout.is_feature_part(name)]
     with ThreadPoolExecutor(READERS) as pool:
         return sorted(part for part in pool.map(partial(part_of, store), ours) if part.rows < SMALL)
 
@@ -105,7 +110,7 @@ def part_of(store: Store, name: str) -> Part:
             path = part.metadata.row_group(0).column(layout.FACTS.get_field_index("path")).statistics
             return Part(str(path.min) if path and path.has_min_max else "", name, part.metadata.num_rows)
     except (ValueError, OSError) as error:
-        raise damaged(store, name) from error
+        raise damaged_part(store, name) from error
 
 
 def batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
@@ -154,7 +159,7 @@ def rows_of(store: Store, batch: list[Part]) -> pa.Table:
         names = [part.name for part in batch]
         for name, facts in zip(names, pool.map(partial(read_facts, store), names), strict=True):
             if facts is None:
-                raise damaged(store, name)
+                raise damaged_part(store, name)
             tables.append(facts)
     rows = pa.concat_tables(tables).group_by(layout.FACTS.names, use_threads=False)
     distinct = rows.aggregate([("part", "first"), ("row", "first")]).rename_columns(PLACED.names).cast(PLACED)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from platform import python_version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from fruitpipe.config import RECORDED, Config
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.notebook import as_html
-from fruitpipe.storage.file import File
+from fruitpipe.storage.file import File, named
+from fruitpipe.storage.layout import RunId, checked, is_feature, is_run_file
 from fruitpipe.units import in_kinds, size
 
 MOST_LABELS = 5
@@ -24,36 +24,39 @@ REPORTED = (
 )
 
 
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Counts(BaseModel):
     """Images of a run."""
 
-    images: int
-    ok: int
-    failed: int
-    by_status: dict[str, int]
-    by_label: dict[str, int]
+    images: Count
+    ok: Count
+    failed: Count
+    by_status: dict[str, Count]
+    by_label: dict[str, Count]
     """images with a vector"""
 
 
 class Summary(BaseModel):
     """Figures of a plan."""
 
-    images: int
-    bytes: int
-    labels: dict[str, int]
-    new: int
+    images: Count
+    bytes: Count
+    labels: dict[str, Count]
+    new: Count
     """never seen before"""
-    changed: int
+    changed: Count
     """seen before with another etag"""
-    retried: int
+    retried: Count
     """failed before, to be tried again"""
-    known: int
+    known: Count
     """with features already"""
-    known_failed: int
+    known_failed: Count
     """failed before, not to be tried again"""
-    gone: int
+    gone: Count
     """with features, but not among these images"""
-    passed_over: dict[str, int] = {}
+    passed_over: dict[str, Count] = {}
     """files of the inputs that are no images by name or hidden, by extension, most first"""
 
     @property
@@ -96,11 +99,10 @@ class BackboneFacts(BaseModel):
 class ModelFacts(BaseModel):
     """The scaler and PCA that gave the vectors, if there was one: without, the features are the vectors."""
 
-    fitted_by: str
-    """run id"""
-    images: int
+    fitted_by: RunId
+    images: Count
     """that it was fitted on; 0 without a PCA"""
-    components: int
+    components: Count
     """k, length of a vector"""
     explained: float | None
     """share of the variance that the k components explain, on the images of the fit; None without a PCA"""
@@ -155,11 +157,12 @@ class Manifest(BaseModel):
     """A published run. Records of further stages are beside these keys, each under its stage's name."""
 
     model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Record | Any, Field(union_mode="left_to_right")]]
 
     layout: int
-    run: str
-    started: datetime
-    finished: datetime
+    run: RunId
+    started: AwareDatetime
+    finished: AwareDatetime
     config: Config
     config_digest: str
     backbone: BackboneFacts
@@ -168,8 +171,8 @@ class Manifest(BaseModel):
     plan: Summary
     model: ModelFacts
     drift: Drift | None
-    files: list[File]
-    feature_parts: list[str]
+    files: list[Annotated[File, named(is_run_file)]]
+    feature_parts: list[Annotated[str, checked(is_feature)]]
     timings: dict[str, float]
     """seconds by stage"""
     worker_memory: int
@@ -192,7 +195,7 @@ class Manifest(BaseModel):
     def records(self) -> dict[str, Record]:
         """Records of further stages by the stages' names."""
         extra = (self.model_extra or {}).items()
-        return {name: Record.model_validate(value) for name, value in extra if value and "label" in dict(value)}
+        return {name: value for name, value in extra if isinstance(value, Record)}
 
     @property
     def images_per_second(self) -> float | None:
@@ -232,11 +235,11 @@ class Manifest(BaseModel):
 class Outcome(BaseModel):
     """A run that ended without being published."""
 
-    run: str
+    run: RunId
     status: Literal["failed", "interrupted"]
     reason: str
-    started: datetime
-    finished: datetime
+    started: AwareDatetime
+    finished: AwareDatetime
     images: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""The runs of a result: look at them, publish an older one, clear away what no run needs."""
+"""The runs of a result: look at them, publish an older one, take its model."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
-from fruitpipe.config import is_remote
-from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.model.model import Model, read_model
-from fruitpipe.result.compaction import read_merges, with_merged
+from fruitpipe.config import S3Config, is_remote
+from fruitpipe.errors import FruitpipeError, UserError, in_words
+from fruitpipe.model.model import Model, load_model, read_model
 from fruitpipe.result.manifest import Manifest, Outcome
 from fruitpipe.result.notebook import as_html
 from fruitpipe.storage import layout
+from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.lease import Lease
-from fruitpipe.storage.store import TEMPORARY, Store
+from fruitpipe.storage.store import Store
+
+OfRun = TypeVar("OfRun", Manifest, Outcome)
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +64,7 @@ class RunRow(BaseModel):
     """A run in a list, published or not."""
 
     run: str
-    status: Literal["latest", "published", "failed", "interrupted", "unfinished"]
+    status: Literal["latest", "published", "failed", "interrupted", "unfinished", "unreadable"]
     started: datetime | None = None
     seconds: float | None = None
     images: int | None = None
@@ -73,16 +75,33 @@ class RunRow(BaseModel):
     reason: str | None = None
 
 
+class Latest(BaseModel):
+    """Content of `latest.json`."""
+
+    run: layout.RunId
+
+
 def list_runs(store: Store) -> list[RunRow]:
     """All runs, oldest first. Raises UserError where there is no result."""
     require_result(store)
     latest = latest_run(store)
-    return [row_of(store, run_id, latest) for run_id in store.folders(layout.RUNS)]
+    return [row_of(store, run_id, latest) for run_id in run_ids(store)]
+
+
+def run_ids(store: Store) -> list[str]:
+    """Ids of all runs, published or not, oldest first."""
+    return [name for name in store.folders(layout.RUNS) if layout.is_run(name)]
 
 
 def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
-    if (document := store.find(layout.manifest(run_id))) is not None:
-        manifest = Manifest.read(document)
+    try:
+        manifest = find_manifest(store, run_id)
+        outcome = None if manifest else find_of_run(store, run_id, layout.outcome(run_id), Outcome)
+    except UserError as error:  # of this run; there are others
+        return RunRow(run=run_id, status="unreadable", reason=str(error))
+    except OSError as error:
+        return RunRow(run=run_id, status="unreadable", reason=in_words(error))
+    if manifest:
         return RunRow(
             run=run_id,
             status="latest" if run_id == latest else "published",
@@ -94,8 +113,7 @@ def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
             components=manifest.model.components,
             explained=manifest.model.explained,
         )
-    if (document := store.find(layout.outcome(run_id))) is not None:
-        outcome = Outcome.model_validate_json(document)
+    if outcome:
         seconds = (outcome.finished - outcome.started).total_seconds()
         return RunRow(
             run=run_id, status=outcome.status, started=outcome.started, seconds=seconds, reason=outcome.reason
@@ -103,21 +121,30 @@ def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
     return RunRow(run=run_id, status="unfinished")
 
 
+def find_manifest(store: Store, run_id: str) -> Manifest | None:
+    """The manifest of a run; None where it is not published. Raises UserError where it cannot be read."""
+    return find_of_run(store, run_id, layout.manifest(run_id), Manifest)
+
+
+def find_of_run(store: Store, run_id: str, name: str, kind: type[OfRun]) -> OfRun | None:
+    """A document of a run, which says of which. Raises UserError where it cannot be read or is of another one."""
+    document = find_document(store, name, kind)
+    if document and document.run != run_id:
+        raise damaged(store, name, f"it is of another run, {document.run}")
+    return document
+
+
 def open_run(store: Store, run_id: str = "latest") -> Run:
     """A published run. Raises UserError where there is none of this name."""
     require_result(store)
     name = (latest_run(store) or "") if run_id == "latest" else run_id
-    document = store.find(layout.manifest(name)) if is_name(name) else None
-    if document is None:
+    manifest = find_manifest(store, name) if layout.is_run(name) else None
+    if manifest is None:
         advice = f"`fruitpipe runs {store.url}` lists those there are."
         raise UserError(
             f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}"
         )
-    return Run(store, Manifest.read(document))
-
-
-def is_name(name: str) -> bool:
-    return bool(name) and "/" not in name and not name.startswith(".")
+    return Run(store, manifest)
 
 
 def require_result(store: Store) -> None:
@@ -127,8 +154,8 @@ def require_result(store: Store) -> None:
 
 def latest_run(store: Store) -> str | None:
     """Id of the run that is published as the latest."""
-    document = store.find(layout.LATEST)
-    return str(json.loads(document)["run"]) if document else None
+    latest = find_document(store, layout.LATEST, Latest)
+    return latest.run if latest else None
 
 
 def point_latest(store: Store, run_id: str) -> None:
@@ -148,53 +175,7 @@ def publish(store: Store, run_id: str) -> Run:
     return run
 
 
-def model_path(store: Store, name: str) -> str:
-    """The model folder that `reuse` means: `latest`, a run id of this result, or a path."""
-    if name == "latest" or (is_name(name) and not Path(name).exists() and not is_remote(name)):
-        return open_run(store, name).path("model")
-    return name
-
-
-class Garbage(NamedTuple):
-    """An object that no published run needs."""
-
-    name: str
-    bytes: int
-
-
-def garbage(store: Store) -> list[Garbage]:
-    """Unfinished and failed runs, work files, temporary files, and features that no published run uses.
-
-    What has a name that fruitpipe does not give, or lies behind a link, is somebody else's and never garbage.
-    """
-    require_result(store)
-    published, used = set(), set()
-    for run_id in store.folders(layout.RUNS):
-        if (document := store.find(layout.manifest(run_id))) is not None:
-            published.add(run_id)
-            used.update(Manifest.read(document).feature_parts)
-    used = with_merged(used, read_merges(store))
-
-    def needed(name: str) -> bool:
-        if name.endswith(TEMPORARY):
-            return False
-        folder, _, rest = name.partition("/")
-        if folder == layout.FEATURES:
-            return name in used
-        return rest.split("/")[0] in published and not name.startswith(layout.work(rest.split("/")[0]) + "/")
-
-    found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.names(folder))
-    return sorted(
-        each for each in found if layout.is_ours(each.name) and not needed(each.name) and not store.is_linked(each.name)
-    )
-
-
-def collect(store: Store) -> list[Garbage]:
-    """Delete the garbage and say what it was. Raises UserError where there is no result, or somebody is writing."""
-    require_result(store)  # before a lease leaves its mark in somebody else's folder
-    with Lease(store, "fruitpipe gc"):
-        found = garbage(store)
-        for each in found:
-            store.delete(each.name)
-        store.tidy(layout.is_ours)
-    return found
+def find_model(store: Store, name: str, s3: S3Config) -> Model:
+    """The model that `reuse` means: of `latest`, of a run id of this result, or at a path."""
+    is_path = is_remote(name) or "/" in name or name.startswith(".") or Path(name).exists()
+    return open_run(store, name).model if name == "latest" or not is_path else load_model(name, s3)

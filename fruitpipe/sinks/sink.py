@@ -34,7 +34,7 @@ class Sink(Protocol):
         """
 
     def commit(self, parts: Sequence[File], scratch: Path) -> list[File]:
-        """Make all parts visible at once; return the files that the manifest is to list.
+        """Make all parts visible at once; return the files that the manifest is to list, named by `layout.sink`.
 
         Called on the driver, when all parts are written and before there is a manifest.
 

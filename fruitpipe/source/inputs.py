@@ -17,6 +17,7 @@ from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
+from fruitpipe.storage import layout
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
@@ -86,10 +87,19 @@ def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
 
 
 def check_apart(inputs: Sequence[str], output: str) -> None:
-    """Raise UserError where images and results share a folder: folders of either could be taken for the other's."""
+    """Raise UserError where images and results share a folder: files of either could be taken for the other's."""
+    results = searched(output)
     for name in inputs:
-        if kind_of(name) != "list" and searched(name) == searched(output):
+        if kind_of(name) == "list":
+            continue
+        images = searched(name)
+        if images == results:
             raise UserError(f"{name} is input and output: choose another output, such as {output.rstrip('/')}/results.")
+        for own in layout.FOLDERS:
+            if f"{images}/".startswith(f"{results.rstrip('/')}/{own}/"):
+                raise UserError(
+                    f"{name} is in {own}/ of the output, where results lie: move the images, or choose another output."
+                )
 
 
 def searched(name: str) -> str:

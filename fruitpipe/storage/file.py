@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
+
+from fruitpipe.storage import layout
 
 Data = bytes | memoryview
 
@@ -21,3 +24,13 @@ class File(BaseModel):
     @classmethod
     def of(cls, name: str, data: Data, rows: int | None = None) -> File:
         return cls(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def named(form: Callable[[str], bool]) -> AfterValidator:
+    """Validation of a file in a document by the form of its name."""
+
+    def check(file: File) -> File:
+        layout.require(form, file.name)
+        return file
+
+    return AfterValidator(check)

@@ -1,4 +1,7 @@
-"""Names of all objects in a result; no other module knows them.
+"""Names of all objects in a result, and how large they may be; no other module knows them.
+
+What a result says of names is checked here against the form that fruitpipe gives them, by `checked`: a result
+is made by whoever can write there, and may say anything.
 
 OUT/
   fruitpipe.json                       marks a result, with the version of this layout
@@ -21,16 +24,22 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
+from reprlib import repr as shortened
+from typing import Annotated
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 MARKER = "fruitpipe.json"
 LEASE = "lease.json"
 LATEST = "latest.json"
 FEATURES = "features"
 RUNS = "runs"
+FOLDERS = (FEATURES, RUNS)
+"""All that a result has."""
 TODO, INDEX = "todo.parquet", "index.parquet"
 VERSION = 1
 SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv"}
@@ -50,24 +59,41 @@ FACTS = pa.schema(
 """Columns of a feature part, besides `feature`."""
 
 HEX = "[0-9a-f]"
+RUN = rf"\d{{8}}-\d{{6}}-{HEX}{{4}}"
 OURS = re.compile(
     rf"""
     features/(
         {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json)
         | vocabularies/{HEX}{{32}}\.npz
-    ) | runs/\d{{8}}-\d{{6}}-{HEX}{{4}}/(
+    ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet
         | (vectors | json | csv)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors\.(jsonl | csv)
-        | model/[\w-]+\.(npz | json | tflite) | work/[\w-]+\.(parquet | npz)
+        | model/[\w-]+\.(npz | json | tflite | bin) | work/[\w-]+\.(parquet | npz)
         | sinks/[\w-]+/[\w-][\w.-]*
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 FEATURE_PART = re.compile(rf"features/{HEX}{{16}}/part-{HEX}{{32}}\.parquet")
+VOCABULARY = re.compile(rf"features/vocabularies/{HEX}{{32}}\.npz")
 MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
 SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
 PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
 """What is left on disk of a file whose writing was interrupted."""
+
+MIB = 1 << 20
+MOST_BYTES = {
+    **dict.fromkeys((MARKER, LEASE, LATEST, "outcome.json", "model.json", "backbone.json"), MIB),
+    "manifest.json": 128 * MIB,  # of a run whose images have a million labels
+    "vocabulary.npz": 64 * MIB,
+}
+MOST_OF_A_MERGE = 8 * MIB
+MOST_OF_ANY = 4096 * MIB
+"""Flatbuffers have half of it at most."""
+
+
+def most_bytes(name: str) -> int:
+    """How large an object of this name may be, in a result or a model's folder."""
+    return MOST_OF_A_MERGE if is_merge(name) else MOST_BYTES.get(name.rpartition("/")[2], MOST_OF_ANY)
 
 
 def is_ours(name: str) -> bool:
@@ -77,6 +103,21 @@ def is_ours(name: str) -> bool:
     return bool(OURS.fullmatch(name) or SCRATCH.fullmatch(name))
 
 
+def is_partial(name: str) -> bool:
+    """Whether an object of ours is half written, or one of a moment."""
+    return bool(PARTIAL.fullmatch(name) or SCRATCH.fullmatch(name))
+
+
+def is_run(name: str) -> bool:
+    """Whether a name is the id of a run."""
+    return re.fullmatch(RUN, name, re.ASCII) is not None
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a name is one of a file within a run, as manifests have it."""
+    return OURS.fullmatch(run("00000000-000000-0000", name)) is not None
+
+
 def is_feature_part(name: str) -> bool:
     return FEATURE_PART.fullmatch(name) is not None
 
@@ -84,6 +125,26 @@ def is_feature_part(name: str) -> bool:
 def is_merge(name: str) -> bool:
     """Whether an object is the record of a merge of feature parts."""
     return MERGE.fullmatch(name) is not None
+
+
+def is_feature(name: str) -> bool:
+    """Whether an object is what a run takes its features from: a part, or the vocabulary that counts were made by."""
+    return is_feature_part(name) or VOCABULARY.fullmatch(name) is not None
+
+
+def checked(form: Callable[[str], bool]) -> AfterValidator:
+    """Validation of a name in a document by its form."""
+    return AfterValidator(partial(require, form))
+
+
+def require(form: Callable[[str], bool], name: str) -> str:
+    """The name, if it has a form. Raises ValueError where it has not."""
+    if not form(name):
+        raise ValueError(f"{shortened(name)} is no name that fruitpipe gives")
+    return name
+
+
+RunId = Annotated[str, checked(is_run)]
 
 
 def new_run_id() -> str:

@@ -1,29 +1,42 @@
-"""Whole objects under one folder or prefix: put, get, list, delete, swap. Nothing here knows their meaning."""
+"""Whole objects under one folder or prefix: put, get, list, delete, swap.
+
+Nothing here knows their meaning, only how large they may be.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
-import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
+from fruitpipe import units
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects import Bucket, open_bucket, prefix_of
+from fruitpipe.objects import Bucket, Found, open_bucket, prefix_of
+from fruitpipe.storage import layout
+from fruitpipe.storage.tree import Tree
 
-TEMPORARY = ".tmp"
 UNNAMEABLE = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 """In an object's name: what obstore refuses to write."""
 
 
+class Upload(NamedTuple):
+    """An upload in parts that began and has not ended, as a crash leaves it; no listing of objects shows it."""
+
+    name: str
+    """of the object that it would have become"""
+    id: str
+
+
 class Store(ABC):
-    """Objects below a folder or prefix, by name relative to it with `/` between folders. Cheap to make; pickles."""
+    """Objects below a folder or prefix, by name relative to it with `/` between folders. Cheap to make; pickles.
+
+    Whoever made the place cannot lead us out of it: methods raise UserError where a name is none of an object there,
+    as on disk where a link is in the way.
+    """
 
     url: str
 
@@ -45,7 +58,7 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """Raises FileNotFoundError, and UserError where it is no object, or larger than `layout` allows."""
 
     def find(self, name: str) -> bytes | None:
         """The object, or None."""
@@ -77,6 +90,10 @@ class Store(ABC):
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
 
+    def others(self, prefix: str) -> Iterable[str]:
+        """Names below a folder that are no objects, such as links."""
+        return ()
+
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below a folder, sorted."""
@@ -85,18 +102,27 @@ class Store(ABC):
     def delete(self, name: str) -> None:
         """Delete an object, and the folders that this leaves empty. Deleting what is not there is no error."""
 
-    def is_linked(self, name: str) -> bool:
-        """Whether an object is a link or lies behind one, and so may be somebody else's."""
-        return False
+    def uploads(self) -> list[Upload]:
+        """All uploads in parts that have not ended, whoever began them, by name. Raises Forbidden."""
+        return []
 
-    def tidy(self, ours: Callable[[str], bool]) -> int:
-        """Clear away what interrupted writes of objects of `ours` have left and no listing shows; say how many."""
-        return 0
+    def abort(self, upload: Upload) -> None:
+        """Clear away what an upload has left."""
+        raise NotImplementedError
 
 
 def open_store(url: str, s3: S3Config | None = None) -> Store:
     """The store of a path or URL. Raises UserError where a bucket cannot be reached."""
     return BucketStore(url, open_bucket(url, s3 or S3Config())) if is_remote(url) else LocalStore(local_path(url))
+
+
+def too_large(place: str, name: str) -> UserError:
+    """What to say of an object that is larger than fruitpipe makes one of its name."""
+    most = units.size(layout.most_bytes(name))
+    return UserError(
+        f"{place} is larger than the {most} that such a file has at most: it is damaged, or not fruitpipe's. Delete "
+        "it, or choose another place."
+    )
 
 
 def check_nameable(url: str, key: str) -> None:
@@ -106,11 +132,12 @@ def check_nameable(url: str, key: str) -> None:
 
 
 class LocalStore(Store):
-    """A folder on disk."""
+    """A folder on disk. Nothing below it is reached through a link; the folder itself may be one."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.root = Path(url).absolute()
+        self._tree = Tree(self.root)
 
     def create(self) -> None:
         try:
@@ -122,78 +149,45 @@ class LocalStore(Store):
         return str(self.root / name)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        self._tree.write(name, lambda file: file.write(data))
 
     def upload(self, file: Path, name: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(file, path)
+        self._tree.move(file, name)
 
     def get(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        with self._tree.open(name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > layout.most_bytes(name):
+                raise too_large(self.location(name), name)
+            return file.read(size)
 
     def open(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, (self.root / name).open("rb"))
+        return self._tree.open(name)
 
     def swap(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
-        with self._locked():
+        with self._tree.locked():
             if self.find(name) != expected:
                 return False
             if data is not None:
                 self.put(name, data)
-            else:
-                (self.root / name).unlink(missing_ok=True)
+            elif expected is not None:
+                self._tree.remove(name)
             return True
 
     def swaps(self, scratch: str) -> bool:
         return True
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.root / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for folder, _, names in os.walk(self.root / prefix):
-            for name in names:
-                path = Path(folder, name)
-                try:
-                    size = path.stat().st_size
-                except FileNotFoundError:  # gone since, as temporary files of others are
-                    continue
-                yield path.relative_to(self.root).as_posix(), size
+        return ((entry.name, entry.bytes) for entry in self._tree.walk(prefix) if entry.bytes is not None)
+
+    def others(self, prefix: str) -> Iterator[str]:
+        return (entry.name for entry in self._tree.walk(prefix) if entry.bytes is None)
 
     def folders(self, prefix: str) -> list[str]:
-        path = self.root / prefix
-        return sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-
-    def is_linked(self, name: str) -> bool:
-        path = self.root / name
-        within = [path, *path.parents]
-        return any(each.is_symlink() for each in within[: within.index(self.root)])
+        return self._tree.folders(prefix)
 
     def delete(self, name: str) -> None:
-        path = self.root / name
-        path.unlink(missing_ok=True)
-        for folder in path.parents:
-            if folder == self.root:
-                break
-            if folder.exists():
-                if any(folder.iterdir()):
-                    break
-                folder.rmdir()
+        self._tree.remove(name)
 
 
 class BucketStore(Store):
@@ -223,7 +217,13 @@ class BucketStore(Store):
         file.unlink()
 
     def get(self, name: str) -> bytes:
-        return bytes(self.bucket.get(self._key(name)).data)
+        return bytes(self._get(name).data)
+
+    def _get(self, name: str) -> Found:
+        try:
+            return self.bucket.get(self._key(name), max_bytes=layout.most_bytes(name))
+        except OverflowError:
+            raise too_large(self.location(name), name) from None
 
     def open(self, name: str) -> BinaryIO:
         return cast(BinaryIO, self.bucket.open(self._key(name)))
@@ -231,7 +231,7 @@ class BucketStore(Store):
     def swap(self, name: str, expected: bytes | None, data: bytes | None) -> bool:
         key = self._key(name)
         try:
-            found = self.bucket.get(key)
+            found = self._get(name)
         except FileNotFoundError:
             if expected is not None:
                 return False
@@ -273,6 +273,9 @@ class BucketStore(Store):
     def delete(self, name: str) -> None:
         self.bucket.delete(self._key(name))
 
-    def tidy(self, ours: Callable[[str], bool]) -> int:
+    def uploads(self) -> list[Upload]:
         start = len(self._key("x")) - 1
-        return self.bucket.abort_uploads(self._prefix, lambda key: ours(key[start:]))
+        return sorted(Upload(key[start:], id) for key, id in self.bucket.uploads(self._prefix))
+
+    def abort(self, upload: Upload) -> None:
+        self.bucket.abort_upload(self._key(upload.name), upload.id)

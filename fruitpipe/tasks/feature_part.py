@@ -52,6 +52,8 @@ def read_facts(store: Store, name: str) -> pa.Table | None:
     """The rows of a part without their features, as PLACED; None where it is damaged or none of ours."""
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+            if part.metadata.num_rows > LARGEST_PART:
+                return None
             facts = part.read(layout.FACTS.names).cast(layout.FACTS)
     except (ValueError, KeyError, OSError):  # what pyarrow raises
         return None
@@ -78,7 +80,7 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
         try:
             features = unpack(data.result(), row[chosen])
         except (ValueError, OSError) as error:
-            raise damaged(store, name) from error
+            raise damaged_part(store, name) from error
         if found is None:
             found = np.empty((len(row), features.shape[1]), np.float32)
         found[chosen] = features
@@ -117,5 +119,5 @@ def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
     return chosen
 
 
-def damaged(store: Store, name: str) -> FruitpipeError:
+def damaged_part(store: Store, name: str) -> FruitpipeError:
     return FruitpipeError(f"{store.location(name)} is damaged: delete it and run again")

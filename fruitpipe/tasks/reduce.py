@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.sinks import Sink, to_table, vectors_of
@@ -96,11 +97,12 @@ def sum_moments(store: Store, run: str, parts: int) -> Moments:
     """Moments of all vector parts, added in the order of their numbers."""
 
     def read(number: int) -> Moments:
-        with np.load(io.BytesIO(store.get(layout.work(run, f"moments-{number:05d}.npz")))) as arrays:
-            mean = arrays["mean"]
-            scatter = np.zeros((len(mean), len(mean)))
-            scatter[np.triu_indices(len(mean))] = arrays["upper"]
-            return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+        with store.open(layout.work(run, f"moments-{number:05d}.npz")) as file:
+            arrays = read_arrays(file, {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
+        mean = arrays["mean"]
+        scatter = np.zeros((len(mean), len(mean)))
+        scatter[np.triu_indices(len(mean))] = arrays["upper"]
+        return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
 
     total = read(0)
     for number in range(1, parts):

@@ -1,0 +1,80 @@
+"""What no published run of a result needs, and its removal."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import NamedTuple
+
+from fruitpipe.objects import Forbidden
+from fruitpipe.result.compaction import read_merges, with_merged
+from fruitpipe.result.runs import find_manifest, require_result, run_ids
+from fruitpipe.storage import layout
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import Store, Upload
+
+
+class Needless(NamedTuple):
+    """An object that no published run needs."""
+
+    name: str
+    bytes: int
+
+
+class Garbage(NamedTuple):
+    """What a result holds besides what its published runs need."""
+
+    objects: list[Needless]
+    """unfinished and failed runs, work files, temporary files, and features that no published run uses"""
+    uploads: list[Upload]
+    """that began and never ended, of objects that fruitpipe would have made"""
+    others: list[str]
+    """names below its folders, and of uploads, that fruitpipe does not give, and links: left alone"""
+    notes: list[str]
+    """what could not be found out"""
+
+
+def find_garbage(store: Store) -> Garbage:
+    """What `collect` would delete. Raises UserError where there is no result, or what a run needs cannot be told."""
+    require_result(store)
+    manifests = {run_id: found for run_id in run_ids(store) if (found := find_manifest(store, run_id))}
+    used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
+
+    def is_needed(name: str) -> bool:
+        folder, _, rest = name.partition("/")
+        if folder == layout.FEATURES:
+            return name in used
+        run_id = rest.partition("/")[0]
+        return run_id in manifests and not name.startswith(f"{layout.work(run_id)}/")
+
+    objects: list[Needless] = []
+    others: list[str] = []
+    notes: list[str] = []
+    uploads: list[Upload] = []
+    for folder in layout.FOLDERS:
+        others += store.others(folder)
+        for name, size in store.names(folder):
+            if not layout.is_ours(name):
+                others.append(name)
+            elif layout.is_partial(name) or not is_needed(name):
+                objects.append(Needless(name, size))
+    try:
+        for upload in store.uploads():
+            if layout.is_ours(upload.name):
+                uploads.append(upload)
+            else:
+                others.append(upload.name)
+    except Forbidden as error:
+        notes.append(str(error))
+    return Garbage(sorted(objects), uploads, sorted(others), notes)
+
+
+def collect(store: Store) -> Garbage:
+    """Delete the garbage and say what it was. Raises UserError as `find_garbage` does, or where somebody is writing."""
+    require_result(store)  # before a lease leaves its mark in somebody else's folder
+    with Lease(store, "fruitpipe gc"):
+        found = find_garbage(store)
+        for each in found.objects:
+            store.delete(each.name)
+        for upload in found.uploads:
+            store.abort(upload)
+    return found
