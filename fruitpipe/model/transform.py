@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
+from fruitpipe.scratch import private_folder
 from fruitpipe.storage.store import check_nameable, open_store
 from fruitpipe.vision.bad_image import OK
 
@@ -67,14 +66,12 @@ def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
-    temporary = Path(tempfile.gettempdir() if is_remote(out) else folder) / f".{name}.{os.getpid()}.tmp"
     try:
-        yield temporary
-        open_store(folder, s3).upload(temporary, name)
+        with private_folder(None if is_remote(out) else path.parent) as scratch:  # on the disk that it moves to
+            yield scratch / "vectors.parquet"
+            open_store(folder, s3).upload(scratch / "vectors.parquet", name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def schema_of(model: Model) -> pa.Schema:
