@@ -22,6 +22,7 @@ from command import BACKBONE, command, process
 from conftest import nobody
 from test_crash import jvm_of, wait
 
+from fruitpipe.errors import UserError
 from fruitpipe.model.transform import whole_file
 from fruitpipe.scratch import private_folder
 from fruitpipe.storage.store import LocalStore
@@ -183,7 +184,7 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path: Path, mon
     store = LocalStore(str(tmp_path / "out"))
     store.create()
     (store.root / ".lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"\.lock"):
+    with pytest.raises(UserError, match=r"\.lock is a link, .*: delete it"):
         store.swap("lease.json", None, b"mine")
     guessed = uuid.uuid4()
     monkeypatch.setattr(uuid, "uuid4", lambda: guessed)

@@ -31,9 +31,9 @@ def listed(value: Any) -> Any:
 
 def location(url: str) -> str:
     """Check a path or URL of a place. Raises ValueError, never quoting a key."""
-    secret_free(url)
     if (scheme := SCHEME.match(url)) is None:
         return url
+    secret_free(url)
     if scheme[1] in {"s3a", "s3n", "S3"}:
         raise ValueError("write s3:// here")
     if scheme[1] in {"http", "https"}:

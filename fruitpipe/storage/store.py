@@ -161,7 +161,10 @@ class LocalStore(Store):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        file = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        path = self.root / ".lock"
+        if path.is_symlink():
+            raise UserError(f"{path} is a link, through which nothing is written: delete it, or choose another output.")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
