@@ -57,6 +57,7 @@ LOOKS = [
     for pattern in (
         # A password in a URL, also one that should have been quoted; a port is none.
         r"""://[^\s/@:"'<>[]*:(?!\d{1,5}(?:[/?#]|$))([^\s"'<>/]+|(?:(?!://)[^\s"'<>@])+)@""",
+        # A user alone is a token.
         r"""https?://([^\s/@:"'<>?#[]+)@""",
         # A value in settings, JSON, queries and XML. What follows a space or a colon may be prose or Python.
         f"{NAME}(?:{IS}{QUOTED}|(?:=|>|%3D){BARE}|{IS}{NO_WORD}{BARE})",

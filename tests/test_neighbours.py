@@ -22,9 +22,12 @@ from command import BACKBONE, command, process
 from conftest import nobody
 from test_crash import jvm_of, wait
 
+from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import UserError
 from fruitpipe.model.transform import whole_file
 from fruitpipe.scratch import private_folder
+from fruitpipe.spark.embedded import local_settings
+from fruitpipe.spark.java import find_java
 from fruitpipe.storage.store import LocalStore
 
 STARTS = """
@@ -137,6 +140,15 @@ def test_a_stranger_reaches_nothing_of_an_embedded_spark_and_sees_no_setting(sha
         assert str(settings) in seen
         assert not [word for word in seen if "spark.note" in word or "spark.authenticate" in word]
     assert not list(shared.iterdir())
+
+
+@pytest.mark.parametrize(("master", "value"), [("local[*]", "true"), ("local", "true"), ("spark://host:7077", None)])
+def test_a_cluster_is_not_asked_for_a_secret_that_it_may_not_have(
+    master: str, value: str | None, tmp_path: Path
+) -> None:
+    environment = Environment.read()
+    settings = local_settings(SparkConfig(master=master), environment, find_java(environment), tmp_path)
+    assert settings.get("spark.authenticate") == value
 
 
 def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, shared: Path, tmp_path: Path) -> None:

@@ -261,11 +261,12 @@ def written(conf: SparkConf, path: Path) -> Path:
 
 def in_properties(text: str) -> str:
     """A text as one word of a file of Java's properties: UTF-16 code units, but for letters and figures."""
-    return re.sub(
-        r"[^a-zA-Z0-9.]+",
-        lambda match: "".join(f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", match[0].encode("utf-16-be"))),
-        text,
-    )
+
+    def units(match: re.Match[str]) -> str:
+        found = struct.iter_unpack(">H", match[0].encode("utf-16-be", "surrogatepass"))
+        return "".join(f"\\u{unit:04x}" for (unit,) in found)
+
+    return re.sub(r"[^a-zA-Z0-9.]+", units, text)
 
 
 def local_settings(config: SparkConfig, environment: Environment, java: Path, folder: Path) -> dict[str, str]:
@@ -280,8 +281,8 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path, fo
         # The JVM only moves numbers of tasks and small results: the quick compiler and the plain collector are enough.
         "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {class_archive(environment, java)}",
         # Or any user of this machine could tell it what to do. In local mode Spark makes its secret itself, which never
-        # leaves the JVM.
-        "spark.authenticate": "true",
+        # leaves the JVM; elsewhere it asks for one, which is the cluster's.
+        **({"spark.authenticate": "true"} if re.match(r"local(\[|$)", config.master) else {}),
         # In which Spark has its own files and sockets, too.
         "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={shlex.quote(str(folder))}",
         "spark.executorEnv.TMPDIR": str(folder),
