@@ -21,10 +21,11 @@ import sys, time
 started = time.perf_counter()
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
-api, options, sockets = sys.argv[1:]
+api, options, sockets, secret = sys.argv[1:]
 conf = SparkConf().setMaster("local[2]").setAppName("start").set("spark.ui.enabled", "false")
 conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
 conf.set("spark.driver.extraJavaOptions", options).set("spark.python.unix.domain.socket.enabled", sockets)
+conf.set("spark.authenticate", secret)
 context = SparkContext(conf=conf)
 def job(tasks):
     if api == "numbers":
@@ -41,9 +42,9 @@ context.stop()
 """
 
 
-def measure(api: str, options: str, sockets: bool) -> tuple[float, float]:
+def measure(api: str, options: str, sockets: bool, secret: bool = True) -> tuple[float, float]:
     """Seconds to the first job done, and of a job of 64 empty tasks after it."""
-    command = [sys.executable, "-c", PROGRAM, api, options, str(sockets).lower()]
+    command = [sys.executable, "-c", PROGRAM, api, options, str(sockets).lower(), str(secret).lower()]
     first, tasks = output(command, PYSPARK_PYTHON=sys.executable).split()[-2:]
     return float(first), float(tasks)
 
@@ -68,16 +69,17 @@ def main() -> None:
             "mapInArrow, JVM as it comes": ("mapInArrow", "", True),
             "mapInArrow, class archive": ("mapInArrow", arrow, True),
             "numbers, class archive, loopback TCP": ("numbers", numbers, False),
+            "numbers, class archive, no authentication": ("numbers", numbers, True, False),
             "numbers, class archive": ("numbers", numbers, True),
         }
         times = {name: [measure(*variant) for _ in range(rounds)] for name, variant in variants.items()}
     best_first, best_tasks = (
         statistics.median(column) for column in zip(*times["numbers, class archive"], strict=True)
     )
-    print(f"{'':<38}{'first job':>10}{'ratio':>7}{'64 tasks':>10}{'ratio':>7}")
+    print(f"{'':<42}{'first job':>10}{'ratio':>7}{'64 tasks':>10}{'ratio':>7}")
     for name, pairs in times.items():
         first, tasks = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"{name:<38}{first:>8.1f} s{first / best_first:>7.2f}{tasks:>8.2f} s{tasks / best_tasks:>7.2f}")
+        print(f"{name:<42}{first:>8.1f} s{first / best_first:>7.2f}{tasks:>8.2f} s{tasks / best_tasks:>7.2f}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from fruitpipe.secret_patterns import WORDS, says_secret
+
 HIDDEN = "***"
 SHORTEST = 8
 """Characters of a secret that is looked for: shorter ones are part of other words."""
@@ -29,12 +31,6 @@ HEAD = 16
 MOST = 1 << 20
 """Bytes that are read of a file."""
 
-SECRET_VARIABLE = re.compile(
-    r"(secret|password|passwd|passphrase|(^|_)pass|_pwd|_pat|token|connection_string|identity_header"
-    r"|(_|access|account|api|customer|master|private|sas|secret|storage)key(_base64)?)$",
-    re.IGNORECASE,
-)
-"""Names of variables that hold a secret. An access key's id is none."""
 TOKEN_FILE = re.compile(r"token_file$", re.IGNORECASE)
 """Names of variables that name a file which is a secret from beginning to end."""
 ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -49,8 +45,8 @@ FILES = {
 
 # To look ahead for first letters makes a search seven times as fast. After a slash it is the name of a folder.
 NAME = (
-    r"(?=[acpst])(?<!/)(?:secret|passw(?:or)?d|passphrase|(?<!continuation)(?<!continuation-)token(?:-\d)?"
-    r"|(?<=[?&;-])signature|(?<![a-z])sig|credential|(?:access|account|api|customer|private|storage)[_-]?key)"
+    rf"(?=[acimpst])(?<!/)(?<!continuation)(?<!continuation-)(?:(?:{WORDS})(?:-\d)?"
+    r"|(?<=[?&;-])signature|(?<![a-z])sig|credential)"
 )
 IS = r"""\\*["']?[^\S\n]*[:=][^\S\n]*"""
 QUOTED = r"""b?(\\*["'])(.*?)(?:(?<!\\)\1|$)"""
@@ -61,6 +57,8 @@ LOOKS = [
     for pattern in (
         # A password in a URL, also one that should have been quoted; a port is none.
         r"""://[^\s/@:"'<>[]*:(?!\d{1,5}(?:[/?#]|$))([^\s"'<>/]+|(?:(?!://)[^\s"'<>@])+)@""",
+        # A user alone is a token.
+        r"""https?://([^\s/@:"'<>?#[]+)@""",
         # A value in settings, JSON, queries and XML. What follows a space or a colon may be prose or Python.
         f"{NAME}(?:{IS}{QUOTED}|(?:=|>|%3D){BARE}|{IS}{NO_WORD}{BARE})",
         rf"\bx-[\w-]{{0,50}}(?:token|secret|key){IS}(?:{QUOTED}|{BARE})",
@@ -255,7 +253,7 @@ def _secrets(
 ) -> tuple[str, ...]:
     contents = [(file.whole, content(file.path)) for file in files]
     texts = [*(value for _, value in variables), *(text for _, text in contents)]
-    found = {value for name, value in variables if SECRET_VARIABLE.search(name) and not is_a_file(value)}
+    found = {value for name, value in variables if says_secret(name) and not is_a_file(value)}
     found |= {text for whole, text in contents if whole}
     found |= {match[match.lastindex or 0] for text in texts for look in LOOKS for match in look.finditer(text)}
     whole = {re.sub(r"-----[A-Z ]+-----", "", each).strip() for each in (*found, *told)}

@@ -19,20 +19,19 @@ from kubeflow_spark_api.models import SparkV1beta2BatchSchedulerConfiguration
 
 from fruitpipe.backbones.family import DECODER, all_families
 from fruitpipe.config import PRESETS, Config, ImageConfig
-from fruitpipe.config.secrets import SECRET_NAME, SECRET_SETTING, SECRET_VALUE
+from fruitpipe.config.secrets import SECRET_FREE, SETTING_NAME
+from fruitpipe.secret_patterns import SECRET_NAME
 
 CHART = Path(__file__).parent / "fruitpipe"
 KEY = re.compile(r"^((?: *# .*\n)*)( *)([A-Za-z]+):", re.MULTILINE)
 MEMORY = {"type": "string", "pattern": "^[1-9][0-9]*[kmgt]$"}
-FREE = {"type": "string", "not": {"pattern": f"(?i){SECRET_VALUE.pattern}"}}
-
-
-def without_secrets(names: re.Pattern[str]) -> dict[str, Any]:
-    """Any keys and values but those that are credentials."""
-    refused: dict[str, Any] = {f"(?i){names.pattern}": {"not": {}}}
-    return {"type": "object", "patternProperties": refused, "additionalProperties": FREE}
-
-
+VARIABLES = {
+    "type": "object",
+    "patternProperties": {SECRET_NAME.pattern: {"not": {}}},
+    "additionalProperties": SECRET_FREE,
+}
+SETTINGS = {"type": "object", "propertyNames": SETTING_NAME, "additionalProperties": SECRET_FREE}
+"""Any names and values but those that are credentials."""
 NUMBER = {"type": "integer", "minimum": 1}
 SPECIAL: dict[str, dict[str, Any]] = {
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
@@ -42,13 +41,13 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "driver.cores": NUMBER,
     "driver.memory": MEMORY,
     "driver.memoryOverhead": MEMORY,
-    "driver.env": without_secrets(SECRET_NAME),
+    "driver.env": VARIABLES,
     "executor.instances": NUMBER,
     "executor.cores": NUMBER,
     "executor.memory": MEMORY,
     "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
-    "executor.env": without_secrets(SECRET_NAME),
-    "sparkConf": without_secrets(SECRET_SETTING),
+    "executor.env": VARIABLES,
+    "sparkConf": SETTINGS,
     "executor.dynamicAllocation.minimum": NUMBER,
     "executor.dynamicAllocation.maximum": NUMBER,
     "metrics.port": NUMBER | {"maximum": 65535},

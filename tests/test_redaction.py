@@ -158,6 +158,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
         ("password=hunter,2hunter, x=y", "password=***, x=y"),
         ("access_key=abc,region=eu", "access_key=***,region=eu"),
         ("password: hunter2", "password: ***"),
+        ("git clone https://abcdefgh@host/x", "git clone https://***@host/x"),
         ("aws_secret_access_key: wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key: ***"),
         ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key = ***"),
         ("api-key: 0123456789abcdef", "api-key: ***"),

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +26,7 @@ from fruitpipe.backbones.weights import content_digest
 from fruitpipe.config import Environment
 from fruitpipe.config.weights import is_saved_model
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.scratch import private_folder
 
 FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
 
@@ -53,16 +55,16 @@ def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbon
     target = folder_of(choice, environment)
     if found := stored(target):
         return found
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=target.parent)
-    except OSError as error:
-        raise UserError(
-            f"{choice.name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
-            "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
-        ) from error
-    with temporary as scratch:
-        made = Path(scratch, "made")  # with the rights of any folder, as the temporary one is its owner's alone
+    with ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = stack.enter_context(private_folder(target.parent))
+        except OSError as error:
+            raise UserError(
+                f"{choice.name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
+                "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
+            ) from error
+        made = scratch / "made"  # with the rights of any folder, as the temporary one is its owner's alone
         made.mkdir()
         run_conversion(choice, made, environment)
         try:
@@ -90,8 +92,8 @@ def folder_of(choice: NetworkChoice, environment: Environment) -> Path:
 def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
     command = [sys.executable, "-m", "fruitpipe.backbones.convert", json.dumps(choice), str(folder)]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
-    quiet["KERAS_HOME"] = str(environment.keras_home)
-    done = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True, check=False)
+    places = {"KERAS_HOME": str(environment.keras_home), "TMPDIR": str(folder.parent)}
+    done = subprocess.run(command, env=os.environ | quiet | places, capture_output=True, text=True, check=False)
     if done.returncode == -signal.SIGKILL:
         raise FruitpipeError(
             f"converting {choice.name} was ended by SIGKILL, as happens where memory runs out: run `fruitpipe convert` "

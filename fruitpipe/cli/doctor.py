@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -27,6 +26,7 @@ from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
 from fruitpipe.objects.error_messages import in_our_words, one_line
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.place import Place
+from fruitpipe.scratch import private_folder
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
 from fruitpipe.spark.cluster import cluster
@@ -138,8 +138,8 @@ def weights(config: Config, environment: Environment) -> str:
 def spark(config: Config, environment: Environment) -> str:
     leave_deleted_folder()
     with (
-        tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder,
-        cluster(config.spark, environment, Path(folder, "spark.log")) as started,
+        private_folder() as folder,
+        cluster(config.spark, environment, folder / "spark.log") as started,
     ):
         runs = f"{config.spark.master} starts and runs tasks, {started.slots} at once"
         return "; ".join(filter(None, [runs, started.note]))

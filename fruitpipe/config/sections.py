@@ -27,7 +27,7 @@ from fruitpipe.config.formats import FormatSchema, format_name
 from fruitpipe.config.names import RECORDED
 from fruitpipe.config.places import listed, location, text_of
 from fruitpipe.config.presets import PRESETS, keys_of, overlaid, preset_name
-from fruitpipe.config.secrets import secret_free
+from fruitpipe.config.secrets import NAMES_NO_SECRET, NO_SECRET, SECRET_FREE
 from fruitpipe.config.weights import WEIGHTS, is_saved_model, weights_name
 
 
@@ -40,20 +40,24 @@ class NamesSchema:
 
 BackboneName = Annotated[str, AfterValidator(backbone_name), NamesSchema()]
 Weights = Annotated[
-    str, BeforeValidator(text_of), AfterValidator(weights_name), WithJsonSchema({"type": "string", "pattern": WEIGHTS})
+    str,
+    NO_SECRET,
+    BeforeValidator(text_of),
+    AfterValidator(weights_name),
+    WithJsonSchema(SECRET_FREE | {"pattern": WEIGHTS}),
 ]
 PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type": "string", "enum": list(PRESETS)})]
-Text = Annotated[str, StringConstraints(min_length=1)]
+Text = Annotated[str, StringConstraints(min_length=1), NO_SECRET]
 File = Annotated[Text, BeforeValidator(text_of)]
 Location = Annotated[File, AfterValidator(location)]
 ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
-TAGS = {ONE, SEVERAL, WORD, MAPPING}
-"""Which of the forms a value has; no part of a key."""
+TAGS = {ONE, SEVERAL, WORD, MAPPING, "[key]"}
+"""Which of the forms a value has, or that it is a name itself; no part of a key."""
 MIB = 1 << 20
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class ImageConfig(Section):
@@ -168,16 +172,14 @@ class SparkConfig(Section):
     """Spark master URL."""
     memory: str = Field("1g", pattern=r"^[1-9][0-9]*[kmgt]$")
     """Heap of the driver's JVM."""
-    conf: dict[str, str] = Field(default_factory=dict)
+    conf: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, NO_SECRET]] = Field(default_factory=dict)
     """Further Spark settings."""
 
 
 class S3Config(Section):
     """How to reach s3:// buckets. Never credentials: those come from the environment, a profile or a role."""
 
-    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]+/?$"), AfterValidator(secret_free)] | None = (
-        None
-    )
+    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]+/?$"), NO_SECRET] | None = None
     """URL of an S3 server other than AWS."""
     region: Text | None = None
     """Region that buckets must be in; refused where they are elsewhere. Found out where it is not given."""
@@ -195,7 +197,7 @@ class S3Config(Section):
     """Id or ARN of the key, with `encryption: aws:kms`."""
     checksum: Literal["sha256"] | None = None
     """Checksum sent with what is written, for the server to check."""
-    tags: dict[str, str] = Field(default_factory=dict, max_length=10)
+    tags: dict[str, Annotated[str, NO_SECRET]] = Field(default_factory=dict, max_length=10)
     """Tags of the objects that are written."""
 
     def __hash__(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from fruitpipe.config.secrets import NO_CREDENTIALS, Key, find_secrets
+from fruitpipe.config.secrets import Key, find_secrets
 from fruitpipe.config.sections import TAGS, Config, Section
 from fruitpipe.errors import UserError
 
@@ -50,8 +50,8 @@ def config_of(tree: Mapping[str, Any], lines: Lines, source: str | None, mistake
 
     Raises ConfigError with all mistakes, those found before included, their lines and the keys probably meant.
     """
-    secrets = list(find_secrets(tree))
-    found = [*mistakes, *(Mistake(".".join(key), NO_CREDENTIALS, lines.get(key)) for key in secrets)]
+    secrets = dict(find_secrets(tree))
+    found = [*mistakes, *(Mistake(".".join(key), advice, lines.get(key)) for key, advice in secrets.items())]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:

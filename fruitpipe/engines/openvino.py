@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.errors import UserError
+from fruitpipe.scratch import private_folder
 from fruitpipe.vision.bad_image import BadImage
 
 
@@ -66,10 +66,10 @@ def as_file(flatbuffer: bytes | Path) -> Iterator[Path]:
     if isinstance(flatbuffer, Path):
         yield flatbuffer
         return
-    with NamedTemporaryFile(suffix=".tflite") as file:
-        file.write(flatbuffer)
-        file.flush()
-        yield Path(file.name)
+    with private_folder() as folder:
+        path = folder / "backbone.tflite"
+        path.write_bytes(flatbuffer)
+        yield path
 
 
 def load() -> Any:

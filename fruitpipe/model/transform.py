@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
+from fruitpipe.scratch import private_folder
 from fruitpipe.storage.store import check_nameable, open_store
 from fruitpipe.vision.bad_image import OK
 
@@ -67,9 +67,9 @@ def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
     path = Path(local_path(out)).absolute()
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=None if is_remote(out) else folder) as scratch:
-            yield Path(scratch, name)
-            open_store(folder, s3).upload(Path(scratch, name), name)
+        with private_folder(None if is_remote(out) else path.parent) as scratch:  # on the disk that it moves to
+            yield scratch / "vectors.parquet"
+            open_store(folder, s3).upload(scratch / "vectors.parquet", name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
 

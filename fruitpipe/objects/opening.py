@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from functools import lru_cache
 from typing import Any
@@ -58,8 +59,9 @@ def _open(pid: int, url: str, s3: S3Config) -> Bucket:
             resolved = botocore_client(asked).meta
     except ValueError as error:
         raise our_error(error, asked, "list") from error
-    aws = resolved.endpoint_url.endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    place = Place("s3", name, None if aws else resolved.endpoint_url, region_or_default(resolved), s3)
+    endpoint = without_user(resolved.endpoint_url)
+    aws = endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    place = Place("s3", name, None if aws else endpoint, region_or_default(resolved), s3)
     if (place.endpoint or "").startswith("http://") and not s3.allow_http:
         raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or say s3.allow_http: true.")
     # Before there are workers, the driver has had an answer.
@@ -72,6 +74,11 @@ def _open(pid: int, url: str, s3: S3Config) -> Bucket:
             )
         place = Place("s3", name, place.endpoint, actual, s3)
     return Bucket(place)
+
+
+def without_user(url: str) -> str:
+    """A URL without the user and password in it, which S3 has no use for and messages would repeat."""
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
 
 
 def region_or_default(resolved: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +25,7 @@ from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import Outcome
+from fruitpipe.scratch import private_folder
 from fruitpipe.sinks import Sink, open_sinks
 from fruitpipe.source import Reader
 from fruitpipe.storage import layout
@@ -77,8 +77,7 @@ class Job:
         leave_deleted_folder()
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
-        with tempfile.TemporaryDirectory(prefix="fruitpipe-") as folder:
-            self.scratch = Path(folder)
+        with private_folder() as self.scratch:
             spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 background(spark) as self._starting,

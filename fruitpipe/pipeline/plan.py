@@ -7,7 +7,6 @@ Spark starts. Spark's tasks then read their share of the plan themselves: a row 
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from fruitpipe import source
 from fruitpipe.config import Config
 from fruitpipe.result.manifest import Summary
+from fruitpipe.scratch import private_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
@@ -255,8 +255,8 @@ def parts_of(store: Store, digest: str) -> Iterator[str]:
 @contextmanager
 def open_plan(config: Config, folder: Path | None = None) -> Iterator[Plan]:
     """An empty plan for a config, whose database is in a folder of its own within `folder`."""
-    with tempfile.TemporaryDirectory(prefix="fruitpipe-", dir=folder) as scratch:
-        plan = Plan(Path(scratch), config.verify_content, config.failures.retry)
+    with private_folder(folder) as scratch:
+        plan = Plan(scratch, config.verify_content, config.failures.retry)
         try:
             yield plan
         finally:

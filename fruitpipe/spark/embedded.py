@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
+import struct
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,9 +22,10 @@ from pyspark.java_gateway import launch_gateway
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.redaction import without_secrets
+from fruitpipe.scratch import private_folder
 from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, is_stopped, java_says
 from fruitpipe.spark.java import class_archive, find_java
-from fruitpipe.spark.surroundings import is_nameless, own_environment
+from fruitpipe.spark.surroundings import is_nameless, local_folder, own_environment, submitted_with
 from fruitpipe.streams import descriptor
 
 WORKERS = {
@@ -33,6 +36,8 @@ WORKERS = {
     "TOKIO_WORKER_THREADS": "1",
 }
 """Environment of Python workers."""
+LONGEST = 60
+"""Bytes of the path of a folder for Unix sockets: of the 103 that every system takes, PySpark's names need 43."""
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Embedded:
     """what of the environment it has left aside, if anything"""
     messages: threading.Thread | None = None
     """what shows its messages, where they are shown"""
+    at_end: ExitStack = field(default_factory=ExitStack)
+    """what goes with it: its files"""
 
 
 class Holder:
@@ -133,10 +140,12 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
         if verbose and (screen := descriptor(sys.stderr)) is not None:
             ours.messages, noise = shown(screen, noise)
         with noise, surroundings as ours.note:
+            folder = ours.at_end.enter_context(private_folder(local_folder()))
             conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
-            for key, value in (local_settings(config, environment, java) | config.conf).items():
+            for key, value in (local_settings(config, environment, java, folder) | config.conf).items():
                 conf.set(key, value)
-            ours.gateway = launch_gateway(conf, {"stdout": noise, "stderr": noise})
+            with submitted_with(written(conf, folder / "spark.properties")):
+                ours.gateway = launch_gateway(popen_kwargs={"stdout": noise, "stderr": noise})
             ours.context = context = SparkContext(conf=conf, gateway=ours.gateway)
     except BaseException as error:
         told = java_says(error)  # asks the JVM
@@ -233,6 +242,7 @@ def forget(embedded: Embedded) -> None:
             gateway.proc.stdin.close()  # the JVM ends when its standard input does
     if embedded.messages:
         embedded.messages.join(5)
+    embedded.at_end.close()
 
 
 def with_retries(master: str) -> str:
@@ -241,18 +251,45 @@ def with_retries(master: str) -> str:
     return f"local[{match[1] or 1},{ATTEMPTS}]" if match else master
 
 
-def local_settings(config: SparkConfig, environment: Environment, java: Path) -> dict[str, str]:
-    """Settings of a Spark that serves the runs of one process on one machine."""
+def written(conf: SparkConf, path: Path) -> Path:
+    """A file of settings, which only this user can read, in the way of Java's properties."""
+    lines = [f"{in_properties(key)} {in_properties(value)}\n" for key, value in conf.getAll()]
+    path.touch(0o600)
+    path.write_text("".join(lines))
+    return path
+
+
+def in_properties(text: str) -> str:
+    """A text as one word of a file of Java's properties: UTF-16 code units, but for letters and figures."""
+
+    def units(match: re.Match[str]) -> str:
+        found = struct.iter_unpack(">H", match[0].encode("utf-16-be", "surrogatepass"))
+        return "".join(f"\\u{unit:04x}" for (unit,) in found)
+
+    return re.sub(r"[^a-zA-Z0-9.]+", units, text)
+
+
+def local_settings(config: SparkConfig, environment: Environment, java: Path, folder: Path) -> dict[str, str]:
+    """Settings of a Spark that serves the runs of one process on one machine.
+
+    folder: for all files that it and its workers need for a while.
+    """
     return {
         "spark.driver.memory": config.memory,
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         # The JVM only moves numbers of tasks and small results: the quick compiler and the plain collector are enough.
         "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {class_archive(environment, java)}",
+        # Or any user of this machine could tell it what to do. In local mode Spark makes its secret itself, which never
+        # leaves the JVM; elsewhere it asks for one, which is the cluster's.
+        **({"spark.authenticate": "true"} if re.match(r"local(\[|$)", config.master) else {}),
+        # In which Spark has its own files and sockets, too.
+        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={shlex.quote(str(folder))}",
+        "spark.executorEnv.TMPDIR": str(folder),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # TCP on loopback waits for delayed acknowledgements at each task: twice the cost of a Unix socket.
-        "spark.python.unix.domain.socket.enabled": "true",
+        "spark.python.unix.domain.socket.enabled": str(len(os.fsencode(folder)) <= LONGEST).lower(),
         # For Java packages, of which there are none; but Spark asks for the place, by default in Java's home.
         **({"spark.jars.ivy": str(environment.cache / "ivy")} if is_nameless() else {}),
         **{f"spark.executorEnv.{name}": value for name, value in WORKERS.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,28 @@ from fruitpipe.redaction import variables
 
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
 """How variables begin that are meant for another Spark, and could lead this one to its settings, jars and servers."""
-KEPT = ("SPARK_LOCAL_DIRS", "SPARK_USER", "HADOOP_USER_NAME")
+PLACES = "SPARK_LOCAL_DIRS"
+KEPT = (PLACES, "SPARK_USER", "HADOOP_USER_NAME")
 """Where Spark may write, and as whom it runs, which are as good for this one."""
+SUBMIT = "PYSPARK_SUBMIT_ARGS"
 # The name of a machine may lead nowhere, and Spark asks for it before it listens on loopback only.
 OURS = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
+
+
+@contextmanager
+def submitted_with(settings: Path) -> Iterator[None]:
+    """Have a Spark that starts read its settings from a file: all users see what is on a command line.
+
+    The environment is the process's, as with `own_environment`.
+    """
+    before = {name: value for name in (SUBMIT, PLACES) if (value := os.environ.pop(name, None)) is not None}
+    words = ["--properties-file", shlex.quote(str(settings)), "--load-spark-defaults"]
+    os.environ[SUBMIT] = " ".join([*words, before.get(SUBMIT, "pyspark-shell")])
+    try:
+        yield
+    finally:
+        del os.environ[SUBMIT]
+        os.environ.update(before)
 
 
 @contextmanager
@@ -57,6 +76,15 @@ def is_foreign(name: str) -> bool:
 def is_this(name: str, value: str) -> bool:
     """Whether a variable names the Spark that is embedded."""
     return name == "SPARK_HOME" and Path(value).resolve() == Path(pyspark.__file__).resolve().parent
+
+
+def local_folder() -> Path | None:
+    """Where the user wants Spark to write, made if it is not there; None for where this system has temporary files."""
+    named = os.environ.get(PLACES, "").split(",")[0]
+    if not named:
+        return None
+    Path(named).mkdir(parents=True, exist_ok=True)
+    return Path(named)
 
 
 def leave_deleted_folder() -> None:

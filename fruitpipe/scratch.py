@@ -1,0 +1,71 @@
+"""Folders for temporary files, where no other user has any business."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+NAME = re.compile(r"\.fruitpipe-\d+-\w+")
+
+
+@contextmanager
+def private_folder(within: Path | None = None) -> Iterator[Path]:
+    """A new folder for this block. Only this user can look into it, and nobody can guess its name.
+
+    The name says which process made it. That holds a lock on it for as long as it lives, in whatever container or on
+    whatever machine: this clears away the folders beside it that were left by processes which were killed. What cannot
+    be locked, as on some network file systems, stays.
+
+    within: where to make it, by default where this system has temporary files.
+
+    Raises OSError where it cannot be made.
+    """
+    parent = within or Path(tempfile.gettempdir())
+    clear(parent)
+    folder, lock = made(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what others still write there meanwhile, the next one clears away
+        os.close(lock)
+
+
+def made(parent: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".fruitpipe-{os.getpid()}-", dir=parent))
+        lock = opened(folder)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)  # somebody cleared it away before it had its lock
+
+
+def opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def clear(parent: Path) -> None:
+    """Delete this user's folders whose processes are gone."""
+    with suppress(OSError), os.scandir(parent) as entries:
+        found = [Path(entry.path) for entry in entries if NAME.fullmatch(entry.name)]
+        for folder in found:
+            with suppress(OSError):  # another user's, or one that goes meanwhile
+                clear_one(folder)
+
+
+def clear_one(folder: Path) -> None:
+    lock = opened(folder)
+    try:
+        if os.fstat(lock).st_uid == os.geteuid():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
