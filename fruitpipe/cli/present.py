@@ -8,12 +8,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
+from fruitpipe.escapes import visible
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
-from fruitpipe.streams import is_terminal
+from fruitpipe.streams import is_terminal, styled
 from fruitpipe.units import duration, size
 
 
@@ -22,7 +24,7 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
-        print(f"{name:<{width}} {value}")
+        print(f"{name:<{width}} {visible(str(value), kept='')}")
 
 
 def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -37,8 +39,9 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
+        table.add_row(*(Text(visible(cell, kept="")) for cell in row))
+    width = None if is_terminal(sys.stdout) else 1000
+    Console(file=styled(sys.stdout), highlight=False, width=width).print(table)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
