@@ -169,6 +169,7 @@ def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
     """What it is to the outside meanwhile: metrics, event log, closed ports."""
     executor = {"dynamicAllocation": {"enabled": True, "minimum": 1, "maximum": 2}, "coreRequest": "100m"}
     extra = {"restart": {"retries": 3, "interval": 1}, "eventLog": {"volume": {"emptyDir": {}}}}
+    extra["metrics"] = {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
     with release("many", cluster_image, places, "heap", executor=executor, **extra) as made:
         wait_for(lambda: parts(client, "many"), 180)
         check_metrics(made)
@@ -217,7 +218,7 @@ def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
 
 
 def check_network(made: Release, image: str) -> None:
-    """Executors reach the driver, not the API server; others reach neither."""
+    """Executors reach the driver, not the API server; others reach neither, but for who may read metrics."""
     address = kubectl("get", "pod", f"{made.name}-driver", "--output=jsonpath={.status.podIP}")
     policy = made.values["networkPolicy"]
     api = policy["apiServer"].removesuffix("/32"), policy["apiServerPorts"][0]
@@ -225,6 +226,8 @@ def check_network(made: Release, image: str) -> None:
     assert connects(f"{made.name}-driver", api) == [True]
     with stranger(image) as pod:
         assert connects(pod, api, *((address, port) for port in (7078, 7079, 8090, 4040))) == [True, *[False] * 4]
+    with stranger(image, app="prometheus") as pod:
+        assert connects(pod, *((address, port) for port in (7078, 7079, 8090, 4040))) == [False, False, True, True]
 
 
 def test_more_bad_images_than_allowed_are_a_failure_with_a_reason_and_with_leave_are_rows(
