@@ -93,6 +93,22 @@ def stranger(image: str, **labels: str) -> Iterator[str]:
         kubectl("delete", "pod", "stranger")
 
 
+def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
+    """Whether a pod gets a connection to each of these addresses and ports within three seconds."""
+    program = (
+        "import socket, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def connects(place):\n"
+        "    host, port = place.split(':')\n"
+        "    try: socket.create_connection((host, int(port)), 3).close()\n"
+        "    except OSError: return 'no'\n"
+        "    return 'yes'\n"
+        "print(*ThreadPoolExecutor().map(connects, sys.argv[1:]))"
+    )
+    asked = [f"{host}:{port}" for host, port in places]
+    return [each == "yes" for each in kubectl("exec", pod, "--", "python", "-c", program, *asked).split()]
+
+
 def state(name: str) -> str:
     found = kubectl("get", "sparkapplication", name, "--output=jsonpath={.status.applicationState.state}")
     return found or "NEW"

@@ -10,7 +10,7 @@ from signal import Signals
 from typing import Any
 
 import pytest
-from cluster import NAMESPACE, kubectl, stranger, wait_for
+from cluster import NAMESPACE, connects, kubectl, stranger, wait_for
 from release import Release, release
 from seaweed import Server
 
@@ -118,6 +118,19 @@ def test_a_stranger_would_be_listened_to_without_authentication(places: Server, 
         assert "stranger" in doctor
         assert "which this pod's account could delete" in doctor
         assert "a namespace of its own, or set the chart's admissionPolicy" in doctor
+
+
+def test_who_may_read_metrics_reaches_those_of_the_driver_alone(places: Server, cluster_image: str) -> None:
+    """And a run with all policies at once is completed."""
+    prometheus = {"metrics": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}}
+    with held("watched", cluster_image, places, admissionPolicy=True, **prometheus) as made:
+        address = kubectl("get", "pod", "watched-driver", "--output=jsonpath={.status.podIP}")
+        ports = [(address, port) for port in (8090, 4040, 7078, 7079)]
+        executor = executors(made)[0]["status"]["podIP"]
+        with stranger(cluster_image, app="prometheus") as pod:
+            assert connects(pod, *ports, (executor, 7079)) == [True, True, False, False, False]
+        with stranger(cluster_image) as pod:
+            assert connects(pod, *ports, (executor, 7079)) == [False] * 5
 
 
 def test_the_secret_is_in_its_file_and_nowhere_else(running: Release) -> None:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from chart import CHART, helm
-from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
+from cluster import NAMESPACE, connects, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
 from PIL import Image
 from queries import metric_names, queries
@@ -169,7 +169,6 @@ def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
     """What it is to the outside meanwhile: metrics, event log, closed ports."""
     executor = {"dynamicAllocation": {"enabled": True, "minimum": 1, "maximum": 2}, "coreRequest": "100m"}
     extra = {"restart": {"retries": 3, "interval": 1}, "eventLog": {"volume": {"emptyDir": {}}}}
-    extra["metrics"] = {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}
     with release("many", cluster_image, places, "heap", executor=executor, **extra) as made:
         wait_for(lambda: parts(client, "many"), 180)
         check_metrics(made)
@@ -201,24 +200,8 @@ def check_metrics(made: Release) -> None:
     assert re.search(r'^fruitpipe_images_total{status="ok"} [1-9]', own, re.MULTILINE)
 
 
-def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
-    """Whether a pod gets a connection to each of these addresses and ports within three seconds."""
-    program = (
-        "import socket, sys\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "def connects(place):\n"
-        "    host, port = place.split(':')\n"
-        "    try: socket.create_connection((host, int(port)), 3).close()\n"
-        "    except OSError: return 'no'\n"
-        "    return 'yes'\n"
-        "print(*ThreadPoolExecutor().map(connects, sys.argv[1:]))"
-    )
-    asked = [f"{host}:{port}" for host, port in places]
-    return [each == "yes" for each in kubectl("exec", pod, "--", "python", "-c", program, *asked).split()]
-
-
 def check_network(made: Release, image: str) -> None:
-    """Executors reach the driver, not the API server; others reach neither, but for who may read metrics."""
+    """Executors reach the driver, not the API server; others reach neither."""
     address = kubectl("get", "pod", f"{made.name}-driver", "--output=jsonpath={.status.podIP}")
     policy = made.values["networkPolicy"]
     api = policy["apiServer"].removesuffix("/32"), policy["apiServerPorts"][0]
@@ -226,8 +209,6 @@ def check_network(made: Release, image: str) -> None:
     assert connects(f"{made.name}-driver", api) == [True]
     with stranger(image) as pod:
         assert connects(pod, api, *((address, port) for port in (7078, 7079, 8090, 4040))) == [True, *[False] * 4]
-    with stranger(image, app="prometheus") as pod:
-        assert connects(pod, *((address, port) for port in (7078, 7079, 8090, 4040))) == [False, False, True, True]
 
 
 def test_more_bad_images_than_allowed_are_a_failure_with_a_reason_and_with_leave_are_rows(
