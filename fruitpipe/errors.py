@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from fruitpipe.escapes import visible
 from fruitpipe.redaction import without_secrets
 
 
@@ -13,8 +14,8 @@ class FruitpipeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        """Whatever others said of it, the message holds no secrets."""
-        super().__init__(without_secrets(message))
+        """Whatever others said of it, the message holds no secrets, and nothing that steers a terminal."""
+        super().__init__(visible(without_secrets(message)))
 
 
 class UserError(FruitpipeError):

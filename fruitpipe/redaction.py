@@ -11,16 +11,16 @@ import html
 import os
 import re
 import stat
-import sys
 import traceback
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product, takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
+from fruitpipe.escapes import visible
 from fruitpipe.secret_patterns import WORDS, says_secret
 
 HIDDEN = "***"
@@ -94,26 +94,6 @@ class Version(NamedTuple):
     size: int
 
 
-class Redacted:
-    """A stream for text that takes secrets out of what is written to it."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.unfiltered = stream
-
-    def write(self, text: str) -> int:
-        self.unfiltered.write(without_secrets(text))
-        return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> object:
-        if name == "buffer":  # what is written there is not filtered
-            raise AttributeError(name)
-        return getattr(self.unfiltered, name)
-
-
 def without_secrets(text: str, known: tuple[str, ...] | None = None) -> str:
     """A message with `***` for each secret in it. known: what `secrets` says, which for many texts takes long."""
     spans = [match.span(match.lastindex or 0) for look in LOOKS for match in look.finditer(text)]
@@ -152,27 +132,15 @@ def remember(*secrets: str | None) -> None:
     told.extend({secret for secret in secrets if secret} - {*told})
 
 
-def redact_output() -> None:
-    """From now on, take secrets out of all that Python writes to standard output and standard error."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, Redacted):
-            setattr(sys, name, Redacted(stream))
-
-
-def unfiltered(stream: TextIO | None) -> TextIO | None:
-    """For programs' output, in which `***` could stand for a number: its texts are without secrets already."""
-    return stream.unfiltered if isinstance(stream, Redacted) else stream
-
-
 @contextmanager
 def redacted_tracebacks() -> Iterator[None]:
-    """For a block whose exceptions somebody else prints: one that would show a secret becomes the text without it."""
+    """For a block whose exceptions somebody else prints: one that would show a secret, or steer a terminal, becomes the
+    text that does not."""
     try:
         yield
     except Exception as error:
         text = "".join(traceback.format_exception(error))
-        if (clean := without_secrets(text)) == text:
+        if (clean := visible(without_secrets(text))) == text:
             raise
         raise RuntimeError(f"\n{clean}") from None
 

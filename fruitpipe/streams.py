@@ -1,10 +1,56 @@
-"""Standard streams, which may be missing, closed, or objects that are no files."""
+"""Standard streams, which may be missing, closed, or objects that are no files; and what is let out through them."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TextIO
+from typing import TextIO, cast
+
+from fruitpipe.escapes import visible
+from fruitpipe.redaction import without_secrets
+
+
+class Filtered:
+    """A stream for text, of which no secrets get through it and no control characters."""
+
+    def __init__(self, stream: TextIO, styled: bool = False) -> None:
+        """styled: whether control characters get through nevertheless."""
+        self.unfiltered = stream
+        self.styled = styled
+
+    def write(self, text: str) -> int:
+        clean = without_secrets(text)
+        self.unfiltered.write(clean if self.styled else visible(clean))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> object:
+        if name == "buffer":  # what is written there is not filtered
+            raise AttributeError(name)
+        return getattr(self.unfiltered, name)
+
+
+def filter_output() -> None:
+    """From now on, filter all that Python writes to standard output and standard error."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Filtered):
+            setattr(sys, name, Filtered(stream))
+
+
+def unfiltered(stream: TextIO | None) -> TextIO | None:
+    """For programs' output, in which `***` could stand for a number: its texts are without secrets already."""
+    return stream.unfiltered if isinstance(stream, Filtered) else stream
+
+
+def styled(stream: TextIO | None) -> TextIO | None:
+    """For rich, which steers the terminal itself: the texts that it is given have to be `visible` already."""
+    return cast(TextIO, Filtered(stream.unfiltered, styled=True)) if isinstance(stream, Filtered) else stream
 
 
 def fill() -> None:
@@ -35,13 +81,8 @@ def descriptor(stream: TextIO | None) -> int | None:
         return None
 
 
-def printable(text: str) -> str:
-    """A text as one line that does nothing to a terminal: controls, and bytes that are not UTF-8, as \\xNN."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
 def say(line: str, stream: TextIO | None) -> None:
     """Write a line for people, as far as there is where to: what it tells of goes on without."""
     if stream is not None:
         with suppress(AttributeError, OSError, ValueError):
-            print(line, file=stream, flush=True)
+            print(visible(line), file=stream, flush=True)

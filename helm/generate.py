@@ -74,12 +74,14 @@ GIVEN = {
     "tolerations": (f"{CORE}.PodSpec", "tolerations"),
     "topologySpreadConstraints": (f"{CORE}.PodSpec", "topologySpreadConstraints"),
     "from": (f"{NETWORK}.NetworkPolicyIngressRule", "from"),
+    "egress": (f"{NETWORK}.NetworkPolicySpec", "egress"),
 }
 """Values that objects are given as they are, by the last part of their keys: of which objects, as what."""
 ITEMS = {
     "secrets": (f"{CORE}.SecretEnvSource", "name"),
     "pullSecrets": (f"{CORE}.LocalObjectReference", "name"),
     "apiServerPorts": (f"{NETWORK}.NetworkPolicyPort", "port"),
+    "stores": (f"{NETWORK}.IPBlock", "cidr"),
     "storePorts": (f"{NETWORK}.NetworkPolicyPort", "port"),
 }
 """Lists of such."""
@@ -251,7 +253,7 @@ def presets() -> str:
 
 HEAD = """# fruitpipe on Kubernetes
 
-    helm install fruits helm/fruitpipe --set image.repository=REGISTRY/fruitpipe \\
+    helm install fruits helm/fruitpipe --namespace fruits --set image.repository=REGISTRY/fruitpipe \\
       --set pipeline.input=s3://bucket/images --set pipeline.output=s3://bucket/results
 
 Runs the main job as a SparkApplication of the Kubeflow Spark operator. A change of `pipeline` runs it again, as does

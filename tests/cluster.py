@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import yaml
@@ -57,6 +58,8 @@ def apply(image: str, source: str, out: str) -> str:
     application = yaml.safe_load(APPLICATION.read_text())
     name: str = application["metadata"]["name"]
     kubectl("delete", "--ignore-not-found", "sparkapplication", name)
+    secret = {"kind": "Secret", "metadata": {"name": f"{name}-authentication"}, "stringData": {"secret": token_hex(32)}}
+    kubectl("apply", "--filename=-", given={"apiVersion": "v1", **secret})
     spec = application["spec"]
     spec |= {"image": image, "imagePullPolicy": "IfNotPresent"}
     spec["arguments"][1:3] = [f"s3://{BUCKET}/{source}", f"s3://{BUCKET}/{out}"]
@@ -65,8 +68,8 @@ def apply(image: str, source: str, out: str) -> str:
 
 
 @contextmanager
-def stranger(image: str) -> Iterator[str]:
-    """A pod in the same namespace that belongs to nobody; its name."""
+def stranger(image: str, **labels: str) -> Iterator[str]:
+    """A pod in the same namespace that belongs to nobody, with these labels; its name."""
     container = {
         "name": "stranger",
         "image": image,
@@ -81,13 +84,29 @@ def stranger(image: str) -> Iterator[str]:
     kubectl(
         "apply",
         "--filename=-",
-        given={"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec},
+        given={"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger", "labels": labels}, "spec": spec},
     )
     try:
         kubectl("wait", "--for=condition=Ready", "pod/stranger", "--timeout=60s")
         yield "stranger"
     finally:
         kubectl("delete", "pod", "stranger")
+
+
+def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
+    """Whether a pod gets a connection to each of these addresses and ports within three seconds."""
+    program = (
+        "import socket, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "def connects(place):\n"
+        "    host, port = place.split(':')\n"
+        "    try: socket.create_connection((host, int(port)), 3).close()\n"
+        "    except OSError: return 'no'\n"
+        "    return 'yes'\n"
+        "print(*ThreadPoolExecutor().map(connects, sys.argv[1:]))"
+    )
+    asked = [f"{host}:{port}" for host, port in places]
+    return [each == "yes" for each in kubectl("exec", pod, "--", "python", "-c", program, *asked).split()]
 
 
 def state(name: str) -> str:

@@ -76,7 +76,9 @@ class Release:
 
     def left(self) -> list[str]:
         """Names of all that is still there of the release, whoever made it."""
-        kinds = "pods,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims"
+        kinds = (
+            "pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims"
+        )
         found = kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name").split()
         return [each for each in found if each.partition("/")[2].startswith(self.name)]
 
@@ -101,7 +103,7 @@ def release(name: str, image: str, server: Server, source: str, **changes: Any) 
         "networkPolicy": {
             "apiServer": f"{api['addresses'][0]['ip']}/32",
             "apiServerPorts": [api["ports"][0]["port"]],
-            "stores": f"{server.host}/32",
+            "stores": [f"{server.host}/32"],
             "storePorts": [server.ports["s3.port"]],
         },
     }

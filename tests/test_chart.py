@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,11 @@ def shipped(name: str) -> str:
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
+    """All objects; what a Secret holds is random."""
     objects = [each for each in yaml.safe_load_all(text) if each]
+    for each in objects:
+        if each["kind"] == "Secret":
+            each["data"] = dict.fromkeys(each["data"], "random")
     return sorted(objects, key=lambda each: (each["kind"], each["metadata"]["name"]))
 
 
@@ -85,6 +91,8 @@ def test_shipped_values_render_what_they_did(name: str):
         ("schedule.cron=0 3 * * *", "suspend=true", "timeToLiveSeconds=60"),
         ("executor.dynamicAllocation.enabled=true", "eventLog.volume.persistentVolumeClaim.claimName=events"),
         ("batchScheduler.name=volcano", "batchScheduler.options.queue=night", "queue=night", "timeLimitSeconds=60"),
+        ("admissionPolicy=true", "executor.scratch.hostPath.path=/scratch", "networkPolicy.egress[0].ports[0].port=80"),
+        ("admissionPolicy=true", "executor.scratch.persistentVolumeClaim.claimName=scratch"),
         ("driver.env.A=b", "driver.priorityClassName=high", "secrets={s3-keys}", "image.pullSecrets={pull}"),
     ],
 )
@@ -237,6 +245,8 @@ def test_every_value_is_refused_where_its_type_is_wrong():
         ("metrics.from[0].podSelector=all", "metrics/from/0/podSelector"),
         ("batchScheduler.options.queue=7", "batchScheduler/options/queue"),
         ("networkPolicy.storePorts[0]=true", "networkPolicy/storePorts/0"),
+        ("networkPolicy.stores[0]=7", "networkPolicy/stores/0"),
+        ("networkPolicy.egress[0].ports[0].port=true", "networkPolicy/egress/0/ports/0/port"),
     ],
 )
 def test_helm_refuses_what_kubernetes_would_with_its_key(setting: str, place: str):
@@ -398,6 +408,114 @@ def test_names_are_dns_1035_and_leave_room_for_what_is_appended(release: str, na
 
 def test_network_policies_can_be_left_to_others():
     assert not [each for each in render("networkPolicy.enabled=false") if each["kind"] == "NetworkPolicy"]
+
+
+def policy(name: str, *settings: str) -> dict[str, Any]:
+    found: dict[str, Any] = one(render(*settings), "NetworkPolicy", name)["spec"]
+    return found
+
+
+def test_the_network_policies_restrict_what_they_speak_of():
+    for name in ("fruits", "fruits-driver"):
+        assert policy(name)["policyTypes"] == ["Ingress", "Egress"]
+    (rule,) = policy("fruits-driver")["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    assert [each["port"] for each in rule["ports"]] == [8090, 4040]
+
+
+def test_nobody_is_not_everybody():
+    """As which Kubernetes takes an empty list of peers."""
+    assert "ingress" not in policy("fruits-driver", "metrics.from=null")
+    for none in ("networkPolicy.stores=null", "networkPolicy.storePorts=null"):
+        assert len(policy("fruits", none)["egress"]) == 2
+
+
+def test_stores_are_where_it_is_said():
+    settings = ("networkPolicy.stores={10.0.0.0/8,192.0.2.1/32}", "networkPolicy.storePorts={8333}")
+    (*_, stores) = policy("fruits", *settings)["egress"]
+    assert stores == {
+        "to": [{"ipBlock": {"cidr": cidr}} for cidr in ("10.0.0.0/8", "192.0.2.1/32")],
+        "ports": [{"port": 8333}],
+    }
+
+
+def test_on_eks_port_80_is_open_to_pod_identity_alone():
+    rules = one(parsed(shipped("eks")), "NetworkPolicy")["spec"]["egress"]
+    with_port_80 = [rule for rule in rules if 80 in [port["port"] for port in rule["ports"]]]
+    assert with_port_80 == [{"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}]
+
+
+def test_notes_say_what_is_open(tmp_path: Path):
+    """Helm itself renders them only with a cluster at hand."""
+    templates = shutil.copytree(CHART, tmp_path / "chart") / "templates"
+    text = (templates / "NOTES.txt").read_text()
+    (templates / "notes.yaml").write_text(
+        f'{{{{ define "notes" }}}}{text}{{{{ end }}}}\nnotes: {{{{ include "notes" . | toJson }}}}'
+    )
+
+    def notes(*settings: str) -> str:
+        done = helm(
+            "template", "fruits", str(tmp_path / "chart"), "-s=templates/notes.yaml", *options(*PLACES, *settings)
+        )
+        assert not done.returncode, done.stderr
+        return str(yaml.safe_load(done.stdout)["notes"])
+
+    assert "networkPolicy.stores" in notes()
+    assert "networkPolicy.stores" not in notes("networkPolicy.stores={192.0.2.0/24}")
+    assert "networkPolicy.stores" not in notes("networkPolicy.enabled=false")
+    assert "namespace of its own" in notes().replace("\n", " ")
+    assert "namespace of its own" not in notes("admissionPolicy=true").replace("\n", " ")
+
+
+def test_pods_of_a_run_know_each_other_by_a_secret_that_only_its_file_has():
+    objects = render()
+    secret = one(objects, "Secret", "fruits-authentication")["data"]["secret"]
+    assert len(b64decode(secret)) == 32
+    assert one(render(), "Secret", "fruits-authentication")["data"]["secret"] != secret
+    assert [each["kind"] for each in objects if secret in json.dumps(each)] == ["Secret"]
+    for template in pods(objects).values():
+        volume = {"secretName": "fruits-authentication", "defaultMode": 0o440}
+        assert {"name": "authentication", "secret": volume} in template["spec"]["volumes"]
+        (mount,) = [
+            each for each in template["spec"]["containers"][0]["volumeMounts"] if each["name"] == "authentication"
+        ]
+        assert mount == {"name": "authentication", "mountPath": "/etc/spark-authentication", "readOnly": True}
+
+
+def test_a_secret_of_ones_own_takes_the_place_of_the_charts():
+    objects = render("authenticationSecret=mine")
+    assert not [each for each in objects if each["kind"] == "Secret"]
+    for template in pods(objects).values():
+        assert "mine" in [each.get("secret", {}).get("secretName") for each in template["spec"]["volumes"]]
+
+
+def test_spark_listens_to_its_own_alone_and_its_interface_kills_nothing():
+    expected = {
+        "spark.authenticate": "true",
+        "spark.authenticate.secret.file": "/etc/spark-authentication/secret",
+        "spark.network.crypto.enabled": "true",
+        "spark.network.crypto.saslFallback": "false",
+        "spark.network.crypto.authEngineVersion": "2",
+        "spark.network.crypto.cipher": "AES/GCM/NoPadding",
+        "spark.io.encryption.enabled": "true",
+        "spark.ui.killEnabled": "false",
+    }
+    by_hand = yaml.safe_load((CHART.parents[1] / "k8s/application.yaml").read_text())["spec"]
+    for spec in (one(render(), "SparkApplication")["spec"], by_hand):
+        assert expected.items() <= spec["sparkConf"].items()
+
+
+def test_an_admission_policy_is_made_where_it_is_asked_for():
+    """`tests/test_cluster_neighbours.py` asks a cluster what it allows."""
+    assert not [each for each in render() if "AdmissionPolicy" in each["kind"]]
+    objects = render("admissionPolicy=true", "secrets={s3-keys}")
+    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")["spec"]
+    (condition,) = found["matchConditions"]
+    assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:jobs:fruits'"
+    assert found["matchConstraints"]["resourceRules"][0]["operations"] == ["CREATE", "UPDATE", "DELETE"]
+    assert '["s3-keys","fruits-authentication"]' in json.dumps(found).replace('\\"', '"')
+    binding = one(objects, "ValidatingAdmissionPolicyBinding", "fruitpipe-jobs-fruits")["spec"]
+    assert binding == {"policyName": "fruitpipe-jobs-fruits", "validationActions": ["Deny"]}
 
 
 def test_an_image_by_digest():

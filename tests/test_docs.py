@@ -190,6 +190,21 @@ def is_the_driver(desk: Desk, words: list[str]) -> None:
     assert words[1:] == ["describe", "pod", f"{application['metadata']['name']}-driver"]
 
 
+def makes_the_secret(desk: Desk, words: list[str]) -> None:
+    """It has the key that Spark reads as a file, and is where the release is."""
+    assert words[3] == "generic"
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("name")
+    parser.add_argument("--namespace")
+    parser.add_argument("--from-literal")
+    made = parser.parse_args(words[4:])
+    (application,) = [each for each in installed(desk) if each["kind"] == "SparkApplication"]
+    assert (
+        made.from_literal.split("=")[0] == Path(application["spec"]["sparkConf"]["spark.authenticate.secret.file"]).name
+    )
+    assert f"--namespace {made.namespace}" in PAGES["kubernetes.md"].read_text().split("kubectl")[0]
+
+
 def takes_options(desk: Desk, words: list[str]) -> None:
     """The script's own parser takes them, without what it imports, and without types."""
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -217,7 +232,8 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"helm (install|upgrade) ": renders,
     r"helm test ": has_a_test,
     r"helm dependency build ": has_dependencies,
-    r"kubectl ": is_the_driver,
+    r"kubectl create secret ": makes_the_secret,
+    r"kubectl describe ": is_the_driver,
     r"benchmarks/": takes_options,
     r"\.venv/bin/python -m pytest ": are_tests,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import subprocess
@@ -16,9 +17,9 @@ from urllib.request import urlopen
 import pytest
 from command import command
 
-from fruitpipe.cli.metrics import serving
+from fruitpipe.cli.metrics import Place, place_of, serving
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.pipeline.progress import PlainReporter, Reporter
 
 
 def free_port() -> int:
@@ -39,7 +40,7 @@ def value(text: str, name: str) -> float | None:
 
 def test_a_stage_in_its_middle() -> None:
     reporter, port = Reporter(), free_port()
-    with serving(reporter, port):
+    with serving(reporter, Place("127.0.0.1", port)):
         assert value(scrape(port), 'fruitpipe_images_total{status="ok"}') == 0
         with reporter.stage("list"):
             pass
@@ -58,7 +59,7 @@ def test_a_stage_in_its_middle() -> None:
 
 def test_nothing_is_served_afterwards() -> None:
     port, before = free_port(), threading.active_count()
-    with serving(Reporter(), port):
+    with serving(Reporter(), Place("127.0.0.1", port)):
         scrape(port)
     with pytest.raises(OSError, match="refused"):
         scrape(port)
@@ -75,8 +76,43 @@ def test_a_port_that_is_taken_is_a_users_mistake() -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        with pytest.raises(UserError, match="choose another"), serving(Reporter(), other.getsockname()[1]):
+        with pytest.raises(UserError, match="choose another"), serving(Reporter(), Place(*other.getsockname())):
             pass
+
+
+@pytest.mark.parametrize("address", ["256.0.0.1", "192.0.2.1"])
+def test_an_address_that_is_none_of_this_machine_is_a_users_mistake(address: str) -> None:
+    with (
+        pytest.raises(UserError, match=f"cannot serve metrics at {address}:9000"),
+        serving(Reporter(), Place(address, 9000)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("given", "in_pod", "place"),
+    [
+        ("9000", False, "127.0.0.1:9000"),
+        ("9000", True, "0.0.0.0:9000"),
+        ("0.0.0.0:9000", False, "0.0.0.0:9000"),
+        ("127.0.0.1:9000", True, "127.0.0.1:9000"),
+        ("[::1]:9000", False, "[::1]:9000"),
+    ],
+)
+def test_a_machine_keeps_its_metrics_to_itself_unless_told_otherwise(given: str, in_pod: bool, place: str) -> None:
+    assert str(place_of(given, in_pod)) == place
+
+
+@pytest.mark.parametrize("given", ["0", "65536", "port", "localhost:", "", "127.0.0.1"])
+def test_what_has_no_port_is_a_users_mistake(given: str) -> None:
+    with pytest.raises(UserError, match="has no port"):
+        place_of(given, in_pod=False)
+
+
+def test_one_line_says_where_metrics_are() -> None:
+    stream, place = io.StringIO(), Place("127.0.0.1", free_port())
+    with serving(PlainReporter(stream=stream), place):
+        assert stream.getvalue() == f"metrics: http://127.0.0.1:{place.port}/metrics\n"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,7 +22,7 @@ from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Pca
-from fruitpipe.sinks import open_sinks, to_table, vectors_of
+from fruitpipe.sinks import Sink, open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
@@ -154,6 +155,49 @@ def test_json_lines_and_csv_hold_the_vectors_of_the_parquet(made: Features) -> N
     assert frames["path"].to_list() == expected["path"].to_pylist()
     assert frames["label"].to_list() == expected["label"].to_pylist()
     assert np.array_equal(frames[["c0", "c1", "c2", "c3"]].to_numpy(np.float32), vectors_of(expected))
+
+
+TEXTS = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "\uff1d1",
+    "'=1",
+    "''+1",
+    "a=1",
+    "'a",
+    "",
+    "1-1",
+    'a"b',
+    "苹果",
+)
+
+
+def test_a_spreadsheet_computes_no_text_of_csv_and_all_can_be_had_again(tmp_path: Path) -> None:
+    rows = -np.ones((len(TEXTS), 2), np.float32)
+    texts = pa.chunked_array([[*TEXTS]])
+    written = to_table(texts, pa.chunked_array([[None, *TEXTS[1:]]], pa.string()), rows, {})
+    guarded, raw = open_sinks(("csv", "csv-raw"), LocalStore(str(tmp_path)), RUN, one_file=False)[1:]
+
+    def read(sink: Sink) -> pd.DataFrame:
+        name = layout.run(RUN, sink.write(0, written).name)
+        return pd.read_csv(tmp_path / name, keep_default_na=False, na_values={"label": []}, dtype={"path": str})
+
+    frame = read(guarded)
+    assert frame["path"].to_list()[:10] == [f"'{text}" for text in TEXTS[:10]]
+    assert frame["path"].to_list()[10:] == [*TEXTS[10:]]
+    assert frame["label"].to_list()[:2] == ["", "'+1"]
+    assert (frame[["c0", "c1"]] == -1).all(axis=None), "numbers"
+    again = re.search(
+        r"`label(\.str\.replace.*?)` in pandas", Path(__file__).parents[1].joinpath("docs/configuration.md").read_text()
+    )
+    assert again
+    assert eval("frame.path" + again[1]).to_list() == [*TEXTS], "as the documentation says"
+    assert read(raw)["path"].to_list() == [*TEXTS]
 
 
 def test_images_without_labels_have_null_labels_in_every_format(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from bombs import LARGE, huge_tile, with_scans
 from chart import CHART, helm
-from cluster import NAMESPACE, counts, kubectl, manifest, parts, state, stranger, wait_for
+from cluster import NAMESPACE, connects, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
 from queries import metric_names, queries
 from release import IN, Release, release
@@ -197,22 +197,6 @@ def check_metrics(made: Release) -> None:
     asked = {name for query in queries(CHART) for name in metric_names(query)}
     assert asked <= served
     assert re.search(r'^fruitpipe_images_total{status="ok"} [1-9]', own, re.MULTILINE)
-
-
-def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
-    """Whether a pod gets a connection to each of these addresses and ports within three seconds."""
-    program = (
-        "import socket, sys\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "def connects(place):\n"
-        "    host, port = place.split(':')\n"
-        "    try: socket.create_connection((host, int(port)), 3).close()\n"
-        "    except OSError: return 'no'\n"
-        "    return 'yes'\n"
-        "print(*ThreadPoolExecutor().map(connects, sys.argv[1:]))"
-    )
-    asked = [f"{host}:{port}" for host, port in places]
-    return [each == "yes" for each in kubectl("exec", pod, "--", "python", "-c", program, *asked).split()]
 
 
 def check_network(made: Release, image: str) -> None:

@@ -218,7 +218,7 @@ def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_withou
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlight]", code=2))
     assert "formats.0: 'sqlight' is not one of json, csv, sqlite. Did you mean 'sqlite'?" in told
     schema = json.loads(fruitpipe("schema").stdout)
-    assert schema["properties"]["formats"]["items"] == {"type": "string", "enum": ["json", "csv", "sqlite"]}
+    assert schema["properties"]["formats"]["items"] == {"type": "string", "enum": ["json", "csv", "csv-raw", "sqlite"]}
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     alone["PYTHONPATH"] = str(Path(package.__file__).parents[1])
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlite]", code=2, variables=alone))

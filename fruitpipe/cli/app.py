@@ -36,7 +36,8 @@ from fruitpipe.cli.options import (
     direct_options,
 )
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
-from fruitpipe.redaction import redact_output, unfiltered, values_without_secrets
+from fruitpipe.redaction import values_without_secrets
+from fruitpipe.streams import unfiltered
 from fruitpipe.units import size
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
     streams.fill()
     signal.signal(signal.SIGTERM, on_sigterm)
-    redact_output()
+    streams.filter_output()
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
@@ -118,21 +119,26 @@ def run(
         bool, typer.Option(*VERBOSE, help="Show Spark's own messages, and the traceback of a failure.")
     ] = False,
     metrics: Annotated[
-        int | None, typer.Option(metavar="PORT", min=1, max=65535, help="Serve metrics to Prometheus meanwhile.")
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS:]PORT",
+            help="Serve metrics to Prometheus meanwhile: to this machine, in a pod or at 0.0.0.0:PORT to all.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe.cli import present
-    from fruitpipe.cli.metrics import serving
+    from fruitpipe.cli.metrics import place_of, serving
     from fruitpipe.pipeline import run as pipeline
     from fruitpipe.pipeline.progress import reporter_for
 
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     config = Given(config_file, assignments, preset, direct).config(places or [])
+    listening = place_of(metrics, configs.Environment.read().in_pod) if metrics is not None else None
     reporter = reporter_for(sys.stderr, log)
     try:
-        with serving(reporter, metrics):
+        with serving(reporter, listening):
             done = pipeline.run(config, reporter, verbose)
     finally:
         reporter.close()

@@ -66,7 +66,10 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
     if runtime.ok:
         yield finding_of("spark", lambda: spark(config, environment))
     if account := environment.account:
-        yield finding_of("rights", lambda: rights.confirm(account))
+        granted = finding_of("rights", lambda: rights.confirm(account))
+        yield granted
+        if granted.ok:
+            yield finding_of("neighbours", lambda: rights.neighbours(account))
     if not places:
         return
     unwell = set()

@@ -1,13 +1,24 @@
-"""What Kubernetes lets this pod do: all that Spark's driver asks for, and nothing that would be somebody else's."""
+"""What Kubernetes lets this pod do: all that Spark's driver asks for, and nothing that would be somebody else's.
+
+Rights on pods are for all of a namespace. Whom that concerns, and whether a policy keeps them out, is asked too.
+"""
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fruitpipe.errors import UserError
 
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+
+RELEASE = "app.kubernetes.io/instance"
+"""Label of all pods of a release of the chart."""
 NEEDED = {
     "pods": ("create", "delete", "deletecollection", "get", "list", "patch", "watch"),
     "configmaps": ("create", "delete", "deletecollection", "get", "list"),
@@ -45,29 +56,73 @@ def trust(account: Path) -> ssl.SSLContext:
     return context
 
 
-def reviews(rights: dict[str, tuple[str, ...]], account: Path) -> Iterator[tuple[str, bool]]:
-    """Ask the API server for each verb of each resource whether an account has it in its namespace."""
+def neighbours(account: Path) -> str:
+    """Say who else has pods in this pod's namespace; they are out of reach of its account.
+
+    Raises UserError where they are not.
+    """
+    from kubernetes import client
+    from kubernetes.client.exceptions import ApiException
+
+    namespace = (account / "namespace").read_text()
+    with connection(account) as connected:
+        api = client.CoreV1Api(connected)
+        listed = connected.sanitize_for_serialization(api.list_namespaced_pod(namespace, _request_timeout=10))
+        releases = {
+            pod["metadata"]["name"]: pod["metadata"].get("labels", {}).get(RELEASE)
+            for pod in listed["items"]
+            if pod["status"]["phase"] in {"Pending", "Running"}
+        }
+        own = releases.pop(socket.gethostname(), None)
+        others = [name for name, release in releases.items() if release is None or release != own]
+        if not others:
+            return f"no pods of others in namespace {namespace}"
+        found = f"{', '.join(others[:3])}{', …' if len(others) > 3 else ''}: pods of others in namespace {namespace}"
+        try:
+            api.delete_namespaced_pod(others[0], namespace, dry_run="All", _request_timeout=10)
+        except ApiException as error:
+            if error.status in {403, 404}:  # forbidden, or gone meanwhile
+                return f"{found}, out of reach of this pod's account"
+            raise
+    raise UserError(
+        f"{found}, which this pod's account could delete, as it could run pods with their Secrets: give the release a "
+        "namespace of its own, or set the chart's admissionPolicy."
+    )
+
+
+@contextmanager
+def connection(account: Path) -> Iterator[ApiClient]:
+    """A client of the API server. Raises UserError where that does not answer."""
     from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
     config.load_incluster_config()
-    api = client.AuthorizationV1Api()
-    api.api_client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = trust(account)
+    with client.ApiClient() as connected:
+        connected.rest_client.pool_manager.connection_pool_kw["ssl_context"] = trust(account)
+        try:
+            yield connected
+        except (ApiException, HTTPError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise UserError(f"the API server does not answer ({reason}): do NetworkPolicies let it?") from error
+
+
+def reviews(rights: dict[str, tuple[str, ...]], account: Path) -> Iterator[tuple[str, bool]]:
+    """Ask the API server for each verb of each resource whether an account has it in its namespace."""
+    from kubernetes import client
+
     namespace = (account / "namespace").read_text()
-    for name, verbs in rights.items():
-        resource, _, group = name.partition(".")
-        resource, _, subresource = resource.partition("/")
-        for verb in verbs:
-            asked = client.V1ResourceAttributes(
-                namespace=namespace, verb=verb, group=group, resource=resource, subresource=subresource
-            )
-            review = client.V1SelfSubjectAccessReview(
-                spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
-            )
-            try:
+    with connection(account) as connected:
+        api = client.AuthorizationV1Api(connected)
+        for name, verbs in rights.items():
+            resource, _, group = name.partition(".")
+            resource, _, subresource = resource.partition("/")
+            for verb in verbs:
+                asked = client.V1ResourceAttributes(
+                    namespace=namespace, verb=verb, group=group, resource=resource, subresource=subresource
+                )
+                review = client.V1SelfSubjectAccessReview(
+                    spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
+                )
                 answer = api.create_self_subject_access_review(review, _request_timeout=10)
-            except (ApiException, HTTPError) as error:
-                reason = getattr(error, "reason", None) or error
-                raise UserError(f"the API server does not answer ({reason}): do NetworkPolicies let it?") from error
-            yield f"{verb} {name}", answer.status is not None and answer.status.allowed
+                yield f"{verb} {name}", answer.status is not None and answer.status.allowed

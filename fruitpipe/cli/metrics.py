@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -42,22 +44,44 @@ class RunCollector(Collector):
         yield seconds
 
 
-@contextmanager
-def serving(reporter: Reporter, port: int | None) -> Iterator[None]:
-    """Serve metrics of a run at http://0.0.0.0:port/metrics, if there is a port, until the block ends.
+class Place(NamedTuple):
+    """Where to listen."""
 
-    Raises UserError where the port is taken or forbidden.
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+def place_of(given: str, in_pod: bool) -> Place:
+    """The place that `[ADDRESS:]PORT` means. Without an address, a pod listens to all, and a machine to itself.
+
+    Raises UserError where it is none.
     """
-    if port is None:
+    address, _, port = given.rpartition(":")
+    if not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise UserError(f"--metrics: {given!r} has no port from 1 to 65535: say one, such as 9000 or 0.0.0.0:9000.")
+    return Place(address.strip("[]") or ("0.0.0.0" if in_pod else "127.0.0.1"), int(port))
+
+
+@contextmanager
+def serving(reporter: Reporter, place: Place | None) -> Iterator[None]:
+    """Serve metrics of a run at http://place/metrics, if there is one, until the block ends, and say where.
+
+    Raises UserError where the port is taken or forbidden, or the address is none of this machine.
+    """
+    if place is None:
         yield
         return
     registry = CollectorRegistry()
     registry.register(RunCollector(reporter))
     try:
-        server, thread = start_http_server(port, registry=registry)
+        server, thread = start_http_server(place.port, place.address, registry=registry)
     except OSError as error:
-        raise UserError(f"cannot serve metrics at port {port} ({error.strerror}): choose another.") from error
+        raise UserError(f"cannot serve metrics at {place} ({error.strerror}): choose another.") from error
     try:
+        reporter.note(f"metrics: http://{place}/metrics")
         yield
     finally:
         server.shutdown()

@@ -52,7 +52,9 @@ Components = Annotated[
 ]
 Formats = Annotated[
     list[str],
-    typer.Option("--format", metavar="json|csv", help="A further format of the vectors; several by repeating it."),
+    typer.Option(
+        "--format", metavar="json|csv|csv-raw", help="A further format of the vectors; several by repeating it."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Take the first N images by path, to try a config.")]
 Verify = Annotated[

@@ -8,13 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
+from fruitpipe.escapes import visible
 from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
-from fruitpipe.streams import is_terminal, printable
+from fruitpipe.streams import is_terminal, styled
 from fruitpipe.units import duration, size
 
 SHOWN = 10
@@ -26,7 +28,7 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
-        print(printable(f"{name:<{width}} {value}"))
+        print(f"{name:<{width}} {visible(str(value), kept='')}")
 
 
 def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -41,8 +43,9 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*map(printable, row))
-    Console(highlight=False, markup=False, emoji=False, width=None if is_terminal(sys.stdout) else 1000).print(table)
+        table.add_row(*(Text(visible(cell, kept="")) for cell in row))
+    width = None if is_terminal(sys.stdout) else 1000
+    Console(file=styled(sys.stdout), highlight=False, width=width).print(table)
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def print_run(run: Run) -> None:
 
 def print_notes(manifest: Manifest) -> None:
     for warning in manifest.warnings:
-        print(printable(f"note: {warning}."))
+        print(f"note: {visible(warning, kept='')}.")
 
 
 def facts_of_garbage(garbage: Garbage) -> dict[str, Any]:
@@ -132,10 +135,10 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
     total = size(sum(each.bytes for each in garbage.objects))
     print(f"{'deleted' if deleted else 'would delete'} {len(garbage.objects)} objects{uploads}, {total}")
     if garbage.others:
-        named, rest = ", ".join(garbage.others[:SHOWN]), len(garbage.others) - SHOWN
-        print(printable(f"left alone, as not fruitpipe's: {named}{f' and {rest} more' if rest > 0 else ''}"))
+        named, rest = visible(", ".join(garbage.others[:SHOWN]), kept=""), len(garbage.others) - SHOWN
+        print(f"left alone, as not fruitpipe's: {named}{f' and {rest} more' if rest > 0 else ''}")
     for note in garbage.notes:
-        print(printable(f"note: {note}"))
+        print(f"note: {visible(note, kept='')}")
 
 
 def print_backbones(rows: Iterable[Listed]) -> None:

@@ -31,6 +31,8 @@ class Environment:
     """URL of a local stand-in for Google Cloud Storage."""
     termination_log: Path | None
     """Where Kubernetes looks for the reason why a container ended."""
+    in_pod: bool
+    """Whether this is a container of Kubernetes."""
     account: Path | None
     """Where Kubernetes has put this pod's account, if it has."""
     revision: str | None
@@ -50,6 +52,7 @@ class Environment:
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
             termination_log=Path(home["FRUITPIPE_TERMINATION_LOG"]) if home.get("FRUITPIPE_TERMINATION_LOG") else None,
+            in_pod="KUBERNETES_SERVICE_HOST" in home,
             account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,
             revision=home.get("FRUITPIPE_REVISION") or None,
         )

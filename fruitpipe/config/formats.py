@@ -18,6 +18,7 @@ SINKS: Registry[Any] = Registry(
         PARQUET: "fruitpipe.sinks.files:Parquet",
         "json": "fruitpipe.sinks.files:JsonLines",
         "csv": "fruitpipe.sinks.files:Csv",
+        "csv-raw": "fruitpipe.sinks.files:RawCsv",
     },
 )
 """Classes of sinks by the names of their formats: see `fruitpipe.sinks.Sink`."""

@@ -256,7 +256,8 @@ class Config(Section):
     reuse: Location = "latest"
     """With `model: reuse`: a run id of the same output, `latest`, or the path of a model folder."""
     formats: list[Annotated[str, AfterValidator(format_name), FormatSchema()]] = Field(default_factory=list)
-    """Further formats of the vectors, beside Parquet: json, csv, and those that other packages bring."""
+    """Further formats of the vectors, beside Parquet: json, csv, csv-raw, in which texts are as they are also where a
+    spreadsheet would compute them, and those that other packages bring."""
     one_file: bool = False
     """One file each of these formats, vectors.jsonl and vectors.csv, instead of parts."""
     evaluate: bool = False

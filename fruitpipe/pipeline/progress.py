@@ -15,8 +15,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from fruitpipe.redaction import unfiltered, without_secrets
-from fruitpipe.streams import is_terminal, say
+from fruitpipe.escapes import visible
+from fruitpipe.redaction import without_secrets
+from fruitpipe.streams import is_terminal, say, styled, unfiltered
 from fruitpipe.units import duration
 
 EVERY = 10.0
@@ -158,7 +159,7 @@ class BarReporter(Reporter):
         self._bars.console.print(f"{self.stage_name:<9} {self.seconds:6.1f} s  {count}", highlight=False)
 
     def note(self, message: str) -> None:
-        self._bars.console.print(message, highlight=False, markup=False)
+        self._bars.console.print(visible(message), highlight=False, markup=False)
 
     def close(self) -> None:
         self._bars.stop()
@@ -176,5 +177,5 @@ def reporter_for(stream: TextIO | None, log: str = "auto") -> Reporter:
     """The one that fits a stream: JSON where asked for, else a bar on a terminal, else plain lines."""
     if log == "json":
         return JsonReporter(stream=stream)
-    console = Console(file=stream, force_jupyter=False)
+    console = Console(file=styled(stream), force_jupyter=False)
     return BarReporter(console) if is_terminal(stream) and console.is_terminal else PlainReporter(stream=stream)

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -19,6 +20,10 @@ from fruitpipe.sinks.table import vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
+
+FORMULA = "^('*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-])"
+"""Beginnings of texts that spreadsheets take for formulas (OWASP, "CSV Injection"), also in full width, with any
+apostrophes before them."""
 
 
 @dataclass(frozen=True)
@@ -93,18 +98,33 @@ class JsonLines(Files):
         return memoryview(b"".join(lines))
 
 
-class Csv(Files):
+class RawCsv(Files):
     """Columns path, label, c0, c1 …, with a header."""
 
-    format = "csv"
+    format = "csv-raw"
 
     def serialise(self, table: pa.Table) -> memoryview:
         vectors = vectors_of(table)
-        columns = {f"c{i}": np.ascontiguousarray(vectors[:, i]) for i in range(vectors.shape[1])}
+        texts = {name: self.cells(table[name]) for name in ("path", "label")}
+        numbers = {f"c{i}": np.ascontiguousarray(vectors[:, i]) for i in range(vectors.shape[1])}
         sink = pa.BufferOutputStream()
-        pa.csv.write_csv(pa.table({"path": table["path"], "label": table["label"], **columns}), sink)
+        pa.csv.write_csv(pa.table({**texts, **numbers}), sink)
         return memoryview(sink.getvalue())
+
+    def cells(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        """How texts are written."""
+        return texts
 
     def body(self, data: bytes, first: bool) -> memoryview:
         """All but the header, which only the first keeps."""
         return memoryview(data)[0 if first else data.index(b"\n") + 1 :]
+
+
+class Csv(RawCsv):
+    """The same, with an apostrophe before each text that a spreadsheet would compute, such as the folder `=1+1`."""
+
+    format = "csv"
+
+    def cells(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        """With apostrophes that can be told from a text's own: take the first away wherever FORMULA matches."""
+        return pc.replace_substring_regex(texts, FORMULA, r"'\1")

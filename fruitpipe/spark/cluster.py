@@ -18,9 +18,10 @@ from py4j.protocol import Py4JError
 from pyspark import Accumulator, AccumulatorParam, SparkContext, TaskContext
 
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.redaction import redact_output, redacted_tracebacks
+from fruitpipe.redaction import redacted_tracebacks
 from fruitpipe.spark.embedded import running
 from fruitpipe.spark.failures import explained
+from fruitpipe.streams import filter_output
 
 Result = TypeVar("Result")
 Ended = tuple[int, Result, int]
@@ -87,7 +88,7 @@ class Cluster:
         group = f"fruitpipe-{uuid4().hex}"
 
         def each(number: int, _: Iterable[int]) -> Iterator[None]:
-            redact_output()
+            filter_output()
             with redacted_tracebacks():
                 first(cast(TaskContext, TaskContext.get()).attemptNumber() > 0)
                 finished.add([(number, task(number), peak_memory())])

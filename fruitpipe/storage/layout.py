@@ -13,7 +13,8 @@ OUT/
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
-    vectors.jsonl  vectors.csv         instead of parts, with one_file
+    csv-raw/part-00000.csv …
+    vectors.jsonl  vectors.csv  vectors-raw.csv    instead of parts, with one_file
     sinks/<name>/…                     what other formats are made of
     model/                             pca.npz (unless pca: none), model.json, and what its engine needs
     work/                              of an unfinished run: todo, index, moments, evaluation
@@ -42,8 +43,9 @@ FOLDERS = (FEATURES, RUNS)
 """All that a result has."""
 TODO, INDEX = "todo.parquet", "index.parquet"
 VERSION = 1
-SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv"}
-FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv"}
+SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv", "csv-raw": "csv"}
+FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv", "csv-raw": "csv-raw"}
+WHOLE = {"json": "vectors.jsonl", "csv": "vectors.csv", "csv-raw": "vectors-raw.csv"}
 
 FACTS = pa.schema(
     [
@@ -67,7 +69,7 @@ OURS = re.compile(
         | vocabularies/{HEX}{{32}}\.npz
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet
-        | (vectors | json | csv)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors\.(jsonl | csv)
+        | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
         | model/[\w-]+\.(npz | json | tflite | bin) | work/[\w-]+\.(parquet | npz)
         | sinks/[\w-]+/[\w-][\w.-]*
     )""",
@@ -218,7 +220,7 @@ def vectors(run_id: str, number: int, format: str = "parquet") -> str:
 
 def whole(run_id: str, format: str) -> str:
     """All vectors as one file."""
-    return run(run_id, f"vectors.{SUFFIX[format]}")
+    return run(run_id, WHOLE[format])
 
 
 def sink(run_id: str, name: str, file: str) -> str:

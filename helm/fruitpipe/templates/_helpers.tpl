@@ -27,6 +27,11 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 {{- end }}
 
+{{/* Name of the Secret by which the pods of a run know each other. */}}
+{{- define "fruitpipe.authentication" -}}
+{{- default (printf "%s-authentication" (include "fruitpipe.name" .)) .Values.authenticationSecret -}}
+{{- end }}
+
 {{/* The config as a file. */}}
 {{- define "fruitpipe.config" -}}
 {{- if not .Values.pipeline.input }}{{ fail "pipeline.input: say where the images are, such as s3://bucket/images." }}{{ end -}}
@@ -118,6 +123,7 @@ spec:
       {{- end }}
       volumeMounts:
         - {name: spark-local-dir-1, mountPath: /tmp}
+        - {name: authentication, mountPath: /etc/spark-authentication, readOnly: true}
         {{- if eq $role "driver" }}
         - {name: config, mountPath: /etc/fruitpipe, readOnly: true}
         {{- if $root.Values.eventLog.volume }}
@@ -128,6 +134,8 @@ spec:
     # Spark takes volumes of this name for its local directories.
     - name: spark-local-dir-1
       {{- default (dict "emptyDir" dict) $values.scratch | toYaml | nindent 6 }}
+    - name: authentication
+      secret: {secretName: {{ include "fruitpipe.authentication" $root }}, defaultMode: 0440}
     {{- if eq $role "driver" }}
     - name: config
       configMap: {name: {{ include "fruitpipe.name" $root }}}
@@ -143,6 +151,17 @@ spec:
 spark.decommission.enabled: "true"
 spark.blockManager.port: "7079"
 spark.driver.port: "7078"
+# Whoever reaches a port could run code there: only who has the secret is listened to, and nobody else can read along.
+# As a file, since Spark would write a secret of its own making into the executors' pods, where `describe` shows it.
+spark.authenticate: "true"
+spark.authenticate.secret.file: /etc/spark-authentication/secret
+spark.network.crypto.enabled: "true"
+spark.network.crypto.saslFallback: "false"
+spark.network.crypto.authEngineVersion: "2"
+spark.network.crypto.cipher: AES/GCM/NoPadding
+spark.io.encryption.enabled: "true"
+# The user interface asks nobody who they are.
+spark.ui.killEnabled: "false"
 # What matters, fruitpipe says itself; and the log ends with the reason of a failure.
 spark.log.level: WARN
 # The service and volumes of a driver go with its pod: the driver needs no right to delete any.
