@@ -56,7 +56,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     further = wanted_stages(config)
     job = Job(config, store, reporter or Reporter())
     store.create()
-    with Lease(store, f"run {job.id}") as lease:
+    with Lease(store, f"run {job.id}", job.reporter.note) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         if not store.swaps(layout.scratch()):
             job.warnings.append(
