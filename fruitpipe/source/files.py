@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,8 +120,10 @@ def name_of(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_image(path: str, max_bytes: int) -> bytes:
+def read_image(path: str, max_bytes: int, claim: Callable[[int], None] = lambda size: None) -> bytes:
     """The bytes of an image.
+
+    claim: told how many they are before they are read; what it raises is raised.
 
     Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or, above `max_bytes`, `too_large`.
     """
@@ -132,6 +134,7 @@ def read_image(path: str, max_bytes: int) -> bytes:
                 raise BadImage("unreadable", "not a regular file")
             if status.st_size > max_bytes:
                 raise BadImage("too_large", f"{status.st_size} bytes, more than image.max_bytes ({max_bytes})")
+            claim(status.st_size)
             data = file.read(status.st_size + 1)
             if len(data) != status.st_size:
                 raise BadImage("changed", "it changed while it was read: run again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -105,6 +105,15 @@ def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     """The buckets among the inputs; those that lists of images name are not known before."""
     found = [open_bucket(name, s3) for name in inputs if kind_of(name) == "bucket"]
     return tuple({bucket.url: bucket for bucket in found}.values())
+
+
+def require_places(statuses: Collection[str], path: str, reader: Reader) -> None:
+    """Raise UserError where no image was read, and that of a path for the sake of its bucket: it will be that of all.
+
+    statuses: those of all images.
+    """
+    if set(statuses) <= {"missing", "forbidden"}:
+        reader.require_place(path)
 
 
 def passed_over(others: Mapping[str, int]) -> str:
