@@ -15,7 +15,7 @@ from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
-from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
+from fruitpipe.source.listing import BATCH, LINKED, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.bad_image import BadImage
@@ -117,8 +117,9 @@ def require_places(statuses: Collection[str], path: str, reader: Reader) -> None
 
 
 def passed_over(others: Mapping[str, int]) -> str:
-    """A note of the files that are no images."""
-    return f"files that are hidden or no images by name were passed over: {in_kinds(others)}"
+    """A note of the files that are no images, and of links to folders that are listed by another path."""
+    links = ", as were links to folders that are listed anyway" if LINKED in others else ""
+    return f"files that are hidden or no images by name were passed over{links}: {in_kinds(others)}"
 
 
 def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:

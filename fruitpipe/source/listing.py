@@ -32,6 +32,8 @@ THUMBNAILS = "@eaDir"
 """A folder of thumbnails, which a Synology puts into each folder of photographs."""
 HIDDEN = "hidden"
 """How hidden files and folders are counted."""
+LINKED = "linked"
+"""How links to folders are counted that are listed by another path."""
 LONGEST, KINDS = 8, 100
 """Letters of an extension, and how many of these are counted apart."""
 WILD = re.compile(r"[*?\[]")
