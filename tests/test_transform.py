@@ -60,8 +60,10 @@ def test_an_output_that_is_no_file_is_refused_before_anything_is_done(tmp_path: 
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
-def test_a_row_of_a_bucket_that_cannot_be_reached_is_a_row(model: Path, images: Path, tmp_path: Path) -> None:
-    done = fruitpipe("transform", model, images, tmp_path / "out.parquet")
+def test_a_row_of_a_bucket_that_cannot_be_reached_is_a_row(
+    model: Path, images: Path, fruits: Path, tmp_path: Path
+) -> None:
+    done = fruitpipe("transform", model, images, tmp_path / "out.parquet", "--set", f"lists.allow=[{fruits}]")
     assert done.stdout == f"{tmp_path / 'out.parquet'}: 40 ok, 1 forbidden\n"
     first, *others = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert (first["path"], first["status"], first["vector"]) == (ELSEWHERE, "forbidden", None)
@@ -69,8 +71,10 @@ def test_a_row_of_a_bucket_that_cannot_be_reached_is_a_row(model: Path, images: 
     assert {row["status"] for row in others} == {"ok"}
 
 
-def test_a_run_goes_on_beside_a_row_of_a_bucket_that_cannot_be_reached(images: Path, tmp_path: Path) -> None:
-    done = run(images, tmp_path / "out")
+def test_a_run_goes_on_beside_a_row_of_a_bucket_that_cannot_be_reached(
+    images: Path, fruits: Path, tmp_path: Path
+) -> None:
+    done = run(images, tmp_path / "out", f"lists.allow=[{fruits}]")
     assert done["counts"]["by_status"] == {"ok": 40, "forbidden": 1}
     failures = pq.read_table(tmp_path / "out/runs" / manifest(tmp_path / "out")["run"] / "failures.parquet").to_pylist()
     assert [(row["path"], row["status"]) for row in failures] == [(ELSEWHERE, "forbidden")]

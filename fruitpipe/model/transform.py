@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -36,12 +36,13 @@ def transform_folder(
     s3: S3Config | None = None,
     backbone: str | None = None,
     others: Counter[str] | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write the vectors of all images of an input; return how many images came out with each status.
 
     Columns: path, label, status, error, vector (null where the status is not `ok`). The file appears when it is whole.
 
-    backbone: as `load_model` has it. others: as `list_images` has it.
+    backbone: as `load_model` has it. others, allow: as `list_images` has them.
 
     Raises UserError where the model or the images are missing, no image could be read from a bucket, or the file cannot
     be written.
@@ -55,7 +56,7 @@ def transform_folder(
         schema = schema_of(model)
         s3 = s3 or S3Config()
         reader = Reader(s3, model.card.image.max_bytes, source.buckets_of([images], s3))
-        listing = source.list_images(images, labels, s3=s3, batch=BATCH, others=others)
+        listing = source.list_images(images, labels, s3=s3, batch=BATCH, others=others, allow=allow)
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for batch, vectors in transform_batches(model, listing, reader):
                 first = first or vectors[0].path

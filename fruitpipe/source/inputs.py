@@ -30,6 +30,7 @@ def list_images(
     s3: S3Config | None = None,
     batch: int = BATCH,
     others: Counter[str] | None = None,
+    allow: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, as batches of the schema LISTING, in no particular order.
 
@@ -37,19 +38,23 @@ def list_images(
     images of up to `max_bytes` are read for their digest. An image that two inputs have comes twice.
 
     others: files that are no images by name are counted there, by extension.
+    allow: places whose images lists may name besides their own, as `lists.allow` of a config has it.
 
-    Raises UserError where an input is missing, cannot be listed or read, or is nothing that holds images.
+    Raises UserError where an input is missing, cannot be listed or read, is nothing that holds images, or a list that
+    names what it may not.
     """
     s3 = s3 or S3Config()
     for name in [inputs] if isinstance(inputs, str) else inputs:
-        found = list_one(name, labels == "parent", s3, batch, Counter() if others is None else others)
+        found = list_one(name, labels == "parent", s3, batch, Counter() if others is None else others, allow)
         yield from with_content(found, Reader(s3, max_bytes)) if verify_content else found
 
 
-def list_one(name: str, by_parent: bool, s3: S3Config, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
+def list_one(
+    name: str, by_parent: bool, s3: S3Config, batch: int, others: Counter[str], allow: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
         case "list":
-            return image_lists.list_named(name, by_parent, s3)
+            return image_lists.list_named(name, by_parent, s3, allow)
         case "bucket":
             return buckets.list_bucket(name, by_parent, s3, others)
         case "folder":
