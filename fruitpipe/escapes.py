@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""C0, DEL and C1, Unicode's line separators, what turns the direction of writing (Unicode Standard Annex 9), and halves of
+"""C0, DEL and C1, line separators, what turns the direction of writing (Unicode Standard Annex 9), and halves of
 characters, as which Python has bytes that are not UTF-8."""
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import hostile
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from seaweed import BUCKET
 
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.source import Reader, files
-from fruitpipe.tasks.featurize import AHEAD_BYTES, Image, featurize
+from fruitpipe.tasks import featurize as module
+from fruitpipe.tasks.featurize import AHEAD_BYTES, Image, NoRoom, Room, featurize, fetch
 from fruitpipe.vision.bad_image import BadImage
 
 MEGABYTE = 1_000_000
@@ -36,18 +40,55 @@ def large(path: Path, size: int) -> Path:
     return path
 
 
-def test_of_a_group_of_large_files_a_few_are_held(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [30 * MEGABYTE, 0, 1], ids=["known", "unknown", "a lie"])
+def test_of_a_group_of_large_files_a_few_are_held_whatever_sizes_a_list_says(tmp_path: Path, listed: int) -> None:
     paths = [large(tmp_path / f"{number}.jpg", 30 * MEGABYTE) for number in range(16)]
-    images = [Image(str(path), size=30 * MEGABYTE) for path in paths]
+    images = [Image(str(path), size=listed) for path in paths]
+    reader = Reader(S3Config(), 64 << 20)
     tracemalloc.start()
-    facts, features = featurize(images, Means(), ImageConfig(), Reader(S3Config(), 64 << 20))
+    facts, features = featurize(images, Means(), ImageConfig(), reader)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert facts.status == 16 * ["ok"]
     assert facts.bytes == 480 * MEGABYTE
     assert len(set(facts.content)) == 1
     assert (features == features[0]).all()
-    assert peak < AHEAD_BYTES + 4 * 30 * MEGABYTE, "what is ahead, what is being read and what is decoded"
+    held = AHEAD_BYTES + (30 * MEGABYTE if listed > 1 else reader.max_bytes)
+    assert peak < held + 3 * 30 * MEGABYTE, "what is ahead, what is being read and what is decoded"
+
+
+@pytest.mark.parametrize("listed", [900, 0, 1], ids=["known", "unknown", "a lie"])
+def test_objects_ahead_are_never_more_than_there_is_room_for(
+    admin: Any, s3: S3Config, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
+    """And each of them arrives, in order, those included that were refused at first."""
+    monkeypatch.setattr(module, "AHEAD_BYTES", 2000)
+    prefix = f"ahead/{uuid4().hex}"
+    bodies = [bytes([number]) * 900 for number in range(40)]
+    for number, body in enumerate(bodies):
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{number}.jpg", Body=body)
+    claimed = []
+
+    class Watched(Room):
+        def claim(self, number: int, size: int) -> None:
+            super().claim(number, size)
+            claimed.append(sum(self._claimed.values()))
+
+    monkeypatch.setattr(module, "Room", Watched)
+    images = [Image(f"s3://{BUCKET}/{prefix}/{number}.jpg", size=listed) for number in range(40)]
+    assert [bytes(data) for data in fetch(images, Reader(s3, 1000))] == bodies
+    assert 900 <= max(claimed) <= 2000 + 1000
+
+
+def test_an_image_is_claimed_once_however_often_it_is_begun() -> None:
+    room = Room(100)
+    for _ in range(3):
+        room.claim(0, 60)
+    room.claim(1, 40)
+    with pytest.raises(NoRoom):
+        room.claim(2, 1)
+    room.free(0)
+    room.claim(2, 60)
 
 
 @pytest.mark.parametrize("by", [-1000, 1000])

@@ -2,42 +2,55 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.storage import layout
 from fruitpipe.storage import lease as leases
-from fruitpipe.storage.lease import LIFETIME, Lease
+from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
 
 HOLDER = """
 import sys, time
-from fruitpipe.storage.lease import Lease
+from fruitpipe.storage import lease
 from fruitpipe.storage.store import LocalStore
-Lease(LocalStore(sys.argv[1]), "run elsewhere").__enter__()
+if len(sys.argv) > 2:
+    lease.place = lambda: sys.argv[2]
+    lease.LIFETIME = 0.4
+lease.Lease(LocalStore(sys.argv[1]), "run elsewhere").__enter__()
 print("held", flush=True)
 time.sleep(600)
 """
 
 
-@pytest.fixture
-def holder(store: Store) -> Iterator[subprocess.Popen[str]]:
-    """Another process, which holds the lease."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER, store.url], stdout=subprocess.PIPE, text=True) as process:
+@contextmanager
+def holding(store: Store, *place: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which holds the lease; of another machine or PID namespace where one is given."""
+    command = [sys.executable, "-c", HOLDER, store.url, *place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
 
 
+@pytest.fixture
+def holder(store: Store) -> Iterator[subprocess.Popen[str]]:
+    with holding(store) as process:
+        yield process
+
+
 def refusal(store: Store) -> str:
-    with pytest.raises(UserError) as caught, Lease(store, "second"):
+    with pytest.raises(UserError) as caught, Lease(store, "second", pytest.fail):
         pass
     message = str(caught.value)
     assert len(message.splitlines()) == 1
@@ -99,20 +112,71 @@ def test_the_lease_of_a_dead_process_that_nobody_waits_for_is_taken_over_at_once
 
 
 def test_the_lease_of_a_process_whose_number_was_given_away_is_taken_over(store: Store) -> None:
-    put(store, process_started=1.0)
-    with Lease(store, "heir") as lease:
+    put(store, started=1)
+    with Lease(store, "heir", pytest.fail) as lease:
         lease.require_held()
 
 
-def test_the_lease_of_another_host_is_refused_while_it_is_fresh(store: Store) -> None:
-    put(store, host="elsewhere", pid=1)
-    assert "process 1 on elsewhere" in refusal(store)
+ELSEWHERE = [
+    pytest.param({"place": "another machine pid:[4026531836]"}, id="another machine"),
+    pytest.param({"place": f"{leases.place()} pid:[1]"}, id="another PID namespace of a machine with the same name"),
+    pytest.param({"place": None, "started": None}, id="no Linux"),
+    pytest.param({"token": "", "place": None, "started": None, "renewed": time.time()}, id="an earlier version"),
+    pytest.param({"place": "another machine", "renewed": time.time() + 1e6}, id="a clock that is ahead"),
+]
 
 
-def test_the_lease_of_another_host_is_taken_over_when_it_lapsed(store: Store) -> None:
-    put(store, host="elsewhere", pid=1, renewed=time.time() - LIFETIME - 1)
-    with Lease(store, "heir") as lease:
+@pytest.mark.parametrize("facts", ELSEWHERE)
+def test_the_lease_of_a_process_elsewhere_is_taken_over_when_nobody_renews_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object]
+) -> None:
+    """Not before it was watched, whoever has its number here, under the same host name."""
+    monkeypatch.setattr(leases, "LIFETIME", 0.5)
+    theirs = put(store, pid=1, **facts)
+    said, seen = [], []
+
+    def note(line: str) -> None:
+        said.append(line)
+        seen.append(store.get(layout.LEASE))
+
+    with Lease(store, "heir", note) as lease:
         lease.require_held()
+    assert seen == [theirs]
+    (line,) = said
+    assert line.startswith("waiting for up to ")
+    assert line.endswith(
+        f"to see whether run of somebody (process 1 on {socket.gethostname()}) still writes to {store.url}"
+    )
+
+
+@pytest.mark.parametrize("clock", [0, 61, -61])
+def test_the_lease_of_a_process_elsewhere_is_refused_while_it_is_renewed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    """Whatever its clock says."""
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() - clock)
+    monkeypatch.setattr(leases, "LIFETIME", 20)
+    said: list[str] = []
+    with holding(store, "another machine") as process:
+        with pytest.raises(UserError, match=f"run elsewhere .process {process.pid} on .* is writing to"):
+            Lease(store, "second", said.append).__enter__()
+        assert len(said) == 1
+
+
+def test_a_lease_that_is_given_up_while_it_is_watched_is_free(store: Store) -> None:
+    put(store, place="another machine")
+    with Lease(store, "heir", lambda line: store.delete(layout.LEASE)) as lease:
+        lease.require_held()
+
+
+def test_a_lease_survives_a_clock_that_is_set(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil reckons when a process started from the clock."""
+    with Lease(store, "first") as lease:
+        create_time = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: create_time(self) + 2)
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + 1000)
+        lease.require_held()
+        assert "first (process" in refusal(store)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b"null", b"\xff"])
@@ -124,7 +188,7 @@ def test_a_lease_that_says_nothing_is_taken_over(store: Store, data: bytes) -> N
 
 def test_who_lost_the_lease_is_told_and_leaves_the_others_alone(store: Store) -> None:
     with Lease(store, "first") as lease:
-        theirs = json.dumps(json.loads(store.get(layout.LEASE)) | {"host": "elsewhere"}).encode()
+        theirs = json.dumps(json.loads(store.get(layout.LEASE)) | {"token": "another"}).encode()
         store.put(layout.LEASE, theirs)
         with pytest.raises(FruitpipeError, match="took over") as caught:
             lease.require_held()

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -212,7 +213,57 @@ def test_loops_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "a" / "across").symlink_to(tmp_path / "b")
     (tmp_path / "b" / "across").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
-    assert names(tmp_path) == {"a/x.jpg", "b/y.jpg", "a/across/y.jpg", "b/across/x.jpg"}
+    others = Counter[str]()
+    assert len(rows(tmp_path, others=others)) == 2
+    assert names(tmp_path) == {"a/x.jpg", "b/y.jpg"}, "their own paths come before those by links"
+    assert others == {"linked": 4}
+
+
+def test_a_fan_of_links_makes_no_more_images_than_there_are(tmp_path: Path) -> None:
+    """Eight folders with links to one another: 4,000 paths of four folders, and a million of seven."""
+    folders = [tmp_path / str(number) for number in range(8)]
+    for folder in folders:
+        touch(folder / "x.jpg")
+        for other in folders:
+            (folder / f"to-{other.name}").symlink_to(other)
+        (folder / "up").symlink_to(tmp_path)
+    summary = pipeline.plan(Config(input=str(tmp_path), output=str(tmp_path / "out")))
+    assert (summary.images, summary.passed_over) == (8, {"linked": 8 * 9})
+    assert source.passed_over(summary.passed_over).endswith(
+        "passed over, as were links to folders that are listed anyway: 72 linked"
+    )
+
+
+def test_a_folder_elsewhere_stands_under_the_first_link_to_it(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere" / "below" / "x.jpg")
+    folder = tmp_path / "in"
+    (folder / "a").mkdir(parents=True)
+    for link in ("z", "m", "a/y"):
+        (folder / link).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "below" / "again").symlink_to(tmp_path / "elsewhere" / "below")
+    assert names(folder) == {"a/y/below/x.jpg"}
+    (folder / "b").symlink_to(tmp_path / "elsewhere" / "below")
+    assert names(folder) == {"a/y/below/x.jpg"}
+    (folder / "a" / "y").unlink()
+    assert names(folder) == {"b/x.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("glob", "found"),
+    [
+        ("link*/*.jpg", {"link/x.jpg"}),
+        ("*/*.jpg", {"real/x.jpg"}),
+        ("**/*.jpg", {"real/x.jpg"}),
+        ("l*/**", {"link/x.jpg"}),
+        ("*/*/*.jpg", {"deep/link/x.jpg"}),
+    ],
+)
+def test_a_glob_finds_a_folder_by_the_link_that_it_names(tmp_path: Path, glob: str, found: set[str]) -> None:
+    touch(tmp_path / "real" / "x.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "link").symlink_to(tmp_path / "real")
+    assert set(rows(f"{tmp_path}/{glob}")) == {f"{tmp_path}/{name}" for name in found}
 
 
 def test_a_file_without_read_rights_is_listed_and_forbidden(public_folder: Path) -> None:
@@ -353,7 +404,9 @@ def test_ten_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
     for root, folders in ((few, 4), (many, 40)):
         root.mkdir()
         for number in range(folders):
-            (root / str(number)).symlink_to(tmp_path / "images")
+            (root / str(number)).mkdir()
+            for image in (tmp_path / "images").iterdir():
+                (root / str(number) / image.name).hardlink_to(image)
     command = [sys.executable, "-c", PEAK, str(few), str(many)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     images_of_few, peak_of_few, images_of_many, peak_of_many = map(int, printed)

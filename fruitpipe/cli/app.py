@@ -237,7 +237,8 @@ def transform(
     direct = {"--labels": labels, "--backbone": backbone}
     config = Given(config_file, assignments, direct=direct).config([images, "OUT"])
     others: Counter[str] = Counter()
-    counts = transform_folder(model, images, out, config.labels, config.s3, config.backbone, others)
+    allow = config.lists.allow
+    counts = transform_folder(model, images, out, config.labels, config.s3, config.backbone, others, allow)
     if others:
         streams.say(passed_over(others), sys.stderr)
     if as_json:

@@ -218,7 +218,8 @@ def clock(bucket: Bucket) -> str:
 def readable(url: str, config: Config) -> str:
     source.check_inputs([url], config.s3)
     others: Counter[str] = Counter()
-    batch = next(source.list_images(url, config.labels, s3=config.s3, batch=1000, others=others), None)
+    listing = source.list_images(url, config.labels, s3=config.s3, batch=1000, others=others, allow=config.lists.allow)
+    batch = next(listing, None)
     if batch is None:
         raise source.no_images([url], others)
     first, etag = batch["path"][0].as_py(), batch["etag"][0].as_py()

@@ -165,6 +165,14 @@ class FailuresConfig(Section):
     """Which images that failed in an earlier run are tried again: those whose file could not be read, all, or none."""
 
 
+class ListsConfig(Section):
+    """What lists of images may name. A list on disk names files below its own folder, and objects of any bucket; one in
+    a bucket, objects of that bucket."""
+
+    allow: list[Location] = Field(default_factory=list)
+    """Further folders, buckets or prefixes whose images lists may name, such as /photos or s3://bucket."""
+
+
 class SparkConfig(Section):
     """The embedded Spark. Ignored where a SparkContext is running already, as under spark-submit."""
 
@@ -272,6 +280,7 @@ class Config(Section):
     ] = Field(default_factory=PcaConfig)
     """How features become vectors, or none: the features are the vectors."""
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
+    lists: ListsConfig = Field(default_factory=ListsConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
 

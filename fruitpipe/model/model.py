@@ -104,10 +104,13 @@ class Model:
 
         Raises UserError where the model would run code that the caller has not named, or its parts do not fit.
         """
-        self.require_named_code()
-        reader = Reader(s3 or S3Config(), self.card.image.max_bytes)
-        threads = threads or len(os.sched_getaffinity(0))
         stream = (os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths))
+        return self.transform_read(stream, Reader(s3 or S3Config(), self.card.image.max_bytes), threads)
+
+    def transform_read(self, stream: Iterator[str], reader: Reader, threads: int | None = None) -> Iterator[Vector]:
+        """As `transform_images`, of paths that a reader reads."""
+        self.require_named_code()
+        threads = threads or len(os.sched_getaffinity(0))
         chunks = iter(lambda: list(islice(stream, CHUNK)), [])
         with ThreadPoolExecutor(threads) as pool:
             window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
 from fruitpipe.scratch import private_folder
+from fruitpipe.source import Reader
 from fruitpipe.storage.store import check_nameable, open_store
 from fruitpipe.vision.bad_image import OK
 
@@ -34,28 +35,35 @@ def transform_folder(
     s3: S3Config | None = None,
     backbone: str | None = None,
     others: Counter[str] | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write the vectors of all images of an input; return how many images came out with each status.
 
     Columns: path, label, status, error, vector (null where the status is not `ok`). The file appears when it is whole.
 
-    backbone: as `load_model` has it. others: as `list_images` has it.
+    backbone: as `load_model` has it. others, allow: as `list_images` has them.
 
-    Raises UserError where the model or the images are missing, or the file cannot be written.
+    Raises UserError where the model or the images are missing, no image could be read from a bucket, or the file cannot
+    be written.
     """
-    model = load_model(model_path, s3, backbone)
-    model.require_named_code()
-    schema = schema_of(model)
     counts: Counter[str] = Counter()
+    first = ""
     others = Counter() if others is None else others
-    listing = source.list_images(images, labels, s3=s3, batch=BATCH, others=others)
     with whole_file(out, s3) as temporary:
+        model = load_model(model_path, s3, backbone)
+        model.require_named_code()
+        schema = schema_of(model)
+        s3 = s3 or S3Config()
+        reader = Reader(s3, model.card.image.max_bytes, source.buckets_of([images], s3))
+        listing = source.list_images(images, labels, s3=s3, batch=BATCH, others=others, allow=allow)
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch, vectors in transform_batches(model, listing, s3):
+            for batch, vectors in transform_batches(model, listing, reader):
+                first = first or vectors[0].path
                 counts.update(each.status for each in vectors)
                 writer.write_table(to_table(batch, vectors, schema))
         if not counts:
             raise source.no_images([images], others)
+        source.require_places(counts, first, reader)
     return dict(counts.most_common())
 
 
@@ -65,6 +73,8 @@ def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
     if is_remote(out):
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
+    if not is_remote(out) and path.exists() and not path.is_file():
+        raise UserError(f"{out} is there, and no file: name the file to write, such as {path / 'vectors.parquet'}.")
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     try:
         with private_folder(None if is_remote(out) else path.parent) as scratch:  # on the disk that it moves to
@@ -87,7 +97,7 @@ def schema_of(model: Model) -> pa.Schema:
 
 
 def transform_batches(
-    model: Model, listing: Iterable[pa.RecordBatch], s3: S3Config | None
+    model: Model, listing: Iterable[pa.RecordBatch], reader: Reader
 ) -> Iterator[tuple[pa.RecordBatch, list[Vector]]]:
     """The batches of a listing with the vectors of their images.
 
@@ -101,7 +111,7 @@ def transform_batches(
                 ahead.append(batch)
                 yield from batch["path"].to_pylist()
 
-    vectors = model.transform_images(paths(), s3=s3)
+    vectors = model.transform_read(paths(), reader)
     for first in vectors:
         batch = ahead.popleft()
         yield batch, [first, *islice(vectors, len(batch) - 1)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -176,19 +176,22 @@ class Bucket:
             found = retried(lambda: obstore.list_with_delimiter(self.client(), prefix or None))
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
 
-    def get(self, key: str, etag: str | None = None, max_bytes: int | None = None) -> Found:
-        """An object. Raises Changed where its etag is not `etag`, and OverflowError beyond `max_bytes`, unread."""
+    def get(self, key: str, etag: str | None = None, admit: Callable[[int], None] | None = None) -> Found:
+        """An object. Raises Changed where its etag is not `etag`.
+
+        admit: told its size, each time before it is read; what it raises is raised.
+        """
         import obstore
 
         with in_our_words(self.place, "read", key):
             try:
-                return retried(lambda: self._get(key, etag, max_bytes))
+                return retried(lambda: self._get(key, etag, admit))
             except obstore.exceptions.PreconditionError:
                 raise Changed from None
             except ValueError:
-                return self._get_any(key, etag, max_bytes)
+                return self._get_any(key, etag, admit)
 
-    def _get(self, key: str, etag: str | None, max_bytes: int | None) -> Found:
+    def _get(self, key: str, etag: str | None, admit: Callable[[int], None] | None) -> Found:
         import obstore
 
         condition: GetOptions = {"if_match": f'"{etag}"'} if etag else {}
@@ -196,14 +199,14 @@ class Bucket:
         meta = answer.meta  # made anew each time
         if etag and (meta["e_tag"] or "").strip('"') != etag:  # some accept conditions and pass over them
             raise Changed
-        if max_bytes is not None and meta["size"] > max_bytes:
-            raise OverflowError
+        if admit:
+            admit(meta["size"])
         version: UpdateVersion = {"e_tag": meta["e_tag"] or ""}
         if number := meta["version"]:
             version["version"] = number
         return Found(memoryview(answer.bytes()), version)
 
-    def _get_any(self, key: str, etag: str | None, max_bytes: int | None) -> Found:
+    def _get_any(self, key: str, etag: str | None, admit: Callable[[int], None] | None) -> Found:
         """As `get`, of a key that obstore refuses."""
         if self.place.scheme != "s3":
             raise FruitpipeError(f"cannot ask for a key with {UNUSUAL}, which only S3 takes: rename it.")
@@ -219,10 +222,10 @@ class Bucket:
             if error.response["Error"]["Code"] in {"PreconditionFailed", "412"}:
                 raise Changed from None
             raise
-        if max_bytes is not None and answer["ContentLength"] > max_bytes:
-            answer["Body"].close()
-            raise OverflowError
-        return Found(memoryview(answer["Body"].read()), {"e_tag": answer["ETag"]})
+        with closing(answer["Body"]) as body:
+            if admit:
+                admit(answer["ContentLength"])
+            return Found(memoryview(body.read()), {"e_tag": answer["ETag"]})
 
     def open(self, key: str) -> io.BufferedIOBase:
         """A seekable file for reading; held in memory where obstore refuses its key."""

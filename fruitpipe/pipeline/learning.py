@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -22,8 +23,6 @@ from fruitpipe.tasks.featurize import Data, Image, decoded, fetch
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import Picture
 
-GROUP = 16
-"""Images in memory at once."""
 Found = TypeVar("Found")
 
 
@@ -52,11 +51,15 @@ class RunImages:
             picture = decoded(data, side, self.rules)
             return [work(picture.pixels)] if isinstance(picture, Picture) else []
 
-        fetched = fetch([Image(path, etag) for path, etag in sample], self.reader)
         found: list[Found] = []
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            while group := list(islice(fetched, GROUP)):
-                found += chain.from_iterable(pool.map(each, group))
+        threads = len(os.sched_getaffinity(0))
+        working: deque[Future[list[Found]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for data in fetch([Image(path, etag) for path, etag in sample], self.reader):
+                working.append(pool.submit(each, data))
+                if len(working) > threads:
+                    found += working.popleft().result()
+            found += chain.from_iterable(future.result() for future in working)
         return found
 
     def find(self, name: str) -> bytes | None:

@@ -99,7 +99,13 @@ class Plan:
     def list_images(self, config: Config) -> None:
         """Take the images of a config's input. Raises UserError where there are none."""
         listing = source.list_images(
-            config.inputs, config.labels, config.verify_content, config.image.max_bytes, config.s3, others=self._others
+            config.inputs,
+            config.labels,
+            config.verify_content,
+            config.image.max_bytes,
+            config.s3,
+            others=self._others,
+            allow=config.lists.allow,
         )
         self.add_images(listing, source.LISTING, distinct=source.is_distinct(config.inputs), limit=config.limit)
         if not self.images:

@@ -56,7 +56,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     further = wanted_stages(config)
     job = Job(config, store, reporter or Reporter())
     store.create()
-    with Lease(store, f"run {job.id}") as lease:
+    with Lease(store, f"run {job.id}", job.reporter.note) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         for name in layout.FOLDERS:  # what is no place for results, such as a link, is told now and not after hours
             store.folders(name)

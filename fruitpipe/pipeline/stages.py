@@ -14,6 +14,7 @@ from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.pipeline.job import Job
 from fruitpipe.result.manifest import Counts
+from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
@@ -55,7 +56,10 @@ ADVICE = {
 
 
 def count(job: Job) -> Counts:
-    """Count by status and label. Raises TooManyFailures, leaving `failures.parquet` behind."""
+    """Count by status and label.
+
+    Raises TooManyFailures, or UserError where nothing could be read from a bucket, leaving `failures.parquet` behind.
+    """
     plan, limit = job.plan, job.config.failures.max_rate
     by_status = plan.count_by("status")
     ok = by_status.get(OK, 0)
@@ -69,8 +73,10 @@ def count(job: Job) -> Counts:
     job.warnings += [f"{name} could not be read and was computed again" for name in plan.broken]
     if ok and counts.failed <= limit * counts.images:
         return counts
+    failed = plan.failures()
     failures = layout.failures(job.id)
-    job.store.put(failures, to_parquet(plan.failures()))
+    job.store.put(failures, to_parquet(failed))
+    require_places(by_status, failed["path"][0].as_py(), job.reader)
     reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
     beyond = f"more than failures.max_rate ({limit:g})" if ok else "all of them"
     commonest = max((n, status) for status, n in by_status.items() if status != OK)[1]

@@ -8,6 +8,7 @@ from fruitpipe.source.inputs import (
     list_images,
     no_images,
     passed_over,
+    require_places,
 )
 from fruitpipe.source.listing import LISTING
 from fruitpipe.source.reader import Reader, digest
@@ -23,4 +24,5 @@ __all__ = [
     "list_images",
     "no_images",
     "passed_over",
+    "require_places",
 ]

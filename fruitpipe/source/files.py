@@ -7,13 +7,15 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import HIDDEN, LISTS, THUMBNAILS, count_other, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, LINKED, LISTS, THUMBNAILS, count_other, split_glob, to_listing
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
@@ -31,10 +33,12 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
 
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """
-    folder, pattern = root_of(name)
+    folder, glob = root_of(name)
+    pattern = split_glob(glob)[1]
     start = len(name_of(os.path.join(folder, "")))  # noqa: PTH118 - a Path has no slash at its end, but for /
     rows: list[tuple[str, str, int]] = []
-    for entry in walk(folder, others if pattern is None else Counter()):  # a glob means its own matches alone
+    # A glob means its own matches alone.
+    for entry in walk(folder, Steps(glob), others if pattern is None else Counter()):
         path = name_of(entry.path)
         if pattern is not None and not pattern.match(path, start):
             continue
@@ -50,18 +54,35 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
         yield to_batch(rows, by_parent)
 
 
-def root_of(name: str) -> tuple[Path, re.Pattern[str] | None]:
-    """The folder to search, and what to take of it. Raises UserError where there is no such folder."""
+def root_of(name: str) -> tuple[Path, str]:
+    """The folder to search, and the glob below it, empty where all is meant. Raises UserError where there is none."""
     path = Path(name).absolute()
     # What is there is meant as it is: folders may have wild names of their own.
     root = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - names may be too long
-    folder, pattern = split_glob("" if root == path else str(path.relative_to(root)))
-    if folder:
+    glob = "" if root == path else str(path.relative_to(root))
+    if folder := split_glob(glob)[0]:
         raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
         lists = ", ".join(LISTS)
         raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them ({lists}).")
-    return root, pattern
+    return root, glob
+
+
+class Steps:
+    """The folders that a glob leads into: by their names to begin with, and all of them from its first `**` on."""
+
+    def __init__(self, glob: str) -> None:
+        *folders, last = glob.split("/") if glob else ["**"]
+        self._named = [re.compile(glob_translate(name)) for name in takewhile(lambda name: name != "**", folders)]
+        self._all = "**" in {*folders, last}
+
+    def lead_into(self, name: str, depth: int) -> bool:
+        """Whether images may be in a folder of this name, so many folders below the root."""
+        return bool(self._named[depth].match(name)) if depth < len(self._named) else self._all
+
+    def level(self, depth: int) -> int:
+        """The same for folders in which the same names match."""
+        return min(depth, len(self._named))
 
 
 def to_batch(rows: list[tuple[str, str, int]], by_parent: bool) -> pa.RecordBatch:
@@ -70,33 +91,48 @@ def to_batch(rows: list[tuple[str, str, int]], by_parent: bool) -> pa.RecordBatc
     return to_listing(paths, etags, sizes, None, by_parent)
 
 
-def walk(root: Path, others: Counter[str]) -> Iterator[os.DirEntry[str]]:
+def walk(root: Path, steps: Steps, others: Counter[str]) -> Iterator[os.DirEntry[str]]:
     """Files that are not hidden; what is, is counted.
+
+    Each folder is walked once, however many links lead to it, so that links to links make no more files than there are:
+    by its own path, if that is below the root, or else by the link with the fewest links above it that comes first. The
+    links passed over for that are counted, too.
 
     A dangling link is a file: as an image, it will get its row and status.
     """
-    folders = [(str(root), frozenset[tuple[int, int]]())]
-    while folders:
-        folder, ancestors = folders.pop()
-        try:
-            identity = Path(folder).stat()
-            here = (identity.st_dev, identity.st_ino)
-            if here in ancestors:  # a link to a folder above
-                continue
-            entries = os.scandir(folder)
-        except OSError as error:
-            advice = "Give read rights on it" if error.errno in {errno.EACCES, errno.EPERM} else "Try again"
-            raise UserError(f"cannot list {folder}: {error.strerror}. {advice}, or move it away.") from error
-        with entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == THUMBNAILS:
-                    others[HIDDEN] += 1
+    walked: set[tuple[int, int, int]] = set()
+    reached = [(str(root), 0)]
+    while reached:
+        links: list[tuple[str, int]] = []
+        folders = sorted(reached, reverse=True)
+        while folders:
+            folder, depth = folders.pop()
+            try:
+                identity = Path(folder).stat()
+                here = (identity.st_dev, identity.st_ino, steps.level(depth))
+                if here in walked:
+                    others[LINKED] += 1
                     continue
-                if is_folder(entry):
-                    if not os.path.exists(os.path.join(entry.path, MARKER)):  # noqa: PTH110, PTH118
-                        folders.append((entry.path, ancestors | {here}))
-                else:
-                    yield entry
+                walked.add(here)
+                entries = os.scandir(folder)
+            except OSError as error:
+                advice = "Give read rights on it" if error.errno in {errno.EACCES, errno.EPERM} else "Try again"
+                raise UserError(f"cannot list {folder}: {error.strerror}. {advice}, or move it away.") from error
+            below: list[tuple[str, int]] = []
+            with entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name == THUMBNAILS:
+                        others[HIDDEN] += 1
+                    elif not is_folder(entry):
+                        yield entry
+                    elif steps.lead_into(name_of(entry.name), depth) and not is_result(entry.path):
+                        (links if entry.is_symlink() else below).append((entry.path, depth + 1))
+            folders += sorted(below, reverse=True)
+        reached = links
+
+
+def is_result(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, MARKER))  # noqa: PTH110, PTH118 - as above
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -120,8 +156,10 @@ def name_of(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_image(path: str, max_bytes: int) -> bytes:
+def read_image(path: str, max_bytes: int, claim: Callable[[int], None] = lambda size: None) -> bytes:
     """The bytes of an image.
+
+    claim: told how many they are before they are read; what it raises is raised.
 
     Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or, above `max_bytes`, `too_large`.
     """
@@ -132,6 +170,7 @@ def read_image(path: str, max_bytes: int) -> bytes:
                 raise BadImage("unreadable", "not a regular file")
             if status.st_size > max_bytes:
                 raise BadImage("too_large", f"{status.st_size} bytes, more than image.max_bytes ({max_bytes})")
+            claim(status.st_size)
             data = file.read(status.st_size + 1)
             if len(data) != status.st_size:
                 raise BadImage("changed", "it changed while it was read: run again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
-from fruitpipe.source.listing import BATCH, LISTING, LISTS, WILD, split_glob
+from fruitpipe.source.listing import BATCH, LINKED, LISTING, LISTS, WILD, split_glob
 from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
 from fruitpipe.storage import layout
 from fruitpipe.units import in_kinds
@@ -31,6 +31,7 @@ def list_images(
     s3: S3Config | None = None,
     batch: int = BATCH,
     others: Counter[str] | None = None,
+    allow: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, as batches of the schema LISTING, in no particular order.
 
@@ -38,19 +39,23 @@ def list_images(
     images of up to `max_bytes` are read for their digest. An image that two inputs have comes twice.
 
     others: files that are no images by name are counted there, by extension.
+    allow: places whose images lists may name besides their own, as `lists.allow` of a config has it.
 
-    Raises UserError where an input is missing, cannot be listed or read, or is nothing that holds images.
+    Raises UserError where an input is missing, cannot be listed or read, is nothing that holds images, or a list that
+    names what it may not.
     """
     s3 = s3 or S3Config()
     for name in [inputs] if isinstance(inputs, str) else inputs:
-        found = list_one(name, labels == "parent", s3, batch, Counter() if others is None else others)
+        found = list_one(name, labels == "parent", s3, batch, Counter() if others is None else others, allow)
         yield from with_content(found, Reader(s3, max_bytes)) if verify_content else found
 
 
-def list_one(name: str, by_parent: bool, s3: S3Config, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
+def list_one(
+    name: str, by_parent: bool, s3: S3Config, batch: int, others: Counter[str], allow: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
         case "list":
-            return image_lists.list_named(name, by_parent, s3)
+            return image_lists.list_named(name, by_parent, s3, allow)
         case "bucket":
             return buckets.list_bucket(name, by_parent, s3, others)
         case "folder":
@@ -117,9 +122,19 @@ def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:
     return tuple({bucket.url: bucket for bucket in found}.values())
 
 
+def require_places(statuses: Collection[str], path: str, reader: Reader) -> None:
+    """Raise UserError where no image was read, and that of a path for the sake of its bucket: it will be that of all.
+
+    statuses: those of all images.
+    """
+    if set(statuses) <= {"missing", "forbidden"}:
+        reader.require_place(path)
+
+
 def passed_over(others: Mapping[str, int]) -> str:
-    """A note of the files that are no images."""
-    return f"files that are hidden or no images by name were passed over: {in_kinds(others)}"
+    """A note of the files that are no images, and of links to folders that are listed by another path."""
+    links = ", as were links to folders that are listed anyway" if LINKED in others else ""
+    return f"files that are hidden or no images by name were passed over{links}: {in_kinds(others)}"
 
 
 def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:

@@ -32,6 +32,10 @@ THUMBNAILS = "@eaDir"
 """A folder of thumbnails, which a Synology puts into each folder of photographs."""
 HIDDEN = "hidden"
 """How hidden files and folders are counted."""
+LINKED = "linked"
+"""How links to folders are counted that are listed by another path."""
+LONGEST_TEXT = 4096
+"""Bytes of a path, label or etag in a list, at most. Systems have no longer paths."""
 LONGEST, KINDS = 8, 100
 """Letters of an extension, and how many of these are counted apart."""
 WILD = re.compile(r"[*?\[]")

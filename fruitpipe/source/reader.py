@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
@@ -22,23 +24,46 @@ class Reader:
     s3: S3Config
     max_bytes: int
     buckets: tuple[Bucket, ...] = ()
-    """those that the driver has opened; where they are need not be found out again"""
+    """inputs, which the driver has opened; where they are need not be found out again"""
+    _refused: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """why, by other buckets from which nothing could be read"""
 
-    def _bucket_of(self, path: str) -> Bucket:
-        scheme, name, _ = split(path)
-        url = f"{scheme}://{name}"
-        return next((bucket for bucket in self.buckets if bucket.url == url), None) or open_bucket(url, self.s3)
-
-    def read(self, path: str, etag: str = "") -> bytes | memoryview:
+    def read(self, path: str, etag: str = "", claim: Callable[[int], None] = lambda size: None) -> bytes | memoryview:
         """The bytes of an image, those that were listed with this etag.
 
+        claim: told how many they are, each time before they are read; what it raises is raised.
+
         Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or `too_large`; UserError where nothing could
-        be read from there, such as for want of credentials.
+        be read from one of `buckets`, such as for want of credentials.
         """
+        if not is_remote(path) or self._given(path):
+            return self._read(path, etag, claim)
+        place = bucket_of(path)
+        if place not in self._refused:
+            try:
+                return self._read(path, etag, claim)
+            except UserError as error:
+                self._refused[place] = str(error)  # those of other buckets in a list may be well
+        raise BadImage("forbidden", self._refused[place])
+
+    def require_place(self, path: str) -> None:
+        """Raise UserError where an image cannot be read for the sake of its bucket, whatever bucket that is."""
+        with suppress(BadImage):
+            self._read(path, "", lambda size: None)
+
+    def _read(self, path: str, etag: str, claim: Callable[[int], None]) -> bytes | memoryview:
+        """As `read`. Raises UserError whatever the bucket is."""
         if not is_remote(path):
-            return files.read_image(local_path(path), self.max_bytes)
+            return files.read_image(local_path(path), self.max_bytes, claim)
+
+        def admit(size: int) -> None:
+            if size > self.max_bytes:
+                raise BadImage("too_large", f"{size} bytes, more than image.max_bytes ({self.max_bytes})")
+            claim(size)
+
         try:
-            return self._bucket_of(path).get(split(path)[2], etag or None, self.max_bytes).data
+            bucket = self._given(path) or open_bucket(path, self.s3)
+            return bucket.get(split(path)[2], etag or None, admit).data
         except FileNotFoundError as error:
             listed = "deleted since it was listed, or its key has a slash at an end: rename it"
             raise BadImage("missing", listed if etag else "no such object") from error
@@ -48,12 +73,19 @@ class Reader:
             raise BadImage("forbidden", str(error)) from error
         except Changed as error:
             raise BadImage("changed", "changed between listing and reading: run again") from error
-        except OverflowError as error:
-            raise BadImage("too_large", f"more than image.max_bytes ({self.max_bytes})") from error
         except UserError:
             raise
         except FruitpipeError as error:
             raise BadImage("unreadable", str(error)) from error
+
+    def _given(self, path: str) -> Bucket | None:
+        """The one of `buckets` that an object is in."""
+        return next((bucket for bucket in self.buckets if bucket.url == bucket_of(path)), None)
+
+
+def bucket_of(path: str) -> str:
+    """URL of the bucket that an object is in."""
+    return "{}://{}".format(*split(path))
 
 
 def threads_for(path: str) -> int:

@@ -1,55 +1,72 @@
-"""One writer at a time: a small object that says who is writing, renewed while they live."""
+"""One writer at a time: a small object that says who is writing, renewed while they live.
+
+Nobody's clock is compared with another's, and no host name is trusted. Whoever finds a lease knows of a process of the
+same machine and PID namespace whether it lives. Of any other, it sees whether the lease is renewed while it waits.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 import psutil
 from pydantic import BaseModel, ValidationError
 
+from fruitpipe import streams
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 
 LIFETIME = 60.0
 """Seconds after which a lease that nobody renewed may be taken over."""
+ENDED = -1
+
+
+def to_standard_error(line: str) -> None:
+    streams.say(line, sys.stderr)
 
 
 class Lease:
     """Hold a result for writing, as a context manager.
 
-    A lease is given up at once if its process on this machine is gone, and after LIFETIME if it was on another.
-    Raises UserError where somebody else holds it.
+    A lease is taken over at once if its process on this machine is gone, and else once it was watched for LIFETIME and
+    not renewed. Raises UserError where somebody else holds it.
+
+    note: told for whom it waits.
     """
 
-    def __init__(self, store: Store, purpose: str) -> None:
-        self._store = store
+    def __init__(self, store: Store, purpose: str, note: Callable[[str], None] = to_standard_error) -> None:
+        self._store, self._note = store, note
+        pid = os.getpid()
         self._me = Document(
             purpose=purpose,
+            token=secrets.token_hex(16),
             host=socket.gethostname(),
-            pid=os.getpid(),
+            pid=pid,
+            place=place(),
+            started=started(pid),
             process_started=psutil.Process().create_time(),
-            renewed=0.0,
         )
-        self._held: bytes | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
         current = self._store.find(layout.LEASE)
-        if current is not None and (holder := holder_of(current)):
-            raise UserError(
-                f"{holder.purpose} (process {holder.pid} on {holder.host}) is writing to {self._store.url}: "
-                "wait for it to end, or choose another output."
-            )
-        fresh = self._document()
-        if not self._store.swap(layout.LEASE, current, fresh):
+        if current is not None and (holder := read(current)):
+            alive = lives(holder)
+            if alive is None:
+                current = self._watch(current, holder)
+            elif alive:
+                raise self._held_by(holder)
+        if not self._store.swap(layout.LEASE, current, self._renewed()):
             raise UserError(f"another process has just begun to write to {self._store.url}: wait for it to end.")
-        self._held = fresh
         self._thread.start()
         return self
 
@@ -58,57 +75,110 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._store.swap(layout.LEASE, self._held, None)
+        if current := self._mine():
+            self._store.swap(layout.LEASE, current, None)
 
     def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
-        current = self._store.find(layout.LEASE)
-        holder = holder_of(current) if current else None
-        if holder is None or holder.model_copy(update={"renewed": 0.0}) != self._me:
+        if not self._mine():
             raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
-    def _document(self) -> bytes:
-        return self._me.model_copy(update={"renewed": time.time()}).model_dump_json().encode()
+    def _watch(self, current: bytes, holder: Document) -> bytes | None:
+        """The lease of a holder that is not renewed for LIFETIME; None where it is given up meanwhile.
+
+        Raises UserError where it is renewed.
+        """
+        self._note(f"waiting for up to {LIFETIME:.0f} s to see whether {holder} still writes to {self._store.url}")
+        end = time.monotonic() + LIFETIME
+        while True:
+            last = time.monotonic() >= end
+            found = self._store.find(layout.LEASE)
+            if found is None or (last and found == current):
+                return found
+            if found != current:
+                raise self._held_by(read(found) or holder)
+            time.sleep(LIFETIME / 60)
+
+    def _held_by(self, holder: Document) -> UserError:
+        return UserError(f"{holder} is writing to {self._store.url}: wait for it to end, or choose another output.")
+
+    def _mine(self) -> bytes | None:
+        """The lease as it is, where it is still this one."""
+        current = self._store.find(layout.LEASE)
+        holder = read(current) if current else None
+        return current if holder and holder.token == self._me.token else None
+
+    def _renewed(self) -> bytes:
+        self._me = self._me.model_copy(update={"renewals": self._me.renewals + 1, "renewed": time.time()})
+        return self._me.model_dump_json().encode()
 
     def _keep(self) -> None:
         while not self._stop.wait(LIFETIME / 4):
-            fresh = self._document()
             try:
-                renewed = self._store.swap(layout.LEASE, self._held, fresh)
+                if not (current := self._mine()):
+                    return
+                self._store.swap(layout.LEASE, current, self._renewed())
             except (OSError, FruitpipeError):
                 continue  # a full disk or a slow network, maybe for a moment: `require_held` has the last word
-            if not renewed:
-                return
-            self._held = fresh
 
 
 class Document(BaseModel):
-    """Content of a lease: who holds it and when it was last renewed."""
+    """Content of a lease: who holds it, and how often it was renewed."""
 
     purpose: str
     host: str
+    """for people"""
     pid: int
-    process_started: float
-    renewed: float
+    token: str = ""
+    """random; that of an earlier version has none"""
+    place: str | None = None
+    """as `place` has it"""
+    started: int | None = None
+    """as `started` has it"""
+    renewals: int = 0
+    process_started: float = 0.0
+    """wall clock, as earlier versions compare it"""
+    renewed: float = 0.0
+    """likewise"""
+
+    def __str__(self) -> str:
+        return f"{self.purpose} (process {self.pid} on {self.host})"
 
 
-def holder_of(document: bytes) -> Document | None:
-    """Who holds a lease, or None if it lapsed or says nothing."""
+def read(document: bytes) -> Document | None:
+    """Who holds a lease, or None if it says nothing."""
     try:
-        lease = Document.model_validate_json(document)
+        return Document.model_validate_json(document)
     except ValidationError:
         return None
-    if time.time() - lease.renewed > LIFETIME:
-        return None
-    if lease.host == socket.gethostname() and not lives(lease.pid, lease.process_started):
-        return None
-    return lease
 
 
-def lives(pid: int, started: float) -> bool:
-    """Whether a process of this machine still runs; its number may have been given to another since."""
+def lives(holder: Document) -> bool | None:
+    """Whether a process still runs; None where that cannot be told from here."""
+    if holder.place is None or holder.started is None or holder.place != place():
+        return None
+    found = started(holder.pid)
+    if found is None and psutil.pid_exists(holder.pid):  # hidden from us, as by `hidepid`
+        return None
+    return found == holder.started
+
+
+def place() -> str | None:
+    """Where numbers of processes mean what they mean here: a boot of a machine, and a PID namespace. Linux only."""
     try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot; None where none is seen, ENDED for a zombie.
+
+    Fields 3 and 22 of proc_pid_stat(5), after the name, which may hold anything.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return ENDED if fields[0] in {b"Z", b"X"} else int(fields[19])

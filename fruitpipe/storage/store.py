@@ -220,10 +220,11 @@ class BucketStore(Store):
         return bytes(self._get(name).data)
 
     def _get(self, name: str) -> Found:
-        try:
-            return self.bucket.get(self._key(name), max_bytes=layout.most_bytes(name))
-        except OverflowError:
-            raise too_large(self.location(name), name) from None
+        def admit(size: int) -> None:
+            if size > layout.most_bytes(name):
+                raise too_large(self.location(name), name)
+
+        return self.bucket.get(self._key(name), admit=admit)
 
     def open(self, name: str) -> BinaryIO:
         return cast(BinaryIO, self.bucket.open(self._key(name)))

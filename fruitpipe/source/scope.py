@@ -1,0 +1,92 @@
+"""What a list of images may name: whoever wrote it does not choose what else is read with the rights of who runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fruitpipe.config import is_remote, local_path
+from fruitpipe.errors import UserError
+from fruitpipe.objects import split
+
+OBJECTS = ("s3://", "gs://", "az://")
+NEVER = ("/dev/", "/proc/", "/sys/")
+"""Folders whose files are no files of a disk, but for MEMORY."""
+MEMORY = ("/dev/shm/",)
+ROUNDABOUT = ("//", "/.")
+"""In a path: what may lead elsewhere than it seems."""
+
+
+def folder_of(name: str) -> str:
+    """The folder that a list is in, absolute."""
+    return name.rpartition("/")[0] if is_remote(name) else str(Path(local_path(name)).absolute().parent)
+
+
+class Scope:
+    """The places whose images a list may name.
+
+    A list on disk names files below its own folder, and objects of any bucket; one in a bucket, objects of that bucket.
+    allow: further folders, buckets or prefixes.
+    """
+
+    def __init__(self, name: str, allow: Sequence[str] = ()) -> None:
+        self.folder = folder_of(name)
+        self._name = name
+        self._own = bucket_of(name) if is_remote(name) else self.folder
+        anywhere = () if is_remote(name) else OBJECTS
+        self._places = [*anywhere, *(place for each in (self._own, *allow) for place in spellings(each))]
+
+    def check(self, paths: pa.Array, before: int, kind: str = "row") -> None:
+        """Raise UserError where one of these absolute paths or URLs is elsewhere. Nulls are nowhere.
+
+        before: how many rows there were before.
+        """
+        objects = begin_with(paths, OBJECTS)
+        roundabout = pc.and_not(reduce(pc.or_, (pc.match_substring(paths, part) for part in ROUNDABOUT)), objects)
+        straight = pa.array(map(normal, paths.filter(roundabout).to_pylist()), pa.string())
+        led = pc.replace_with_mask(paths, roundabout, straight)
+        fine = begin_with(led, self._places)
+        never = pc.and_not(begin_with(led, NEVER), begin_with(led, MEMORY))
+        row = pc.index(pc.and_not(fine, never), False).as_py()
+        if row < 0:
+            return
+        path = paths[row].as_py()
+        said = f"{self._name} names {path[:SHOWN]!r} in its {kind} {before + row + 1}"
+        if never[row].as_py():
+            raise UserError(f"{said}: no list may name what is no file of a disk.")
+        place = bucket_of(path) if objects[row].as_py() else os.path.dirname(normal(path))  # noqa: PTH120
+        raise UserError(
+            f"{said}, outside of {self._own}: if you trust the list, set lists.allow to the places of such images "
+            f"(--set 'lists.allow=[{place[:SHOWN]}]')."
+        )
+
+
+SHOWN = 300
+"""Characters of a path in a message, at most."""
+
+
+def begin_with(paths: pa.Array, beginnings: Sequence[str]) -> pa.Array:
+    return reduce(pc.or_, (pc.starts_with(paths, each) for each in beginnings))
+
+
+def bucket_of(url: str) -> str:
+    return "{}://{}".format(*split(url))
+
+
+def spellings(place: str) -> set[str]:
+    """What the paths of a place begin with; a folder may be named by links."""
+    if is_remote(place):
+        return {f"{place.rstrip('/')}/"}
+    folder = Path(local_path(place)).absolute()
+    return {f"{normal(str(each)).rstrip('/')}/" for each in (folder, folder.resolve())}
+
+
+def normal(path: str) -> str:
+    """A path without what may lead elsewhere than it seems."""
+    return re.sub("^/+", "/", os.path.normpath(path))
