@@ -160,6 +160,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         lease.require_held()
         job.published = True
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
+        lease.require_held()  # or this is not the latest
         point_latest(job.store, job.id)
     return manifest
 

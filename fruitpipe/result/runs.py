@@ -168,8 +168,12 @@ def garbage(store: Store) -> list[Garbage]:
     What has a name that fruitpipe does not give, or lies behind a link, is somebody else's and never garbage.
     """
     require_result(store)
+    # In this order, and the latest in any case: a run that is published meanwhile, or that a store lists late, is not
+    # taken for one that was never published.
+    found = [Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.names(folder)]
+    runs = {name.split("/")[1] for name, _ in found if name.startswith(f"{layout.RUNS}/")}
     published, used = set(), set()
-    for run_id in store.folders(layout.RUNS):
+    for run_id in runs | ({latest} if (latest := latest_run(store)) else set()):
         if (document := store.find(layout.manifest(run_id))) is not None:
             published.add(run_id)
             used.update(Manifest.read(document).feature_parts)
@@ -183,18 +187,21 @@ def garbage(store: Store) -> list[Garbage]:
             return name in used
         return rest.split("/")[0] in published and not name.startswith(layout.work(rest.split("/")[0]) + "/")
 
-    found = (Garbage(*each) for folder in (layout.FEATURES, layout.RUNS) for each in store.names(folder))
     return sorted(
         each for each in found if layout.is_ours(each.name) and not needed(each.name) and not store.is_linked(each.name)
     )
 
 
 def collect(store: Store) -> list[Garbage]:
-    """Delete the garbage and say what it was. Raises UserError where there is no result, or somebody is writing."""
+    """Delete the garbage and say what it was.
+
+    Raises UserError where there is no result, or somebody is writing, FruitpipeError where somebody else writes by now.
+    """
     require_result(store)  # before a lease leaves its mark in somebody else's folder
-    with Lease(store, "fruitpipe gc"):
+    with Lease(store, "fruitpipe gc") as lease:
         found = garbage(store)
         for each in found:
+            lease.require_held()  # a run that took over may be publishing what was garbage
             store.delete(each.name)
         store.tidy(layout.is_ours)
     return found

@@ -23,7 +23,7 @@ class Lease:
     """Hold a result for writing, as a context manager.
 
     A lease is given up at once if its process on this machine is gone, and after LIFETIME if it was on another.
-    Raises UserError where somebody else holds it.
+    Raises UserError where somebody else holds it, FruitpipeError where the block fails and the lease was lost in it.
     """
 
     def __init__(self, store: Store, purpose: str) -> None:
@@ -58,14 +58,18 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._store.swap(layout.LEASE, self._held, None)
+        if not self._store.swap(layout.LEASE, self._held, None) and isinstance(error, Exception):
+            raise self._lost() from error  # whoever took over may have cleared away what the block needed
 
     def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
         current = self._store.find(layout.LEASE)
         holder = holder_of(current) if current else None
         if holder is None or holder.model_copy(update={"renewed": 0.0}) != self._me:
-            raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
+            raise self._lost()
+
+    def _lost(self) -> FruitpipeError:
+        return FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
     def _document(self) -> bytes:
         return self._me.model_copy(update={"renewed": time.time()}).model_dump_json().encode()
