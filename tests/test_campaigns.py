@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaigns import concurrency, crash
+from campaigns import concurrency, crash, lies
 from conftest import unavailable
 from parts import Image, put_part
-from seaweed import BUCKET
+from seaweed import BUCKET, Server
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
+from fruitpipe.objects import clients
 from fruitpipe.result.compaction import compact
 from fruitpipe.result.runs import collect
 from fruitpipe.storage import layout
@@ -120,3 +121,14 @@ def test_what_was_killed_and_finished_is_what_was_not_disturbed(data: Path, disk
     campaign = crash.Campaign(crash.Place(str(images), str(disk), tmp_path / "scratch", crash.ON_DISK))
     told = sum((campaign.play(f"tests {number}") for number in range(2)), Counter[str]())
     assert told.total() >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_no_lie_of_a_server_is_published(
+    server: Server, template: concurrency.Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(clients.ANSWERS, clients.LATER, 3)  # seconds, instead of the minute that nobody waits for here
+    campaign = lies.Campaign(template, server)
+    for name, lie in lies.lies(outage=5).items():
+        campaign.play(name, lie)
