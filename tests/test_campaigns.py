@@ -58,7 +58,7 @@ class Overtaken(LocalStore):
 
 def test_gc_that_has_lost_its_lease_deletes_no_more(store: Store) -> None:
     """A run that took over may be publishing what was garbage."""
-    store.put(layout.MARKER, b"{}")
+    store.put(layout.MARKER, b'{"layout": 1}')
     first, second = sorted(put_part(store, "d" * 64, [Image(name)]) for name in "ab")
     overtaken = Overtaken(store.url)
     overtaken.name = first

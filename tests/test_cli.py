@@ -266,7 +266,7 @@ def test_other_verbs_take_the_backbone_directly_too() -> None:
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "fruitpipe.json").write_text("{}")
+    (tmp_path / "fruitpipe.json").write_text('{"layout": 1}')
     (tmp_path / "latest.json").write_text("{")
     line = one_line_error(fruitpipe("show", tmp_path, code=1))
     assert "JSONDecodeError" in line

@@ -120,8 +120,26 @@ def is_name(name: str) -> bool:
     return bool(name) and "/" not in name and not name.startswith(".")
 
 
+def is_result(store: Store) -> bool:
+    """Whether there is a result. Raises UserError where another version wrote it whose layout is not known here."""
+    document = store.find(layout.MARKER)
+    if document is None:
+        return False
+    try:
+        version = json.loads(document)["layout"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{store.location(layout.MARKER)} is damaged: choose another output.") from error
+    if version != layout.VERSION:
+        raise UserError(
+            f"{store.url} has layout {version}, and this fruitpipe knows layout {layout.VERSION}: use the fruitpipe "
+            "that wrote it, or a later one, or choose another output."
+        )
+    return True
+
+
 def require_result(store: Store) -> None:
-    if store.find(layout.MARKER) is None:
+    """Raise UserError where there is no result, or one whose layout is not known here."""
+    if not is_result(store):
         raise UserError(f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`.")
 
 
