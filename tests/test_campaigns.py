@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from campaigns import concurrency, crash, lies
+from campaigns import concurrency, crash, lies, soak
 from conftest import unavailable
 from parts import Image, put_part
 from seaweed import BUCKET, Server
@@ -132,3 +133,14 @@ def test_no_lie_of_a_server_is_published(
     campaign = lies.Campaign(template, server)
     for name, lie in lies.lies(outage=5).items():
         campaign.play(name, lie)
+
+
+@pytest.mark.slow
+def test_run_after_run_in_one_process_holds_no_more(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    soak.require_flat(list(soak.runs(fruits, tmp_path / "runs", 6)))
+    soak.require_flat(list(soak.increments(fruits, tmp_path / "increments", 6)))
