@@ -39,9 +39,7 @@ class Use(NamedTuple):
     def now(cls) -> Use:
         gc.collect()
         process = psutil.Process()
-        left = [
-            name for name in os.listdir(tempfile.gettempdir()) if name.startswith(("fruitpipe", "spark", "blockmgr"))
-        ]
+        left = [path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith(TEMPORARY)]
         return cls(
             process.memory_info().rss / 2**20,
             process.num_fds(),
