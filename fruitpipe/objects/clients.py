@@ -58,7 +58,9 @@ def _client(pid: int, place: Place, retries: int) -> ObjectStore:
     retry: RetryConfig = {
         "max_retries": retries,
         "retry_timeout": timedelta(minutes=3),
-        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+        # A pause is drawn between the first one and `base` times the last: with 2, pauses stay short, and 30 of them
+        # were over in 13 s (median). With 6, all but one in a thousand last for two minutes.
+        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 6},
     }
     options: ClientConfig = {
         "allow_http": s3.allow_http,
