@@ -64,7 +64,7 @@ class Lease:
     def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
         current = self._store.find(layout.LEASE)
-        holder = holder_of(current) if current else None
+        holder = read(current) if current else None  # also one that lapsed, as in an outage: nobody took it
         if holder is None or holder.model_copy(update={"renewed": 0.0}) != self._me:
             raise self._lost()
 
@@ -96,13 +96,18 @@ class Document(BaseModel):
     renewed: float
 
 
-def holder_of(document: bytes) -> Document | None:
-    """Who holds a lease, or None if it lapsed or says nothing."""
+def read(document: bytes) -> Document | None:
+    """What a lease says, or None if that is nothing."""
     try:
-        lease = Document.model_validate_json(document)
+        return Document.model_validate_json(document)
     except ValidationError:
         return None
-    if time.time() - lease.renewed > LIFETIME:
+
+
+def holder_of(document: bytes) -> Document | None:
+    """Who holds a lease, or None if it lapsed or says nothing."""
+    lease = read(document)
+    if lease is None or time.time() - lease.renewed > LIFETIME:
         return None
     if lease.host == socket.gethostname() and not lives(lease.pid, lease.process_started):
         return None

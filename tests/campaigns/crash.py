@@ -235,7 +235,8 @@ def full(disk: Path) -> Iterator[None]:
 def needed(store: Store) -> set[str]:
     """All objects of a result that has no garbage and was not compacted."""
     names = {layout.MARKER, layout.LATEST}
-    for row in list_runs(store):
+    published = [row for row in list_runs(store) if row.status in {"latest", "published"}]
+    for row in published:  # SeaweedFS lists folders that are empty by now, too
         manifest = Manifest.read(store.get(layout.manifest(row.run)))
         names |= {layout.run(row.run, file.name) for file in manifest.files} | set(manifest.feature_parts)
         names |= {layout.manifest(row.run), layout.report(row.run)}
