@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
 TESTS := not slow and not cluster
+ROUNDS ?= 200
 
-.PHONY: help setup demo test test-all lint unit e2e s3 image lock clean
+.PHONY: help setup demo test test-all lint unit e2e s3 chaos image lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -47,6 +48,9 @@ e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its na
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py
+
+chaos: setup ## Campaigns of crashes, lying stores, interleavings and long use; IMAGES is a folder of photographs, ROUNDS 200
+	@$(BIN)/python benchmarks/chaos.py all "$(IMAGES)" --rounds $(ROUNDS)
 
 image: ## Build the container image; weights in KERAS_HOME go into it
 	@scripts/image $(IMAGE)

@@ -127,10 +127,7 @@ def network(server: Server) -> Iterator[Proxy]:
 @pytest.fixture
 def proxy(network: Proxy) -> Proxy:
     """Between us and the server, without the faults of the test before."""
-    network.slow_down = network.reset = network.truncated = 0
-    network.rewrite = None
-    network.log.clear()
-    network.injected.clear()
+    network.calm()
     return network
 
 

@@ -109,6 +109,14 @@ class Proxy:
         self._thread.start()
         assert listens.wait(10), "the proxy does not listen"
 
+    def calm(self) -> None:
+        """No faults from now on; what is drawn begins anew, so that a test does not depend on those before it."""
+        self.slow_down = self.reset = self.truncated = 0
+        self.rewrite = None
+        self.log.clear()
+        self.injected.clear()
+        self._random.seed(self.seed)
+
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import psutil
 import pytest
 from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
+from processes import jvms_of, lives, wait, workers_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def running(images: Path, out: Path, parts: int = 2, settings: Sequence[str] = (
 @contextmanager
 def held(process: subprocess.Popen[str]) -> Iterator[None]:
     """The run's workers stand still meanwhile, and are gone afterwards."""
-    workers = workers_of(process)
+    workers = workers_of(process.pid)
     for worker in workers:
         worker.suspend()
     try:
@@ -54,14 +54,6 @@ def held(process: subprocess.Popen[str]) -> Iterator[None]:
 
 def finished_parts(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in (out / "features").rglob("part-*.parquet")}
-
-
-def wait(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Until something is so. The limit only keeps a broken test from hanging."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
@@ -81,27 +73,12 @@ def goes_on(images: Path, out: Path, undisturbed: Path, settings: Sequence[str] 
     assert same_vectors(vectors(out), vectors(undisturbed))
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The Python workers: children of Spark's daemon, which is a child of the JVM."""
-    children = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
-    daemons = [child.pid for child in children if "pyspark.daemon" in child.cmdline()]
-    return [child for child in children if child.ppid() in daemons]
-
-
-def jvm_of(process: subprocess.Popen[str]) -> psutil.Process:
-    return next(child for child in psutil.Process(process.pid).children(recursive=True) if child.name() == "java")
-
-
 def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
     with running(fruits, tmp_path) as process:
-        jvm = jvm_of(process)
+        jvm = jvms_of(process.pid)[0]
         process.kill()
         process.wait()
-    wait(lambda: not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: not lives(jvm))
     assert not list(tmp_path.glob("runs/*/manifest.json"))
     goes_on(fruits, tmp_path, undisturbed)
 
@@ -123,7 +100,7 @@ def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path
 @pytest.mark.slow
 def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
     with running(fruits, tmp_path) as process:
-        workers_of(process)[0].kill()
+        workers_of(process.pid)[0].kill()
         assert ended(process).returncode == 0
     assert manifest(tmp_path)["counts"]["ok"] == 320
     assert same_vectors(vectors(tmp_path), vectors(undisturbed))
@@ -132,7 +109,7 @@ def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: 
 @pytest.mark.slow
 def test_a_killed_jvm_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
     with running(fruits, tmp_path) as process:
-        jvm_of(process).kill()
+        jvms_of(process.pid)[0].kill()
         done = ended(process)
     assert done.returncode == 1
     assert "Spark's JVM died" in one_line_error(done)

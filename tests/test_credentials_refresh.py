@@ -20,9 +20,9 @@ import pytest
 from command import BACKBONE, command, fruitpipe, one_line_error, process
 from credentials import Endpoint
 from faults import Proxy
+from processes import wait
 from s3 import environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
-from test_crash import wait
 
 from fruitpipe.config import Environment
 

@@ -196,6 +196,13 @@ def test_who_lost_the_lease_is_told_and_leaves_the_others_alone(store: Store) ->
     assert store.get(layout.LEASE) == theirs
 
 
+def test_a_lease_that_lapsed_in_an_outage_and_that_nobody_took_is_held(store: Store) -> None:
+    with Lease(store, "first") as lease:
+        document = json.loads(store.get(layout.LEASE))
+        store.put(layout.LEASE, json.dumps(document | {"renewed": document["renewed"] - 3600}).encode())
+        lease.require_held()
+
+
 def test_a_lease_that_vanished_is_lost(store: Store) -> None:
     with Lease(store, "first") as lease:
         store.delete(layout.LEASE)

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults import Proxy, Response
+from faults import Proxy, Response, s3_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3 import environment
@@ -121,12 +121,12 @@ def lists(proxy: Proxy) -> list[dict[str, list[str]]]:
     return [query for query in asked if "list-type" in query]
 
 
-@pytest.mark.parametrize(("prefix", "requests"), [("flat", 3), ("", 1 + 3), ("a03", 1), ("nothing", 1)])
+@pytest.mark.parametrize(("prefix", "requests"), [("flat", 3), ("", 1 + 3), ("a03", 1), ("nothing", 1 + 1)])
 @pytest.mark.usefixtures("tree")
 def test_a_list_is_asked_for_once_for_a_thousand_keys(
     proxy: Proxy, through: Bucket, prefix: str, requests: int
 ) -> None:
-    """And of a whole bucket once more, for keys that begin with a slash."""
+    """And of a whole bucket once more, for keys that begin with a slash; so where a page ends, as with none."""
     list(list_pages(through, prefix))
     assert len(lists(proxy)) == requests
 
@@ -166,6 +166,18 @@ def test_a_listing_is_whole_whatever_a_store_says_of_folders(
     assert proxy.injected == {"rewritten": 1}
     expected = by_botocore(admin, TREE, f"{prefix}/" if prefix else "")
     assert [row for row in found if row[0] not in at_root] == [row for row in expected if row[0] not in at_root]
+
+
+@pytest.mark.usefixtures("tree")
+@pytest.mark.parametrize("page", [1, 2])
+def test_a_page_that_failed_with_status_200_is_not_the_end_of_a_list(
+    admin: Any, proxy: Proxy, through: Bucket, page: int
+) -> None:
+    pages = iter(range(1, 100))
+    error = s3_error(200, "InternalError")
+    proxy.rewrite = lambda _, path, __: error if "list-type" in path and next(pages) == page else None
+    assert rows(list_pages(through, "flat")) == by_botocore(admin, TREE, "flat/")
+    assert proxy.injected == {"rewritten": 1}
 
 
 @pytest.mark.parametrize("fault", ["reset", "truncated", "slow_down"])

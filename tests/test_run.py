@@ -360,7 +360,7 @@ def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Pat
 
 def test_gc_deletes_nothing_that_fruitpipe_has_not_written(store: LocalStore, tmp_path: Path) -> None:
     """Photographs where labels are called `runs` and `features`, and all that links lead to."""
-    store.put(layout.MARKER, b"{}")
+    store.put(layout.MARKER, b'{"layout": 1}')
     ours = layout.feature_part("0" * 64, [("a", "1")])
     unfinished = layout.new_run_id()
     elsewhere = tmp_path / "elsewhere"

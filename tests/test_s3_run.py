@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from faults import Forwarded, Proxy, Response
+from processes import wait
 from seaweed import BUCKET, Server
-from test_crash import wait
 
 IMAGES = "fruits"
 COUNT = 320

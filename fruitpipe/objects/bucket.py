@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 PAGE = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+PAGE_KEYS = 1000
+"""Keys of a page, but for the last."""
 CONTENTS = ("Key", "Size", "ETag")
 UNUSUAL = "//, /./, /../, a slash at an end or control characters"
 """In a key: what obstore refuses or passes over."""
@@ -84,21 +86,27 @@ class Bucket:
         with in_our_words(self.place, "list", prefix):
             try:
                 client, folder = self.client(AT_FIRST), exact(prefix) or None
-                return retried(lambda: next(iter(obstore.list(client, folder, chunk_size=1)), None)) is not None
+                found = retried(lambda: next(iter(obstore.list(client, folder, chunk_size=1)), None)) is not None
             except (ValueError, obstore.exceptions.InvalidPathError):
-                return self.place.scheme != "s3" or "Contents" in next(self._list(prefix, "", MaxKeys=1))
+                found = self.place.scheme != "s3"
+            # S3 may say with status 200 that it failed, which obstore takes for a page without keys.
+            if found or self.place.scheme != "s3":
+                return found
+            return "Contents" in next(self._list(prefix, "", AT_FIRST, MaxKeys=1))
 
     def pages(self, prefix: str, last: str = "") -> Iterator[pa.RecordBatch]:
         """Objects below a folder that come after a key, as batches of the schema PAGE, ordered by key."""
         import obstore
 
-        retry = Retry()
+        retry, count = Retry(), 0
         with in_our_words(self.place, "list", prefix):
             while True:
                 try:
                     for batch in self._pages(prefix, last):
-                        retry, last = Retry(), batch["key"][-1].as_py()
+                        retry, last, count = Retry(), batch["key"][-1].as_py(), count + len(batch)
                         yield batch
+                    if self.place.scheme == "s3" and count % PAGE_KEYS == 0:  # as in `has_any`
+                        yield from self._pages_of_any(prefix, last)
                 except (ValueError, obstore.exceptions.InvalidPathError) as error:
                     if self.place.scheme != "s3":
                         why = f"cannot list {self.url}/{prefix}: {one_line(str(error))}"
@@ -116,7 +124,7 @@ class Bucket:
         client, folder, after = self.client(), exact(prefix) or None, exact(last) or None
         if not prefix and self._begin_with_a_slash(last):
             raise ValueError("Some keys begin with a slash")
-        for page in obstore.list(client, folder, offset=after, chunk_size=1000, return_arrow=True):
+        for page in obstore.list(client, folder, offset=after, chunk_size=PAGE_KEYS, return_arrow=True):
             yield to_page(*(pa.array(page[name]) for name in ("path", "size", "e_tag")))
 
     def _pages_of_any(self, prefix: str, last: str) -> Iterator[pa.RecordBatch]:
@@ -140,11 +148,11 @@ class Bucket:
             return False
         return any(each["Key"].startswith("/") for each in found)  # SeaweedFS takes the slash off itself
 
-    def _list(self, prefix: str, last: str, **options: Any) -> Iterator[dict[str, Any]]:
+    def _list(self, prefix: str, last: str, retries: int = LATER, **options: Any) -> Iterator[dict[str, Any]]:
         """Answers of S3 itself."""
         if self.place.s3.requester_pays:
             options["RequestPayer"] = "requester"
-        pages = botocore_client(self.place).get_paginator("list_objects_v2")
+        pages = botocore_client(self.place, retries).get_paginator("list_objects_v2")
         yield from pages.paginate(Bucket=self.place.name, Prefix=below(prefix), StartAfter=last, **options)
 
     def split_after(self, prefix: str, last: str) -> tuple[list[str], list[pa.RecordBatch]] | None:

@@ -107,7 +107,7 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         "nothing answers at {server}: check {setting}, and that the server runs.",
     ),
     (
-        "(Connect|Read) timeout on endpoint",
+        "(Connect|Read) timeout on endpoint|operation timed out",
         UserError,
         "{server} does not answer in time: check {setting}, and what is between (VPN, firewall, proxy).",
     ),

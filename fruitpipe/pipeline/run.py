@@ -26,7 +26,7 @@ from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
 from fruitpipe.result.report import render
-from fruitpipe.result.runs import Run, point_latest
+from fruitpipe.result.runs import Run, is_result, point_latest
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -56,6 +56,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     further = wanted_stages(config)
     job = Job(config, store, reporter or Reporter())
     store.create()
+    is_result(store)  # or a place for one, but none of another layout
     with Lease(store, f"run {job.id}", job.reporter.note) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         for name in layout.FOLDERS:  # what is no place for results, such as a link, is told now and not after hours
@@ -88,6 +89,7 @@ def plan(config: Config) -> Summary:
     store = open_places(config)
     with open_plan(config) as the_plan:
         the_plan.list_images(config)
+        is_result(store)  # or a place for one
         if backbone := known_backbone(config, store, the_plan):
             the_plan.add_features(store, backbone.features, backbone.twin)
         else:
@@ -163,6 +165,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         lease.require_held()
         job.published = True
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
+        lease.require_held()  # or this is not the latest
         point_latest(job.store, job.id)
     return manifest
 

@@ -175,6 +175,6 @@ def are_intact(store: Store, parts: Iterable[File]) -> bool:
 
 def delete(store: Store, names: Iterable[str], lease: Lease) -> None:
     """Delete parts that others have replaced. Raises FruitpipeError where somebody else writes by now."""
-    lease.require_held()
     for name in names:
+        lease.require_held()
         store.delete(name)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fruitpipe.objects import Forbidden
 from fruitpipe.result.compaction import read_merges, with_merged
-from fruitpipe.result.runs import find_manifest, require_result, run_ids
+from fruitpipe.result.runs import find_manifest, latest_run, require_result, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, Upload
@@ -36,7 +36,12 @@ class Garbage(NamedTuple):
 def find_garbage(store: Store) -> Garbage:
     """What `collect` would delete. Raises UserError where there is no result, or what a run needs cannot be told."""
     require_result(store)
-    manifests = {run_id: found for run_id in run_ids(store) if (found := find_manifest(store, run_id))}
+    # In this order, and the latest in any case: a run that is published meanwhile, or that a store lists late, is not
+    # taken for one that was never published.
+    found = [each for folder in layout.FOLDERS for each in store.names(folder)]
+    others = [name for folder in layout.FOLDERS for name in store.others(folder)]
+    runs = {*run_ids(store), *filter(None, [latest_run(store)])}
+    manifests = {run_id: manifest for run_id in runs if (manifest := find_manifest(store, run_id))}
     used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
 
     def is_needed(name: str) -> bool:
@@ -47,16 +52,13 @@ def find_garbage(store: Store) -> Garbage:
         return run_id in manifests and not name.startswith(f"{layout.work(run_id)}/")
 
     objects: list[Needless] = []
-    others: list[str] = []
     notes: list[str] = []
     uploads: list[Upload] = []
-    for folder in layout.FOLDERS:
-        others += store.others(folder)
-        for name, size in store.names(folder):
-            if not layout.is_ours(name):
-                others.append(name)
-            elif layout.is_partial(name) or not is_needed(name):
-                objects.append(Needless(name, size))
+    for name, size in found:
+        if not layout.is_ours(name):
+            others.append(name)
+        elif layout.is_partial(name) or not is_needed(name):
+            objects.append(Needless(name, size))
     try:
         for upload in store.uploads():
             if layout.is_ours(upload.name):
@@ -69,12 +71,17 @@ def find_garbage(store: Store) -> Garbage:
 
 
 def collect(store: Store) -> Garbage:
-    """Delete the garbage and say what it was. Raises UserError as `find_garbage` does, or where somebody is writing."""
+    """Delete the garbage and say what it was.
+
+    Raises UserError as `find_garbage` does, or where somebody is writing, FruitpipeError where somebody else does by now.
+    """
     require_result(store)  # before a lease leaves its mark in somebody else's folder
-    with Lease(store, "fruitpipe gc"):
+    with Lease(store, "fruitpipe gc") as lease:
         found = find_garbage(store)
         for each in found.objects:
+            lease.require_held()  # a run that took over may be publishing what was garbage
             store.delete(each.name)
         for upload in found.uploads:
+            lease.require_held()
             store.abort(upload)
     return found

@@ -75,6 +75,12 @@ class RunRow(BaseModel):
     reason: str | None = None
 
 
+class Marker(BaseModel):
+    """Content of `fruitpipe.json`."""
+
+    layout: int
+
+
 class Latest(BaseModel):
     """Content of `latest.json`."""
 
@@ -147,8 +153,20 @@ def open_run(store: Store, run_id: str = "latest") -> Run:
     return Run(store, manifest)
 
 
+def is_result(store: Store) -> bool:
+    """Whether there is a result. Raises UserError where another version wrote it whose layout is not known here."""
+    marker = find_document(store, layout.MARKER, Marker)
+    if marker and marker.layout != layout.VERSION:
+        raise UserError(
+            f"{store.url} has layout {marker.layout}, and this fruitpipe knows layout {layout.VERSION}: use the "
+            "fruitpipe that wrote it, or a later one, or choose another output."
+        )
+    return marker is not None
+
+
 def require_result(store: Store) -> None:
-    if store.find(layout.MARKER) is None:
+    """Raise UserError where there is no result, or one whose layout is not known here."""
+    if not is_result(store):
         raise UserError(f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`.")
 
 

@@ -37,7 +37,8 @@ class Lease:
     """Hold a result for writing, as a context manager.
 
     A lease is taken over at once if its process on this machine is gone, and else once it was watched for LIFETIME and
-    not renewed. Raises UserError where somebody else holds it.
+    not renewed. Raises UserError where somebody else holds it, FruitpipeError where the block fails and the lease was
+    lost in it.
 
     note: told for whom it waits.
     """
@@ -77,11 +78,16 @@ class Lease:
         self._thread.join()
         if current := self._mine():
             self._store.swap(layout.LEASE, current, None)
+        elif isinstance(error, Exception):
+            raise self._lost() from error  # whoever took over may have cleared away what the block needed
 
     def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""
         if not self._mine():
-            raise FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
+            raise self._lost()
+
+    def _lost(self) -> FruitpipeError:
+        return FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
     def _watch(self, current: bytes, holder: Document) -> bytes | None:
         """The lease of a holder that is not renewed for LIFETIME; None where it is given up meanwhile.

@@ -1,0 +1,146 @@
+"""Few rounds of each campaign; `make chaos` plays many. What they have found has a test of its own here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from campaigns import concurrency, crash, lies, soak
+from conftest import unavailable
+from parts import Image, put_part
+from seaweed import BUCKET, Server
+
+from fruitpipe.config import S3Config
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.objects import clients
+from fruitpipe.result.compaction import compact
+from fruitpipe.result.runs import collect
+from fruitpipe.storage import layout
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import LocalStore, Store
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[concurrency.Template]:
+    with concurrency.in_steps():
+        yield concurrency.Template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.mark.parametrize("place", ["disk", pytest.param("S3", marks=pytest.mark.slow)])
+def test_no_interleaving_takes_a_file_from_a_published_run(
+    place: str, template: concurrency.Template, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    told: Counter[str] = Counter()
+    for number in range(8):
+        if place == "S3":
+            s3: S3Config = request.getfixturevalue("s3")
+            told += concurrency.play(template, f"s3://{BUCKET}/interleaved/{number}", f"tests {number}", s3)
+        else:
+            told += concurrency.play(template, str(tmp_path / f"{number}"), f"tests {number}")
+    assert min(told[kind] for kind in ("run others", "run more", "gc", "publish", "compact", "transform")) > 0, told
+    assert told["refused"]
+    assert told["stood still"]
+
+
+class Overtaken(LocalStore):
+    """A store whose lease lapses, and is somebody else's, right before the object `name` is asked for."""
+
+    name = ""
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        if self.name == name:
+            super().delete(layout.LEASE)
+
+
+def test_gc_that_has_lost_its_lease_deletes_no_more(store: Store) -> None:
+    """A run that took over may be publishing what was garbage."""
+    store.put(layout.MARKER, b'{"layout": 1}')
+    first, second = sorted(put_part(store, "d" * 64, [Image(name)]) for name in "ab")
+    overtaken = Overtaken(store.url)
+    overtaken.name = first
+    with pytest.raises(FruitpipeError, match="took over"):
+        collect(overtaken)
+    assert store.find(first) is None
+    assert store.find(second) is not None
+
+
+def test_compaction_that_has_lost_its_lease_deletes_no_more(store: Store) -> None:
+    first, second = sorted(put_part(store, "d" * 64, [Image(name)]) for name in "ab")
+    overtaken = Overtaken(store.url)
+    overtaken.name = first
+    with pytest.raises(FruitpipeError, match="took over"):
+        compact(overtaken)
+    assert store.find(second) is not None
+
+
+def test_who_fails_after_losing_the_lease_is_told_of_the_loss(store: Store) -> None:
+    """Rather than that a file is gone which somebody else has cleared away."""
+
+    def work() -> None:
+        with Lease(store, "run 1"):
+            store.delete(layout.LEASE)
+            store.get("runs/1/work/index.parquet")
+
+    with pytest.raises(FruitpipeError, match="took over") as told:
+        work()
+    assert isinstance(told.value.__cause__, FileNotFoundError)
+
+
+class Late(LocalStore):
+    """A store that lists the folder of runs as it was before there were any."""
+
+    def folders(self, prefix: str) -> list[str]:
+        return []
+
+
+def test_gc_takes_no_published_run_for_garbage_that_a_store_lists_late(
+    template: concurrency.Template, tmp_path: Path
+) -> None:
+    store = template.copy(str(tmp_path / "late"), None)
+    watch = concurrency.Watch(store, template)
+    assert collect(Late(store.url))
+    watch.look()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small one of its own, where this user may mount it."""
+    if os.geteuid():
+        unavailable("only root can mount a small file system")
+    with crash.small_disk(tmp_path / "disk") as folder:
+        yield folder
+
+
+@pytest.mark.slow
+def test_what_was_killed_and_finished_is_what_was_not_disturbed(data: Path, disk: Path, tmp_path: Path) -> None:
+    images = crash.images_of(data / "fruits-360" / "Sample", tmp_path / "images")
+    campaign = crash.Campaign(crash.Place(str(images), str(disk), tmp_path / "scratch", crash.ON_DISK))
+    told = sum((campaign.play(f"tests {number}") for number in range(2)), Counter[str]())
+    assert told.total() >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_no_lie_of_a_server_is_published(
+    server: Server, template: concurrency.Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(clients.ANSWERS, clients.LATER, 3)  # seconds, instead of the minute that nobody waits for here
+    campaign = lies.Campaign(template, server)
+    for name, lie in lies.lies(outage=60).items():
+        campaign.play(name, lie)
+
+
+@pytest.mark.slow
+def test_run_after_run_in_one_process_holds_no_more(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    soak.require_flat(list(soak.runs(fruits, tmp_path / "runs", 6)))
+    soak.require_flat(list(soak.increments(fruits, tmp_path / "increments", 6)))
