@@ -21,6 +21,7 @@ from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.result import runs
 from fruitpipe.result.compaction import compact
+from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store, open_store
 
@@ -57,7 +58,7 @@ def test_a_released_result_is_read(released: Store, s3: S3Config) -> None:
     expected = vectors_of(released, run.manifest)["vector"].to_pylist()
     for path, vector in zip(images, expected, strict=True):
         assert made[path] == pytest.approx(vector, abs=1e-5)
-    assert runs.garbage(released) == []
+    assert not find_garbage(released).objects
 
 
 def test_a_released_result_is_continued_and_published(released: Store, s3: S3Config, admin: Any) -> None:
@@ -79,7 +80,7 @@ def test_a_released_result_is_continued_and_published(released: Store, s3: S3Con
     assert (grown.manifest.plan.known, grown.manifest.plan.known_failed, grown.manifest.plan.new) == (23, 1, 1)
     runs.publish(released, old.id)
     assert runs.open_run(released).id == old.id
-    runs.collect(released)
+    collect(released)
     compact(released)
     assert vectors_of(released, runs.open_run(released).manifest).equals(before)
 
@@ -88,7 +89,7 @@ def test_a_released_result_is_continued_and_published(released: Store, s3: S3Con
 def test_a_layout_that_is_not_known_is_refused(document: bytes, store: Store, fruits: Path) -> None:
     store.put(layout.MARKER, document)
     told = "knows layout 1: use the fruitpipe that wrote it" if b": " in document else "is damaged"
-    for look in (runs.list_runs, runs.open_run, runs.garbage, runs.collect):
+    for look in (runs.list_runs, runs.open_run, find_garbage, collect):
         with pytest.raises(UserError, match=told):
             look(store)
     for verb in ("plan", "run"):

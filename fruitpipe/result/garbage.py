@@ -73,7 +73,7 @@ def find_garbage(store: Store) -> Garbage:
 def collect(store: Store) -> Garbage:
     """Delete the garbage and say what it was.
 
-    Raises UserError as `find_garbage` does, or where somebody is writing, FruitpipeError where somebody else does by now.
+    Raises UserError as `find_garbage` does, or where somebody is writing, FruitpipeError where the lease was lost.
     """
     require_result(store)  # before a lease leaves its mark in somebody else's folder
     with Lease(store, "fruitpipe gc") as lease:

@@ -78,7 +78,7 @@ class RunRow(BaseModel):
 class Marker(BaseModel):
     """Content of `fruitpipe.json`."""
 
-    layout: int
+    layout: int | str
 
 
 class Latest(BaseModel):
