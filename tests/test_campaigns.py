@@ -18,7 +18,7 @@ from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.objects import clients
 from fruitpipe.result.compaction import compact
-from fruitpipe.result.runs import collect
+from fruitpipe.result.garbage import collect
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
@@ -103,7 +103,7 @@ def test_gc_takes_no_published_run_for_garbage_that_a_store_lists_late(
 ) -> None:
     store = template.copy(str(tmp_path / "late"), None)
     watch = concurrency.Watch(store, template)
-    assert collect(Late(store.url))
+    assert collect(Late(store.url)).objects
     watch.look()
 
 

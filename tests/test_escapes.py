@@ -123,7 +123,7 @@ def failed(out: Path, reason: str) -> None:
     """A result with a run that failed."""
     run, times = "20260101-000000-abcd", {"started": "2026-01-01T00:00:00Z", "finished": "2026-01-01T00:00:01Z"}
     (out / layout.run(run)).mkdir(parents=True)
-    (out / layout.MARKER).write_text(json.dumps({"version": layout.VERSION}))
+    (out / layout.MARKER).write_text(json.dumps({"layout": layout.VERSION}))
     (out / layout.outcome(run)).write_text(json.dumps({"run": run, "status": "failed", "reason": reason, **times}))
 
 

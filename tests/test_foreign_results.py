@@ -398,7 +398,7 @@ def test_gc_says_what_it_leaves_alone(result: LocalStore) -> None:
     assert found["objects"] == [unneeded]
     assert found["left_alone"] == ["features/photo.jpg", bad]
     told = fruitpipe("gc", result.url, "--delete").stdout
-    assert "left alone, as not fruitpipe's: features/photo.jpg, runs/\\udcff\\x1b\\n.jpg\n" in told
+    assert "left alone, as not fruitpipe's: features/photo.jpg, runs/\\xff\\x1b\\x0a.jpg\n" in told
     assert "\x1b" not in told
     assert {name for name, _ in result.names("features")} == {PART, "features/photo.jpg"}
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from command import BACKBONE, command, process
 from conftest import nobody
-from test_crash import jvm_of, wait
+from processes import jvms_of, wait
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import UserError
@@ -155,7 +155,7 @@ def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, sh
     variables = os.environ | {"TMPDIR": str(shared)}
     with subprocess.Popen(command("run", fruits, tmp_path / "out", "--set", BACKBONE), env=variables) as run:
         wait(lambda: len(list(shared.glob("*/*.sock"))) == 2 or run.poll() is not None)
-        jvm = jvm_of(run)
+        (jvm,) = jvms_of(run.pid)
         run.kill()
     wait(lambda: not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE)
     left = list(shared.iterdir())
@@ -196,7 +196,7 @@ def test_a_link_in_place_of_a_temporary_file_is_not_followed(tmp_path: Path, mon
     store = LocalStore(str(tmp_path / "out"))
     store.create()
     (store.root / ".lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"\.lock is a link, .*: delete it"):
+    with pytest.raises(UserError, match=r"\.lock is a link, .*: put there"):
         store.swap("lease.json", None, b"mine")
     guessed = uuid.uuid4()
     monkeypatch.setattr(uuid, "uuid4", lambda: guessed)

@@ -305,7 +305,7 @@ def test_features_of_images_that_are_decoded_whole_are_still_those_that_are_in_c
 
 
 def test_every_step_changes_the_identity_of_features() -> None:
-    limits = {"max_bytes", "max_pixels", "max_aspect"}
+    limits = {"max_bytes", "max_pixels", "max_aspect", "max_memory", "max_seconds"}
     assert STEPS.keys() == ImageConfig.model_fields.keys() - limits, "a new key is a step or a limit"
     configs = [ImageConfig(), *(ImageConfig(**{name: value}) for name, values in STEPS.items() for value in values)]
     configs.append(ImageConfig(grey=True, denoise=True))

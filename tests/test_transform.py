@@ -34,8 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder; its vectors are the features."""
     engine = EngineSpec("litert", converted("efficientnet_lite0")[1].read_bytes())
     card = Card(
-        run="r", backbone="efficientnet_lite0", features="d", image=ImageConfig(), images=0, reconstruction_error=0,
-        reconstruction_error_p99=0, extractor=engine.digest, unreduced=1280,
+        run="20260101-000000-abcd", backbone="efficientnet_lite0", features="d", image=ImageConfig(), images=0,
+        reconstruction_error=0, reconstruction_error_p99=0, extractor=engine.digest, unreduced=1280,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("model")
     for name, data in Model(card, Unreduced(1280), engine).files().items():

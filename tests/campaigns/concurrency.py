@@ -25,8 +25,9 @@ from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import read_model
 from fruitpipe.result.compaction import compact, read_merges, with_merged
+from fruitpipe.result.garbage import collect
 from fruitpipe.result.manifest import Manifest
-from fruitpipe.result.runs import collect, latest_run, list_runs, open_run, publish
+from fruitpipe.result.runs import latest_run, list_runs, open_run, publish
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store, open_store

@@ -24,8 +24,9 @@ from seaweed import Server
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
+from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.result.manifest import Manifest
-from fruitpipe.result.runs import collect, garbage, list_runs, open_run
+from fruitpipe.result.runs import list_runs, open_run
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store, open_store
 
@@ -212,7 +213,7 @@ class Campaign:
             assert one.equals(other), f"{name} differ"
         assert store.find(layout.LEASE) is None, "the lease is still there"
         collect(store)
-        assert garbage(store) == []
+        assert not find_garbage(store).objects
         there = {name for name, _ in store.names("")} - {".lock"}
         assert there == needed(store), f"left over or missing: {sorted(there ^ needed(store))}"
 

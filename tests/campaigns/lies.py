@@ -21,7 +21,7 @@ import fruitpipe
 from campaigns.concurrency import Template, Watch, vectors_of
 from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.result.runs import collect
+from fruitpipe.result.garbage import collect
 
 Rewrite = Callable[[str, str, dict[str, str]], Response | None]
 NOTHING = Response(200, b'<?xml version="1.0"?><ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>')
