@@ -216,7 +216,7 @@ def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_withou
 ) -> None:
     process("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "formats=[sqlite]")
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlight]", code=2))
-    assert "formats.0: 'sqlight' is not one of json, csv, sqlite. Did you mean 'sqlite'?" in told
+    assert "formats.0: 'sqlight' is not one of json, csv, csv-raw, sqlite. Did you mean 'sqlite'?" in told
     schema = json.loads(fruitpipe("schema").stdout)
     assert schema["properties"]["formats"]["items"] == {"type": "string", "enum": ["json", "csv", "csv-raw", "sqlite"]}
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

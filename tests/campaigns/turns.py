@@ -124,10 +124,10 @@ class Stepped:
         if operation not in READS | CHANGES:
             return method
 
-        def in_turn(*arguments: Any) -> Any:
+        def in_turn(*arguments: Any, **options: Any) -> Any:
             name = str(arguments[1] if operation == "upload" else arguments[0])
             with self._turns.step(self._actor, operation, name):
-                answer = method(*arguments)
+                answer = method(*arguments, **options)
                 if name.endswith(layout.LEASE) and operation in CHANGES and answer is not False:
                     given = operation != "delete" and arguments[2 if operation == "swap" else 1] is not None
                     self._turns.held_by(self._actor if given else "")
