@@ -30,8 +30,6 @@ KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIB
 """Variables that a decoder gets; no credentials are among them."""
 HEAD = struct.Struct(">IQ")
 """Lengths of a message's JSON and of the bytes that follow it."""
-
-
 SHORT = 3
 """Exit code of a decoder that had no memory even for the file."""
 
