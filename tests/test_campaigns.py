@@ -131,7 +131,7 @@ def test_no_lie_of_a_server_is_published(
 ) -> None:
     monkeypatch.setitem(clients.ANSWERS, clients.LATER, 3)  # seconds, instead of the minute that nobody waits for here
     campaign = lies.Campaign(template, server)
-    for name, lie in lies.lies(outage=60).items():
+    for name, lie in lies.lies(outage=20).items():
         campaign.play(name, lie)
 
 

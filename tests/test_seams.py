@@ -222,7 +222,7 @@ def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_withou
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     alone["PYTHONPATH"] = str(Path(package.__file__).parents[1])
     told = one_line_error(process("run", fruits, tmp_path / "no", "--set", "formats=[sqlite]", code=2, variables=alone))
-    assert "formats.0: 'sqlite' is not one of json, csv." in told
+    assert "formats.0: 'sqlite' is not one of json, csv, csv-raw." in told
     shown = json.loads(process("show", tmp_path / "out", "--json", variables=alone).stdout)
     assert shown["config"]["formats"] == ["sqlite"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fruitpipe.objects import Forbidden
 from fruitpipe.result.compaction import read_merges, with_merged
-from fruitpipe.result.runs import find_manifest, latest_run, require_result
+from fruitpipe.result.runs import find_manifest, latest_run, require_result, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, Upload
@@ -40,8 +40,8 @@ def find_garbage(store: Store) -> Garbage:
     # taken for one that was never published.
     found = [each for folder in layout.FOLDERS for each in store.names(folder)]
     others = [name for folder in layout.FOLDERS for name in store.others(folder)]
-    runs = {name.split("/")[1] for name, _ in found if name.startswith(f"{layout.RUNS}/")}
-    runs = {run_id for run_id in runs if layout.is_run(run_id)} | {*filter(None, [latest_run(store)])}
+    listed = {name.split("/")[1] for name, _ in found if name.startswith(f"{layout.RUNS}/")}
+    runs = {*filter(layout.is_run, listed), *run_ids(store), *filter(None, [latest_run(store)])}
     manifests = {run_id: manifest for run_id in runs if (manifest := find_manifest(store, run_id))}
     used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
 

@@ -281,8 +281,8 @@ def local_settings(config: SparkConfig, environment: Environment, java: Path, fo
         # The JVM only moves numbers of tasks and small results: the quick compiler and the plain collector are enough.
         "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC {class_archive(environment, java)}",
         # Or any user of this machine could tell it what to do. In local mode Spark makes its secret itself, which never
-        # leaves the JVM; elsewhere it asks for one, which is the cluster's.
-        **({"spark.authenticate": "true"} if re.match(r"local(\[|$)", config.master) else {}),
+        # leaves the JVM; elsewhere it asks for one, which is the cluster's. Java keeps it for its user, by name.
+        **({"spark.authenticate": "true"} if re.match(r"local(\[|$)", config.master) and not is_nameless() else {}),
         # In which Spark has its own files and sockets, too.
         "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={shlex.quote(str(folder))}",
         "spark.executorEnv.TMPDIR": str(folder),

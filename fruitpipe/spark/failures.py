@@ -34,7 +34,7 @@ KNOWN = {
     r"insufficient memory|Cannot allocate memory|Could not reserve enough space|Invalid (?:maximum|initial) heap size"
     r"|OutOfMemoryError|System memory \d+ must be at least": "there is too little memory for its JVM, or spark.memory "
     "asks for too little: set it to what fits, such as spark.memory=1g",
-    r"Too many open files": "too many files are open: raise the limit (ulimit -n 4096)",
+    r"Too many open files": "too many files are open: raise the limit of open files (ulimit -n 4096)",
     # What Java makes of it where that happens early.
     r"not found on classpath|Error loading java\.security file|NoClassDefFoundError": "Java cannot open all of its own "
     "files and Spark's: raise the limit of open files (ulimit -n 4096) or, where it is as high, install both again",
