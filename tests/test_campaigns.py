@@ -120,8 +120,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_what_was_killed_and_finished_is_what_was_not_disturbed(data: Path, disk: Path, tmp_path: Path) -> None:
     images = crash.images_of(data / "fruits-360" / "Sample", tmp_path / "images")
     campaign = crash.Campaign(crash.Place(str(images), str(disk), tmp_path / "scratch", crash.ON_DISK))
-    told = sum((campaign.play(f"tests {number}") for number in range(2)), Counter[str]())
-    assert told.total() >= 2
+    told = sum((campaign.play(f"tests {number}") for number in range(1)), Counter[str]())
+    assert told.total() >= 1
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from fruitpipe.vision.decode import decode
 from fruitpipe.vision.decoder import Decoder, decode_within_limits, end_idle
 
 SIDE = 224
-LIMIT = 64 << 20
+LIMIT = 32 << 20
 RULES = ImageConfig()
 TIGHT = ImageConfig(max_memory=LIMIT, max_seconds=2)
 POISON = b"an image that its decoder does not survive"
@@ -84,7 +84,7 @@ def memory(name: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGE)
 def test_none_takes_more_memory_than_it_may(kind: str) -> None:
-    data = LARGE[kind](4200)
+    data = LARGE[kind](3200)
     assert not is_cheap(data, SIDE, RULES)
     assert status(data) == "ok"
     pixels = decode_within_limits(data, SIDE, RULES).pixels
@@ -264,7 +264,7 @@ def mutants(count: int) -> Iterator[bytes]:
 def test_damaged_pictures_stay_within_the_limits(in_a_process: None) -> None:
     """`benchmarks/fuzz.py` looks for others, led by what of Pillow's code they reach."""
     found: dict[str, int] = {}
-    for data in mutants(8000):
+    for data in mutants(5000):
         cheap = is_cheap(data, SIDE, RULES)
         outcome, reason = look(data, TIGHT.model_copy(update={"max_memory": CHEAP + (4 << 20)}))
         assert "crash" not in reason, data
@@ -272,5 +272,5 @@ def test_damaged_pictures_stay_within_the_limits(in_a_process: None) -> None:
         assert not cheap or outcome != "too_slow", data
         found[outcome] = found.get(outcome, 0) + 1
     assert found.keys() <= {"ok", "undecodable", "too_large", "too_slow"}
-    assert found["ok"] > 1000
+    assert found["ok"] > 500
     assert found["undecodable"] > 1000
