@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import resource
 import sys
@@ -39,6 +40,19 @@ class Finished(AccumulatorParam[list[Any]]):
         return value1
 
 
+class Packed:
+    """A value that is pickled as bytes, and unpickled as itself.
+
+    Arrays are pickled as buffers since protocol 5, which PySpark's encrypted streams do not take.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (pickle.dumps(self._value, protocol=4),)
+
+
 class Cluster:
     """A running Spark, on which numbered tasks are run."""
 
@@ -64,7 +78,7 @@ class Cluster:
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
         with explained(self._context):
-            broadcast = self._context.broadcast(value)
+            broadcast = self._context.broadcast(Packed(value))
         return lambda: broadcast.value
 
     def map(
