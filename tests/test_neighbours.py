@@ -142,16 +142,16 @@ def test_a_stranger_reaches_nothing_of_an_embedded_spark_and_sees_no_setting(sha
     assert not list(shared.iterdir())
 
 
-@pytest.mark.parametrize(("master", "value"), [("local[*]", "true"), ("local", "true"), ("spark://host:7077", None)])
 @pytest.mark.slow
 def test_a_run_whose_spills_and_broadcasts_are_encrypted_gives_the_same(fruits: Path, tmp_path: Path) -> None:
     """As the chart has it."""
-    encrypted = "spark.conf={spark.io.encryption.enabled: 'true'}"
+    encrypted = "spark.conf.spark.io.encryption.enabled=true"
     process("run", fruits, tmp_path / "one", "--set", encrypted, "--backbone", "efficientnet_lite0")
     process("run", fruits, tmp_path / "other", "--backbone", "efficientnet_lite0")
     assert same_vectors(vectors(tmp_path / "one"), vectors(tmp_path / "other"))
 
 
+@pytest.mark.parametrize(("master", "value"), [("local[*]", "true"), ("local", "true"), ("spark://host:7077", None)])
 def test_a_cluster_is_not_asked_for_a_secret_that_it_may_not_have(
     master: str, value: str | None, tmp_path: Path
 ) -> None:
