@@ -237,13 +237,13 @@ def test_images_at_the_limits_are_rows_and_lose_no_executor(places: Server, clus
     large = {f"{kind}.png": LARGE[kind](7000) for kind in ("PNG with alpha", "TIFF, CMYK", "AVIF", "WebP")}
     good = [key.removeprefix("images/") for key in objects(client, "images/")]
     for key in good:
-        client.copy_object(Bucket=BUCKET, Key=f"limits/{key}", CopySource=f"{BUCKET}/images/{key}")
+        client.copy_object(Bucket=BUCKET, Key=f"at-limits/{key}", CopySource=f"{BUCKET}/images/{key}")
     for name, data in large.items():
-        client.put_object(Bucket=BUCKET, Key=f"limits/large/{name}", Body=data)
+        client.put_object(Bucket=BUCKET, Key=f"at-limits/large/{name}", Body=data)
     for name, data in {"tile.tif": huge_tile(), "scans.jpg": with_scans(200_000)}.items():
-        client.put_object(Bucket=BUCKET, Key=f"limits/bombs/{name}", Body=data)
+        client.put_object(Bucket=BUCKET, Key=f"at-limits/bombs/{name}", Body=data)
     executor = {"instances": 1, "cores": 2, "coreRequest": "100m"}
-    with release("limits", cluster_image, places, "limits", executor=executor) as made:
+    with release("limits", cluster_image, places, "at-limits", executor=executor) as made:
         made.completed()
         of_bombs = {"too_large": 1, "undecodable": 1, "too_slow": 1}  # the WebP, the tile, the scans
         assert counts(client, "limits") == {"ok": len(good) + len(large) - 1, **of_bombs}
@@ -281,13 +281,6 @@ def test_a_driver_with_too_little_memory_is_told_so(places: Server, cluster_imag
     """One that judges by labels holds scikit-learn besides."""
     executor = {"instances": 1, "cores": 6, "coreRequest": "100m"}
     require_named("driver", cluster_image, places, "heap", driver=LITTLE, executor=executor, pipeline__evaluate=True)
-
-
-def test_an_executor_with_too_little_memory_is_told_so(places: Server, cluster_image: str) -> None:
-    """A batch of its pixels alone takes 268 MB, beside 200 of its JVM and as many of Python."""
-    executor = {"instances": 1, "cores": 1, **LITTLE}
-    words: dict[str, Any] = {"pipeline__backbone": "orb", "pipeline__words": {"side": 4096}}
-    require_named("executor", cluster_image, places, "images", executor=executor, **words)
 
 
 def require_named(role: str, image: str, places: Server, images: str, **values: Any) -> None:
