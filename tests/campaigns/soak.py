@@ -18,7 +18,7 @@ from fruitpipe.config import Config
 MEMORY = 1.1
 """Late resident memory to early, at most: what is lost is lost in every run, what allocators keep is not."""
 
-TEMPORARY = ("fruitpipe-", "spark-", "blockmgr-")
+TEMPORARY = (".fruitpipe-", "fruitpipe-", "spark-", "blockmgr-")
 """What names of temporary files and folders of fruitpipe and Spark begin with."""
 
 
