@@ -21,7 +21,7 @@ from fruitpipe.backbones.family import family_of
 from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, NotLearnt, UserError, in_words
-from fruitpipe.objects import Bucket, open_bucket, split
+from fruitpipe.objects import Bucket, bucket_of, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
 from fruitpipe.objects.error_messages import in_our_words, one_line
 from fruitpipe.objects.opening import head
@@ -95,10 +95,6 @@ def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
         rights = error.errno in {errno.EACCES, errno.EPERM}
         advice = " Give rights on it, or choose another." if rights else ""
         return Finding(subject, False, f"{in_words(error)}{advice}")
-
-
-def bucket_of(url: str) -> str:
-    return "{}://{}".format(*split(url))
 
 
 def java(environment: Environment) -> str:

@@ -3,7 +3,7 @@
 from fruitpipe.objects.bucket import Bucket, Changed, Found, below
 from fruitpipe.objects.error_messages import Forbidden, NoBucket
 from fruitpipe.objects.listing import list_pages
-from fruitpipe.objects.opening import open_bucket, prefix_of, split
+from fruitpipe.objects.opening import bucket_of, open_bucket, prefix_of, split
 
 __all__ = [
     "Bucket",
@@ -12,6 +12,7 @@ __all__ = [
     "Found",
     "NoBucket",
     "below",
+    "bucket_of",
     "list_pages",
     "open_bucket",
     "prefix_of",

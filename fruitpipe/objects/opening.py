@@ -26,6 +26,11 @@ def split(url: str) -> tuple[str, str, str]:
     return scheme, name, key
 
 
+def bucket_of(url: str) -> str:
+    """URL of the bucket that an object is in."""
+    return "{}://{}".format(*split(url))
+
+
 def prefix_of(url: str) -> str:
     """The folder that a URL means, as a key: s3://bucket/a and s3://bucket/a/ as "a", s3://bucket// as "/"."""
     key = split(url)[2]

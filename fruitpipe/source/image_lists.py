@@ -25,7 +25,7 @@ from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
-from fruitpipe.source.listing import LONGEST_TEXT, are_images, parents_of, to_listing
+from fruitpipe.source.listing import LONGEST_TEXT, SHOWN, are_images, parents_of, to_listing
 from fruitpipe.source.parquet_lists import ParquetList
 from fruitpipe.source.scope import Scope
 from fruitpipe.source.text_lists import first_lines, header_of, plain, read_csv, read_json, read_lines
@@ -41,8 +41,6 @@ LARGEST_INVENTORY = 16 << 20
 """Bytes of an inventory's manifest, which names some hundreds of parts."""
 INVENTORY = ("bucket", "key", "islatest", "isdeletemarker", "etag", "size")
 """Its columns that matter."""
-SHOWN = 300
-"""Characters of what is wrong with a list, at most."""
 
 
 def open_list(name: str, s3: S3Config) -> BinaryIO:

@@ -36,6 +36,8 @@ LINKED = "linked"
 """How links to folders are counted that are listed by another path."""
 LONGEST_TEXT = 4096
 """Bytes of a path, label or etag in a list, at most. Systems have no longer paths."""
+SHOWN = 300
+"""Characters of what is wrong with a list, or of a path in it, in a message, at most."""
 LONGEST, KINDS = 8, 100
 """Letters of an extension, and how many of these are counted apart."""
 WILD = re.compile(r"[*?\[]")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects import Bucket, Changed, Forbidden, NoBucket, open_bucket, split
+from fruitpipe.objects import Bucket, Changed, Forbidden, NoBucket, bucket_of, open_bucket, split
 from fruitpipe.source import files
 from fruitpipe.vision.bad_image import BadImage
 
@@ -81,11 +81,6 @@ class Reader:
     def _given(self, path: str) -> Bucket | None:
         """The one of `buckets` that an object is in."""
         return next((bucket for bucket in self.buckets if bucket.url == bucket_of(path)), None)
-
-
-def bucket_of(path: str) -> str:
-    """URL of the bucket that an object is in."""
-    return "{}://{}".format(*split(path))
 
 
 def threads_for(path: str) -> int:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from fruitpipe.config import is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.objects import split
+from fruitpipe.objects import bucket_of
+from fruitpipe.source.listing import SHOWN
 
 OBJECTS = ("s3://", "gs://", "az://")
 NEVER = ("/dev/", "/proc/", "/sys/")
@@ -67,16 +68,8 @@ class Scope:
         )
 
 
-SHOWN = 300
-"""Characters of a path in a message, at most."""
-
-
 def begin_with(paths: pa.Array, beginnings: Sequence[str]) -> pa.Array:
     return reduce(pc.or_, (pc.starts_with(paths, each) for each in beginnings))
-
-
-def bucket_of(url: str) -> str:
-    return "{}://{}".format(*split(url))
 
 
 def spellings(place: str) -> set[str]:
