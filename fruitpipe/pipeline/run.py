@@ -59,9 +59,6 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     is_result(store)  # or a place for one, but none of another layout
     with Lease(store, f"run {job.id}", job.reporter.note) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
-        for name in layout.FOLDERS:  # what is no place for results, such as a link, is told now and not after hours
-            store.folders(name)
-        store.find(layout.LATEST)
         if not store.swaps(layout.scratch()):
             job.warnings.append(
                 f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"

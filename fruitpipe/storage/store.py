@@ -42,7 +42,7 @@ class Store(ABC):
 
     @abstractmethod
     def create(self) -> None:
-        """Make the folder. Raises UserError where that cannot be."""
+        """Make the folder. Raises UserError where that cannot be, or where what is there is no place for results."""
 
     @abstractmethod
     def location(self, name: str) -> str:
@@ -144,6 +144,9 @@ class LocalStore(Store):
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {self.url}: {error.strerror}. Choose another output folder.") from error
+        for name in layout.FOLDERS:  # a link is told now and not after hours
+            self.folders(name)
+        self.find(layout.LATEST)
 
     def location(self, name: str) -> str:
         return str(self.root / name)
