@@ -25,6 +25,7 @@ from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.cost import CHEAP, MOST_SCANS, is_cheap
 from fruitpipe.vision.decode import decode
 from fruitpipe.vision.decoder import Decoder, decode_within_limits, end_idle
+from fruitpipe.vision.formats import jxl
 
 SIDE = 224
 LIMIT = 32 << 20
@@ -103,6 +104,13 @@ def test_none_takes_more_memory_than_it_may(kind: str) -> None:
 def test_a_few_bytes_do_not_take_a_gigabyte(data: bytes) -> None:
     assert len(data) < 2000
     assert status(data, ImageConfig(max_memory=2 * LIMIT)) == "too_large"
+
+
+def test_where_a_library_does_not_tell_damage_from_want_of_memory_both_are_said() -> None:
+    jxl()
+    data = encode(noise("RGBA", 2000, 2000), "JXL", effort=1)
+    assert status(data) == "ok"
+    assert look(data, TIGHT) == ("undecodable", "damaged, or it takes more memory than image.max_memory")
 
 
 def test_a_picture_of_many_scans_is_too_slow() -> None:

@@ -81,7 +81,10 @@ def open_image(data: bytes | memoryview) -> Image.Image:
         raise BadImage("unreadable", f"{library.shown} needs a library: {how}") from None
     except ImportError as error:
         raise BadImage("unreadable", f"the library for {library.shown} does not load: {error}") from None
-    image = Image.open(io.BytesIO(data), formats=(library.format,))
+    try:
+        image = Image.open(io.BytesIO(data), formats=(library.format,))
+    except RuntimeError as error:  # JPEG XL's, which says the same of whatever is wrong
+        raise BadImage("undecodable", "damaged, or it takes more memory than image.max_memory") from error
     if library is JXL and image.mode == "LA" and len(image._data) > 2 * image.width * image.height:  # type: ignore[attr-defined]
         raise BadImage("undecodable", "grey with alpha of 16 bits, which the library for JPEG XL takes for 8")
     return image
