@@ -213,8 +213,8 @@ def places(cluster_image: str, tmp_path_factory: pytest.TempPathFactory, fruits:
 
 @pytest.fixture(scope="session")
 def many(places: Server, fruits: Path) -> int:
-    """Images below `heap`, so large that executors work for half a minute; how many."""
-    client, count = places.client(places.identities["admin"]), 1200
+    """Images below `heap`, so large that executors work on each part for seconds; how many."""
+    client, count = places.client(places.identities["admin"]), 400
     sink = io.BytesIO()
     with Image.open(next(fruits.rglob("*.jpg"))) as fruit:
         fruit.resize((1500, 1500)).save(sink, "PNG", compress_level=1)

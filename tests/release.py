@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from signal import Signals
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -15,6 +16,17 @@ from seaweed import BUCKET, Server
 
 IN = f"--namespace={NAMESPACE}"
 ENDED = {"COMPLETED", "FAILED"}
+SIGNAL_WORKERS = """
+import os, pathlib, sys
+workers = [
+    int(each.parent.name)
+    for each in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+    if each.read_bytes().split(b"\\0")[1:3] == [b"-m", b"pyspark.daemon"]
+]
+for each in workers:
+    os.kill(each, int(sys.argv[1]))
+print(len(workers))
+"""
 
 
 @dataclass
@@ -67,6 +79,20 @@ class Release:
             "get", "pods", f"--selector={labels}", f"--field-selector=status.phase={phase}", f"--output=jsonpath={path}"
         )
         return found.split()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Within the block, the executors' workers stand still: there is time to look around in the middle of a run."""
+        wait_for(lambda: self._signal_workers(Signals.SIGSTOP), 180)
+        try:
+            yield
+        finally:
+            self._signal_workers(Signals.SIGCONT)
+
+    def _signal_workers(self, signal: Signals) -> int:
+        """Send it to the workers that there are; how many that is."""
+        command = ("--", "python", "-c", SIGNAL_WORKERS, str(int(signal)))
+        return sum(int(kubectl("exec", pod, *command)) for pod in self.pods("executor"))
 
     def test(self) -> CompletedProcess[str]:
         return helm("test", self.name, IN, "--timeout=3m")

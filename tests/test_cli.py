@@ -201,6 +201,7 @@ def test_workers_under_spark_submit_have_our_environment_but_where_it_says_other
     assert set(map(tuple, vectors(tmp_path / "out")["vector"].to_pylist())) == {(2, 1)}
 
 
+@pytest.mark.slow
 def test_the_python_interface_runs_twice_in_one_process(fruits: Path, tmp_path: Path) -> None:
     """In a process of its own, since the tests' own may have another Spark running."""
     program = """

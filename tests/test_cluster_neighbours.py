@@ -6,11 +6,10 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from signal import Signals
 from typing import Any
 
 import pytest
-from cluster import NAMESPACE, connects, kubectl, stranger, wait_for
+from cluster import NAMESPACE, connects, kubectl, stranger
 from release import Release, release
 from seaweed import Server
 
@@ -47,43 +46,26 @@ from fruitpipe.cli.kubernetes_access import neighbours
 from fruitpipe.config import Environment
 print(finding_of("neighbours", lambda: neighbours(Environment.read().account)).message)
 """
-SIGNAL_WORKERS = """
-import os, pathlib, sys
-workers = [
-    int(each.parent.name)
-    for each in pathlib.Path("/proc").glob("[0-9]*/cmdline")
-    if each.read_bytes().split(b"\\0")[1:3] == [b"-m", b"pyspark.daemon"]
-]
-for each in workers:
-    os.kill(each, int(sys.argv[1]))
-print(len(workers))
-"""
 
 
 @contextmanager
 def held(name: str, image: str, places: Server, **values: Any) -> Iterator[Release]:
     """A release in the middle of a run, whose executors' workers stand still meanwhile."""
-
-    def workers(signal: Signals) -> int:
-        """Send it to the workers that there are; how many that is."""
-        command = ("--", "python", "-c", SIGNAL_WORKERS, str(int(signal)))
-        return sum(int(kubectl("exec", pod, *command)) for pod in made.pods("executor"))
-
     pods: dict[str, Any] = {
         "driver": {"coreRequest": "100m", "memoryOverhead": "2g"},  # others look around in it
         "executor": {"instances": 1, "coreRequest": "100m"},
     }
     with release(name, image, places, "heap", pipeline__limit=100, **pods, **values) as made:
-        wait_for(lambda: workers(Signals.SIGSTOP), 180)
-        yield made
-        workers(Signals.SIGCONT)
+        with made.standing_still():
+            yield made
         made.completed()
 
 
 @pytest.fixture(scope="module")
 def running(places: Server, cluster_image: str) -> Iterator[Release]:
-    """With an admission policy and without a NetworkPolicy."""
-    with held("guarded", cluster_image, places, networkPolicy__enabled=False, admissionPolicy=True) as made:
+    """With all policies that there are; Prometheus may read metrics."""
+    prometheus = {"metrics": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}}
+    with held("guarded", cluster_image, places, admissionPolicy=True, **prometheus) as made:
         yield made
 
 
@@ -91,46 +73,54 @@ def executors(made: Release) -> list[dict[str, Any]]:
     return [json.loads(kubectl("get", "pod", name, "--output=json")) for name in made.pods("executor")]
 
 
-def heard(made: Release, image: str) -> list[str]:
-    """What a stranger hears who asks driver and executor for a block and the driver for work; what doctor says."""
-    driver = kubectl("get", "pod", f"{made.name}-driver", "--output=jsonpath={.status.podIP}")
-    with stranger(image) as pod:
-        asked = [
-            kubectl("exec", pod, "--", "python", "-c", ASK_FOR_A_BLOCK, address).strip()
-            for address in (driver, executors(made)[0]["status"]["podIP"])
-        ]
-        joined = kubectl("exec", pod, "--", "bash", "-c", JOIN, driver).strip()
-        doctor = kubectl("exec", f"{made.name}-driver", "--", "python", "-c", LOOK_AROUND).strip()
-    return [*asked, joined, doctor]
+def heard(made: Release, pod: str) -> list[str]:
+    """What a pod hears that asks driver and executor for a block and the driver for work."""
+    driver = address(made)
+    asked = [
+        kubectl("exec", pod, "--", "python", "-c", ASK_FOR_A_BLOCK, each).strip()
+        for each in (driver, executors(made)[0]["status"]["podIP"])
+    ]
+    return [*asked, kubectl("exec", pod, "--", "bash", "-c", JOIN, driver).strip()]
 
 
-def test_a_stranger_who_reaches_the_ports_is_not_listened_to(running: Release, cluster_image: str) -> None:
-    *said, doctor = heard(running, cluster_image)
-    assert said == ["refused", "refused", ""]
-    assert doctor == f"stranger: pods of others in namespace {NAMESPACE}, out of reach of this pod's account"
+def address(made: Release) -> str:
+    return kubectl("get", "pod", f"{made.name}-driver", "--output=jsonpath={.status.podIP}")
+
+
+def doctor(made: Release) -> str:
+    """What it says of the neighbours, asked in the driver."""
+    return kubectl("exec", f"{made.name}-driver", "--", "python", "-c", LOOK_AROUND).strip()
+
+
+def test_who_reaches_the_ports_is_not_listened_to(running: Release, cluster_image: str) -> None:
+    """One that bears the release's labels, for which its policies open them."""
+    labels = {"app.kubernetes.io/name": "fruitpipe", "app.kubernetes.io/instance": running.name}
+    with stranger(cluster_image, **labels) as pod:
+        assert heard(running, pod) == ["refused", "refused", ""]
 
 
 def test_a_stranger_would_be_listened_to_without_authentication(places: Server, cluster_image: str) -> None:
     """The same questions have answers there: they are asked as Spark asks."""
-    with held("unguarded", cluster_image, places, networkPolicy__enabled=False, sparkConf=OPEN) as made:
-        *said, doctor = heard(made, cluster_image)
-        assert said == ["given", "given", "Successfully registered with driver"]
-        assert "stranger" in doctor
-        assert "which this pod's account could delete" in doctor
-        assert "a namespace of its own, or set the chart's admissionPolicy" in doctor
+    with (
+        held("unguarded", cluster_image, places, networkPolicy__enabled=False, sparkConf=OPEN) as made,
+        stranger(cluster_image) as pod,
+    ):
+        assert heard(made, pod) == ["given", "given", "Successfully registered with driver"]
+        said = doctor(made)
+    assert "stranger" in said
+    assert "which this pod's account could delete" in said
+    assert "a namespace of its own, or set the chart's admissionPolicy" in said
 
 
-def test_who_may_read_metrics_reaches_those_of_the_driver_alone(places: Server, cluster_image: str) -> None:
-    """And a run with all policies at once is completed."""
-    prometheus = {"metrics": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}}
-    with held("watched", cluster_image, places, admissionPolicy=True, **prometheus) as made:
-        address = kubectl("get", "pod", "watched-driver", "--output=jsonpath={.status.podIP}")
-        ports = [(address, port) for port in (8090, 4040, 7078, 7079)]
-        executor = executors(made)[0]["status"]["podIP"]
-        with stranger(cluster_image, app="prometheus") as pod:
-            assert connects(pod, *ports, (executor, 7079)) == [True, True, False, False, False]
-        with stranger(cluster_image) as pod:
-            assert connects(pod, *ports, (executor, 7079)) == [False] * 5
+def test_who_may_read_metrics_reaches_those_of_the_driver_alone(running: Release, cluster_image: str) -> None:
+    ports = [(address(running), port) for port in (8090, 4040, 7078, 7079)]
+    executor = executors(running)[0]["status"]["podIP"]
+    with stranger(cluster_image, app="prometheus") as pod:
+        assert connects(pod, *ports, (executor, 7079)) == [True, True, False, False, False]
+    with stranger(cluster_image) as pod:
+        assert connects(pod, *ports, (executor, 7079)) == [False] * 5
+        said = doctor(running)
+    assert said == f"stranger: pods of others in namespace {NAMESPACE}, out of reach of this pod's account"
 
 
 def test_the_secret_is_in_its_file_and_nowhere_else(running: Release) -> None:

@@ -212,6 +212,7 @@ def test_after_gc_with_compact_the_next_run_computes_nothing_and_publishes_the_s
     assert same_vectors(vectors(out), before)
 
 
+@pytest.mark.slow
 def test_whatever_a_crash_leaves_gc_deletes_no_row_of_a_published_run(grown: tuple[Path, Path], tmp_path: Path) -> None:
     _, out = grown
     expected = rows_in(LocalStore(str(out)))
@@ -224,6 +225,7 @@ def test_whatever_a_crash_leaves_gc_deletes_no_row_of_a_published_run(grown: tup
         assert len(parts_of(crashed)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_between_a_crash_and_the_next_compaction_publishes_the_same(
     grown: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -135,6 +135,7 @@ CHEAP_ONES: dict[str, tuple[Callable[[int, int], bytes], int]] = {
 """What makes pictures of some width and height, and millions of pixels that are about as many as a cheap one has."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aspect", [1, 40])
 @pytest.mark.parametrize("kind", CHEAP_ONES)
 def test_what_is_said_to_be_cheap_is(kind: str, aspect: int, in_a_process: None) -> None:

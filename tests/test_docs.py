@@ -266,6 +266,7 @@ def desk(
         yield Desk(server.endpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_do_what_they_are_there_for(name: str, desk: Desk) -> None:
     for command in read(PAGES[name].read_text()).commands:

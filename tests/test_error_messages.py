@@ -228,6 +228,7 @@ def hanging_up() -> Iterator[tuple[str, list[Any]]]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", callers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("plan", IMAGES, OUT), ("run", IMAGES, OUT), ("show", OUT), ("gc", OUT)])
 def test_a_first_request_is_not_repeated_for_minutes(arguments: tuple[str, ...], admin: dict[str, str]) -> None:
     with hanging_up() as (endpoint, callers):

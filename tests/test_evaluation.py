@@ -127,6 +127,7 @@ def test_without_labels_it_is_a_mistake_of_one_line(tmp_path: Path) -> None:
     assert "evaluate: true needs labels" in one_line_error(done)
 
 
+@pytest.mark.slow
 def test_a_run_says_how_well_labels_are_told(fruits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     document = run(fruits, out, "evaluate=true", "pca.components=12")

@@ -309,6 +309,7 @@ def test_text_has_a_path_a_line_and_nothing_else(place: Place, s3: S3Config) -> 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_manifest_of_many_blocks_is_read_whole(admin: Any, s3: S3Config, prefix: str, kind: str) -> None:
     """With a further column whose values look like numbers for longer than one block."""

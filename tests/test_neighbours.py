@@ -121,6 +121,7 @@ def test_without_authentication_a_stranger_is_answered_by_two_ports(shared: Path
         assert answers(spark)[ANSWER] == 2
 
 
+@pytest.mark.slow
 def test_a_stranger_reaches_nothing_of_an_embedded_spark_and_sees_no_setting(shared: Path) -> None:
     with jvm(shared, '{"spark.note": "a note of ours"}') as spark:
         told = answers(spark)
@@ -160,6 +161,7 @@ def test_a_cluster_is_not_asked_for_a_secret_that_it_may_not_have(
     assert settings.get("spark.authenticate") == value
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, shared: Path, tmp_path: Path) -> None:
     variables = os.environ | {"TMPDIR": str(shared)}
     with subprocess.Popen(command("run", fruits, tmp_path / "out", "--set", BACKBONE), env=variables) as run:

@@ -180,6 +180,7 @@ def test_a_page_that_failed_with_status_200_is_not_the_end_of_a_list(
     assert proxy.injected == {"rewritten": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["reset", "truncated", "slow_down"])
 def test_a_listing_survives_broken_connections(
     admin: Any, tree: Bucket, proxy: Proxy, through: Bucket, fault: str

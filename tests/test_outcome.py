@@ -16,6 +16,7 @@ from fruitpipe.errors import FruitpipeError
 from fruitpipe.pipeline.run import failure_of
 
 
+@pytest.mark.slow
 def test_a_failing_database_is_one_line_and_an_outcome(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

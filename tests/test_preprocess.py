@@ -323,6 +323,7 @@ print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 """Not getrusage, which begins with what the parent had when it forked."""
 
 
+@pytest.mark.slow
 def test_steps_need_no_more_memory_than_decoding_and_the_luminance(tmp_path: Path) -> None:
     (tmp_path / "large.jpg").write_bytes(hostile.jpeg(on_ground(blot(4000, 3000), (6000, 5000), (900, 900))))
 

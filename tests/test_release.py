@@ -5,6 +5,7 @@ Runs where `kubectl` reaches a cluster with the Spark operator, and where this m
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from bombs import LARGE, huge_tile, with_scans
 from chart import CHART, helm
 from cluster import NAMESPACE, connects, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
+from PIL import Image
 from queries import metric_names, queries
 from release import IN, Release, release
 from s3 import objects, upload
@@ -170,9 +172,11 @@ def test_a_run_in_the_middle_of_which_executor_and_driver_are_killed(
     extra = {"restart": {"retries": 3, "interval": 1}, "eventLog": {"volume": {"emptyDir": {}}}}
     with release("many", cluster_image, places, "heap", executor=executor, **extra) as made:
         wait_for(lambda: parts(client, "many"), 180)
-        check_metrics(made)
-        kubectl("exec", "many-driver", "--", "bash", "-c", "grep -aq SparkListenerLogStart /var/spark-events/*/events*")
-        check_network(made, cluster_image)
+        with made.standing_still():
+            check_metrics(made)
+            asked = "grep -aq SparkListenerLogStart /var/spark-events/*/events*"
+            kubectl("exec", "many-driver", "--", "bash", "-c", asked)
+            check_network(made, cluster_image)
         (victim, *_) = made.pods("executor")
         kubectl("delete", "pod", victim, "--grace-period=0", "--force")
         before = len(parts(client, "many"))
@@ -277,10 +281,23 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
 LITTLE = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
 
 
-def test_a_driver_with_too_little_memory_is_told_so(places: Server, cluster_image: str, many: int) -> None:
+def test_a_driver_with_too_little_memory_is_told_so(places: Server, cluster_image: str) -> None:
     """One that judges by labels holds scikit-learn besides."""
     executor = {"instances": 1, "cores": 6, "coreRequest": "100m"}
-    require_named("driver", cluster_image, places, "heap", driver=LITTLE, executor=executor, pipeline__evaluate=True)
+    require_named("driver", cluster_image, places, "images", driver=LITTLE, executor=executor, pipeline__evaluate=True)
+
+
+def test_an_executor_with_too_little_memory_is_told_so(places: Server, cluster_image: str, client: Any) -> None:
+    """A batch of 16 pictures of 16 megapixels is more than its pod may hold, and is one worker's own."""
+    random = np.random.default_rng(7)
+    for number in range(16):
+        sink = io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (1000, 1000), np.uint8)).save(sink, "JPEG")
+        client.put_object(Bucket=BUCKET, Key=f"noise/{number}.jpg", Body=sink.getvalue())
+    large = {"pipeline__backbone": "orb", "pipeline__words": {"side": 4096}}
+    driver = {"coreRequest": "100m", "memoryOverhead": "3g"}  # it learns the words
+    executor = LITTLE | {"instances": 1, "cores": 1}
+    require_named("executor", cluster_image, places, "noise", driver=driver, executor=executor, **large)
 
 
 def require_named(role: str, image: str, places: Server, images: str, **values: Any) -> None:

@@ -55,6 +55,7 @@ def test_a_name_that_is_a_script_is_text(page: str) -> None:
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "injected",
     [

@@ -171,6 +171,7 @@ def test_a_second_run_computes_no_feature_and_gives_the_same_bits(copy: tuple[Pa
     assert same_vectors(vectors(out), expected)
 
 
+@pytest.mark.slow
 def test_the_number_of_cores_does_not_change_a_bit(fruits: Path, first: Path, tmp_path: Path) -> None:
     document = run(fruits, tmp_path / "out", "spark.master=local[1]")
     assert document["plan"]["new"] == 320
@@ -437,6 +438,7 @@ def test_a_single_picture_gives_one_component(fruits: Path, tmp_path: Path) -> N
     assert vectors(tmp_path / "out")["vector"].to_pylist() == [[0.0]]
 
 
+@pytest.mark.slow
 def test_mobilenet_on_photographs_agrees_with_keras_and_scikit_learn(
     data: Path, mobilenet: object, tmp_path: Path
 ) -> None:

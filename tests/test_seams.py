@@ -164,6 +164,7 @@ def published(out: Path) -> list[tuple[str, bytes]]:
     return sorted(zip(table["path"].to_pylist(), (row.tobytes() for row in values), strict=True))
 
 
+@pytest.mark.slow
 def test_a_sink_from_outside_takes_the_vectors_and_a_killed_task_writes_no_row_twice(
     fruits: Path, tmp_path: Path, sqlite: Path
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_format_is_one_that_is_installed_and_earlier_runs_stay_readable_withou
     assert shown["config"]["formats"] == ["sqlite"]
 
 
+@pytest.mark.slow
 def test_a_stage_from_outside_is_in_manifest_show_and_report(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +336,7 @@ def mean_colours(path: Path) -> np.ndarray[Any, Any]:
     return pixels.reshape(4, 2, 4, 2, 3).mean(axis=(1, 3)).ravel()
 
 
+@pytest.mark.slow
 def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_with_process(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

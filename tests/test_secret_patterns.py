@@ -133,6 +133,7 @@ def test_settings_that_only_name_a_secret_are_taken() -> None:
     assert load_config(None, (), **tree).spark.conf == conf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", [SECRET, f"me:{SECRET}"])
 def test_a_user_in_the_endpoint_of_the_environment_is_left_out(user: str, tmp_path: Path) -> None:
     places = {"AWS_CONFIG_FILE": "/nowhere", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere", "AWS_REGION": "eu-west-3"}

@@ -397,6 +397,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_images_need_no_more_memory(tmp_path: Path) -> None:
     few, many = tmp_path / "few", tmp_path / "many"
     for image in range(1000):

@@ -86,6 +86,7 @@ def test_a_session_with_a_large_default_parallelism_has_as_many_slots_as_cores(t
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_only_our_own_jobs_are_cancelled(tmp_path: Path) -> None:
     """In a Spark of somebody's, who has a job of their own meanwhile."""
     with cluster(SparkConfig(master="local[2]"), Environment.read(), tmp_path / "spark.log") as spark:

@@ -149,6 +149,7 @@ def test_swap_puts_only_over_what_is_expected(store: Store) -> None:
     assert store.swap("x", None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expected", [None, b"old"])
 @pytest.mark.parametrize("same", [False, True], ids=["different data", "same data"])
 def test_of_threads_that_swap_at_once_exactly_one_wins(store: Store, expected: bytes | None, same: bool) -> None:

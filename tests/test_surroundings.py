@@ -43,6 +43,7 @@ def of_a_cluster(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_does_not_take_the_settings_of_another_spark_and_says_so(
     of_a_cluster: dict[str, str], fruits: Path, tmp_path: Path
 ) -> None:

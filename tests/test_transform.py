@@ -90,6 +90,7 @@ def test_where_no_image_can_be_reached_the_reason_ends_it(model: Path, tmp_path:
     assert not out.is_file()
 
 
+@pytest.mark.slow
 def test_of_large_files_a_thread_holds_as_many_as_a_worker_does(model: Path, tmp_path: Path) -> None:
     size = 60_000_000
     for number in range(24):

@@ -90,6 +90,7 @@ def accuracy(features: NDArray[Any], labels: NDArray[Any]) -> float:
     return float((labels[nearest] == labels).mean())
 
 
+@pytest.mark.slow
 def test_words_tell_real_fruits_apart_and_better_than_words_learnt_from_bytes(data: Path) -> None:
     paths = sorted((data / "fruits-360" / "Sample").rglob("*.jpg"))
     labels = np.array([path.parent.name for path in paths])
