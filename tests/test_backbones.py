@@ -25,7 +25,8 @@ from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.pipeline.run import plan
 from fruitpipe.source import Reader
-from fruitpipe.tasks.featurize import Image, featurize
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import featurize
 from fruitpipe.vision.decode import decode, features_digest
 
 CONVERSION = "fruitpipe.backbones.convert"

@@ -27,7 +27,7 @@ from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.model.transform import transform_folder
 from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader, list_images
-from fruitpipe.tasks.featurize import Image as Listed
+from fruitpipe.source.fetching import Image as Listed
 from fruitpipe.tasks.featurize import featurize
 
 EXAMPLE = "colour_histogram:ColourHistogram"

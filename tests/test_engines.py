@@ -18,8 +18,9 @@ from fruitpipe.engines.choice import network_kind
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
+from fruitpipe.source.fetching import Image
 from fruitpipe.spark.cluster import cluster
-from fruitpipe.tasks.featurize import Image, featurize
+from fruitpipe.tasks.featurize import featurize
 from fruitpipe.vision.decode import decode
 
 KINDS = ("litert", "openvino_bf16")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from seaweed import BUCKET
 
 from fruitpipe.config import ImageConfig, S3Config
-from fruitpipe.source import Reader, files
-from fruitpipe.tasks import featurize as module
-from fruitpipe.tasks.featurize import AHEAD_BYTES, Image, NoRoom, Room, featurize, fetch
+from fruitpipe.source import Reader, fetching, files, list_images
+from fruitpipe.source.fetching import AHEAD_BYTES, Image, NoRoom, Room, fetch
+from fruitpipe.tasks.featurize import featurize
 from fruitpipe.vision.bad_image import BadImage
 
 MEGABYTE = 1_000_000
@@ -57,12 +57,24 @@ def test_of_a_group_of_large_files_a_few_are_held_whatever_sizes_a_list_says(tmp
     assert peak < held + 3 * 30 * MEGABYTE, "what is ahead, what is being read and what is decoded"
 
 
+def test_a_listing_that_reads_large_files_holds_a_few(tmp_path: Path) -> None:
+    for number in range(16):
+        large(tmp_path / f"{number}.jpg", 30 * MEGABYTE)
+    tracemalloc.start()
+    contents = [each for batch in list_images(str(tmp_path), verify_content=True) for each in batch["content"]]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(contents), len(set(contents))) == (16, 1)
+    assert contents[0].is_valid
+    assert peak < AHEAD_BYTES + ImageConfig().max_bytes + 2 * 30 * MEGABYTE
+
+
 @pytest.mark.parametrize("listed", [900, 0, 1], ids=["known", "unknown", "a lie"])
 def test_objects_ahead_are_never_more_than_there_is_room_for(
     admin: Any, s3: S3Config, monkeypatch: pytest.MonkeyPatch, listed: int
 ) -> None:
     """And each of them arrives, in order, those included that were refused at first."""
-    monkeypatch.setattr(module, "AHEAD_BYTES", 2000)
+    monkeypatch.setattr(fetching, "AHEAD_BYTES", 2000)
     prefix = f"ahead/{uuid4().hex}"
     bodies = [bytes([number]) * 900 for number in range(40)]
     for number, body in enumerate(bodies):
@@ -74,7 +86,7 @@ def test_objects_ahead_are_never_more_than_there_is_room_for(
             super().claim(number, size)
             claimed.append(sum(self._claimed.values()))
 
-    monkeypatch.setattr(module, "Room", Watched)
+    monkeypatch.setattr(fetching, "Room", Watched)
     images = [Image(f"s3://{BUCKET}/{prefix}/{number}.jpg", size=listed) for number in range(40)]
     assert [bytes(data) for data in fetch(images, Reader(s3, 1000))] == bodies
     assert 900 <= max(claimed) <= 2000 + 1000

@@ -20,7 +20,8 @@ from fruitpipe.numeric import pca
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader
-from fruitpipe.tasks.featurize import Image, featurize
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import featurize
 
 
 def write(model: Model, folder: Path) -> Path:

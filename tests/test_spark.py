@@ -32,7 +32,8 @@ from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage.store import LocalStore
-from fruitpipe.tasks.featurize import FeaturizeSample, Image
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import FeaturizeSample
 from fruitpipe.tasks.warm_up import WarmUp
 out, flatbuffer, log, paths = json.loads(sys.argv[1])
 reader = Reader(S3Config(), ImageConfig().max_bytes)

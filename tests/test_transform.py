@@ -17,7 +17,7 @@ from fruitpipe.config import ImageConfig
 from fruitpipe.engines import EngineSpec
 from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.numeric.pca import Unreduced
-from fruitpipe.tasks.featurize import AHEAD_BYTES
+from fruitpipe.source.fetching import AHEAD_BYTES
 
 ELSEWHERE = "az://photographs/x.jpg"
 """An object that nobody here has a right to: there is no account."""

@@ -119,7 +119,8 @@ class Model:
                 window += [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 1)]
 
     def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
-        from fruitpipe.tasks.featurize import Image, featurize
+        from fruitpipe.source.fetching import Image
+        from fruitpipe.tasks.featurize import featurize
 
         facts, features = featurize([Image(path) for path in paths], self._started, self.card.image, reader)
         vectors = self.transform(features)

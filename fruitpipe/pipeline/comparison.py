@@ -13,7 +13,8 @@ from fruitpipe.numeric import precision
 from fruitpipe.pipeline.job import Job, share
 from fruitpipe.pipeline.stage import Context
 from fruitpipe.result.manifest import Record
-from fruitpipe.tasks.featurize import SAMPLED, FeaturizeSample, Image
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import SAMPLED, FeaturizeSample
 from fruitpipe.vision.bad_image import OK
 
 TITLE = "Features in bf16 against float32"

@@ -18,8 +18,9 @@ from fruitpipe.engines import EngineSpec
 from fruitpipe.errors import NotLearnt
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader
+from fruitpipe.source.fetching import Data, Image, fetch
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.featurize import Data, Image, decoded, fetch
+from fruitpipe.tasks.featurize import decoded
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import Picture
 

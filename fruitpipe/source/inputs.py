@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +14,9 @@ from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
+from fruitpipe.source.fetching import Image, fetch
 from fruitpipe.source.listing import BATCH, LINKED, LISTING, LISTS, WILD, split_glob
-from fruitpipe.source.reader import REMOTE_THREADS, Reader, digest
+from fruitpipe.source.reader import Reader, digest
 from fruitpipe.storage import layout
 from fruitpipe.units import in_kinds
 from fruitpipe.vision.bad_image import BadImage
@@ -152,14 +152,8 @@ def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) ->
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:
     """The batches with digests of the images' bytes; null where they cannot be read, which the run itself will tell."""
 
-    def content_of(path: str) -> str | None:
-        try:
-            return digest(reader.read(path))
-        except BadImage:
-            return None
-
     position = LISTING.get_field_index("content")
-    with ThreadPoolExecutor(REMOTE_THREADS) as pool:
-        for batch in batches:
-            contents = pa.array(list(pool.map(content_of, batch["path"].to_pylist())), pa.string())
-            yield batch.set_column(position, batch.schema.field(position), contents)
+    for batch in batches:
+        images = [Image(path) for path in batch["path"].to_pylist()]
+        contents = [None if isinstance(data, BadImage) else digest(data) for data in fetch(images, reader)]
+        yield batch.set_column(position, batch.schema.field(position), pa.array(contents, pa.string()))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 from fruitpipe.config import ImageConfig
 from fruitpipe.engines import Engine, EngineSpec
 from fruitpipe.source import Reader, digest
-from fruitpipe.source.reader import threads_for
+from fruitpipe.source.fetching import AHEAD, Data, Image, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
@@ -26,20 +23,8 @@ from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Picture
 from fruitpipe.vision.decoder import decode_within_limits
 
-Data = bytes | memoryview
-AHEAD, AHEAD_BYTES = 32, 64 << 20
-"""Images fetched before their turn, twice a batch where that is more, and the bytes from which they are fewer."""
 SAMPLED = 16
 """Images of a task of `FeaturizeSample`."""
-
-
-class Image(NamedTuple):
-    """An image to featurize."""
-
-    path: str
-    etag: str = ""
-    size: int = 0
-    """bytes, where they are known"""
 
 
 class Read(NamedTuple):
@@ -207,71 +192,3 @@ def infer(engine: Engine, pixels: NDArray[np.uint8], seen: list[Seen | BadImage]
         features[row] = 0
         seen[good[row]] = error
     out[good] = features
-
-
-def fetch(images: list[Image], reader: Reader, most: int = AHEAD) -> Iterator[Data | BadImage]:
-    """The bytes of each image, or why not, in order, at most so many ahead of their use.
-
-    Sizes that were listed say how many to begin with; an image of none is taken to be as large as the one before. What
-    is there then counts as it is: an image for which there is no room is read at its turn.
-    """
-    room = Room(AHEAD_BYTES + reader.max_bytes)  # the last one that was begun may be of any size
-    with ThreadPoolExecutor(max((threads_for(image.path) for image in images), default=1)) as pool:
-        ahead: deque[tuple[int, int, Future[Data | BadImage | None]]] = deque()
-        held = last = 0
-
-        def take() -> Data | BadImage:
-            nonlocal held, last
-            number, expected, future = ahead.popleft()
-            held -= expected
-            found = future.result()
-            room.free(number)
-            if found is None:
-                found = read_or_error(reader, images[number])
-            assert found is not None, "it has room for itself"
-            last = 0 if isinstance(found, BadImage) else len(found)
-            return found
-
-        for number, image in enumerate(images):
-            expected = image.size or last
-            ahead.append((number, expected, pool.submit(read_or_error, reader, image, partial(room.claim, number))))
-            held += expected
-            while len(ahead) > most or (held > AHEAD_BYTES and len(ahead) > 1):
-                yield take()
-        while ahead:
-            yield take()
-
-
-class NoRoom(Exception):
-    """An image has more bytes than there is room for."""
-
-
-class Room:
-    """Bytes of images that are there, or on their way, before their turn."""
-
-    def __init__(self, most: int) -> None:
-        self._most, self._claimed, self._lock = most, dict[int, int](), Lock()
-
-    def claim(self, number: int, size: int) -> None:
-        """Take room for an image, once however often it is claimed. Raises NoRoom."""
-        with self._lock:
-            others = sum(self._claimed.values()) - self._claimed.get(number, 0)
-            if others + size > self._most:
-                raise NoRoom
-            self._claimed[number] = size
-
-    def free(self, number: int) -> None:
-        with self._lock:
-            self._claimed.pop(number, None)
-
-
-def read_or_error(
-    reader: Reader, image: Image, claim: Callable[[int], None] = lambda size: None
-) -> Data | BadImage | None:
-    """The bytes of an image, or why not; None where their claim found no room."""
-    try:
-        return reader.read(image.path, image.etag, claim)
-    except BadImage as error:
-        return error
-    except NoRoom:
-        return None
