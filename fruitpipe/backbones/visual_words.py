@@ -15,6 +15,7 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.config import Config, Environment, WordsConfig
 from fruitpipe.errors import NotLearnt, UserError
+from fruitpipe.numeric.one_thread import one_thread
 
 if TYPE_CHECKING:  # OpenCV is for those who ask for words
     from fruitpipe.backbones.resolved import ResolvedBackbone
@@ -130,8 +131,6 @@ def learn(learning: Learning, sample: Sample, detector: Detector, size: int) -> 
 
     Raises UserError where fewer descriptors are found than words are wanted.
     """
-    from threadpoolctl import threadpool_limits
-
     from fruitpipe.engines.visual_words import Vocabulary
 
     most = min(max(DESCRIPTORS, PER_WORD * size), MOST)
@@ -149,7 +148,7 @@ def learn(learning: Learning, sample: Sample, detector: Detector, size: int) -> 
         )
     random = np.random.default_rng(SEED)
     points = detector.points(np.concatenate(described)[np.sort(random.permutation(count)[:most])])
-    with threadpool_limits(1):  # sums of one order, so that the same images give the same words
+    with one_thread():
         return Vocabulary(detector, cluster(points, points[random.permutation(len(points))[:size]]))
 
 

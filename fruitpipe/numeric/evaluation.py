@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from threadpoolctl import threadpool_limits
+
+from fruitpipe.numeric.one_thread import one_thread
 
 SAMPLE = 2000
 """Images that are classified, at most: with 1280 features and 120 labels they cost 16 s of CPU time."""
@@ -74,7 +75,7 @@ def evaluate(
     chosen = frequent[codes]
     codes = codes[chosen]
     spaces = [features[chosen], *(vectors[chosen, :k] for k in sizes(vectors.shape[1]))]
-    with threadpool_limits(1), warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
+    with one_thread(), warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as pool:
         warnings.simplefilter("ignore", ConvergenceWarning)
         full, *reduced = pool.map(lambda space: accuracy(space, codes), spaces)
     return Evaluation(

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from fruitpipe.errors import FruitpipeError, TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
+from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.pipeline.job import Job
 from fruitpipe.result.manifest import Counts
 from fruitpipe.source import require_places
@@ -103,7 +103,7 @@ def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
     with job.reporter.stage("fit"):
         job.spark.map(reduce.Fit(job.store, job.id), parts, poll=job.reporter.poll)
         moments = reduce.sum_moments(job.store, job.id, parts)
-        with threadpool_limits(1):  # more give other bits, and wait for each other where cores are busy
+        with one_thread():
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
     if options.variance is None and (options.components or 0) > fitted.length:
         job.warnings.append(

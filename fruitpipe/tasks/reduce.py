@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.sinks import Sink, to_table, vectors_of
 from fruitpipe.storage import layout
@@ -75,7 +75,7 @@ class Fit:
     run: str
 
     def __call__(self, number: int) -> None:
-        with threadpool_limits(1):
+        with one_thread():
             moments = moments_of(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
         arrays = io.BytesIO()
         upper = moments.scatter[np.triu_indices(len(moments.mean))]
@@ -124,7 +124,7 @@ class Project:
     def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
         index = Index(self.store, layout.work(self.run, layout.INDEX), number)
         pairs, blank = [], 0
-        with threadpool_limits(1):
+        with one_thread():
             for block in index.blocks():
                 pairs.append(pca().transform_with_error(block))
                 blank += int((~block.any(axis=1)).sum())
