@@ -85,7 +85,7 @@ def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbe
 
 @pytest.mark.slow
 def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path: Path) -> None:
-    settings = ("backbone=orb", "words.side=1600")  # which takes long enough to be killed amid
+    settings = ("backbone=orb", "words.side=1000")  # which takes long enough to be killed amid
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     run(fruits, undisturbed, *settings)
     with running(fruits, out, settings=settings) as process, held(process):

@@ -48,7 +48,7 @@ def test_a_run_does_not_take_the_settings_of_another_spark_and_says_so(
     of_a_cluster: dict[str, str], fruits: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process("run", fruits, out, *RUN, variables=os.environ | of_a_cluster)
+    process("run", fruits / "Apple", out, *RUN, variables=os.environ | of_a_cluster)
     (said,) = manifest(out)["warnings"]
     assert said == f"left aside, as they are for another Spark: {', '.join(sorted(of_a_cluster))}"
 
@@ -59,7 +59,7 @@ def test_after_a_run_the_environment_is_as_before_and_the_next_leaves_no_more_as
 ) -> None:
     program = f"""
 import os, fruitpipe
-places = dict(input={str(fruits)!r}, output={str(tmp_path / "out")!r})
+places = dict(input={str(fruits / "Apple")!r}, output={str(tmp_path / "out")!r})
 config = fruitpipe.load_config(**places, backbone="efficientnet_lite0", limit=20)
 for _ in range(2):
     (said,) = fruitpipe.run(config).manifest.warnings
@@ -78,7 +78,7 @@ assert found == {{"SPARK_HOME": "/nowhere"}}, found
 def test_a_run_starts_where_the_name_of_the_machine_leads_nowhere(fruits: Path, tmp_path: Path) -> None:
     """In a namespace of its own, in which the machine has another name; that takes rights of root."""
     words = ["unshare", "--uts", "sh", "-c", 'hostname nowhere.invalid && exec "$@"', "sh"]
-    run = command("run", fruits, tmp_path / "out", *RUN)
+    run = command("run", fruits / "Apple", tmp_path / "out", *RUN)
     done = subprocess.run([*words, *run], capture_output=True, text=True, check=False, timeout=300)
     if "Operation not permitted" in done.stderr:
         unavailable("only root may rename a machine")
@@ -94,7 +94,7 @@ def test_a_run_starts_in_a_folder_that_has_been_deleted(fruits: Path, tmp_path: 
         "-c",
         f'cd "{gone}" && rmdir "{gone}" && exec "$@"',
         "sh",
-        *command("run", fruits, tmp_path / "out", *RUN),
+        *command("run", fruits / "Apple", tmp_path / "out", *RUN),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -131,7 +131,7 @@ def test_a_spark_that_does_not_start_says_why_and_where_the_rest_is(
 def test_a_limit_of_the_system_is_named_with_what_to_do(
     words: tuple[str, ...], says: str, fruits: Path, tmp_path: Path
 ) -> None:
-    run = command("run", fruits, tmp_path / "out", *RUN)
+    run = command("run", fruits / "Apple", tmp_path / "out", *RUN)
     done = subprocess.run([*words, *run], capture_output=True, text=True, check=False, timeout=300)
     if "Operation not permitted" in done.stderr:
         unavailable("only root may take a network away")
