@@ -33,10 +33,13 @@ VARIABLES = {
 SETTINGS = {"type": "object", "propertyNames": SETTING_NAME, "additionalProperties": SECRET_FREE}
 """Any names and values but those that are credentials."""
 NUMBER = {"type": "integer", "minimum": 1}
+FIELD = "[0-9A-Za-z*/,?-]+"
+CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9hms.]+|({FIELD} +){{4}}{FIELD})?$"
+"""As github.com/robfig/cron takes it, by which the operator starts schedules."""
 SPECIAL: dict[str, dict[str, Any]] = {
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
-    "image.tag": {"type": "string", "not": {"const": "latest"}},
+    "schedule.cron": {"type": "string", "pattern": CRON},
     "schedule.concurrencyPolicy": {"enum": ["Allow", "Forbid", "Replace"]},
     "driver.cores": NUMBER,
     "driver.memory": MEMORY,

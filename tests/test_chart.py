@@ -114,6 +114,27 @@ def test_pod_templates_are_what_kubernetes_knows():
         validate(pod, "1.34", strict=True)
 
 
+def packed(version: str, folder: Path) -> list[dict[str, Any]]:
+    """What the chart renders in another version of it, with the image of this one."""
+    done = helm("package", str(CHART), f"--version={version}", f"--app-version={version}", f"--destination={folder}")
+    assert not done.returncode, done.stderr
+    (chart,) = folder.glob(f"fruitpipe-{version}.tgz")
+    done = helm("template", "fruits", str(chart), "--namespace=jobs", *options(*PLACES, "image.tag=any"))
+    assert not done.returncode, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+@pytest.mark.parametrize("version", ["9.9.9", "9.9.9+0123456789abcdef0123456789abcdef0123456789abcdef0123456789"])
+def test_another_version_of_the_chart_runs_nothing_again(version: str, tmp_path: Path):
+    """Flux makes one with a + of every commit, which no label may have."""
+    objects = packed(version, tmp_path)
+    application = one(objects, "SparkApplication")
+    assert application["spec"] == one(render("image.tag=any"), "SparkApplication")["spec"]
+    for each in objects:
+        for value in each["metadata"]["labels"].values():
+            assert re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", value)
+
+
 def test_lint_finds_nothing():
     done = helm("lint", "--strict", str(CHART), *options(*PLACES))
     assert not done.returncode, done.stdout
@@ -157,7 +178,11 @@ def test_the_schema_is_one():
         ("pipeline.s3.endpoint=https://me:key@host", "pipeline/s3/endpoint", "not"),
         ("pipeline.input=s3://photos/images?X-Amz-Signature=5ec2e7", "pipeline/input", "not"),
         ("pipeline.s3.tags.a=https://token@host", "pipeline/s3/tags/a", "not"),
-        ("image.tag=latest", "image/tag", "not"),
+        ("image.tag=latest", "image/tag", "another image tomorrow"),
+        ("schedule.cron=nonsense", "schedule/cron", "pattern"),
+        ("schedule.cron=0 3 * *", "schedule/cron", "pattern"),
+        ("pipeline.output=/data/out", "pipeline/output", "give a bucket"),
+        ("pipeline.output=file:///data/out", "pipeline/output", "give a bucket"),
         ("image.digest=sha256:12", "image/digest", "pattern"),
     ],
 )

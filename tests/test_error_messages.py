@@ -173,6 +173,11 @@ def test_a_wrong_address(endpoint: str, cause: str, admin: dict[str, str]) -> No
     assert cause in plan(admin, endpoint)
 
 
+def test_in_a_pod_the_chart_s_own_policy_is_named_first(admin: dict[str, str]) -> None:
+    line = plan(admin | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "http://127.0.0.1:9")
+    assert "and that the server runs, and the chart's networkPolicy.stores and networkPolicy.storePorts" in line
+
+
 @pytest.mark.parametrize("port", ["filer.port", "master.port", "volume.port", "metricsPort"])
 def test_a_server_that_is_no_object_store(port: str, server: Server, admin: dict[str, str]) -> None:
     line = plan(admin, f"http://127.0.0.1:{server.ports[port]}")

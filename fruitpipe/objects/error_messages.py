@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Action = Literal["list", "list uploads to", "read", "write", "delete"]
 OTHERS = "have this machine trust its authority, or what is between (VPN, proxy)"
 TRUST = {"s3": "give its authority's PEM file as s3.ca_file", "gs": OTHERS, "az": OTHERS}
+POLICY = "the chart's networkPolicy.stores and networkPolicy.storePorts"
+"""What stands between a pod and a store, first of all."""
 AGAIN = "Try again later; a run goes on where it stood."
 RIGHT = {
     "list": "s3:ListBucket",
@@ -104,12 +106,12 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
     (
         "ConnectionRefused|Could not connect to the endpoint",
         UserError,
-        "nothing answers at {server}: check {setting}, and that the server runs.",
+        "nothing answers at {server}: check {setting}, and that the server runs{policy}.",
     ),
     (
         "(Connect|Read) timeout on endpoint|operation timed out",
         UserError,
-        "{server} does not answer in time: check {setting}, and what is between (VPN, firewall, proxy).",
+        "{server} does not answer in time: check {setting}, and what is between ({between}).",
     ),
     (
         "Connection was closed before",
@@ -173,6 +175,7 @@ def our_error(error: BaseException, place: Place, action: Action, key: str = "")
     if type(error).__module__ == "botocore.exceptions" and "Credential" in type(error).__name__:
         return no_credentials(error)
     right = f" ({RIGHT[action]})" if place.scheme == "s3" else ""
+    in_pod = Environment.read().in_pod
     names = "|".join(re.escape(name) for name in (place.name, key) if name)
     said = re.sub(rf"(?<!\w)({names})(?!\w)", "", text)  # a bucket's name is no symptom
     for word, (pattern, kind, message) in product((code_of(error), said), REASONS):
@@ -185,6 +188,8 @@ def our_error(error: BaseException, place: Place, action: Action, key: str = "")
                 "setting": setting_of(place),
                 "trust": TRUST[place.scheme],
                 "again": AGAIN,
+                "policy": f", and {POLICY}" if in_pod else "",
+                "between": f"{POLICY}, firewall, proxy" if in_pod else "VPN, firewall, proxy",
             }
             return kind(message.format(**facts, action=action, right=right))
     return FruitpipeError(f"{action} of {url} failed: {one_line(text)}. {AGAIN}")

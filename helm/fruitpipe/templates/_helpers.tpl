@@ -6,8 +6,9 @@
 {{- end }}
 
 {{- define "fruitpipe.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+# No label may have the + of a version that Flux makes of a commit.
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_." }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_." | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "fruitpipe.selector" . }}
 {{- end }}
@@ -36,6 +37,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- define "fruitpipe.config" -}}
 {{- if not .Values.pipeline.input }}{{ fail "pipeline.input: say where the images are, such as s3://bucket/images." }}{{ end -}}
 {{- if not .Values.pipeline.output }}{{ fail "pipeline.output: say where results go, such as s3://bucket/results." }}{{ end -}}
+{{- if or (hasPrefix "file:" .Values.pipeline.output) (not (contains "://" .Values.pipeline.output)) }}{{ fail (printf "pipeline.output: %s is a folder, and the pods of a run share none: give a bucket, such as s3://bucket/results." .Values.pipeline.output) }}{{ end -}}
 {{- if hasKey .Values.pipeline "spark" }}{{ fail "pipeline.spark: has no effect on Kubernetes: write entries of spark.conf as sparkConf, spark.memory as driver.memory, and leave spark.master out." }}{{ end -}}
 {{ toYaml .Values.pipeline }}
 {{- end }}
@@ -60,7 +62,8 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $root := index . 0 }}{{ $role := index . 1 }}{{ $values := index . 2 -}}
 metadata:
   labels:
-    {{- include "fruitpipe.labels" $root | nindent 4 }}
+    # Not those with versions: another would run the job again.
+    {{- include "fruitpipe.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ $role }}
     {{- with $values.labels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
