@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import distributions, version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,7 +29,9 @@ def debian() -> Iterator[dict[str, Any]]:
 
 
 def python() -> Iterator[dict[str, Any]]:
-    for found in distributions():
+    """Those included that others bring as copies of their own."""
+    for path in Path(sys.prefix).rglob("*.dist-info"):
+        found = Distribution.at(path)
         yield component("pypi", "", re.sub(r"[-_.]+", "-", found.name).lower(), found.version)
 
 
@@ -38,11 +40,13 @@ def java() -> Iterator[dict[str, Any]]:
     for path in Path(sys.prefix).rglob("pyspark/jars/lib/*.jar"):
         with ZipFile(path) as jar:
             left = [jar.read(name).decode() for name in jar.namelist() if name.endswith("/pom.properties")]
+        own = False
         for text in left:
             facts = dict(re.findall(r"^(groupId|artifactId|version)=(\S+)", text, re.MULTILINE))
             yield component("maven", facts["groupId"], facts["artifactId"], facts["version"])
-        if not left:
-            name, _, number = path.stem.rpartition("-")
+            own |= f"{path.stem}-".startswith(f"{facts['artifactId']}-{facts['version']}-")
+        if not own:
+            name, number = re.split(r"-(?=\d)", path.stem, maxsplit=1)
             yield component("generic", "", name, number)
 
 
@@ -51,7 +55,6 @@ def main() -> None:
     sys.path += map(str, folder.rglob("site-packages"))
     found = {each["bom-ref"]: each for kind in (debian, python, java) for each in kind()}
     application = component("pypi", "", PACKAGE, version(PACKAGE)) | {"type": "application"}
-    del found[application["bom-ref"]]
     document = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,28 @@ import pytest
 from command import BACKBONE, manifest, one_line_error, same_vectors, vectors
 from conftest import unavailable
 from containers import Layer, engine, inspect, layers
+from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.slow
 ROOT, USER, STRANGER = "0", "185", "1000620000:0"  # the last as OpenShift makes them up
 SPARK = "org.apache.spark.deploy.SparkSubmit"
+CONTENTS = """
+import email, json, pathlib, re, zipfile
+root = pathlib.Path("/")
+found = {"python": [], "jars": [], "within jars": []}
+for folder in "opt", "usr":
+    for path in root.joinpath(folder).rglob("*.dist-info/METADATA"):
+        facts = email.message_from_bytes(path.read_bytes())
+        found["python"].append((facts["Name"], facts["Version"]))
+for path in root.joinpath("opt/venv").rglob("pyspark/jars/lib/*"):
+    found["jars"].append(path.stem)
+    with zipfile.ZipFile(path) as jar:
+        for name in jar.namelist():
+            if (of := re.fullmatch("META-INF/maven/(.+)/(.+)/pom.properties", name)):
+                version = re.search("^version=(.+?)\\s*$", jar.read(name).decode(), re.M)[1]
+                found["within jars"].append((*of.groups(), version))
+print(json.dumps(found))
+"""
 
 
 @cache
@@ -95,10 +114,12 @@ def test_only_root_may_change_what_is_in_it():
 
 def test_byte_code_is_there_and_holds_whatever_the_time():
     script = """
-import pathlib, fruitpipe, numpy, pyspark
+import pathlib, sys, fruitpipe, numpy, pyspark
+codes = list(pathlib.Path(sys.prefix).rglob("*.pyc"))
+timed = [code for code in codes if int.from_bytes(code.read_bytes()[4:8], "little") != 1]
+assert not timed, timed
 for package in fruitpipe, numpy, pyspark:
-    codes = list(pathlib.Path(package.__file__).parent.rglob("*.pyc"))
-    assert len(codes) > 20 and all(int.from_bytes(code.read_bytes()[4:8], "little") == 1 for code in codes), package
+    assert sum(code.is_relative_to(pathlib.Path(package.__file__).parent) for code in codes) > 20, package
 """
     container("-c", script, entrypoint="python")
 
@@ -134,15 +155,28 @@ def test_the_package_is_the_last_layer_and_alone(built):
 
 
 def test_bill_of_materials():
+    """It lists what is there: Python's packages, those that others bring too, Debian's, Spark's jars and theirs."""
     document = json.loads(shell("cat /opt/fruitpipe/sbom.json"))
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
-    assert document["metadata"]["component"]["name"] == "fruitpipe"
-    found = {each["purl"].partition("?")[0] for each in document["components"]}
-    for name, version in json.loads(container("version", "--json").stdout).items():
-        assert name in {"python", "fruitpipe", "java", "revision"} or f"pkg:pypi/{name}@{version}" in found
-    for package in shell("dpkg-query --show --showformat '${Package}\\n'").split():
-        assert any(purl.startswith(f"pkg:deb/debian/{package.replace('+', '%2B')}@") for purl in found), package
-    assert any(purl.startswith("pkg:maven/org.apache.spark/spark-core") for purl in found)
+    application = document["metadata"]["component"]
+    assert application["name"] == "fruitpipe"
+    listed = defaultdict(set)
+    for each in [application, *document["components"]]:
+        kind = re.match(r"pkg:(\w+)/", each["purl"])[1]
+        listed[kind].add((*filter(None, [each["group"]]), each["name"], each["version"]))
+    there = json.loads(container("-c", CONTENTS, entrypoint="python", user=ROOT).stdout)
+    packages = {(canonicalize_name(name), version) for name, version in there["python"]}
+    assert listed["pypi"] == packages
+    debian = (line.split() for line in shell("dpkg-query --show").splitlines())
+    assert listed["deb"] == {("debian", name.partition(":")[0], version) for name, version in debian}
+    jars = set(there["jars"])
+    assert len(jars) > 200
+    assert listed["maven"] == {tuple(each) for each in there["within jars"]}
+    named = {f"{name}-{version}" for *_, name, version in listed["generic"]}
+    assert named <= jars
+    assert not [name for name, _ in listed["generic"] if re.search(r"-\d", name)], "a part of the version"
+    known = named | {f"{name}-{version}" for *_, name, version in listed["maven"]}
+    assert not [jar for jar in jars if not f"{jar}-".startswith(tuple(f"{each}-" for each in known))]
 
 
 def test_the_class_archive_counts_whatever_follows_its_classpath():
