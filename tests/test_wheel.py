@@ -1,0 +1,35 @@
+"""The wheel, as it comes out of `make wheel`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_is_the_same_wherever_it_is_built(tmp_path: Path) -> None:
+    """Of the same commit, by users with other rights for their files, and with something left beside the code."""
+    built = []
+    for name, umask in (("one", 0o022), ("other", 0o077)):
+        clone = tmp_path / name
+        git = ["git", "clone", "--quiet", "--shared", ROOT, clone]
+        subprocess.run(git, umask=umask, check=True)
+        (clone / f"fruitpipe/{name}.py").write_text("left")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = [clone / "scripts/wheel", clone / "dist"]
+        done = subprocess.run(
+            command, umask=umask, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        (wheel,) = clone.glob("dist/*.whl")
+        built.append((wheel.name, wheel.read_bytes()))
+    assert built[0] == built[1]
+    with ZipFile(wheel) as found:
+        assert {"fruitpipe/py.typed", "fruitpipe/result/report.html"} <= set(found.namelist())
