@@ -7,8 +7,9 @@ DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
 TESTS := not slow and not cluster
 ROUNDS ?= 200
+ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: help setup demo test test-all lint unit e2e s3 chaos image lock clean
+.PHONY: help setup demo test test-all lint unit e2e s3 chaos image wheel lock audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,13 +31,16 @@ test: lint unit ## Check style and types, run the tests in minutes
 test-all: TESTS := not cluster
 test-all: lint unit ## The same with the slow tests: large networks, emulators, the image
 
-lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, helm lint
+lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, zizmor, actionlint, helm lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
 	@$(BIN)/hadolint docker/Dockerfile examples/Dockerfile
+	@$(BIN)/zizmor --offline --no-progress --quiet --persona pedantic .github/workflows
+	@if command -v go >/dev/null; then PATH="$(abspath $(BIN)):$$PATH" go run $(ACTIONLINT); \
+		else echo "lint: without Go, actionlint does not look at the workflows"; fi
 	@PATH="$(abspath $(BIN)):$$PATH"; for values in kind eks; do \
 		helm lint --quiet --strict --values helm/fruitpipe/values-$$values.yaml helm/fruitpipe || exit; done
 
@@ -55,10 +59,18 @@ chaos: setup ## Campaigns of crashes, lying stores, interleavings and long use; 
 image: ## Build the container image; weights in KERAS_HOME go into it
 	@scripts/image $(IMAGE)
 
+wheel: setup ## Build the wheel of the last commit into dist, the same to the bit wherever it is built
+	@PATH="$(abspath $(BIN)):$$PATH" scripts/wheel dist
+
 lock: setup ## Lock the image's requirements anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 		--constraint docker/constraints.txt --extra heif --extra jxl --custom-compile-command "make lock" \
 		--output-file docker/requirements.lock pyproject.toml
 
+audit: setup ## Look for known vulnerabilities in the image's requirements; asks PyPI
+	@$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --requirement docker/requirements.lock || \
+		{ echo "error: what is locked is not known to be safe: lock fixed versions (make lock), or run again where PyPI" \
+		"answers; some mirrors have no advisories" >&2; exit 1; }
+
 clean: ## Remove what make has made
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) dist
