@@ -34,15 +34,12 @@ def main() -> None:
     parser.add_argument("--image", default="localhost/fruitpipe:dev", help="of `make image` [%(default)s]")
     parser.add_argument("--count", type=int, default=3000, help="images for the throughput [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="times that each measurement is made [%(default)s]")
-    parser.add_argument("--twice", action="store_true", help="build all of it again, to compare: takes minutes")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fruitpipe-benchmark-") as scratch:
         Path(scratch).chmod(0o755)
         built = layers(options.image, compress=True)
         sizes(built)
         rebuild(built, Path(scratch))
-        if options.twice:
-            twice(built, Path(scratch))
         start(options.image, options.images, Path(scratch), options.rounds)
         throughput(options.image, subset(options.images, options.count, Path(scratch, "images")), options.rounds)
 
@@ -69,11 +66,11 @@ def checkout(scratch: Path) -> Iterator[Path]:
         yield copy
 
 
-def build(source: Path, *options: str) -> tuple[float, list[Layer]]:
+def build(source: Path) -> tuple[float, list[Layer]]:
     """Seconds of a build, and what it made."""
     name = f"localhost/fruitpipe-benchmark:{os.getpid()}"
     start = time.perf_counter()
-    output([str(source / "scripts/image"), name, *options])
+    output([str(source / "scripts/image"), name])
     seconds = time.perf_counter() - start
     try:
         return seconds, layers(name, compress=True)
@@ -91,14 +88,6 @@ def rebuild(before: list[Layer], scratch: Path) -> None:
     print(
         f"  {len(new)} of {len(after)} layers are new, {sum(each.compressed for each in new) / MEGABYTE:.1f} MB to push"
     )
-
-
-def twice(before: list[Layer], scratch: Path) -> None:
-    with checkout(scratch) as copy:
-        seconds, after = build(copy, "--no-cache")
-    same = [ours.digest == theirs.digest for ours, theirs in zip(before, after, strict=True)]
-    print(f"all built again: {seconds:.0f} s; same layers: {', '.join('yes' if each else 'no' for each in same)}")
-    print(f"  the last one, which is the package: {after[-1].digest[:16]} : {before[-1].digest[:16]}")
 
 
 def container(image: str, images: Path, out: Path) -> list[str]:
