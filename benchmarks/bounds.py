@@ -1,0 +1,68 @@
+"""What it costs to bound the memory and time of each image: features with the bounds and without, in turns.
+
+One process featurizes the same photographs as a worker does, group by group; every other time it decodes without
+asking what an image may take. Groups are short, so that the machine's drift meets both alike.
+
+    python benchmarks/bounds.py IMAGES
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+from common import EXTENSIONS
+
+from fruitpipe.backbones import resolve
+from fruitpipe.config import Config, Environment
+from fruitpipe.source import Reader
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import featurize
+from fruitpipe.vision.decode import decode
+
+GROUP = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("--count", type=int, default=2048, help="how many of them, the first ones by path")
+    parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+
+    paths = sorted(path for path in options.images.rglob("*") if path.suffix.lower() in EXTENSIONS)[: options.count]
+    config = Config(input="IMAGES", output="OUT", backbone=options.backbone)
+    engine = resolve(config, Environment.read()).engine.start()
+    reader = Reader(config.s3, config.image.max_bytes)
+
+    def seconds(group: list[Image], bounds: bool) -> float:
+        without = patch("fruitpipe.tasks.featurize.decode_within_limits", decode)
+        start = time.perf_counter()
+        if bounds:
+            featurize(group, engine, config.image, reader)
+        else:
+            with without:
+                featurize(group, engine, config.image, reader)
+        return time.perf_counter() - start
+
+    groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
+    seconds(groups[0], bounds=True)
+    ratios = []
+    for number in range(options.rounds):
+        spent = {True: 0.0, False: 0.0}
+        for place, group in enumerate(groups):
+            for bounds in (True, False) if (place + number) % 2 else (False, True):
+                spent[bounds] += seconds(group, bounds)
+        rates = {bounds: len(paths) / each for bounds, each in spent.items()}
+        ratios.append(rates[True] / rates[False])
+        print(f"with bounds {rates[True]:.1f} images/s, without {rates[False]:.1f}: {ratios[-1]:.3f}")
+    said = f"{options.backbone}, {len(paths)} images, {options.rounds} rounds"
+    print(f"{said}: {statistics.median(ratios):.3f} (target 0.99)")
+
+
+if __name__ == "__main__":
+    main()
