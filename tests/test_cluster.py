@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, wait_for
@@ -15,26 +17,30 @@ from seaweed import Server
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize("how", ["its pod is deleted", "it gets SIGTERM"])
-def test_an_executor_that_is_told_to_go_finishes_its_task(
-    places: Server, cluster_image: str, many: int, how: str
-) -> None:
+def test_executors_that_are_told_to_go_finish_their_tasks(places: Server, cluster_image: str, many: int) -> None:
     """As when the node of a spot instance goes: no task is lost, and nothing is computed twice."""
     client = places.client(places.identities["admin"])
-    out = how.replace(" ", "-")
-    name = apply(cluster_image, "heap", out)
-    wait_for(lambda: parts(client, out), 180)
-    pod, *_ = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
-    follow = ["kubectl", f"--namespace={NAMESPACE}", "logs", "--follow", pod]
-    with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:
-        if how == "it gets SIGTERM":
-            kubectl("exec", pod, "--", "bash", "-c", "kill -TERM 1")
-        else:
-            kubectl("delete", "--wait=false", pod)
-        its_log, _ = following.communicate(timeout=120)
+    name = apply(cluster_image, "heap", "told-to-go")
+    wait_for(lambda: parts(client, "told-to-go"), 180)
+    first, second = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
+    with log_of(first) as its_log:
+        kubectl("exec", first, "--", "bash", "-c", "kill -TERM 1")
+    with log_of(second) as other_log:
+        kubectl("delete", "--wait=false", second)
     log = completed(name)
-    assert "self-exiting due to : Finished decommissioning" in its_log
-    assert re.search(r"Received executor \d+ decommissioned message", log)
+    for said in (its_log, other_log):
+        assert "self-exiting due to : Finished decommissioning" in "".join(said)
+    assert len(set(re.findall(r"Received executor (\d+) decommissioned message", log))) == 2
     assert "Lost task" not in log
     assert "[cds" not in log, "Java says so where it cannot use the archive of Spark's classes"
-    assert counts(client, out) == {"ok": many}
+    assert counts(client, "told-to-go") == {"ok": many}
+
+
+@contextmanager
+def log_of(pod: str) -> Iterator[list[str]]:
+    """What a pod says from now on until it ends, which it is to do in the block or soon after."""
+    follow = ["kubectl", f"--namespace={NAMESPACE}", "logs", "--follow", pod]
+    said: list[str] = []
+    with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:
+        yield said
+        said.append(following.communicate(timeout=120)[0])

@@ -329,13 +329,13 @@ def test_a_schedule_fires_again_and_again_one_run_at_a_time_until_it_is_suspende
         seen.update(runs())
         return len(seen) >= times
 
-    with release("nightly", cluster_image, places, "images", schedule={"cron": "@every 20s"}) as made:
+    with release("nightly", cluster_image, places, "images", schedule={"cron": "@every 12s"}) as made:
         wait_for(lambda: fired(2), 240)
         made.upgrade(suspend=True)
         wait_for(lambda: not active(), 120)
         assert set(runs().values()) == {"COMPLETED"}
         before = set(runs())
-        time.sleep(21)
+        time.sleep(13)
         assert set(runs()) == before
         made.upgrade(suspend=False)
         wait_for(lambda: fired(len(seen) + 1), 60)
