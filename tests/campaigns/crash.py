@@ -31,8 +31,9 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store, open_store
 
 SETTINGS = ("backbone=efficientnet_lite0",)  # whose weights are wherever pip is
-EXIT = {"worker": 0, "executor": 1, "driver": -9, "server": 0, "full disk": 1}
-"""Exit code of a run by what was killed amid it; with 0 it went on to its end."""
+EXIT = {"worker": 0, "executor": 1, "driver": -9, "server": 2, "full disk": 1}
+"""Exit code of a run by what was killed amid it, if it did not go on to its end. That a server does not answer a
+run's first request is said at once."""
 BAD = 3
 """Files among the images that are none."""
 
