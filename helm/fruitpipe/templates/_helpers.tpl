@@ -5,10 +5,14 @@
 {{- $name | trunc 36 | trimSuffix "-" -}}
 {{- end }}
 
+{{/* A version as a label, which may not have the + of one that Flux makes of a commit. */}}
+{{- define "fruitpipe.label" -}}
+{{- . | replace "+" "_" | trunc 63 | trimAll "-_." -}}
+{{- end }}
+
 {{- define "fruitpipe.labels" -}}
-# No label may have the + of a version that Flux makes of a commit.
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_." }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_." | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | include "fruitpipe.label" }}
+app.kubernetes.io/version: {{ include "fruitpipe.label" .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "fruitpipe.selector" . }}
 {{- end }}
