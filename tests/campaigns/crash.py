@@ -185,6 +185,7 @@ class Campaign:
         if code > 0:
             assert "Traceback" not in said, said
             assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
+            assert victim != "server" or len(said.splitlines()) == 1, f"it ended after its first request: {said}"
         if code >= 0:
             left = set(self.place.temporary(name).iterdir()) - earlier
             assert not left, f"{victim}: left among the temporary files: {left}"

@@ -79,8 +79,8 @@ def require_flat(uses: Sequence[Use]) -> None:
     third = len(uses) // 3
     early, late = uses[third : 2 * third], uses[2 * third :]
     for name in Use._fields:
-        # The least, since a JVM that is still ending comes and goes. What is lost in each run raises it by one for each
-        # run in between; a pool of threads that gets another one for good does so once.
+        # The least, since a JVM that is still ending comes and goes; what is lost in each run raises it. A pool may get
+        # another thread for good, but not one for each run in between.
         before, after = (min(getattr(use, name) for use in some) for some in (early, late))
-        most = before * MEMORY if name == "megabytes" else before + third - 1
+        most = {"megabytes": before * MEMORY, "threads": before + third - 1}.get(name, before)
         assert after <= most, f"{name}: {after:g} late, {before:g} early: {uses}"
