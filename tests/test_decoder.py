@@ -208,10 +208,18 @@ def test_a_decoder_that_crashes_costs_its_image(
     assert status(hostile.jpeg()) == "ok"
 
 
-def test_a_decoder_that_is_killed_is_none_of_its_images_fault(in_a_process: None) -> None:
+def test_a_decoder_that_is_killed_once_costs_nothing(in_a_process: None) -> None:
     assert status(hostile.jpeg()) == "ok"
     os.kill(process(), signal.SIGKILL)
-    assert status(hostile.jpeg()) == "unreadable"
+    assert status(hostile.jpeg()) == "ok"
+
+
+def test_decoders_that_are_killed_are_none_of_their_images_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_process: None
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FRAGILE.replace("SIGSEGV", "SIGKILL"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert status(hostile.jpeg() + POISON) == "unreadable"
     assert status(hostile.jpeg()) == "ok"
 
 

@@ -44,22 +44,36 @@ def decode_within_limits(data: bytes | memoryview, side: int, rules: ImageConfig
         return decode(data, side, rules)
     if least_memory(data, side, rules) > rules.max_memory:
         raise beyond_memory(rules)
+    answer, pixels = answer_of({"side": side, "rules": rules.model_dump(mode="json")}, data, rules)
+    if "status" in answer:
+        raise BadImage(answer["status"], answer["error"])
+    shape = (side, side, 3)
+    return Picture(np.frombuffer(pixels, np.uint8).reshape(shape), answer["width"], answer["height"])
+
+
+def answer_of(
+    request: dict[str, Any], data: bytes | memoryview, rules: ImageConfig, again: bool = True
+) -> tuple[dict[str, Any], bytes]:
+    """What a decoder says, an idle one or a new one. Raises BadImage where it ends instead.
+
+    again: ask another where it was killed, as it may have been for somebody else's memory.
+    """
     try:
         decoder = Decoder.idle.pop()
     except IndexError:
         decoder = Decoder()
     try:
-        answer, pixels = decoder.ask({"side": side, "rules": rules.model_dump(mode="json")}, data)
+        answer = decoder.ask(request, data)
     except EOFError:
-        raise cause_of_end(decoder.end(), rules) from None
+        code = decoder.end()
+        if again and code == -signal.SIGKILL:
+            return answer_of(request, data, rules, again=False)
+        raise cause_of_end(code, rules) from None
     except BaseException:  # such as Ctrl-C, in the middle of a message
         decoder.kill()
         raise
     Decoder.idle.append(decoder)
-    if "status" in answer:
-        raise BadImage(answer["status"], answer["error"])
-    shape = (side, side, 3)
-    return Picture(np.frombuffer(pixels, np.uint8).reshape(shape), answer["width"], answer["height"])
+    return answer
 
 
 class Decoder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +24,7 @@ from campaigns.turns import Turns
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import read_model
+from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.result.compaction import compact, read_merges, with_merged
 from fruitpipe.result.garbage import collect
 from fruitpipe.result.manifest import Manifest
@@ -71,7 +72,14 @@ def in_steps() -> Iterator[None]:
     def store_of(url: str, s3: S3Config) -> Store:
         return getattr(own, "store", None) or open_store(url, s3)
 
-    with patch("fruitpipe.spark.cluster.cluster", here), patch("fruitpipe.pipeline.run.open_store", store_of):
+    with (
+        patch("fruitpipe.spark.cluster.cluster", here),
+        patch("fruitpipe.pipeline.run.open_store", store_of),
+        one_thread(),
+        # Whoever waits for the turn at linear algebra makes no step, and the one whose turn it is would wait for that.
+        patch("fruitpipe.tasks.reduce.one_thread", nullcontext),
+        patch("fruitpipe.pipeline.stages.one_thread", nullcontext),
+    ):
         yield
 
 
