@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -120,6 +121,7 @@ def rounds(name: str, options: argparse.Namespace, play: Round) -> int:
         except Exception as error:  # noqa: BLE001 - told, and the campaign goes on
             told["FAILED"] += 1
             print(f"{name}, round {seed}: FAILED: {error!r}", flush=True)
+            traceback.print_exception(error)
     print(f"\n| {name} | {options.rounds} rounds |\n|---|---|")
     for what, count in told.most_common():
         print(f"| {what} | {count} |")
