@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model.model import Model, load_model
     from fruitpipe.pipeline.run import run
+    from fruitpipe.releases.release import Release, submit
     from fruitpipe.result.runs import Run
 
 HOMES = {
@@ -24,12 +25,14 @@ HOMES = {
     "FruitpipeError": "errors",
     "Interrupted": "errors",
     "Model": "model.model",
+    "Release": "releases.release",
     "Run": "result.runs",
     "TooManyFailures": "errors",
     "UserError": "errors",
     "load_config": "config",
     "load_model": "model.model",
     "run": "pipeline.run",
+    "submit": "releases.release",
 }
 
 __all__ = [
@@ -39,12 +42,14 @@ __all__ = [
     "FruitpipeError",
     "Interrupted",
     "Model",
+    "Release",
     "Run",
     "TooManyFailures",
     "UserError",
     "load_config",
     "load_model",
     "run",
+    "submit",
 ]
 
 

@@ -11,12 +11,13 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from fruitpipe import config as configs
 from fruitpipe import streams
+from fruitpipe.cli.documents import print_json
 from fruitpipe.cli.options import (
     AsJson,
     Backbone,
@@ -35,8 +36,8 @@ from fruitpipe.cli.options import (
     Verify,
     direct_options,
 )
+from fruitpipe.cli.releases import commands as of_releases
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
-from fruitpipe.redaction import values_without_secrets
 from fruitpipe.streams import unfiltered
 from fruitpipe.units import size
 
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(of_releases)
 VERBOSE = ("--verbose", "-v")
 
 
@@ -84,10 +86,6 @@ def print_version(wanted: bool) -> None:
     if wanted:
         print(f"fruitpipe {version('fruitpipe')}")
         raise typer.Exit
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(values_without_secrets(value)), file=unfiltered(sys.stdout))
 
 
 @app.callback()

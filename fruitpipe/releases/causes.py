@@ -1,0 +1,265 @@
+"""Why a release does not do what it should, in one line, with the next step: read off what the cluster says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from fruitpipe.releases.connection import Plain
+from fruitpipe.releases.observation import Observation, dig
+
+SOON = 10.0
+"""Seconds that an operator has to say its first word of an application."""
+
+
+class Cause(NamedTuple):
+    """A cause, and what to do."""
+
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+
+def cause_of(seen: Observation) -> Cause | None:
+    """What keeps a release from its end, or ended it; None where nothing is known to be wrong."""
+    return next((found for rule in RULES for found in rule(seen)), None)
+
+
+def unwatched(seen: Observation) -> Iterator[Cause]:
+    """Nobody takes the application up."""
+    if seen.state or (seen.application is None and seen.schedule is None):
+        return
+    if dig(seen.schedule, "status", "scheduleState"):
+        return
+    operators = seen.operators
+    if operators == [] and seen.age > SOON / 2:
+        yield Cause("no Spark operator runs on this cluster", "install it, as docs/kubernetes.md says")
+    elif operators and not any(each.watches(seen.namespace) for each in operators):
+        watched = ", ".join(sorted({name for each in operators for name in each.namespaces}))
+        yield Cause(
+            f"the Spark operator does not watch namespace {seen.namespace}, but {watched}",
+            "add it to spark.jobNamespaces of the operator's chart, or submit to one of these",
+        )
+    elif operators and not any(each.ready for each in operators if each.watches(seen.namespace)):
+        yield Cause(
+            "the Spark operator does not run", "see why: `kubectl get pods -A -l app.kubernetes.io/name=spark-operator`"
+        )
+    elif seen.age > SOON and not seen.operators and not waits_in_queue(seen):
+        yield Cause(
+            f"no operator has taken the application up for {seen.age:.0f} s",
+            f"ask whoever runs the Spark operator whether it watches namespace {seen.namespace}",
+        )
+
+
+def queued(seen: Observation) -> Iterator[Cause]:
+    """Kueue has not let it in."""
+    for workload in seen.workloads:
+        for condition in dig(workload, "status", "conditions", default=[]):
+            if condition["type"] in {"QuotaReserved", "Admitted"} and condition["status"] == "False":
+                yield Cause(
+                    f"it waits in queue {dig(workload, 'spec', 'queueName')} ({one_line(condition.get('message'))})",
+                    "wait, or ask for more of that queue's quota",
+                )
+    queue = waits_in_queue(seen)
+    if queue and not seen.workloads and seen.age > SOON:
+        yield Cause(
+            f"it waits in queue {queue}, and Kueue knows nothing of it",
+            "check the queue's name, and that Kueue takes SparkApplications",
+        )
+
+
+def waits_in_queue(seen: Observation) -> str | None:
+    queue = dig(seen.application, "metadata", "labels", "kueue.x-k8s.io/queue-name")
+    return queue if queue and dig(seen.application, "spec", "suspend") else None
+
+
+def suspended(seen: Observation) -> Iterator[Cause]:
+    if dig(seen.schedule or seen.application, "spec", "suspend", default=False) and not waits_in_queue(seen):
+        yield Cause("it is suspended", f"`fruitpipe rerun {seen.name}` starts it again")
+
+
+def driver_ended(seen: Observation) -> Iterator[Cause]:
+    """What the last driver, or the kubelet, said at its end."""
+    driver = seen.driver
+    if driver is None:
+        return
+    ended = dig(driver, "status", "containerStatuses", 0, "state", "terminated", default={})
+    reason = dig(driver, "status", "reason", default="")
+    if reason == "DeadlineExceeded":
+        limit = dig(driver, "spec", "activeDeadlineSeconds")
+        yield Cause(
+            f"it took more than timeLimitSeconds ({limit})",
+            "raise that; the next run goes on from what was computed",
+        )
+    elif reason in {"Evicted", "NodeLost", "Terminated", "NodeShutdown", "Preempting"} or disrupted(driver):
+        said = dig(driver, "status", "message") or disrupted(driver) or reason
+        yield Cause(f"the driver lost its node ({one_line(said)})", "run it again: it goes on from what was computed")
+    elif ended.get("reason") == "OOMKilled" or (ended.get("exitCode") == 137 and "memory" in ended.get("message", "")):
+        yield Cause(
+            "the driver was killed for want of memory", "raise driver.memoryOverhead; what was computed is kept"
+        )
+    elif ended.get("exitCode"):
+        yield split(one_line(ended.get("message")) or f"the driver ended with exit code {ended['exitCode']}")
+
+
+def disrupted(pod: Plain) -> str:
+    for condition in dig(pod, "status", "conditions", default=[]):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            return str(condition.get("message") or condition.get("reason"))
+    return ""
+
+
+def split(message: str) -> Cause:
+    """A message of fruitpipe's own, which says what to do after its last colon."""
+    what, _, advice = message.rstrip(".").rpartition(": ")
+    return Cause(what, advice) if what else Cause(advice, "`fruitpipe logs` shows more")
+
+
+def pod_waits(seen: Observation) -> Iterator[Cause]:
+    """A pod that cannot start, the driver's first."""
+    pods = [each for each in (seen.driver, *seen.executors) if each and not dig(each, "metadata", "deletionTimestamp")]
+    for pod in pods:
+        role = dig(pod, "metadata", "labels", "app.kubernetes.io/component")
+        for condition in dig(pod, "status", "conditions", default=[]):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                yield unschedulable(str(role), one_line(condition.get("message")))
+        container = dig(pod, "status", "containerStatuses", 0, default={})
+        waiting = dig(container, "state", "waiting", default={})
+        said = one_line(waiting.get("message"))
+        if waiting.get("reason") in {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}:
+            yield Cause(
+                f"the image {container['image']} cannot be pulled ({answer_of_registry(seen, said)})",
+                "check image.repository and image.tag, that it was pushed, and image.pullSecrets",
+            )
+        elif waiting.get("reason") in {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}:
+            yield missing(said) or Cause(f"the {role}'s container cannot be made ({said})", "mend that")
+        if dig(pod, "status", "phase") == "Pending":
+            yield from mounts(seen, pod)
+
+
+def unschedulable(role: str, said: str) -> Cause:
+    """Of words such as `0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {…}. …`."""
+    reasons = said.partition(": ")[2].partition(". ")[0] or said
+    advice = f"lower {role}.memory or {role}.cores, or add nodes"
+    if "taint" in reasons:
+        advice = f"add a toleration to {role}.tolerations, or nodes without the taint"
+    elif "affinity" in reasons or "selector" in reasons:
+        advice = f"check {role}.nodeSelector and {role}.affinity against the nodes' labels"
+    elif "volume" in reasons or "persistentvolumeclaim" in reasons:
+        advice = f"check the volumes of {role}.scratch"
+    return Cause(f"no node takes the {role} ({reasons.rstrip('.')})", advice)
+
+
+def answer_of_registry(seen: Observation, said: str) -> str:
+    """The registry's own words; while the kubelet only waits, those of its last try."""
+    tries = [one_line(event.get("message")) for event in seen.events if event.get("reason") == "Failed"]
+    texts = [text for text in (said, *reversed(tries)) if "pull" in text.lower() and "Back-off" not in text]
+    text = texts[0] if texts else said
+    return (
+        text.rpartition("failed to resolve reference ")[2].rpartition(": failed to do request: ")[2][:200] or text[:200]
+    )
+
+
+def missing(said: str) -> Cause | None:
+    if found := re.search(r'(secret|configmap) "([^"]+)" not found', said):
+        kind, name = found.groups()
+        return Cause(f"there is no {kind} {name}", "make it in this namespace, or correct `secrets`")
+    if found := re.search(r"couldn't find key (\S+) in (\w+) (\S+)", said):
+        key, kind, name = found.groups()
+        return Cause(f"{kind} {name} has no key {key}", "add it")
+    return None
+
+
+def mounts(seen: Observation, pod: Plain) -> Iterator[Cause]:
+    """Volumes that the kubelet still cannot mount: what it says at once when a driver starts passes by itself."""
+    own = [each for each in seen.events if each["involvedObject"].get("uid") == pod["metadata"].get("uid")]
+    for event in reversed(own):
+        said = one_line(event.get("message"))
+        if event.get("reason") == "FailedMount" and (event.get("count") or 1) > 2 and (found := missing(said)):
+            yield found
+
+
+def executors_ended(seen: Observation) -> Iterator[Cause]:
+    """Executors that Kubernetes killed."""
+    for pod in seen.executors:
+        container = dig(pod, "status", "containerStatuses", 0, default={})
+        for state in (dig(container, "state", default={}), dig(container, "lastState", default={})):
+            if dig(state, "terminated", "reason") == "OOMKilled":
+                yield Cause("an executor was killed for want of memory", "raise executor.memoryOverhead")
+
+
+def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
+    """A quota that keeps executors out: nobody but the driver is told."""
+    if seen.state != "RUNNING" or seen.executors:
+        return
+    for quota in seen.quotas:
+        hard, used = dig(quota, "status", "hard", default={}), dig(quota, "status", "used", default={})
+        full = [f"{name} {used[name]} of {hard[name]}" for name in hard if name in used and used[name] == hard[name]]
+        if full:
+            yield Cause(
+                f"quota {quota['metadata']['name']} leaves no room for executors ({', '.join(full)})",
+                "raise it, or lower executor.instances",
+            )
+
+
+def not_submitted(seen: Observation) -> Iterator[Cause]:
+    """What the API server answered to Spark's submission."""
+    said = one_line(dig(seen.application, "status", "applicationState", "errorMessage", default=""))
+    if seen.state not in {"SUBMISSION_FAILED", "FAILED", "PENDING_RERUN", "FAILING"} or not said:
+        return
+    for pattern, what, advice in REFUSED:
+        if found := re.search(pattern, said):
+            yield Cause(what.format(*found.groups()), advice.format(*found.groups()))
+    if found := re.search(r"Message: (.*?)(?:\. Received status|$)", said):
+        yield Cause(f"the cluster refused the driver ({found[1][:300]})", "mend that")
+    if seen.driver is None:
+        yield Cause(f"the driver did not start ({said[-300:]})", "`kubectl describe sparkapplication` shows all of it")
+
+
+REFUSED = (
+    (r"exceeded quota: ([\w.-]+), requested: (.*?), used: (.*?), limited: ([\w.=,-]+)",
+     "quota {0} leaves no room for the driver (it asks for {1}; {2} are used of {3})", "raise it, or end what uses it"),
+    (r'service account \S*?[/:]([\w.-]+): serviceaccount "[^"]+" not found|serviceaccount "([\w.-]+)" not found',
+     "there is no service account {1}", "make it, or correct serviceAccount.name"),
+    (r'no PriorityClass with name ([\w.-]+) was found', "there is no PriorityClass {0}",
+     "make it, or correct driver.priorityClassName"),
+    (r'violates PodSecurity "([\w:.-]+)": (.*?)(?:\. Received| at |$)',
+     "the namespace's Pod Security profile {0} refuses the driver ({1})",
+     "leave the pods' security settings as the chart has them"),
+    (r'admission webhook "([^"]+)" denied the request: (.*?)(?:\. Received|$)',
+     "the cluster's webhook {0} refused the driver ({1})", "ask whoever runs that webhook"),
+    (r"ValidatingAdmissionPolicy '([^']+)'.*? denied request: (.*?)(?:\. Received|$)",
+     "the cluster's policy {0} refused the driver ({1})", "ask whoever made that policy"),
+    (r'(\w+) is forbidden: User "system:serviceaccount:([\w.:-]+)" cannot (\w+)',
+     "the operator's account {1} may not {2} {0}", "give it its rights: install its chart again for this namespace"),
+)  # fmt: skip
+"""Patterns of what the API server answers, what each means, and what to do."""
+
+
+def stuck(seen: Observation) -> Iterator[Cause]:
+    """It waits, and nothing else is known."""
+    if seen.state == "PENDING_RERUN":
+        yield Cause(
+            "the operator has it run again, once the last run's pods are gone", "wait; what stays of them holds it up"
+        )
+
+
+def one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+RULES: tuple[Callable[[Observation], Iterator[Cause]], ...] = (
+    unwatched,
+    queued,
+    suspended,
+    pod_waits,
+    executors_ended,
+    no_room_for_executors,
+    driver_ended,
+    not_submitted,
+    stuck,
+)
+"""In the order in which they are asked."""

@@ -1,0 +1,252 @@
+"""A namespace of a cluster, as a kubeconfig or a pod's account reaches it."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fruitpipe.config import Environment
+from fruitpipe.errors import FruitpipeError, UserError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
+    from websocket import WebSocket
+
+PATIENCE = (5, 15)
+"""Seconds to connect and to answer."""
+MOST_BYTES = 1 << 20
+DATA, ERROR = b"\0", b"\1"
+"""The channels of a connection that is forwarded."""
+Plain = dict[str, Any]
+"""An object of Kubernetes as its API has it."""
+
+
+class Connection:
+    """The API server, and the namespace that is meant."""
+
+    def __init__(self, context: str | None = None, namespace: str | None = None) -> None:
+        """context: of the kubeconfig, or its current one. namespace: or the context's.
+
+        Raises UserError where there is no such context, or neither a kubeconfig nor an account of a pod.
+        """
+        self.context = context
+        self._client, own = from_kubeconfig(context) or from_account()
+        self.namespace = namespace or own
+
+    @cached_property
+    def core(self) -> CoreV1Api:
+        from kubernetes import client
+
+        return client.CoreV1Api(self._client)
+
+    @cached_property
+    def _custom(self) -> CustomObjectsApi:
+        from kubernetes import client
+
+        return client.CustomObjectsApi(self._client)
+
+    def pods(self, selector: str) -> list[Plain]:
+        """Pods with these labels."""
+        return self._core("list pods", "list_namespaced_pod", label_selector=selector)
+
+    def events(self) -> list[Plain]:
+        """Events of the namespace that Kubernetes still has, oldest first."""
+        found = self._core("list events", "list_namespaced_event")
+        return sorted(found, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+
+    def quotas(self) -> list[Plain]:
+        return self._core("list resourcequotas", "list_namespaced_resource_quota")
+
+    def config_map(self, name: str) -> Plain | None:
+        found = self._core("list configmaps", "list_namespaced_config_map", field_selector=f"metadata.name={name}")
+        return found[0] if found else None
+
+    def custom(self, plural: str, selector: str = "", everywhere: bool = False) -> list[Plain] | None:
+        """Objects of a kind, such as `sparkapplications.sparkoperator.k8s.io/v1beta2`; None where it is not known.
+
+        everywhere: of all namespaces.
+        """
+        name, _, rest = plural.partition(".")
+        group, _, version = rest.partition("/")
+        with self._asking(f"list {name}"):
+            if everywhere:
+                listed = self._absent(
+                    self._custom.list_cluster_custom_object, group, version, name, label_selector=selector
+                )
+            else:
+                listed = self._absent(
+                    self._custom.list_namespaced_custom_object,
+                    group,
+                    version,
+                    self.namespace,
+                    name,
+                    label_selector=selector,
+                )
+        return None if listed is None else list(listed["items"])
+
+    def ask(self, pod: str, port: int, request: bytes) -> bytes:
+        """What a port of a pod answers to a request, until it closes the connection; at most MOST_BYTES.
+
+        By way of its node, as NetworkPolicies let nobody else in. Raises OSError where nothing answers.
+        """
+        from kubernetes.stream.ws_client import create_websocket
+        from websocket import WebSocketException
+
+        settings = self._client.configuration
+        server = settings.host.replace("http", "ws", 1)
+        url = f"{server}/api/v1/namespaces/{self.namespace}/pods/{pod}/portforward?ports={port}"
+        headers = {"sec-websocket-protocol": "v4.channel.k8s.io"}
+        if authorization := settings.get_api_key_with_prefix("authorization"):
+            headers["authorization"] = authorization
+        try:
+            with closing(create_websocket(settings, url, headers)) as socket:
+                socket.settimeout(PATIENCE[0])
+                socket.send_binary(DATA + request)
+                answer = b"".join(received(socket))
+        except WebSocketException as error:
+            raise ConnectionError(str(error)) from error
+        return answer
+
+    def log(self, pod: str, follow: bool = False, most: int | None = None) -> Iterator[bytes]:
+        """Lines of a pod's log, each after its time; bounded by `most` bytes. None where it has said nothing yet."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            read: Any = self.core.read_namespaced_pod_log
+            answer = read(pod, self.namespace, follow=follow, timestamps=True, limit_bytes=most, _preload_content=False)
+        except ApiException as error:
+            if error.status in {400, 404}:  # its container does not run yet, or it is gone
+                return
+            raise
+        with closing(answer):
+            rest = b""
+            for chunk in answer.stream(1 << 16, decode_content=False):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+            if rest:
+                yield rest
+
+    def delete(self, plural: str, name: str) -> None:
+        """Delete an object of a kind, as `custom` names it, if it is there."""
+        kind, _, rest = plural.partition(".")
+        group, _, version = rest.partition("/")
+        with self._asking(f"delete {kind}"):
+            self._absent(self._custom.delete_namespaced_custom_object, group, version, self.namespace, kind, name)
+
+    def _core(self, asked: str, method: str, **options: Any) -> list[Plain]:
+        with self._asking(asked):
+            answer = getattr(self.core, method)(
+                self.namespace, _preload_content=False, _request_timeout=PATIENCE, **options
+            )
+        return list(json.loads(answer.data)["items"])
+
+    @staticmethod
+    def _absent(method: Any, *arguments: Any, **options: Any) -> Any:
+        """What a method returns; None where there is nothing of that name."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return method(*arguments, _request_timeout=PATIENCE, **options)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    @contextmanager
+    def _asking(self, asked: str) -> Iterator[None]:
+        """Raises UserError where the cluster refuses what is asked meanwhile, FruitpipeError where it is gone."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        of = f" of context {self.context}" if self.context else ""
+        try:
+            yield
+        except ApiException as error:
+            if error.status == 401:
+                raise UserError(f"the cluster{of} does not know you: log in again, as its provider says.") from error
+            if error.status == 403:
+                raise UserError(
+                    f"you may not {asked} in namespace {self.namespace}: ask for the right, or give --namespace."
+                ) from error
+            raise FruitpipeError(f"the cluster{of} could not {asked}: {error.reason or error.status}.") from error
+        except (HTTPError, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise FruitpipeError(
+                f"the cluster{of} does not answer ({' '.join(str(reason).split())}): is it up, is --context right?"
+            ) from error
+
+
+def received(socket: WebSocket) -> Iterator[bytes]:
+    """What comes through a connection that is forwarded. Each channel begins with the port, two bytes.
+
+    Raises ConnectionError where the pod does not listen.
+    """
+    from websocket import ABNF
+
+    begun, length = set(), 0
+    while length < MOST_BYTES:
+        opcode, frame = socket.recv_data()
+        if opcode == ABNF.OPCODE_CLOSE:
+            return
+        channel, content = frame[:1], frame[1:]
+        if channel not in begun:
+            begun.add(channel)
+        elif channel == DATA:
+            length += len(content)
+            yield content
+        elif channel == ERROR:
+            raise ConnectionError(content.decode(errors="replace"))
+
+
+def from_kubeconfig(context: str | None) -> tuple[ApiClient, str] | None:
+    """A client and its namespace by the kubeconfig; None where there is none. Raises UserError without the context."""
+    from kubernetes import client, config
+    from kubernetes.config.config_exception import ConfigException
+
+    try:
+        contexts, current = config.list_kube_config_contexts()
+    except ConfigException:
+        return None
+    names = {each["name"]: each for each in contexts}
+    if context is not None and context not in names:
+        raise UserError(f"no context {context} in the kubeconfig: there are {', '.join(names) or 'none'}.")
+    configuration = client.Configuration()
+    config.load_kube_config(context=context, client_configuration=configuration)
+    chosen = names[context] if context else current
+    return trusting(client.ApiClient(configuration)), chosen["context"].get("namespace", "default")
+
+
+def from_account() -> tuple[ApiClient, str]:
+    """A client and its namespace by the account of this pod. Raises UserError where this is none that has one."""
+    from kubernetes import client, config
+
+    account = Environment.read().account
+    if account is None:
+        raise UserError(
+            "no cluster is configured: there is no kubeconfig. `kubectl config view` shows what kubectl uses."
+        )
+    configuration = client.Configuration()
+    config.load_incluster_config(client_configuration=configuration)
+    return trusting(client.ApiClient(configuration)), (account / "namespace").read_text()
+
+
+def trusting(connected: ApiClient) -> ApiClient:
+    """The client, trusting its cluster's authority as kubectl does: many lack what Python 3.13 asks for besides."""
+    settings = connected.rest_client.pool_manager.connection_pool_kw
+    if (authority := settings.get("ca_certs")) and settings.get("cert_reqs") != ssl.CERT_NONE:
+        settings["ssl_context"] = trust(Path(authority), settings.get("cert_file"), settings.get("key_file"))
+    return connected
+
+
+def trust(authority: Path, certificate: str | None = None, key: str | None = None) -> ssl.SSLContext:
+    """Trust in a cluster's own authority, and the certificate by which it knows its user, if there is one."""
+    context = ssl.create_default_context(cafile=authority)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    return context

@@ -1,0 +1,91 @@
+"""What the pods of a release say: driver and executors in one, with pod and time."""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.releases.connection import Connection, Plain
+from fruitpipe.releases.observation import COMPONENT, OURS, RELEASE, dig
+
+LOOK = 2.0
+"""Seconds between looks for further pods."""
+
+
+class Line(NamedTuple):
+    """A line of a pod; lines sort by time."""
+
+    time: str
+    """as Kubernetes writes it, UTC"""
+    pod: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.time[:19]}Z {self.pod}  {self.text}"
+
+
+def pods_of(connection: Connection, name: str, executor: str | None = None) -> list[Plain]:
+    """A release's driver and executors: no executors where `executor` is None, all, or the one of that number."""
+    found = connection.pods(f"{OURS},{RELEASE}={name},{COMPONENT} in (driver,executor)")
+    return [pod for pod in found if is_wanted(pod, executor)]
+
+
+def is_wanted(pod: Plain, executor: str | None) -> bool:
+    labels = dig(pod, "metadata", "labels", default={})
+    return labels[COMPONENT] == "driver" or executor in {"all", labels.get("spark-exec-id", "")}
+
+
+def lines_of(connection: Connection, pod: str, follow: bool = False, most: int | None = None) -> Iterator[Line]:
+    """Lines of one pod in their order."""
+    for raw in connection.log(pod, follow, most):
+        time, _, text = raw.decode(errors="replace").partition(" ")
+        yield Line(time, pod, text)
+
+
+def lines_until_now(connection: Connection, name: str, executor: str | None = None) -> Iterator[Line]:
+    """What the pods there are have said, by time."""
+    names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, executor)]
+    yield from heapq.merge(*(lines_of(connection, pod) for pod in names))
+
+
+def lines_as_they_come(
+    connection: Connection, name: str, executor: str | None, ended: Callable[[], bool]
+) -> Iterator[Line]:
+    """What pods have said and say, of further ones too, until `ended` says that there will be no more."""
+    said: queue.Queue[Line | FruitpipeError | None] = queue.Queue()
+    known: set[str] = set()
+    open_logs = 0
+
+    def read(pod: str) -> None:
+        try:
+            for line in lines_of(connection, pod, follow=True):
+                said.put(line)
+        except FruitpipeError as error:
+            said.put(error)
+        said.put(None)
+
+    while True:
+        over = ended()
+        for pod in pods_of(connection, name, executor):
+            key = str(pod["metadata"]["uid"])
+            if key not in known and dig(pod, "status", "phase") != "Pending":
+                known.add(key)
+                open_logs += 1
+                threading.Thread(target=read, args=(pod["metadata"]["name"],), daemon=True).start()
+        if over and not open_logs:
+            return
+        try:
+            while True:
+                line = said.get(timeout=LOOK)
+                if isinstance(line, FruitpipeError):
+                    raise line
+                if line is None:
+                    open_logs -= 1
+                else:
+                    yield line
+        except queue.Empty:
+            continue
