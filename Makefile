@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 IMAGE ?= localhost/fruitpipe:dev
 TESTS := not slow and not cluster
+NAMESPACES ?= spark-jobs
 ROUNDS ?= 200
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: help setup demo test test-all lint unit e2e s3 chaos image wheel lock audit clean
+.PHONY: help setup demo test test-all slow lint unit e2e s3 chaos image wheel lock audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -31,6 +32,9 @@ test: lint unit ## Check style and types, run the tests in minutes
 test-all: TESTS := not cluster
 test-all: lint unit ## The same with the slow tests: large networks, emulators, the image
 
+slow: TESTS := slow and not cluster
+slow: unit ## The slow tests alone
+
 lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, zizmor, actionlint, helm lint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -47,8 +51,9 @@ lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, zizmor, actionli
 unit: setup ## Run the tests, two files at once
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(TESTS)"
 
-e2e: setup ## Run the tests on the cluster that kubectl reaches; IMAGE is its name there
-	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) $(BIN)/python -m pytest -m cluster
+e2e: setup ## Run the tests on the cluster that kubectl reaches, in NAMESPACES side by side; IMAGE is its name there
+	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) FRUITPIPE_NAMESPACES="$(NAMESPACES)" \
+		$(BIN)/python -m pytest -m cluster -n $(words $(NAMESPACES)) --dist loadfile --no-loadscope-reorder
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py

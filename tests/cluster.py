@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ from typing import Any
 import yaml
 from seaweed import BUCKET, Server
 
-NAMESPACE = "spark-jobs"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+NAMESPACE = os.environ.get("FRUITPIPE_NAMESPACES", "spark-jobs").split()[WORKER]
+"""One that the operator watches, for each process of tests its own."""
 APPLICATION = Path(__file__).parents[1] / "k8s/application.yaml"
 EXECUTORS = "--selector=spark-role=executor"
 

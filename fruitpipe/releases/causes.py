@@ -220,10 +220,10 @@ def not_submitted(seen: Observation) -> Iterator[Cause]:
 
 
 REFUSED = (
-    (r"exceeded quota: ([\w.-]+), requested: (.*?), used: (.*?), limited: ([\w.=,-]+)",
+    (r"exceeded quota: ([\w.-]+), requested: (.*?), used: (.*?), limited: ([\w.=,-]+\w)",
      "quota {0} leaves no room for the driver (it asks for {1}; {2} are used of {3})", "raise it, or end what uses it"),
-    (r'service account \S*?[/:]([\w.-]+): serviceaccount "[^"]+" not found|serviceaccount "([\w.-]+)" not found',
-     "there is no service account {1}", "make it, or correct serviceAccount.name"),
+    (r'serviceaccount "([\w.-]+)" not found',
+     "there is no service account {0}", "make it, or correct serviceAccount.name"),
     (r'no PriorityClass with name ([\w.-]+) was found', "there is no PriorityClass {0}",
      "make it, or correct driver.priorityClassName"),
     (r'violates PodSecurity "([\w:.-]+)": (.*?)(?:\. Received| at |$)',

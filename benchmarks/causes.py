@@ -1,0 +1,87 @@
+"""What `fruitpipe status` says of things that go wrong on a cluster, and how soon.
+
+    benchmarks/causes.py --image REGISTRY/fruitpipe:TAG
+
+Does each of `tests/mishaps.py` to a release on the cluster that kubectl reaches, and prints the line, how many seconds
+after the fault it was there, and whether it names the cause and the next step. A fault's time is that of the driver's
+end, or when the pod that cannot start was made; Kubernetes gives whole seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from cluster import s3_for_pods
+from mishaps import MISHAPS, Mishap, befallen, told
+from s3 import upload
+from seaweed import BUCKET, Server
+
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.releases.causes import Cause
+
+LIMIT = 10
+"""Seconds within which a cause is to be told."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image", required=True, help="name of the image on the cluster's nodes")
+    parser.add_argument("--only", default="", help="pattern of the faults' names")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, s3_for_pods(Path(scratch)) as server:
+        images = Path(scratch) / "images"
+        images.mkdir()
+        (images / "no-image.jpg").write_bytes(b"no image")
+        upload(server.client(server.identities["admin"]), images, "images")
+        found = [one(mishap, number, options.image, server)
+                 for number, mishap in enumerate(MISHAPS) if re.search(options.only, mishap.name)]  # fmt: skip
+    print(f"\n{sum(found)} of {len(found)} are named, with the next step, within {LIMIT} s")
+    sys.exit(0 if all(found) else 1)
+
+
+def one(mishap: Mishap, number: int, image: str, server: Server) -> bool:
+    """Do it, print a row of the table; whether it was told as it should be."""
+
+    def right(cause: Cause) -> bool:
+        return bool(re.search(mishap.what, cause.what) and re.search(mishap.advice, cause.advice))
+
+    config, values = healthy(image, server, f"mishap-{number}")
+    try:
+        with befallen(mishap, f"mishap-{number}", values, config) as release:
+            cause, seconds = told(release, right)
+    except FruitpipeError as error:
+        print(f"| {mishap.name} | refused: {error} | | no |", flush=True)
+        return False
+    good = cause is not None and right(cause) and seconds <= LIMIT + 1  # Kubernetes' times are whole seconds
+    print(f"| {mishap.name} | {cause} | {seconds:.0f} s | {'yes' if good else 'no'} |", flush=True)
+    return good
+
+
+def healthy(image: str, server: Server, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and values of a release that nothing is wrong with."""
+    repository, _, tag = image.rpartition(":")
+    config = {
+        "input": f"s3://{BUCKET}/images",
+        "output": f"s3://{BUCKET}/{name}",
+        "backbone": "efficientnet_lite0",
+        "s3": {"endpoint": "http://s3:8333", "allow_http": True},
+    }
+    values = {
+        "image": {"repository": repository, "tag": tag},
+        "secrets": ["s3-keys"],
+        "restart": {"retries": 0, "interval": 1},
+        "driver": {"coreRequest": "100m", "memoryOverhead": "1g"},
+        "executor": {"coreRequest": "100m", "instances": 1},
+        "networkPolicy": {"stores": [f"{server.host}/32"], "storePorts": [server.ports["s3.port"]]},
+    }
+    return config, values
+
+
+if __name__ == "__main__":
+    main()
