@@ -52,6 +52,8 @@ def facts_of(run: Run) -> dict[str, Any]:
     """Facts about a run that has just ended, for scripts."""
     manifest = run.manifest
     return {
+        "status": "unchanged" if run.reason else "published",
+        "reason": run.reason,
         "run": run.id,
         "vectors": run.vectors,
         "model": run.path("model"),
@@ -64,8 +66,12 @@ def facts_of(run: Run) -> dict[str, Any]:
 
 
 def print_outcome(run: Run) -> None:
-    """Print the result of a run that has just ended."""
+    """Print the result of a run that has just ended, or that there was no need for."""
     manifest = run.manifest
+    if run.reason:
+        print(f"\n{run.reason}.")
+        print_places(run)
+        return
     counts, model = manifest.counts, manifest.model
     print_notes(manifest)
     failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
@@ -79,6 +85,10 @@ def print_outcome(run: Run) -> None:
     for record in manifest.records.values():
         if not record.rows:
             print(f"{record.label}: {record.note}.")
+    print_places(run)
+
+
+def print_places(run: Run) -> None:
     print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,7 +24,7 @@ from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.redaction import without_secrets
-from fruitpipe.result.manifest import Outcome
+from fruitpipe.result.manifest import Outcome, Unpublished
 from fruitpipe.scratch import private_folder
 from fruitpipe.sinks import Sink, open_sinks
 from fruitpipe.source import Reader
@@ -56,7 +56,10 @@ class Job:
     """folder on the driver's disk, while the job is open"""
     plan: Plan = field(init=False)
     """the images and what is known of them, while the job is open"""
-    _starting: Future[Cluster] = field(init=False)
+    _spark: AbstractContextManager[Cluster] = field(init=False)
+    _starting: Future[Cluster] | None = None
+    _started: ExitStack = field(init=False)
+    """what ends with the job, once it has started"""
     _resolving: Future[ResolvedBackbone | None] = field(init=False)
     _learnt: ResolvedBackbone | None = None
 
@@ -66,7 +69,7 @@ class Job:
 
     @contextmanager
     def open(self, verbose: bool) -> Iterator[None]:
-        """Make the plan's database, while Spark starts and the backbone is resolved on other threads.
+        """Make the plan's database, while the backbone is resolved on another thread.
 
         verbose: leave Spark's own messages on standard error.
         """
@@ -78,9 +81,9 @@ class Job:
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
         with private_folder() as self.scratch:
-            spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
+            self._spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
-                background(spark) as self._starting,
+                ExitStack() as self._started,
                 background(self._resolve(environment)) as self._resolving,
                 open_plan(self.config, self.scratch) as self.plan,
             ):
@@ -102,10 +105,16 @@ class Job:
         """The model to apply; None where one is to be fitted."""
         return model_to_reuse(self.config, self.store)
 
+    def start(self) -> Future[Cluster]:
+        """Start Spark on another thread, if it is not started yet."""
+        if self._starting is None:
+            self._starting = self._started.enter_context(background(self._spark))
+        return self._starting
+
     @property
     def spark(self) -> Cluster:
         """Spark, once it has started."""
-        return self._starting.result()
+        return self.start().result()
 
     def learn(self) -> None:
         """Make a backbone that is learnt: from the plan's images, or as an earlier run did. Others are made already."""
@@ -135,11 +144,15 @@ class Job:
             except Exception as error:  # noqa: BLE001 - why the run ended is what has to be told
                 said = without_secrets(str(error))
                 self.reporter.note(f"{type(sink).__name__} could not drop what it has written: {said}")
-        outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
         try:
-            self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
+            self.leave(status, reason)
         except (OSError, FruitpipeError) as error:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
+
+    def leave(self, status: Unpublished, reason: str) -> None:
+        """Leave a note of why the run ended without being published."""
+        outcome = Outcome(run=self.id, status=status, reason=reason, started=self.started, finished=datetime.now(UTC))
+        self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
 
 
 def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:

@@ -6,6 +6,7 @@ Spark starts. Spark's tasks then read their share of the plan themselves: a row 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -85,6 +86,15 @@ class Plan:
     def images(self) -> int:
         """How many images there are."""
         return int(self._row("SELECT count(*) FROM images")[0])
+
+    def digest(self) -> str:
+        """Of the images that there are: their paths, contents as far as they are known, and labels."""
+        key = "coalesce(content, etag)" if self._verify_content else "etag"
+        row = f"md5(concat_ws(' ', length(path), path, length({key}), {key}, label)) AS row"
+        hashed = hashlib.sha256()
+        for batch in self._database.sql(f"SELECT {row} FROM images ORDER BY path").to_arrow_reader(LARGEST_PART):
+            hashed.update("".join(batch["row"].to_pylist()).encode())
+        return hashed.hexdigest()
 
     @property
     def passed_over(self) -> dict[str, int]:

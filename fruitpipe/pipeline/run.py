@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,13 +19,14 @@ from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
+from fruitpipe.pipeline.precedent import digest_of, is_same, precedents
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
 from fruitpipe.result.report import render
-from fruitpipe.result.runs import Run, is_result, point_latest
+from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -37,7 +37,9 @@ KEPT = "Computed features are kept."
 def run(config: Config, reporter: Reporter | None = None, verbose: bool = False) -> Run:
     """Turn the images of `config.input` into published vectors in `config.output`.
 
-    Features that exist are not computed again, so a run after a crash goes on where that one stood.
+    Features that exist are not computed again, so a run after a crash goes on where that one stood. Where a published
+    run is of the same images and config, there is nothing to do, and that one is returned; an older one becomes the
+    latest again.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             )
         try:
             with job.open(verbose):
-                manifest = work(job, further, lease)
+                done = work(job, further, lease)
             for name, _ in list(store.names(layout.work(job.id))):
                 store.delete(name)
         except KeyboardInterrupt:
@@ -78,7 +80,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             failure = failure_of(error)
             job.give_up("failed", str(failure))
             raise failure from error
-        return Run(store, manifest)
+        return done
 
 
 def plan(config: Config) -> Summary:
@@ -113,10 +115,20 @@ def known_backbone(config: Config, store: Store, the_plan: Plan) -> ResolvedBack
     return resolved
 
 
-def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifest:
-    """All stages in their order; the manifest, once the run is published."""
+def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
+    """All stages in their order; the run, once it is published, or the one whose result it would only give again.
+
+    Spark, which takes executors on a cluster, starts as soon as it is sure that there is something to do.
+    """
+    earlier = precedents(job.store, job.config)
+    if not earlier:
+        job.start()
     with job.reporter.stage("list"):
         job.plan.list_images(job.config)
+        images_digest = job.plan.digest()
+    earlier = [each for each in earlier if each.images_digest == images_digest]
+    if not earlier:
+        job.start()
     job.learn()
     with job.reporter.stage("plan"):
         require_match(job.config, job.reused, job.backbone)
@@ -124,6 +136,8 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         summary = job.plan.summary()
         if summary.passed_over:
             job.warnings.append(source.passed_over(summary.passed_over))
+    if not summary.todo and (same := next((each for each in earlier if is_same(job, each)), None)):
+        return instead(job, lease, same)
     with job.reporter.stage("start"):
         spark = job.spark
         job.warnings += filter(None, [spark.note])
@@ -142,9 +156,10 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
             started=job.started,
             finished=datetime.now(UTC),
             config=job.config,
-            config_digest=hashlib.sha256(job.config.model_dump_json().encode()).hexdigest(),
+            config_digest=digest_of(job.config),
             backbone=backbone_facts(job.backbone),
             features_digest=job.backbone.features,
+            images_digest=images_digest,
             counts=counts,
             plan=summary,
             model=model_facts(model),
@@ -164,7 +179,22 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Manifes
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
         lease.require_held()  # or this is not the latest
         point_latest(job.store, job.id)
-    return manifest
+    return Run(job.store, manifest)
+
+
+def instead(job: Job, lease: Lease, same: Manifest) -> Run:
+    """The run whose result this one would only give again: the latest, if need be again, and say so."""
+    if latest_run(job.store) == same.run:
+        reason = f"nothing to do: run {same.run} is of these images and this config"
+    else:
+        lease.require_held()
+        point_latest(job.store, same.run)
+        reason = f"run {same.run}, which was of this config and these images, is published again"
+    before = unchanged_runs(job.store)
+    job.leave("unchanged", reason)
+    for run_id in before:  # a schedule of every minute would fill the list
+        job.store.delete(layout.outcome(run_id))
+    return Run(job.store, same, reason)
 
 
 def wanted_stages(config: Config) -> dict[str, Stage | None]:

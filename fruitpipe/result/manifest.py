@@ -1,4 +1,4 @@
-"""The manifest, written last by a published run, and the outcome of a run that failed."""
+"""The manifest, written last by a published run, and the outcome of a run that was not published."""
 
 from __future__ import annotations
 
@@ -167,6 +167,8 @@ class Manifest(BaseModel):
     config_digest: str
     backbone: BackboneFacts
     features_digest: str
+    images_digest: str | None = None
+    """of paths, etags and labels; None where an earlier version made the run"""
     counts: Counts
     plan: Summary
     model: ModelFacts
@@ -232,11 +234,14 @@ class Manifest(BaseModel):
         return rows
 
 
+Unpublished = Literal["failed", "interrupted", "unchanged"]
+
+
 class Outcome(BaseModel):
     """A run that ended without being published."""
 
     run: RunId
-    status: Literal["failed", "interrupted"]
+    status: Unpublished
     reason: str
     started: AwareDatetime
     finished: AwareDatetime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from fruitpipe.config import S3Config, is_remote
 from fruitpipe.errors import FruitpipeError, UserError, in_words
 from fruitpipe.model.model import Model, load_model, read_model
-from fruitpipe.result.manifest import Manifest, Outcome
+from fruitpipe.result.manifest import Manifest, Outcome, Unpublished
 from fruitpipe.result.notebook import as_html
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
@@ -29,6 +30,8 @@ class Run:
 
     store: Store
     manifest: Manifest
+    reason: str | None = None
+    """why `fruitpipe.run` returned it instead of making one"""
 
     def __repr__(self) -> str:
         counts = self.manifest.counts
@@ -64,7 +67,7 @@ class RunRow(BaseModel):
     """A run in a list, published or not."""
 
     run: str
-    status: Literal["latest", "published", "failed", "interrupted", "unfinished", "unreadable"]
+    status: Literal["latest", "published", "unfinished", "unreadable"] | Unpublished
     started: datetime | None = None
     seconds: float | None = None
     images: int | None = None
@@ -97,6 +100,12 @@ def list_runs(store: Store) -> list[RunRow]:
 def run_ids(store: Store) -> list[str]:
     """Ids of all runs, published or not, oldest first."""
     return [name for name in store.folders(layout.RUNS) if layout.is_run(name)]
+
+
+def unchanged_runs(store: Store) -> list[str]:
+    """Ids of the newest runs, as far as they had nothing to do."""
+    newest = (row_of(store, run_id, latest=None) for run_id in reversed(run_ids(store)))
+    return [row.run for row in takewhile(lambda row: row.status == "unchanged", newest)]
 
 
 def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:

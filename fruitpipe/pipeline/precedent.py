@@ -1,0 +1,52 @@
+"""Precedents: published runs whose result a run would only give again."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.metadata import version
+
+from fruitpipe.config import Config
+from fruitpipe.errors import UserError
+from fruitpipe.pipeline.job import Job
+from fruitpipe.result.manifest import Manifest
+from fruitpipe.result.runs import find_manifest, latest_run, run_ids
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+
+RECENT = 32
+"""Runs that are looked at: on object stores, each is a request, and a result may have thousands."""
+READERS = 8
+
+
+def digest_of(config: Config) -> str:
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def precedents(store: Store, config: Config) -> list[Manifest]:
+    """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest."""
+    latest = latest_run(store)
+    recent = [run_id for run_id in reversed(run_ids(store)[-RECENT:]) if run_id != latest]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(partial(readable_manifest, store), [*filter(None, [latest]), *recent]))
+    digest, ours = digest_of(config), version("fruitpipe")
+    return [each for each in found if each and (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
+
+
+def readable_manifest(store: Store, run_id: str) -> Manifest | None:
+    """The manifest of a run; None also where it is damaged, of which `fruitpipe runs` tells."""
+    try:
+        return find_manifest(store, run_id)
+    except UserError:
+        return None
+
+
+def is_same(job: Job, manifest: Manifest) -> bool:
+    """Whether a precedent of the same images is of the same features and model, and all of its files are there."""
+    if manifest.features_digest != job.backbone.features:
+        return False
+    if job.reused and manifest.model.fitted_by != job.reused.card.run:  # `latest` was another one's then
+        return False
+    files = {(layout.run(manifest.run, file.name), file.bytes) for file in manifest.files}
+    return files <= set(job.store.names(layout.run(manifest.run)))
