@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from command import fruitpipe, manifest, run, same_vectors, vectors
+from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
 from numpy.typing import NDArray
 from parts import Image, put_part
 from seaweed import BUCKET
@@ -206,7 +206,7 @@ def test_after_gc_with_compact_the_next_run_computes_nothing_and_publishes_the_s
         assert json.loads(fruitpipe("gc", out, *verb, "--json").stdout)["objects"] == [], "published runs need them"
     assert "merged nothing" in fruitpipe("gc", out, "--compact").stdout
     before = vectors(out)
-    document = run(images, out)
+    document = run(images, out, ANEW)
     assert document["plan"]["known"] == document["plan"]["images"] == 320
     assert document["feature_parts"] == [part["name"] for part in merged["parts"]]
     assert same_vectors(vectors(out), before)
@@ -238,6 +238,6 @@ def test_a_run_between_a_crash_and_the_next_compaction_publishes_the_same(
         assert same_vectors(vectors(crashed.root), expected)
         fruitpipe("gc", crashed.root, "--compact")
         assert len(parts_of(crashed)) == 1
-        assert run(images, crashed.root)["plan"]["known"] == 320
+        assert run(images, crashed.root, ANEW)["plan"]["known"] == 320
         assert same_vectors(vectors(crashed.root), expected)
         assert manifest(crashed.root)["plan"]["gone"] == 0

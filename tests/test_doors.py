@@ -152,14 +152,18 @@ def test_what_a_notebook_shows_is_a_table_of_what_the_command_line_says(done: fr
 
 
 def test_a_run_works_within_an_event_loop_and_beside_one(done: fruitpipe.Run, tmp_path: Path) -> None:
-    config = done.manifest.config.model_copy(update={"output": str(tmp_path / "out")})
+    within, beside = (
+        done.manifest.config.model_copy(update={"output": str(tmp_path / name)}) for name in ("within", "beside")
+    )
 
-    async def both() -> list[fruitpipe.Run]:
-        return [fruitpipe.run(config), await asyncio.to_thread(fruitpipe.run, config)]
+    async def both() -> None:
+        fruitpipe.run(within)
+        await asyncio.to_thread(fruitpipe.run, beside)
 
+    asyncio.run(both())
     expected = command.vectors(Path(done.path()).parents[1])
-    for each in asyncio.run(both()):
-        assert command.same_vectors(command.vectors(tmp_path / "out", each.id), expected)
+    for config in (within, beside):
+        assert command.same_vectors(command.vectors(Path(config.output)), expected)
 
 
 class Bare:

@@ -310,6 +310,31 @@ def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any,
     assert (the_plan.images, summary.known, summary.new, summary.labels) == (3, 2, 1, {"x": 3})
 
 
+def test_the_digest_is_of_paths_contents_and_labels_in_any_order(make: Any) -> None:
+    images = [Image("a"), Image("b", label=None), Image("c", label="")]
+    expected = make(images).digest()
+    assert make(images[::-1]).digest() == expected
+    others = [
+        [*images, Image("d")],
+        images[1:],
+        [Image("a", etag="2"), *images[1:]],
+        [Image("a", label="y"), *images[1:]],
+        [Image("a"), Image("b", label=""), images[2]],
+        [Image("a 1", etag=""), *images[1:]],
+        [],
+    ]
+    assert len({expected, *(make(each).digest() for each in others)}) == len(others) + 1
+
+
+def test_with_contents_the_digest_is_of_them_where_they_could_be_read(make: Any) -> None:
+    def digest(etag: str, content: str | None) -> str:
+        found: str = make([Image("a", etag=etag, content=content)], verify_content=True).digest()
+        return found
+
+    assert digest("1", "x") == digest("2", "x")
+    assert len({digest("1", "x"), digest("1", "y"), digest("1", None), digest("2", None)}) == 4
+
+
 def test_what_a_listing_raises_comes_out_as_it_is(make: Any) -> None:
     class Broken(Exception):
         pass

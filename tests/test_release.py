@@ -127,11 +127,12 @@ def test_reprocess_is_another_run_that_computes_new_images_alone(
     client.delete_objects(Bucket=BUCKET, Delete={"Objects": [{"Key": f"images/new/{path.name}"} for path in few]})
 
 
-def test_rollback_runs_the_earlier_config(finished: Release, client: Any) -> None:
+def test_rollback_publishes_what_the_earlier_config_gave(finished: Release, client: Any) -> None:
     earlier = finished.run
     done = helm("rollback", finished.name, "1", IN)
     assert not done.returncode, done.stderr
     finished.completed(after=earlier)
+    assert "which was of this config and these images, is published again" in finished.log()
     assert manifest(client, finished.name)["config"]["pca"]["variance"] is None
 
 

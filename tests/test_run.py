@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
-from command import fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from command import ANEW, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -99,7 +99,8 @@ def test_json_lines_and_csv_hold_the_same_vectors(first: Path) -> None:
 
 def test_one_file_of_each_format_is_the_same_from_run_to_run(fruits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    documents = [run(fruits / "Apple", out, "formats=[csv, json]", "one_file=true") for _ in range(2)]
+    settings = ["formats=[csv, json]", "one_file=true"]
+    documents = [run(fruits / "Apple", out, *settings), run(fruits / "Apple", out, *settings, ANEW)]
     one, other = (
         {file["name"]: file for file in document["files"] if file["name"].startswith("vectors.")}
         for document in documents

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from command import ANEW, BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from faults import Forwarded, Proxy, Response
 from processes import wait
 from seaweed import BUCKET, Server
@@ -121,7 +121,7 @@ def test_words_of_images_on_s3_are_those_of_images_on_disk(place: Place, fruits:
     expected = on_disk(fruits, tmp_path / "disk", "backbone=orb")
     assert same_vectors(vectors(place.download(tmp_path / "s3")), expected)
     assert [key for key in place.keys("features/vocabularies/") if key.endswith(".npz")]
-    again = json.loads(place.run("backbone=orb").stdout)["run"]
+    again = json.loads(place.run("backbone=orb", ANEW).stdout)["run"]
     assert manifest(place.download(tmp_path / "again"), again)["plan"]["known"] == COUNT
 
 
@@ -160,7 +160,7 @@ def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pict
     assert len(image_requests(proxy.log)) == COUNT
     assert lists(proxy.log, f"{IMAGES}/") == 2  # is it there, and what
     proxy.log.clear()
-    place.run()
+    place.run(ANEW)
     assert not image_requests(proxy.log)
     assert lists(proxy.log, f"{IMAGES}/") == 2
     assert len(proxy.log) < COUNT / 2
@@ -168,7 +168,7 @@ def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pict
 
 @pytest.mark.slow
 def test_the_verbs_work_on_s3(place: Place, tmp_path: Path) -> None:
-    first, second = (json.loads(place.run().stdout)["run"] for _ in range(2))
+    first, second = (json.loads(place.run(*settings).stdout)["run"] for settings in ([], [ANEW]))
     assert json.loads(place.get("latest.json"))["run"] == second
     fruitpipe("publish", place.out, first, *place.options)
     assert json.loads(place.get("latest.json"))["run"] == first

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from command import fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from command import ANEW, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.cluster import KMeans, MiniBatchKMeans
@@ -159,7 +159,7 @@ def test_a_run_reduces_histograms_of_words_that_its_model_holds(result: Path) ->
 def test_words_are_learnt_once_and_applied_again(result: Path, fruits: Path, tmp_path: Path) -> None:
     first = manifest(result)
     images = Path(first["config"]["input"])
-    again = run(images, result, "backbone=orb", "words.images=100")
+    again = run(images, result, "backbone=orb", "words.images=100", ANEW)
     assert again["plan"]["known"] == 321
     assert same_vectors(vectors(result, again["run"]), vectors(result, first["run"]))
     few = sorted(fruits.iterdir())[0]

@@ -1,0 +1,153 @@
+"""A run whose result is published already, from end to end: it publishes nothing, and needs no Spark."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ANEW, BACKBONE, fruitpipe, manifest, process, run, same_vectors, vectors
+
+import fruitpipe as api
+from fruitpipe.config import load_config
+from fruitpipe.result.garbage import collect
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
+
+WITHOUT_JAVA = {"JAVA_HOME": "/nowhere"}
+"""No Spark starts with it."""
+
+
+@pytest.fixture
+def images(fruits: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for path in sorted(fruits.rglob("*.jpg"))[::27]:
+        target = folder / path.relative_to(fruits)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
+
+
+def again(images: Path, out: Path, *assignments: str) -> dict[str, Any]:
+    """What a run says that must not start Spark."""
+    options = [part for assignment in (BACKBONE, *assignments) for part in ("--set", assignment)]
+    said: dict[str, Any] = json.loads(
+        process("run", images, out, *options, "--json", variables=os.environ | WITHOUT_JAVA).stdout
+    )
+    return said
+
+
+def listed(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(fruitpipe("runs", out, "--json").stdout)
+    return found
+
+
+def latest(out: Path) -> str:
+    name: str = json.loads((out / "latest.json").read_text())["run"]
+    return name
+
+
+def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(images, out)["run"]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    reason = f"nothing to do: run {first} is of these images and this config"
+    said = again(images, out)
+    assert (said["run"], said["status"], said["reason"]) == (first, "unchanged", reason)
+    assert said["vectors"] == f"{out}/runs/{first}/vectors"
+    told = process("run", images, out, "--set", BACKBONE, variables=os.environ | WITHOUT_JAVA).stdout
+    assert told.startswith(f"\n{reason}.\nvectors  {out}/runs/{first}/vectors\n")
+    rows = listed(out)
+    assert [(row["status"], row["reason"]) for row in rows] == [("latest", None), ("unchanged", reason)], (
+        "of looks, the newest is kept"
+    )
+    assert reason in fruitpipe("runs", out).stdout
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    outcome = out / layout.outcome(rows[1]["run"])
+    assert {path: time for path, time in after.items() if path != outcome} == before
+    collect(LocalStore(str(out)))
+    assert not outcome.parent.exists()
+    found = api.run(load_config(input=images, output=out, backbone=BACKBONE.partition("=")[2]))
+    assert (found.id, found.reason) == (first, reason)
+
+
+def test_other_images_and_another_config_are_a_run_and_the_same_again_is_none(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths = sorted(images.rglob("*.jpg"))
+    made = [run(images, out)["run"]]
+    shutil.copy(paths[0], paths[0].with_name("new.jpg"))
+    made.append(run(images, out)["run"])
+    shutil.copy(paths[1], paths[2])
+    made.append(run(images, out)["run"])
+    paths[3].unlink()
+    made.append(run(images, out)["run"])
+    assert manifest(out)["plan"]["gone"] == 1
+    assert again(images, out)["run"] == made[-1], "images that went before do not matter"
+    made.append(run(images, out, "pca.components=3")["run"])
+    assert [row["run"] for row in listed(out) if row["status"] != "unchanged"] == sorted(made)
+    assert len(set(made)) == 5
+
+
+def test_what_was_published_before_is_published_again(images: Path, tmp_path: Path) -> None:
+    """As after a commit that was reverted: of its images and of its config."""
+    out = tmp_path / "out"
+    first = run(images, out)["run"]
+    second = run(images, out, "pca.components=3")["run"]
+    said = again(images, out)
+    reason = f"run {first}, which was of this config and these images, is published again"
+    assert (said["run"], said["status"], said["reason"], latest(out)) == (first, "unchanged", reason, first)
+    assert [(row["run"], row["status"]) for row in listed(out)][:2] == [(first, "latest"), (second, "published")]
+    assert again(images, out, "pca.components=3")["run"] == latest(out) == second
+    assert [row["status"] for row in listed(out)] == ["published", "latest", "unchanged"]
+
+
+def test_images_that_are_tried_again_are_a_run(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (images / "Apple" / "link.jpg").symlink_to("nowhere")
+    lenient = "failures.max_rate=0.5"
+    made = [run(images, out, lenient)["run"], run(images, out, lenient)["run"]]
+    assert manifest(out)["plan"]["retried"] == 1
+    given_up = run(images, out, lenient, "failures.retry=none")["run"]
+    assert again(images, out, lenient, "failures.retry=none")["run"] == given_up
+    assert len({*made, given_up}) == 3
+
+
+@pytest.mark.slow
+def test_latest_is_another_model_once_another_was_fitted(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fitted = run(images, out)["run"]
+    reused = run(images, out, "model=reuse")
+    assert reused["model"]["fitted_by"] == fitted
+    assert again(images, out, "model=reuse")["run"] == reused["run"]
+    other = run(images, out, "pca.components=3")["run"]
+    assert run(images, out, "model=reuse")["model"]["fitted_by"] == other
+
+
+@pytest.mark.slow
+def test_what_is_damaged_or_of_another_version_is_made_again(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(images, out)
+    (out / "runs" / first["run"] / "vectors" / "part-00000.parquet").unlink()
+    second = run(images, out)
+    assert second["run"] != first["run"]
+    file = out / layout.manifest(second["run"])
+    for changed in ({"images_digest": None}, {"versions": {**second["versions"], "fruitpipe": "0.0.1"}}):
+        file.write_text(json.dumps(second | changed))
+        made = run(images, out)["run"]
+        assert made not in (first["run"], second["run"])
+        shutil.rmtree(out / "runs" / made)
+        (out / "latest.json").write_text(json.dumps({"run": second["run"]}))
+    file.write_text("{")
+    assert run(images, out)["run"] != second["run"]
+    assert [row["status"] for row in listed(out)] == ["published", "unreadable", "latest"]
+
+
+@pytest.mark.slow
+def test_a_change_that_touches_no_result_gives_the_same_bits(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, second = (run(images, out, *settings)["run"] for settings in ([], [ANEW]))
+    assert first != second
+    assert same_vectors(vectors(out, first), vectors(out, second))
