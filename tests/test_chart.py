@@ -130,9 +130,16 @@ def test_another_version_of_the_chart_runs_nothing_again(version: str, tmp_path:
     objects = packed(version, tmp_path)
     application = one(objects, "SparkApplication")
     assert application["spec"] == one(render("image.tag=any"), "SparkApplication")["spec"]
+    assert one(objects, "ConfigMap")["data"]["revision"] == version.partition("+")[2]
     for each in objects:
         for value in each["metadata"]["labels"].values():
             assert re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", value)
+
+
+def test_a_commit_that_is_given_goes_before_that_of_the_version_and_runs_nothing_again():
+    objects = render("image.tag=any", "revision=0123456")
+    assert one(objects, "ConfigMap")["data"]["revision"] == "0123456"
+    assert one(objects, "SparkApplication") == one(render("image.tag=any"), "SparkApplication")
 
 
 def test_lint_finds_nothing():

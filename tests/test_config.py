@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fruitpipe import config as configs
 from fruitpipe.backbones.keras_applications import NETWORKS
-from fruitpipe.config import PRESETS, Config, ConfigError, Environment, load_config
+from fruitpipe.config import PRESETS, Config, ConfigError, Environment, environment, load_config
 from fruitpipe.errors import UserError
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
@@ -311,6 +311,17 @@ def test_any_config_survives_json(limit: float) -> None:
     except ConfigError:
         return  # refusing it is as good
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_commit_of_a_release_is_known_in_its_pod_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "DEPLOYED", tmp_path / "revision")
+    (tmp_path / "revision").write_text("0123456789ab\n")
+    assert Environment.read().deployed is None
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert Environment.read().deployed == "0123456789ab"
+    for nothing in ((tmp_path / "revision").write_text, lambda _: (tmp_path / "revision").unlink()):
+        nothing("")
+        assert Environment.read().deployed is None
 
 
 def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

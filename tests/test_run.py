@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.config import load_config
+from fruitpipe.config import environment, load_config
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
@@ -159,6 +159,17 @@ def test_what_a_model_is_not_applied_to_is_counted(fruits: Path, first: Path, tm
     assert json.loads(done.stdout) == {"ok": 1}
     said = "files that are hidden or no images by name were passed over: 2 mov, 1 hidden, 1 txt"
     assert done.stderr.strip().splitlines() == [said]
+
+
+def test_the_commit_of_the_release_is_in_manifest_and_show(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "5eff0fd2cd7a1b0a1f3d9d1f8a3a0dca0e1d6c5e"
+    monkeypatch.setattr(environment, "DEPLOYED", tmp_path / "revision")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    (tmp_path / "revision").write_text(commit)
+    assert run(fruits / "Apple", tmp_path / "out")["revision"] == commit
+    assert f"commit      {commit}\n" in fruitpipe("show", tmp_path / "out").stdout
 
 
 def test_a_second_run_computes_no_feature_and_gives_the_same_bits(copy: tuple[Path, Path]) -> None:

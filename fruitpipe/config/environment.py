@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fruitpipe.errors import UserError
 
+DEPLOYED = Path("/etc/fruitpipe/revision")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -37,6 +38,8 @@ class Environment:
     """Where Kubernetes has put this pod's account, if it has."""
     revision: str | None
     """Commit that the container image was built of."""
+    deployed: str | None
+    """Commit that this pod's release is of, as the chart says."""
 
     @classmethod
     def read(cls) -> Environment:
@@ -55,6 +58,7 @@ class Environment:
             in_pod="KUBERNETES_SERVICE_HOST" in home,
             account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,
             revision=home.get("FRUITPIPE_REVISION") or None,
+            deployed=deployed() if "KUBERNETES_SERVICE_HOST" in home else None,
         )
 
     @property
@@ -77,6 +81,13 @@ class Environment:
 def folder(name: str, *within: str) -> Path | None:
     """The folder that a variable names."""
     return Path(os.environ[name], *within) if os.environ.get(name) else None
+
+
+def deployed() -> str | None:
+    try:
+        return DEPLOYED.read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:  # a pod of another chart
+        return None
 
 
 def home_folder() -> Path | None:

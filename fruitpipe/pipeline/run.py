@@ -160,6 +160,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
             backbone=backbone_facts(job.backbone),
             features_digest=job.backbone.features,
             images_digest=images_digest,
+            revision=Environment.read().deployed,
             counts=counts,
             plan=summary,
             model=model_facts(model),

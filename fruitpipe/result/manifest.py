@@ -167,6 +167,8 @@ class Manifest(BaseModel):
     config_digest: str
     backbone: BackboneFacts
     features_digest: str
+    revision: str | None = None
+    """commit that the release was of, where a chart's run made it"""
     images_digest: str | None = None
     """of paths, etags and labels; None where an earlier version made the run"""
     counts: Counts
@@ -211,6 +213,7 @@ class Manifest(BaseModel):
         rows: dict[str, object] = {
             "run": self.run,
             "started": f"{self.started:%Y-%m-%d %H:%M:%S} UTC",
+            **({"commit": self.revision} if self.revision else {}),
             "input": ", ".join(self.config.inputs),
             "images": f"{counts.images} ({', '.join(f'{n} {status}' for status, n in counts.by_status.items())})",
             "work": f"{plan.new} new, {plan.changed} changed, {plan.retried} retried, {plan.known} known, "
