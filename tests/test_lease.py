@@ -163,6 +163,27 @@ def test_the_lease_of_a_process_elsewhere_is_refused_while_it_is_renewed(
         assert len(said) == 1
 
 
+@pytest.mark.parametrize("place", [[], ["another machine"]])
+def test_who_is_patient_waits_for_a_live_holder_and_says_so_every_minute(
+    store: Store, monkeypatch: pytest.MonkeyPatch, place: list[str]
+) -> None:
+    monkeypatch.setattr(leases, "LIFETIME", 0.6)
+    said: list[str] = []
+    with holding(store, *place) as process:
+
+        def note(line: str) -> None:
+            said.append(line)
+            if len(said) == 3:
+                process.kill()
+                process.wait()
+
+        with Lease(store, "second", note, patient=True) as lease:
+            lease.require_held()
+    holder = f"run elsewhere (process {process.pid} on {socket.gethostname()})"
+    told = f"{holder} is writing to {store.url}: waiting for it to end"
+    assert [line for line in said if not line.startswith("waiting for up to ")] == [told] * (3 - len(place))
+
+
 def test_a_lease_that_is_given_up_while_it_is_watched_is_free(store: Store) -> None:
     put(store, place="another machine")
     with Lease(store, "heir", lambda line: store.delete(layout.LEASE)) as lease:

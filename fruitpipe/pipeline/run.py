@@ -59,7 +59,8 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     job = Job(config, store, reporter or Reporter())
     store.create()
     is_result(store)  # or a place for one, but none of another layout
-    with Lease(store, f"run {job.id}", job.reporter.note) as lease:
+    # In a pod, nobody is there to run it again when the other one has ended.
+    with Lease(store, f"run {job.id}", job.reporter.note, patient=Environment.read().in_pod) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
         if not store.swaps(layout.scratch()):
             job.warnings.append(

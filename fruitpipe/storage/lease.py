@@ -6,6 +6,7 @@ same machine and PID namespace whether it lives. Of any other, it sees whether t
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -41,10 +42,15 @@ class Lease:
     lost in it.
 
     note: told for whom it waits.
+    patient: wait until nobody else holds it instead of raising UserError.
     """
 
-    def __init__(self, store: Store, purpose: str, note: Callable[[str], None] = to_standard_error) -> None:
-        self._store, self._note = store, note
+    def __init__(
+        self, store: Store, purpose: str, note: Callable[[str], None] = to_standard_error, patient: bool = False
+    ) -> None:
+        self._store, self._note, self._patient = store, note, patient
+        self._told = -math.inf
+        """when it was last said for whom this one waits"""
         pid = os.getpid()
         self._me = Document(
             purpose=purpose,
@@ -59,17 +65,30 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
+        while holder := self._take():
+            if not self._patient:
+                raise UserError(
+                    f"{holder} is writing to {self._store.url}: wait for it to end, or choose another output."
+                )
+            if time.monotonic() - self._told >= LIFETIME:
+                self._told = time.monotonic()
+                self._note(f"{holder} is writing to {self._store.url}: waiting for it to end")
+            time.sleep(LIFETIME / 60)
+        self._thread.start()
+        return self
+
+    def _take(self) -> str | None:
+        """Take the lease, if nobody holds it; else say who does."""
         current = self._store.find(layout.LEASE)
         if current is not None and (holder := read(current)):
             alive = lives(holder)
-            if alive is None:
-                current = self._watch(current, holder)
-            elif alive:
-                raise self._held_by(holder)
-        if not self._store.swap(layout.LEASE, current, self._renewed()):
-            raise UserError(f"another process has just begun to write to {self._store.url}: wait for it to end.")
-        self._thread.start()
-        return self
+            found = self._watch(current, holder) if alive is None else current
+            if alive or (found and found != current):
+                return str(read(found or current) or holder)
+            current = found
+        if self._store.swap(layout.LEASE, current, self._renewed()):
+            return None
+        return "another process, which has just begun,"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,23 +109,16 @@ class Lease:
         return FruitpipeError(f"another process took over {self._store.url} while this one stood still. Run again.")
 
     def _watch(self, current: bytes, holder: Document) -> bytes | None:
-        """The lease of a holder that is not renewed for LIFETIME; None where it is given up meanwhile.
-
-        Raises UserError where it is renewed.
-        """
-        self._note(f"waiting for up to {LIFETIME:.0f} s to see whether {holder} still writes to {self._store.url}")
+        """The lease once it is renewed, or as it is after LIFETIME; None where it is given up meanwhile."""
+        if self._told == -math.inf:
+            self._note(f"waiting for up to {LIFETIME:.0f} s to see whether {holder} still writes to {self._store.url}")
         end = time.monotonic() + LIFETIME
         while True:
             last = time.monotonic() >= end
             found = self._store.find(layout.LEASE)
-            if found is None or (last and found == current):
+            if last or found != current:
                 return found
-            if found != current:
-                raise self._held_by(read(found) or holder)
             time.sleep(LIFETIME / 60)
-
-    def _held_by(self, holder: Document) -> UserError:
-        return UserError(f"{holder} is writing to {self._store.url}: wait for it to end, or choose another output.")
 
     def _mine(self) -> bytes | None:
         """The lease as it is, where it is still this one."""

@@ -34,7 +34,7 @@ from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store, open_store
 
 BACKBONE = "colour_histogram:ColourHistogram"
-REFUSALS = ("wait for it to end", "took over", "has just published", "has just begun")
+REFUSALS = ("wait for it to end", "took over", "has just published")
 SETS = {"few": range(30), "more": range(45), "others": range(15, 60)}
 
 
