@@ -16,7 +16,8 @@ import yaml
 from seaweed import BUCKET, Server
 
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-NAMESPACE = os.environ.get("FRUITPIPE_NAMESPACES", "spark-jobs").split()[WORKER]
+NAMESPACES = os.environ.get("FRUITPIPE_NAMESPACES", "spark-jobs").split()
+NAMESPACE = NAMESPACES[WORKER % len(NAMESPACES)]
 """One that the operator watches, for each process of tests its own."""
 APPLICATION = Path(__file__).parents[1] / "k8s/application.yaml"
 EXECUTORS = "--selector=spark-role=executor"

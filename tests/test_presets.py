@@ -178,7 +178,7 @@ def test_a_preset_publishes_what_it_says(name: str, data: Path, tmp_path: Path) 
     assert done.vectors.dtype == np.float32
     assert done.vectors.shape == expected.shape
     np.testing.assert_allclose(done.vectors, turned(done.vectors, expected), atol=1e-4)
-    rest = {"vectors", "model", "config.yaml", "failures.parquet", "manifest.json", "report.html"}
+    rest = {"vectors", "model", "config.yaml", "failures.parquet", "manifest.json", "report.html", "log.gz"}
     assert {path.name for path in done.folder.iterdir()} - rest == set(recipe.files)
     if "json" in recipe.files:
         rows = [json.loads(line) for part in (done.folder / "json").iterdir() for line in part.read_text().splitlines()]

@@ -285,7 +285,7 @@ def test_a_run_is_published_with_its_real_places(tmp_path: Path) -> None:
     assert [name for name in found.feature_parts if (tmp_path / "out" / name).exists()]
     assert {file.name for file in found.files} == {
         path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()
-    } - {"manifest.json", "report.html"}
+    } - {"manifest.json", "report.html", "log.gz"}
 
 
 def test_command_line_errors_are_filtered_whatever_the_encoding() -> None:

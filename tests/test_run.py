@@ -121,7 +121,7 @@ def test_the_manifest_comes_last_and_names_every_file_with_its_digest(first: Pat
     newest = max(files, key=lambda path: path.stat().st_mtime_ns)
     assert newest.name == "manifest.json"
     named = {file["name"] for file in document["files"]}
-    assert {path.relative_to(folder).as_posix() for path in files} - named == {"manifest.json", "report.html"}
+    assert {path.relative_to(folder).as_posix() for path in files} - named == {"manifest.json", "report.html", "log.gz"}
     for file in document["files"]:
         data = (folder / file["name"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file["bytes"], file["sha256"])

@@ -524,7 +524,7 @@ def test_a_result_is_no_input_of_the_next_run(admin: Any, s3: S3Config, prefix: 
     run = "20260101-000000-abcd"
     written = [
         *(layout.MARKER, layout.LEASE, layout.LATEST, layout.feature_part("d" * 64, []), layout.config(run)),
-        *(layout.manifest(run), layout.report(run), layout.outcome(run), layout.failures(run)),
+        *(layout.manifest(run), layout.report(run), layout.outcome(run), layout.failures(run), layout.log(run)),
         *(layout.vectors(run, 0, kind) for kind in ("parquet", "json", "csv")),
         *(layout.model(run, name) for name in ("pca.npz", "model.json", "backbone.tflite")),
         *(layout.work(run, name) for name in (layout.TODO, layout.INDEX)),

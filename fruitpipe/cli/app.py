@@ -35,6 +35,7 @@ from fruitpipe.cli.options import (
     Variance,
     Verify,
     direct_options,
+    settings_of,
 )
 from fruitpipe.cli.releases import commands as of_releases
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, UserError, in_words
@@ -144,7 +145,12 @@ def run(
         print_json(present.facts_of(done))
         return
     present.print_outcome(done)
-    print(f"next: fruitpipe show {Given(config_file, assignments).again(config.output)}")
+    environment = configs.Environment.read()
+    # A pod's files are nobody else's.
+    given = Given(None, settings_of(config.s3)) if environment.in_pod else Given(config_file, assignments)
+    print(f"next: fruitpipe show {given.again(config.output)}")
+    if environment.termination_log:
+        environment.termination_log.write_text(present.outcome_line(done))
 
 
 @app.command()

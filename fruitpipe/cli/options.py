@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fruitpipe.config import Config, load_config
+from fruitpipe.config import Config, S3Config, load_config
 from fruitpipe.storage.store import Store, open_store
 
 
@@ -132,3 +133,9 @@ def direct_options(
         "--limit": limit,
         "--verify-content": verify_content,
     }
+
+
+def settings_of(s3: S3Config) -> list[str]:
+    """Assignments that reach the same store."""
+    said = s3.model_dump(mode="json", exclude_defaults=True)
+    return [f"s3.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in said.items()]

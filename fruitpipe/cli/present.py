@@ -88,6 +88,12 @@ def print_outcome(run: Run) -> None:
     print_places(run)
 
 
+def outcome_line(run: Run) -> str:
+    """What Kubernetes shows of a run that has ended well."""
+    counts = run.manifest.counts
+    return f"{run.reason or f'published run {run.id}'}: {counts.ok} images, {counts.failed} failed"
+
+
 def print_places(run: Run) -> None:
     print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
-from fruitpipe.cli.options import AsJson, Set
+from fruitpipe.cli.options import AsJson, ConfigFile, Given, Set
 from fruitpipe.units import duration
 
 if TYPE_CHECKING:
@@ -86,28 +87,41 @@ def status(
 
 @commands.command()
 def logs(
-    name: Name,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|OUT", help="Name of a release, or a result, in which each run keeps its log.")
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     executor: Annotated[
         str | None, typer.Option(metavar="N|all", help="An executor's besides the driver's, by its number, or all.")
     ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="What a run has said that is over, from its result.")
+    ] = None,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """Print what the pods of a release say, with pod and time."""
+    """Print what driver and executors of a release say, with pod and time; of a run that is over, what was kept."""
     from fruitpipe.releases import logs as said
     from fruitpipe.releases.connection import Connection
-    from fruitpipe.releases.status import status_of
+    from fruitpipe.releases.status import status_of, store_of
+
+    if "/" in name:
+        for kept in said.kept_lines(Given(config_file, assignments).store(name), run_id):
+            print(kept)
+        return
 
     connection = Connection(context, namespace)
 
     def ended() -> bool:
         return status_of(connection, name, result=False).ended
 
-    if follow:
+    if run_id is not None or not said.pods_of(connection, name):
+        lines: Iterator[object] = said.kept_lines(store_of(connection, name), run_id)
+    elif follow:
         lines = said.lines_as_they_come(connection, name, executor, ended)
     else:
-        ended()  # or there is no such release
         lines = said.lines_until_now(connection, name, executor)
     for line in lines:
         print(line, flush=follow)

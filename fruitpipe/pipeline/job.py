@@ -23,6 +23,7 @@ from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import model_to_reuse
+from fruitpipe.pipeline.run_log import run_log
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import Outcome, Unpublished
 from fruitpipe.scratch import private_folder
@@ -146,8 +147,14 @@ class Job:
                 self.reporter.note(f"{type(sink).__name__} could not drop what it has written: {said}")
         try:
             self.leave(status, reason)
+            self.keep_log()
         except (OSError, FruitpipeError) as error:
             self.reporter.note(f"could not write why the run ended to {self.store.url}: {error}")
+
+    def keep_log(self) -> None:
+        """Put what the run has said beside its manifest, or why it has none."""
+        in_pod = Environment.read().account is not None
+        self.store.put(layout.log(self.id), run_log(self.reporter, in_pod))
 
     def leave(self, status: Unpublished, reason: str) -> None:
         """Leave a note of why the run ended without being published."""

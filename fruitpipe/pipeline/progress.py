@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import TextIO
 
@@ -39,6 +40,8 @@ class Reporter:
     """images of the whole run by status"""
     bytes: int = 0
     """read by the whole run"""
+    said: deque[str] = field(default_factory=lambda: deque(maxlen=10_000))
+    """the last lines of what was told, each after its time, UTC"""
     _began: float = 0.0
 
     @contextmanager
@@ -49,6 +52,7 @@ class Reporter:
         self.started()
         yield
         self.timings[name] = self.timings.get(name, 0.0) + self.seconds
+        self._say(f"{name}: {self.seconds:.1f} s{f', {figures(self)}' if total else ''}")
         self.finished()
 
     def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
@@ -84,6 +88,14 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """A message for people."""
+        self._say(message)
+        self.noted(message)
+
+    def noted(self, message: str) -> None:
+        """There is a message for people."""
+
+    def _say(self, line: str) -> None:
+        self.said.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  {line}")
 
     def close(self) -> None:
         """The run has ended, successfully or not."""
@@ -108,7 +120,7 @@ class PlainReporter(Reporter):
         count = f", {figures(self)}" if self.total else ""
         say(f"{self.stage_name}: {self.seconds:.1f} s{count}", self.stream)
 
-    def note(self, message: str) -> None:
+    def noted(self, message: str) -> None:
         say(message, self.stream)
 
 
@@ -124,7 +136,7 @@ class JsonReporter(Reporter):
             facts |= {"images": self.done, "failed": self.failed, "images_per_second": round(self.rate, 1)}
         say(json.dumps(facts), unfiltered(self.stream))
 
-    def note(self, message: str) -> None:
+    def noted(self, message: str) -> None:
         say(json.dumps({"note": without_secrets(message)}), unfiltered(self.stream))
 
 
@@ -158,7 +170,7 @@ class BarReporter(Reporter):
         count = f"{self.done} images, {self.rate:.0f} img/s, {self.failed} failed" if self.total else ""
         self._bars.console.print(f"{self.stage_name:<9} {self.seconds:6.1f} s  {count}", highlight=False)
 
-    def note(self, message: str) -> None:
+    def noted(self, message: str) -> None:
         self._bars.console.print(visible(message), highlight=False, markup=False)
 
     def close(self) -> None:

@@ -176,6 +176,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
         )
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
+        job.keep_log()
         lease.require_held()
         job.published = True
         job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())

@@ -50,9 +50,10 @@ class Connection:
 
         return client.CustomObjectsApi(self._client)
 
-    def pods(self, selector: str) -> list[Plain]:
-        """Pods with these labels."""
-        return self._core("list pods", "list_namespaced_pod", label_selector=selector)
+    def pods(self, selector: str, name: str | None = None) -> list[Plain]:
+        """Pods with these labels, or the one of them of this name."""
+        fields = f"metadata.name={name}" if name else ""
+        return self._core("list pods", "list_namespaced_pod", label_selector=selector, field_selector=fields)
 
     def events(self) -> list[Plain]:
         """Events of the namespace that Kubernetes still has, oldest first."""
@@ -112,17 +113,20 @@ class Connection:
             raise ConnectionError(str(error)) from error
         return answer
 
-    def log(self, pod: str, follow: bool = False, most: int | None = None) -> Iterator[bytes]:
-        """Lines of a pod's log, each after its time; bounded by `most` bytes. None where it has said nothing yet."""
+    def log(self, pod: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
+        """Lines of a pod's log, each after its time; none before it starts. last: how many; all where it is None."""
         from kubernetes.client.exceptions import ApiException
 
-        try:
-            read: Any = self.core.read_namespaced_pod_log
-            answer = read(pod, self.namespace, follow=follow, timestamps=True, limit_bytes=most, _preload_content=False)
-        except ApiException as error:
-            if error.status in {400, 404}:  # its container does not run yet, or it is gone
-                return
-            raise
+        read: Any = self.core.read_namespaced_pod_log
+        options: dict[str, Any] = {"follow": follow, "timestamps": True, "_preload_content": False}
+        options |= {"tail_lines": last} if last else {}
+        with self._asking("read logs"):
+            try:
+                answer = read(pod, self.namespace, _request_timeout=(PATIENCE[0], None), **options)
+            except ApiException as error:
+                if error.status in {400, 404}:  # its container does not run yet, or it is gone
+                    return
+                raise
         with closing(answer):
             rest = b""
             for chunk in answer.stream(1 << 16, decode_content=False):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import heapq
+import io
 import queue
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.connection import Connection, Plain
 from fruitpipe.releases.observation import COMPONENT, OURS, RELEASE, dig
+from fruitpipe.result.runs import require_result, run_ids
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
 
+MOST_LINES = 1_000_000
+"""Of a log that is kept: it may have been made by somebody else."""
 LOOK = 2.0
 """Seconds between looks for further pods."""
 
@@ -39,17 +47,46 @@ def is_wanted(pod: Plain, executor: str | None) -> bool:
     return labels[COMPONENT] == "driver" or executor in {"all", labels.get("spark-exec-id", "")}
 
 
-def lines_of(connection: Connection, pod: str, follow: bool = False, most: int | None = None) -> Iterator[Line]:
-    """Lines of one pod in their order."""
-    for raw in connection.log(pod, follow, most):
+def lines_of(connection: Connection, pod: str, follow: bool = False, last: int | None = None) -> Iterator[Line]:
+    """Lines of one pod in their order; the last ones only, where it says how many."""
+    for raw in connection.log(pod, follow, last):
         time, _, text = raw.decode(errors="replace").partition(" ")
         yield Line(time, pod, text)
+
+
+def lines_of_neighbours(connection: Connection, driver: str, most: int) -> Iterator[Line]:
+    """What a driver and its executors have said until now, by time; of each the last lines, `most` in all."""
+    own = connection.pods(OURS, name=driver)
+    name = dig(own, 0, "metadata", "labels", RELEASE)
+    names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, "all")] if name else []
+    yield from heapq.merge(*(lines_of(connection, pod, last=most // len(names)) for pod in names))
 
 
 def lines_until_now(connection: Connection, name: str, executor: str | None = None) -> Iterator[Line]:
     """What the pods there are have said, by time."""
     names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, executor)]
     yield from heapq.merge(*(lines_of(connection, pod) for pod in names))
+
+
+def kept_lines(store: Store, run_id: str | None = None) -> Iterator[str]:
+    """What a run has said, as it lies beside its manifest; the newest run's where none is named.
+
+    Raises UserError where there is nothing of it.
+    """
+    require_result(store)
+    chosen = run_id or max(run_ids(store), default="")
+    kept = store.find(layout.log(chosen)) if layout.is_run(chosen) else None
+    if kept is None:
+        raise UserError(
+            f"no log of run {chosen or '(none)'} in {store.url}: `fruitpipe runs {store.url}` lists its runs."
+        )
+    with gzip.open(io.BytesIO(kept), "rt", encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines):
+                if number < MOST_LINES:
+                    yield line.rstrip("\n")
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"the log of run {chosen} in {store.url} is damaged.") from error
 
 
 def lines_as_they_come(

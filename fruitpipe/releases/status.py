@@ -9,7 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from fruitpipe.config import Config
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.causes import Cause, cause_of
 from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.observation import (
@@ -26,7 +26,7 @@ from fruitpipe.releases.observation import (
 from fruitpipe.releases.progress import Progress, progress_of
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import open_run
-from fruitpipe.storage.store import open_store
+from fruitpipe.storage.store import Store, open_store
 
 PHASES = {
     "": "not taken up",
@@ -153,6 +153,14 @@ def executors_of(seen: Observation) -> Executors:
     wanted = dig(spec, "dynamicAllocation", "minExecutors") if dynamic else dig(spec, "executor", "instances")
     phases = [dig(pod, "status", "phase") for pod in seen.executors]
     return Executors(int(wanted or 0), phases.count("Running"), phases.count("Pending"))
+
+
+def store_of(connection: Connection, name: str) -> Store:
+    """Where a release has its result. Raises UserError where there is no such release."""
+    config = config_of(connection, observe(connection, name))
+    if config is None:
+        raise UserError(f"release {name} has lost its config: submit it again.")
+    return open_store(config.output, config.s3)
 
 
 def config_of(connection: Connection, seen: Observation) -> Config | None:

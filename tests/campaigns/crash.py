@@ -251,7 +251,7 @@ def needed(store: Store) -> set[str]:
     for row in published:  # SeaweedFS lists folders that are empty by now, too
         manifest = Manifest.read(store.get(layout.manifest(row.run)))
         names |= {layout.run(row.run, file.name) for file in manifest.files} | set(manifest.feature_parts)
-        names |= {layout.manifest(row.run), layout.report(row.run)}
+        names |= {layout.manifest(row.run), layout.report(row.run), layout.log(row.run)}
     return names
 
 
