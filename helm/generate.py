@@ -39,6 +39,7 @@ CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9h
 SPECIAL: dict[str, dict[str, Any]] = {
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "operator": {"enum": ["kubeflow", "apache"]},
     "schedule.cron": {"type": "string", "pattern": CRON},
     "schedule.concurrencyPolicy": {"enum": ["Allow", "Forbid", "Replace"]},
     "driver.cores": NUMBER,
@@ -71,7 +72,10 @@ CORE, META, NETWORK, QUANTITY = (
 GIVEN = {
     "annotations": (f"{META}.ObjectMeta", "annotations"),
     "labels": (f"{META}.ObjectMeta", "labels"),
+    "podLabels": (f"{META}.ObjectMeta", "labels"),
     "dashboardLabels": (f"{META}.ObjectMeta", "labels"),
+    "extraVolumes": (f"{CORE}.PodSpec", "volumes"),
+    "extraVolumeMounts": (f"{CORE}.Container", "volumeMounts"),
     "affinity": (f"{CORE}.PodSpec", "affinity"),
     "nodeSelector": (f"{CORE}.PodSpec", "nodeSelector"),
     "tolerations": (f"{CORE}.PodSpec", "tolerations"),
@@ -103,9 +107,20 @@ def schema() -> str:
     described = {"$schema": "http://json-schema.org/draft-07/schema#", **of(values)}
     described["properties"] |= {"pipeline": pipeline, "global": {"type": "object"}}
     described |= {"if": NOT_EXTENDED, "then": {"properties": {"pipeline": {"properties": named(pipeline)}}}}
+    for each in (described, definitions):
+        name_keys(each)
     needed = sorted(mentioned(described["properties"]))
     described["$defs"] = definitions | {name: with_nulls(kubernetes()[name]) for name in needed}
     return json.dumps(described, indent=2) + "\n"
+
+
+def name_keys(schema: Any) -> None:
+    """Let what refuses other keys name those that there are: Helm then shows them beside a mistyped one."""
+    for each in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(each, dict | list):
+            name_keys(each)
+    if isinstance(schema, dict) and schema.get("additionalProperties") is False and "properties" in schema:
+        schema["propertyNames"] = {"enum": [*schema["properties"]]}
 
 
 def named(pipeline: dict[str, Any]) -> dict[str, Any]:
@@ -256,11 +271,31 @@ def presets() -> str:
 
 HEAD = """# fruitpipe on Kubernetes
 
+    kubectl create namespace fruits
     helm install fruits helm/fruitpipe --namespace fruits --set image.repository=REGISTRY/fruitpipe \\
       --set pipeline.input=s3://bucket/images --set pipeline.output=s3://bucket/results
 
-Runs the main job as a SparkApplication of the Kubeflow Spark operator. A change of `pipeline` runs it again, as does
-any new `reprocess`; the same values do nothing. On Helm's command line, numbers with a point need `--set-json`.
+Runs the main job as a SparkApplication of the Kubeflow Spark operator, or of Apache Spark's own. A change of `pipeline`
+runs it again, as does any new `reprocess`; the same values do nothing. On Helm's command line, numbers with a point
+need `--set-json`.
+
+Let the release be alone in its namespace ([why](../../docs/kubernetes.md)). The operator has to watch that: otherwise
+the application has no state, and nothing happens. Where Kubeflow's is not there yet, this installs it beside:
+
+    helm install spark-operator spark-operator --repo https://kubeflow.github.io/spark-operator --version 2.5.2 \\
+      --namespace spark-operator --create-namespace --set 'spark.jobNamespaces={fruits}' --set webhook.enable=false
+
+Where it is there, add the namespace to those that it watches, `spark.jobNamespaces` in the values of its release:
+
+    helm get values spark-operator --namespace spark-operator --all
+    helm upgrade spark-operator spark-operator --repo https://kubeflow.github.io/spark-operator --version 2.5.2 \\
+      --namespace spark-operator --reuse-values --set 'spark.jobNamespaces={OTHERS,fruits}'
+
+Apache's has `workloadResources.namespaces.data` for that.
+
+`helm test fruits --namespace fruits` looks at image, Secrets, rights and bucket. Where its pod does not start, such as
+without its image, it ends after three minutes without a word, and
+`kubectl --namespace fruits get events --field-selector involvedObject.name=fruits-test` says why.
 
 Written by `python helm/generate.py` from the comments of values.yaml.
 """

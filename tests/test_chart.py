@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -106,12 +107,158 @@ def test_all_objects_are_what_the_operator_and_kubernetes_know(settings: tuple[s
             validate(each, "1.34", strict=True)
 
 
-def test_pod_templates_are_what_kubernetes_knows():
-    for template in pods(render()).values():
-        pod = {"apiVersion": "v1", "kind": "Pod", **template}
-        pod["metadata"]["name"] = "any"
-        pod["spec"]["containers"][0]["image"] = "any"
-        validate(pod, "1.34", strict=True)
+VOLUMES = (
+    "driver.extraVolumes[0].name=ca",
+    "driver.extraVolumes[0].secret.secretName=ca",
+    "driver.extraVolumeMounts[0].name=ca",
+    "driver.extraVolumeMounts[0].mountPath=/etc/ca",
+)
+
+
+@pytest.mark.parametrize("settings", [(), VOLUMES])
+def test_pod_templates_are_what_kubernetes_knows(settings: tuple[str, ...]):
+    for template in pods(render(*settings)).values():
+        is_a_pod(template)
+
+
+def is_a_pod(template: dict[str, Any]) -> None:
+    """Once it has what Spark adds: a name and an image."""
+    pod = json.loads(json.dumps({"apiVersion": "v1", "kind": "Pod", **template}))
+    pod["metadata"]["name"] = "any"
+    pod["spec"]["containers"][0]["image"] = "any"
+    validate(pod, "1.34", strict=True)
+
+
+def fields(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+TEXT, COUNT = {"type": "string"}, {"type": "integer"}
+RESTART = fields(
+    restartPolicy={"enum": ["Always", "Never", "OnFailure", "OnInfrastructureFailure"]},
+    maxRestartAttempts=COUNT,
+    restartBackoffMillis=COUNT,
+)
+TOLERATIONS = fields(
+    restartConfig=RESTART | {"required": ["restartPolicy"]},
+    resourceRetainPolicy={"enum": ["Always", "Never", "OnFailure"]},
+    ttlAfterStopMillis=COUNT,
+)
+ROLE = fields(podTemplateSpec={"type": "object"})
+APACHE = fields(
+    apiVersion={"const": "spark.apache.org/v1"},
+    kind={"const": "SparkApplication"},
+    metadata={"type": "object"},
+    spec=fields(
+        runtimeVersions=fields(sparkVersion=TEXT),
+        mainClass=TEXT,
+        pyFiles=TEXT,
+        driverArgs={"type": "array", "items": TEXT},
+        applicationTolerations=TOLERATIONS | {"required": ["restartConfig", "resourceRetainPolicy"]},
+        sparkConf={"type": "object", "additionalProperties": TEXT},
+        driverSpec=ROLE,
+        executorSpec=ROLE,
+    ),
+)
+"""What the chart uses of Apache's SparkApplication: sparkapplications.spark.apache.org-v1.yaml, in the chart of
+apache/spark-kubernetes-operator 1.0.0, which no package registry has."""
+
+
+def apache(*settings: str) -> dict[str, Any]:
+    """The application that the chart makes for Apache's operator."""
+    (found,) = [
+        each for each in render("operator=apache", *settings) if each["apiVersion"].startswith("spark.apache.org")
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("restart.retries=2", "timeToLiveSeconds=60", "timeLimitSeconds=60"),
+        ("executor.dynamicAllocation.enabled=true", "eventLog.volume.persistentVolumeClaim.claimName=events"),
+        ("driver.coreRequest=100m", "executor.coreRequest=200m", "executor.cores=2", "secrets={s3-keys}"),
+        VOLUMES,
+    ],
+)
+def test_apaches_operator_knows_the_application_too(settings: tuple[str, ...]):
+    application = apache(*settings)
+    Draft7Validator(APACHE).validate(application)
+    for role in ("driver", "executor"):
+        is_a_pod(application["spec"][f"{role}Spec"]["podTemplateSpec"])
+
+
+@pytest.mark.parametrize("settings", [(), ("executor.dynamicAllocation.enabled=true", "driver.coreRequest=100m")])
+def test_both_operators_run_the_same(settings: tuple[str, ...]):
+    """Of Kubeflow's fields, those that are settings of Spark for Apache's."""
+    theirs, ours = apache(*settings)["spec"], one(render(*settings), "SparkApplication")["spec"]
+    conf, allocation = theirs["sparkConf"], ours.get("dynamicAllocation", {})
+    assert ours["sparkConf"].items() <= conf.items()
+    assert theirs["driverArgs"] == ours["arguments"]
+    assert theirs["pyFiles"] == ours["mainApplicationFile"]
+    assert theirs["runtimeVersions"]["sparkVersion"] == ours["sparkVersion"]
+    assert conf["spark.kubernetes.container.image"] == ours["image"]
+    assert conf["spark.kubernetes.container.image.pullPolicy"] == ours["imagePullPolicy"]
+    for role in ("driver", "executor"):
+        template = ours[role]["template"]
+        assert theirs[f"{role}Spec"]["podTemplateSpec"] == template
+        for name in ("cores", "memory", "memoryOverhead"):
+            assert conf[f"spark.{role}.{name}"] == str(ours[role][name])
+        assert conf.get(f"spark.kubernetes.{role}.request.cores") == ours[role].get("coreRequest")
+        assert conf[f"spark.kubernetes.authenticate.{role}.serviceAccountName"] == ours[role]["serviceAccount"]
+        (container,) = template["spec"]["containers"]
+        assert conf[f"spark.kubernetes.{role}.podTemplateContainerName"] == container["name"]
+    assert conf.get("spark.executor.instances", "None") == str(ours["executor"].get("instances"))
+    assert conf.get("spark.dynamicAllocation.enabled") == ("true" if allocation else None)
+    for name in ("initialExecutors", "minExecutors", "maxExecutors"):
+        assert conf.get(f"spark.dynamicAllocation.{name}", "None") == str(allocation.get(name))
+
+
+def test_apaches_operator_runs_another_config_as_another_application():
+    """It leaves alone what has run; a name with a second's number is to stay within the 46 signs that it takes."""
+    names = [
+        apache(*settings)["metadata"]["name"] for settings in ((), ("pipeline.pca.variance=0.9",), ("reprocess=a",))
+    ]
+    assert len(set(names)) == 3
+    assert apache()["metadata"]["name"] == names[0]
+    done = helm("template", "f" * 50, str(CHART), *options(*PLACES, "operator=apache"))
+    (long,) = [each for each in yaml.safe_load_all(done.stdout) if each and each["kind"] == "SparkApplication"]
+    assert len(f"{long['metadata']['name']}-0") <= 46
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"),
+    [
+        ("schedule.cron=0 3 * * *", "reprocess"),
+        ("suspend=true", "install the release when"),
+        ("queue=night", "operator"),
+        ("batchScheduler.name=volcano", "spark.kubernetes.scheduler.name"),
+    ],
+)
+def test_what_apaches_operator_has_nothing_for_is_refused_with_what_to_do(setting: str, instead: str):
+    (line,) = [
+        each for each in refusal(*PLACES, "operator=apache", setting).splitlines() if "Apache's operator" in each
+    ]
+    key, _, advice = line.partition(": Apache's operator")
+    assert key.endswith(setting.partition("=")[0])
+    assert instead in advice
+
+
+def test_what_failed_is_not_tried_again_unless_it_is_asked_for():
+    """Operators cannot tell a mistake from a lost driver; a submission that fails has begun nothing."""
+    never, twice = (
+        (one(render(*settings), "SparkApplication")["spec"]["restartPolicy"])
+        for settings in ((), ("restart.retries=2",))
+    )
+    assert (never["onFailureRetries"], twice["onFailureRetries"]) == (0, 2)
+    assert (never["onSubmissionFailureRetries"], twice["onSubmissionFailureRetries"]) == (2, 2)
+    never, twice = (
+        apache(*settings)["spec"]["applicationTolerations"]["restartConfig"]
+        for settings in ((), ("restart.retries=2",))
+    )
+    assert never == {"restartPolicy": "Never"}
+    assert twice == {"restartPolicy": "OnFailure", "maxRestartAttempts": 2, "restartBackoffMillis": 10_000}
 
 
 def packed(version: str, folder: Path) -> list[dict[str, Any]]:
@@ -177,6 +324,10 @@ def test_the_schema_is_one():
         ("pipeline.pca.varianc=0.9", "pipeline/pca", "varianc"),
         ("pipeline.preset=vgg16", "pipeline/preset", "vgg16-csv"),
         ("executor.core=2", "executor", "core"),
+        ("pipline.output=s3://photos/out", "pipline", '"pipeline"'),
+        ("executor.core=2", "executor", '"cores"'),
+        ("pipeline.pca.varianc=0.9", "pipeline/pca", '"variance"'),
+        ("operator=spark", "operator", "kubeflow"),
         ("executor.memory=1G", "executor/memory", "pattern"),
         ("executor.dynamicAllocation.maximum=0", "executor/dynamicAllocation/maximum", "1"),
         ("driver.env.AWS_SECRET_ACCESS_KEY=x", "driver/env/AWS_SECRET_ACCESS_KEY", "not"),
@@ -477,7 +628,7 @@ def test_on_eks_port_80_is_open_to_pod_identity_alone():
     assert with_port_80 == [{"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}]
 
 
-def test_notes_say_what_is_open(tmp_path: Path):
+def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
     """Helm itself renders them only with a cluster at hand."""
     templates = shutil.copytree(CHART, tmp_path / "chart") / "templates"
     text = (templates / "NOTES.txt").read_text()
@@ -486,9 +637,8 @@ def test_notes_say_what_is_open(tmp_path: Path):
     )
 
     def notes(*settings: str) -> str:
-        done = helm(
-            "template", "fruits", str(tmp_path / "chart"), "-s=templates/notes.yaml", *options(*PLACES, *settings)
-        )
+        command = ["template", "fruits", str(tmp_path / "chart"), "--namespace=jobs", "-s=templates/notes.yaml"]
+        done = helm(*command, *options(*PLACES, *settings))
         assert not done.returncode, done.stderr
         return str(yaml.safe_load(done.stdout)["notes"])
 
@@ -497,6 +647,15 @@ def test_notes_say_what_is_open(tmp_path: Path):
     assert "networkPolicy.stores" not in notes("networkPolicy.enabled=false")
     assert "namespace of its own" in notes().replace("\n", " ")
     assert "namespace of its own" not in notes("admissionPolicy=true").replace("\n", " ")
+    there = "pipeline.s3.endpoint=http://s3:8333"
+    assert "fruitpipe show s3://photos/out --set s3.endpoint=http://s3:8333\n" in notes(there)
+    assert "port-forward" in notes(there)
+    assert "port-forward" not in notes()
+    assert "waits for the next one: @daily" in notes("schedule.cron=@daily").replace("\n", " ")
+    assert "spark.jobNamespaces" in notes()
+    name = apache()["metadata"]["name"]
+    assert f" get sparkapplication.spark.apache.org {name}\n" in notes("operator=apache")
+    assert "spark.jobNamespaces" not in notes("operator=apache")
 
 
 def test_pods_of_a_run_know_each_other_by_a_secret_that_only_its_file_has():
@@ -546,6 +705,11 @@ def test_an_admission_policy_is_made_where_it_is_asked_for():
     assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:jobs:fruits'"
     assert found["matchConstraints"]["resourceRules"][0]["operations"] == ["CREATE", "UPDATE", "DELETE"]
     assert '["s3-keys","fruits-authentication"]' in json.dumps(found).replace('\\"', '"')
+    volumes = ("executor.extraVolumes[0].name=ca", "executor.extraVolumes[0].secret.secretName=ca")
+    found = json.dumps(
+        one(render("admissionPolicy=true", *volumes), "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")
+    )
+    assert '["fruits-authentication","ca"]' in found.replace('\\"', '"')
     binding = one(objects, "ValidatingAdmissionPolicyBinding", "fruitpipe-jobs-fruits")["spec"]
     assert binding == {"policyName": "fruitpipe-jobs-fruits", "validationActions": ["Deny"]}
 
@@ -567,11 +731,78 @@ def test_helm_test_looks_from_where_the_driver_would():
     objects = render("secrets={s3-keys}", "metrics.port=9000")
     pod, driver = one(objects, "Pod", "fruits-test"), pods(objects)["driver"]
     (container,), (theirs,) = pod["spec"]["containers"], driver["spec"]["containers"]
-    same = ("securityContext", "envFrom", "env", "volumeMounts")
+    same = ("securityContext", "env")
     assert {name: container[name] for name in same} == {name: theirs[name] for name in same}
+    mounted = len(theirs["volumeMounts"])
+    assert container["volumeMounts"][:mounted] == theirs["volumeMounts"]
     assert pod["spec"]["serviceAccountName"] == one(objects, "SparkApplication")["spec"]["driver"]["serviceAccount"]
-    assert container["args"][:3] == ["doctor", "--config", "/etc/fruitpipe/run.yaml"]
+    assert "\n/opt/entrypoint doctor --config /etc/fruitpipe/run.yaml " in container["command"][2]
     assert "ports" not in container
+
+
+def test_helm_test_says_which_secret_is_missing(tmp_path: Path):
+    """It starts without any; the folder of one that is not there is empty."""
+    (pod,) = [each for each in render(*VOLUMES, "secrets={s3-keys,others}") if each["kind"] == "Pod"]
+    (container,) = pod["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": name, "optional": True}} for name in ("s3-keys", "others")]
+    secrets = {each["name"]: each["secret"] for each in pod["spec"]["volumes"] if "secret" in each}
+    assert all(each["optional"] for each in secrets.values())
+    folders = {
+        each["mountPath"]: secrets[each["name"]]["secretName"]
+        for each in container["volumeMounts"]
+        if each["mountPath"].startswith("/secrets/")
+    }
+    assert folders == {f"/secrets/{name}": name for name in ("s3-keys", "others", "fruits-authentication", "ca")}
+    for name in folders.values():
+        (tmp_path / name).mkdir()
+    for name in ("others", "fruits-authentication", "ca"):
+        (tmp_path / name / "key").touch()
+    script = container["command"][2].replace("/secrets/", f"{tmp_path}/").replace("/opt/entrypoint", "true")
+    done = subprocess.run([*container["command"][:2], script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("Secret s3-keys: not in namespace jobs")
+    (tmp_path / "s3-keys/key").touch()
+    done = subprocess.run([*container["command"][:2], script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    failing = script.replace("true doctor", "exit 2; true doctor")
+    assert subprocess.run([*container["command"][:2], failing], check=False).returncode == 2
+
+
+def test_accounts_may_be_ones_own():
+    objects = render("serviceAccount.create=false", "serviceAccount.name=mine")
+    assert not [each for each in objects if each["kind"] == "ServiceAccount"]
+    spec = one(objects, "SparkApplication")["spec"]
+    assert [spec[role]["serviceAccount"] for role in ("driver", "executor")] == ["mine", "mine-executor"]
+    assert [each["name"] for each in one(objects, "RoleBinding")["subjects"]] == ["mine"]
+    assert one(objects, "Pod", "fruits-test")["spec"]["serviceAccountName"] == "mine"
+    made = [each["metadata"]["name"] for each in render("serviceAccount.name=mine") if each["kind"] == "ServiceAccount"]
+    assert made == ["mine", "mine-executor"]
+    assert "serviceAccount.name: say which" in refusal(*PLACES, "serviceAccount.create=false")
+
+
+def test_names_may_be_others():
+    objects = render(
+        "fullnameOverride=Oranges.1", "nameOverride=vision", "podLabels.team=red", "driver.labels.team=blue"
+    )
+    for each in objects:
+        assert each["metadata"]["name"].startswith("oranges-1")
+        assert each["metadata"]["labels"]["app.kubernetes.io/name"] == "vision"
+    spec = one(objects, "SparkApplication", "oranges-1")["spec"]
+    labels = {role: spec[role]["template"]["metadata"]["labels"] for role in ("driver", "executor")}
+    assert {role: each["team"] for role, each in labels.items()} == {"driver": "blue", "executor": "red"}
+    selector = one(objects, "NetworkPolicy", "oranges-1")["spec"]["podSelector"]["matchLabels"]
+    for each in labels.values():
+        assert selector.items() <= each.items()
+    assert one(objects, "Pod", "oranges-1-test")["metadata"]["labels"]["team"] == "red"
+
+
+def test_further_volumes_are_mounted():
+    templates = pods(render(*VOLUMES, *(each.replace("driver.", "executor.").replace("ca", "cb") for each in VOLUMES)))
+    for role, name in (("driver", "ca"), ("executor", "cb")):
+        pod = templates[role]["spec"]
+        assert {"name": name, "secret": {"secretName": name}} in pod["volumes"]
+        assert {"name": name, "mountPath": f"/etc/{name}"} in pod["containers"][0]["volumeMounts"]
 
 
 def test_executors_come_and_go_with_the_work():

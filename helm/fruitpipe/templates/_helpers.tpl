@@ -1,6 +1,6 @@
 {{/* Name of all objects: that of the release, as DNS-1035, and short enough for what Spark and the operator append. */}}
 {{- define "fruitpipe.name" -}}
-{{- $name := .Release.Name | lower | replace "." "-" -}}
+{{- $name := default .Release.Name .Values.fullnameOverride | lower | replace "." "-" -}}
 {{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "fp-%s" $name }}{{ end -}}
 {{- $name | trunc 36 | trimSuffix "-" -}}
 {{- end }}
@@ -18,7 +18,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "fruitpipe.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
@@ -30,6 +30,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- else -}}
 {{ printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) }}
 {{- end -}}
+{{- end }}
+
+{{/* Name of the driver's service account. */}}
+{{- define "fruitpipe.account" -}}
+{{- $account := .Values.serviceAccount -}}
+{{- if not (or $account.create $account.name) }}{{ fail "serviceAccount.name: say which account the driver has, since serviceAccount.create is false." }}{{ end -}}
+{{- default (include "fruitpipe.name" .) $account.name -}}
 {{- end }}
 
 {{/* Name of the Secret by which the pods of a run know each other. */}}
@@ -69,7 +76,7 @@ metadata:
     # Not those with versions: another would run the job again.
     {{- include "fruitpipe.selector" $root | nindent 4 }}
     app.kubernetes.io/component: {{ $role }}
-    {{- with $values.labels }}{{ toYaml . | nindent 4 }}{{ end }}
+    {{- with merge dict $values.labels $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     # The operator runs the application again when its spec changes, and looks at nothing else.
     fruitpipe/config: {{ include "fruitpipe.config" $root | sha256sum }}
@@ -137,6 +144,7 @@ spec:
         - {name: events, mountPath: /var/spark-events}
         {{- end }}
         {{- end }}
+        {{- with $values.extraVolumeMounts }}{{ toYaml . | nindent 8 }}{{ end }}
   volumes:
     # Spark takes volumes of this name for its local directories.
     - name: spark-local-dir-1
@@ -151,6 +159,24 @@ spec:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- end }}
+    {{- with $values.extraVolumes }}{{ toYaml . | nindent 4 }}{{ end }}
+{{- end }}
+
+{{/* What the driver is called with. */}}
+{{- define "fruitpipe.arguments" -}}
+[run, --config, /etc/fruitpipe/run.yaml{{ if .Values.metrics.enabled }}, --metrics, {{ .Values.metrics.port | quote }}{{ end }}]
+{{- end }}
+
+{{/* Values of dynamic allocation, where executors come and go with the work; else nothing. */}}
+{{- define "fruitpipe.allocation" -}}
+{{- with .Values.executor.dynamicAllocation }}
+{{- if .enabled }}
+{{- if gt (int .minimum) (int .maximum) }}
+{{- fail "executor.dynamicAllocation.minimum: more than the maximum. Lower one or raise the other." }}
+{{- end }}
+{{- toYaml . }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Settings of Spark that all runs have. */}}
@@ -183,70 +209,4 @@ spark.ui.prometheus.enabled: "true"
 spark.eventLog.enabled: "true"
 spark.eventLog.dir: file:///var/spark-events
 {{- end }}
-{{- end }}
-
-{{/* Spec of a SparkApplication. */}}
-{{- define "fruitpipe.application" -}}
-type: Python
-pythonVersion: "3"
-mode: cluster
-sparkVersion: {{ .Values.sparkVersion | quote }}
-image: {{ include "fruitpipe.image" . }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
-mainApplicationFile: local:///opt/fruitpipe/main.py
-arguments: [run, --config, /etc/fruitpipe/run.yaml{{ if .Values.metrics.enabled }}, --metrics, {{ .Values.metrics.port | quote }}{{ end }}]
-restartPolicy:
-  type: OnFailure
-  onFailureRetries: {{ int64 .Values.restart.retries }}
-  onFailureRetryInterval: {{ int64 .Values.restart.interval }}
-  onSubmissionFailureRetries: {{ int64 .Values.restart.retries }}
-  onSubmissionFailureRetryInterval: {{ int64 .Values.restart.interval }}
-{{- with .Values.timeToLiveSeconds }}
-timeToLiveSeconds: {{ int64 . }}
-{{- end }}
-{{- with .Values.batchScheduler.name }}
-batchScheduler: {{ . | quote }}
-{{- with $.Values.batchScheduler.options }}
-batchSchedulerOptions:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- end }}
-{{- with .Values.executor.dynamicAllocation }}
-{{- if .enabled }}
-{{- if gt (int .minimum) (int .maximum) }}
-{{- fail "executor.dynamicAllocation.minimum: more than the maximum. Lower one or raise the other." }}
-{{- end }}
-dynamicAllocation:
-  enabled: true
-  initialExecutors: {{ int64 .minimum }}
-  minExecutors: {{ int64 .minimum }}
-  maxExecutors: {{ int64 .maximum }}
-  shuffleTrackingEnabled: true
-{{- end }}
-{{- end }}
-sparkConf:
-  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) .Values.sparkConf | toYaml | nindent 2 }}
-driver:
-  cores: {{ int64 .Values.driver.cores }}
-  {{- with .Values.driver.coreRequest }}
-  coreRequest: {{ . | quote }}
-  {{- end }}
-  memory: {{ .Values.driver.memory }}
-  memoryOverhead: {{ .Values.driver.memoryOverhead }}
-  serviceAccount: {{ include "fruitpipe.name" . }}
-  template:
-    {{- include "fruitpipe.template" (list . "driver" .Values.driver) | nindent 4 }}
-executor:
-  {{- if not .Values.executor.dynamicAllocation.enabled }}
-  instances: {{ int64 .Values.executor.instances }}
-  {{- end }}
-  cores: {{ int64 .Values.executor.cores }}
-  {{- with .Values.executor.coreRequest }}
-  coreRequest: {{ . | quote }}
-  {{- end }}
-  memory: {{ .Values.executor.memory }}
-  memoryOverhead: {{ include "fruitpipe.overhead" . }}
-  serviceAccount: {{ include "fruitpipe.name" . }}-executor
-  template:
-    {{- include "fruitpipe.template" (list . "executor" .Values.executor) | nindent 4 }}
 {{- end }}
