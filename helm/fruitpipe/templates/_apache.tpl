@@ -13,6 +13,8 @@
 
 {{/* What Kubeflow's operator has fields for, as settings of Spark. */}}
 {{- define "fruitpipe.apache.conf" -}}
+# It becomes the application's, and what executors are called after.
+spark.app.name: {{ include "fruitpipe.name" . }}
 spark.kubernetes.container.image: {{ include "fruitpipe.image" . }}
 spark.kubernetes.container.image.pullPolicy: {{ .Values.image.pullPolicy }}
 spark.kubernetes.driver.podTemplateContainerName: spark-kubernetes-driver
