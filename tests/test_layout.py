@@ -40,8 +40,8 @@ def test_the_features_of_two_backbones_never_meet() -> None:
 def test_names_within_a_run_are_distinct_and_below_it() -> None:
     run = "20260101-000000-abcd"
     names = [
-        layout.manifest(run), layout.report(run), layout.config(run), layout.outcome(run), layout.failures(run), layout.log(run),
-        layout.model(run, "pca.npz"), layout.work(run, layout.TODO), layout.work(run, layout.INDEX),
+        layout.manifest(run), layout.report(run), layout.config(run), layout.outcome(run), layout.failures(run),
+        layout.log(run), layout.model(run, "pca.npz"), layout.work(run, layout.TODO), layout.work(run, layout.INDEX),
         *(layout.vectors(run, number, kind) for number in (0, 1) for kind in layout.FOLDER),
     ]  # fmt: skip
     assert len(set(names)) == len(names)

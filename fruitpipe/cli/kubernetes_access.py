@@ -21,6 +21,7 @@ RELEASE = "app.kubernetes.io/instance"
 """Label of all pods of a release of the chart."""
 NEEDED = {
     "pods": ("create", "delete", "deletecollection", "get", "list", "patch", "watch"),
+    "pods/log": ("get",),
     "configmaps": ("create", "delete", "deletecollection", "get", "list"),
 }
 """Verbs by resource, in the pod's own namespace; those that the chart's Role grants."""

@@ -50,7 +50,7 @@ class Connection:
 
         return client.CustomObjectsApi(self._client)
 
-    def pods(self, selector: str, name: str | None = None) -> list[Plain]:
+    def pods(self, selector: str = "", name: str | None = None) -> list[Plain]:
         """Pods with these labels, or the one of them of this name."""
         fields = f"metadata.name={name}" if name else ""
         return self._core("list pods", "list_namespaced_pod", label_selector=selector, field_selector=fields)

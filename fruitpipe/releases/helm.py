@@ -19,8 +19,10 @@ from fruitpipe.errors import FruitpipeError, UserError
 
 CHART = Path(__file__).parents[1] / "chart"
 """The chart of `helm/fruitpipe`, which wheels hold here."""
-MANAGED = "fruitpipe"
-"""Name of the chart."""
+NAME = "fruitpipe"
+"""Of the chart."""
+CHART_LABEL = "helm.sh/chart"
+"""Label that names the chart, and its version, of all objects of a release but pods."""
 NO_HELM = "no helm on the PATH: install it (https://helm.sh), or `pip install 'fruitpipe[helm]'`."
 
 

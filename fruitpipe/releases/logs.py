@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.connection import Connection, Plain
-from fruitpipe.releases.observation import COMPONENT, OURS, RELEASE, dig
+from fruitpipe.releases.observation import COMPONENT, RELEASE, dig
 from fruitpipe.result.runs import require_result, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 def pods_of(connection: Connection, name: str, executor: str | None = None) -> list[Plain]:
     """A release's driver and executors: no executors where `executor` is None, all, or the one of that number."""
-    found = connection.pods(f"{OURS},{RELEASE}={name},{COMPONENT} in (driver,executor)")
+    found = connection.pods(f"{RELEASE}={name},{COMPONENT} in (driver,executor)")
     return [pod for pod in found if is_wanted(pod, executor)]
 
 
@@ -56,7 +56,7 @@ def lines_of(connection: Connection, pod: str, follow: bool = False, last: int |
 
 def lines_of_neighbours(connection: Connection, driver: str, most: int) -> Iterator[Line]:
     """What a driver and its executors have said until now, by time; of each the last lines, `most` in all."""
-    own = connection.pods(OURS, name=driver)
+    own = connection.pods(name=driver)
     name = dig(own, 0, "metadata", "labels", RELEASE)
     names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, "all")] if name else []
     yield from heapq.merge(*(lines_of(connection, pod, last=most // len(names)) for pod in names))

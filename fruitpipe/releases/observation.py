@@ -8,13 +8,11 @@ from typing import Any
 
 from fruitpipe.errors import UserError
 from fruitpipe.releases.connection import Connection, Plain
-from fruitpipe.releases.helm import MANAGED
 
 APPLICATIONS = "sparkapplications.sparkoperator.k8s.io/v1beta2"
 SCHEDULES = "scheduledsparkapplications.sparkoperator.k8s.io/v1beta2"
 WORKLOADS = "workloads.kueue.x-k8s.io/v1beta1"
 DEPLOYMENTS = "deployments.apps/v1"
-OURS = f"app.kubernetes.io/name={MANAGED}"
 RELEASE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 SCHEDULED_BY = "sparkoperator.k8s.io/scheduled-app-name"
@@ -91,7 +89,7 @@ def find(connection: Connection, name: str) -> Observation | None:
 
     Raises UserError where no Spark operator is installed.
     """
-    selector = f"{OURS},{RELEASE}={name}"
+    selector = f"{RELEASE}={name}"
     schedules = connection.custom(SCHEDULES, selector) or []
     applications = connection.custom(APPLICATIONS, selector)
     if applications is None:
@@ -111,7 +109,7 @@ def observe(connection: Connection, name: str) -> Observation:
     if found is None:
         raise UserError(f"no release {name} in namespace {connection.namespace}: `fruitpipe list` shows them.")
     application, schedule = found.application, found.schedule
-    pods = connection.pods(f"{OURS},{RELEASE}={name}")
+    pods = connection.pods(f"{RELEASE}={name}")
     known = {each["metadata"].get("uid") for each in (application, schedule, *pods) if each}
     names = {each["metadata"]["name"] for each in (application, schedule) if each}
     names |= {f"{each}-driver" for each in names}

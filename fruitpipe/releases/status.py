@@ -12,11 +12,10 @@ from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.causes import Cause, cause_of
 from fruitpipe.releases.connection import Connection
+from fruitpipe.releases.helm import CHART_LABEL, NAME
 from fruitpipe.releases.observation import (
     APPLICATIONS,
-    OURS,
     RELEASE,
-    SCHEDULED_BY,
     SCHEDULES,
     Observation,
     dig,
@@ -185,12 +184,12 @@ def list_releases(connection: Connection, everywhere: bool = False) -> list[Row]
     """All releases by name. everywhere: of all namespaces."""
     rows = []
     for kind in (APPLICATIONS, SCHEDULES):
-        for each in connection.custom(kind, OURS, everywhere) or []:
-            name, namespace = dig(each, "metadata", "labels", RELEASE), each["metadata"]["namespace"]
-            if SCHEDULED_BY in each["metadata"]["labels"]:
-                continue  # a run of a schedule, which has a row
+        for each in connection.custom(kind, RELEASE, everywhere) or []:
+            labels, namespace = each["metadata"]["labels"], each["metadata"]["namespace"]
+            if not labels.get(CHART_LABEL, "").startswith(f"{NAME}-"):
+                continue  # of another chart, or a run of a schedule, which has a row
             pair = (None, each) if kind == SCHEDULES else (each, None)
-            seen = Observation(name, namespace, *pair)
+            seen = Observation(labels[RELEASE], namespace, *pair)
             started = time_of(dig(each, "status", "lastRun")) if kind == SCHEDULES else seen.submitted
-            rows.append(Row(name, namespace, phase_of(seen, None)[0], started))
+            rows.append(Row(labels[RELEASE], namespace, phase_of(seen, None)[0], started))
     return sorted(rows, key=lambda row: row[:2])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 
@@ -23,7 +23,7 @@ from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.redaction import without_secrets
 from fruitpipe.scratch import private_folder
-from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, is_stopped, java_says
+from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, is_stopped, java_says, start_refused
 from fruitpipe.spark.java import class_archive, find_java
 from fruitpipe.spark.surroundings import is_nameless, local_folder, own_environment, submitted_with
 from fruitpipe.streams import descriptor
@@ -105,7 +105,10 @@ def running(
 def theirs(environment: Environment) -> SparkContext | None:
     """The Spark that this process has. Raises UserError where nothing can be run on it any more."""
     if environment.submitted:
-        context = SparkContext.getOrCreate()
+        try:
+            context = SparkContext.getOrCreate()
+        except Py4JJavaError as error:
+            raise start_refused(java_says(error)) from error
         context.environment = WORKERS | context.environment
     elif (found := SparkContext._active_spark_context) is not None:
         context = found  # somebody's, who may have other jobs for it

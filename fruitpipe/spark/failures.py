@@ -136,6 +136,16 @@ def cause_in(text: str) -> FruitpipeError:
     return FruitpipeError(f"a Spark task failed {times}: {cause[:500]}. What was computed is kept.")
 
 
+def start_refused(text: str) -> FruitpipeError:
+    """Why a Spark that was submitted did not start, of what Java says."""
+    if denied := re.search(r"Message: (.*? is forbidden: .*?)(?:\. Received status|$)", text, re.MULTILINE):
+        return UserError(
+            f"Kubernetes refuses what the driver asks for ({without_secrets(denied[1])}): its account needs the rights "
+            "of the chart's Role. Install the chart again."
+        )
+    return FruitpipeError(f"Spark did not start: {cause_of_start(text)}. What was computed is kept.")
+
+
 def cause_of_start(log: str) -> str:
     """Why Spark did not start, of what it wrote meanwhile; empty where it does not say."""
     lines = [line for line in log.strip().splitlines() if not NOISE.match(line)]
