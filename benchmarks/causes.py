@@ -14,13 +14,13 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from cluster import s3_for_pods
 from mishaps import MISHAPS, Mishap, befallen, told
+from release import values_for
 from s3 import upload
-from seaweed import BUCKET, Server
+from seaweed import Server
 
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.releases.causes import Cause
@@ -51,9 +51,9 @@ def one(mishap: Mishap, number: int, image: str, server: Server) -> bool:
     def right(cause: Cause) -> bool:
         return bool(re.search(mishap.what, cause.what) and re.search(mishap.advice, cause.advice))
 
-    config, values = healthy(image, server, f"mishap-{number}")
+    name = f"mishap-{number}"
     try:
-        with befallen(mishap, f"mishap-{number}", values, config) as release:
+        with befallen(mishap, name, values_for(name, image, server, "images")) as release:
             cause, seconds = told(release, right)
     except FruitpipeError as error:
         print(f"| {mishap.name} | refused: {error} | | no |", flush=True)
@@ -61,26 +61,6 @@ def one(mishap: Mishap, number: int, image: str, server: Server) -> bool:
     good = cause is not None and right(cause) and seconds <= LIMIT + 1  # Kubernetes' times are whole seconds
     print(f"| {mishap.name} | {cause} | {seconds:.0f} s | {'yes' if good else 'no'} |", flush=True)
     return good
-
-
-def healthy(image: str, server: Server, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Config and values of a release that nothing is wrong with."""
-    repository, _, tag = image.rpartition(":")
-    config = {
-        "input": f"s3://{BUCKET}/images",
-        "output": f"s3://{BUCKET}/{name}",
-        "backbone": "efficientnet_lite0",
-        "s3": {"endpoint": "http://s3:8333", "allow_http": True},
-    }
-    values = {
-        "image": {"repository": repository, "tag": tag},
-        "secrets": ["s3-keys"],
-        "restart": {"retries": 0, "interval": 1},
-        "driver": {"coreRequest": "100m", "memoryOverhead": "1g"},
-        "executor": {"coreRequest": "100m", "instances": 1},
-        "networkPolicy": {"stores": [f"{server.host}/32"], "storePorts": [server.ports["s3.port"]]},
-    }
-    return config, values
 
 
 if __name__ == "__main__":

@@ -166,13 +166,13 @@ class Told(NamedTuple):
 
 
 @contextmanager
-def befallen(mishap: Mishap, name: str, values: dict[str, Any], config: dict[str, Any]) -> Iterator[Release]:
-    """A release that has this mishap. values, config: of one that has none."""
+def befallen(mishap: Mishap, name: str, values: dict[str, Any]) -> Iterator[Release]:
+    """A release that has this mishap. values: of one that has none."""
     apart = f"--namespace={mishap.namespace}"
     for each in mishap.objects:
         kubectl("apply", apart, "--filename=-", given=each)
     release = Release(name, Connection(namespace=mishap.namespace))
-    given = merged(values, mishap.values) | {"pipeline": merged(config, mishap.pipeline)}
+    given = merged(values, {**mishap.values, "pipeline": mishap.pipeline})
     try:
         release.helm.install(name, [], given | {"suspend": True} if mishap.gone else given)
         for each in mishap.gone:

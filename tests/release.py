@@ -109,12 +109,11 @@ class Release:
         return [each for each in found if each.partition("/")[2].startswith(self.name)]
 
 
-@contextmanager
-def release(name: str, image: str, server: Server, source: str, **changes: Any) -> Iterator[Release]:
-    """A release that reads and writes the server's bucket through NetworkPolicies that let it reach nothing else."""
+def values_for(name: str, image: str, server: Server, source: str) -> dict[str, Any]:
+    """Values of a release that reads and writes the server's bucket, by policies that let it reach nothing else."""
     repository, _, tag = image.rpartition(":")
     (api,) = json.loads(kubectl("get", "endpoints", "kubernetes", "--namespace=default", "--output=json"))["subsets"]
-    values = {
+    return {
         "pipeline": {
             "input": f"s3://{BUCKET}/{source}",
             "output": f"s3://{BUCKET}/{name}",
@@ -133,7 +132,12 @@ def release(name: str, image: str, server: Server, source: str, **changes: Any) 
             "storePorts": [server.ports["s3.port"]],
         },
     }
-    made = Release(name, values)
+
+
+@contextmanager
+def release(name: str, image: str, server: Server, source: str, **changes: Any) -> Iterator[Release]:
+    """A release with the values above, and `changes` as `upgrade` takes them."""
+    made = Release(name, values_for(name, image, server, source))
     try:
         made.upgrade(**changes)
         yield made

@@ -95,12 +95,10 @@ def refusal(said: str) -> FruitpipeError:
     for pattern, meaning in MEANINGS:
         if found := re.search(pattern, text, re.DOTALL):
             return UserError(meaning.format(*(" ".join(group.split()) for group in found.groups())))
-    if unknown := re.findall(
-        r"(?:at '(.*?)'|^- ([\w.]+|\(root\))): [Aa]dditional propert\w+ (.+?)(?: not| is not) allowed", text, re.M
-    ):
-        return UserError(" ".join(unknown_key(old or new, key) for new, old, key in unknown))
-    if wrong := re.findall(r"^\s*- at '(.*?)': (.*)$", text, re.MULTILINE):
-        return UserError("; ".join(f"{path.strip('/').replace('/', '.')}: {reason}" for path, reason in wrong) + ".")
+    if unknown := UNKNOWN.findall(text):
+        return UserError(" ".join(unknown_key(new or old, key) for new, old, key in unknown))
+    if wrong := WRONG.findall(text):
+        return UserError("; ".join(f"{'.'.join(names(new or old))}: {reason}" for new, old, reason in wrong) + ".")
     return UserError(f"helm refused: {' '.join(text.split())}")
 
 
@@ -131,10 +129,23 @@ MEANINGS = (
 """Patterns of what helm says, and what it means."""
 
 
+UNKNOWN = re.compile(
+    r"^\s*- (?:at '(.*?)'|([\w.]+|\(root\))): [Aa]dditional propert(?:y|ies) (.+?) (?:is )?not allowed", re.MULTILINE
+)
+"""A key that the schema does not know, as Helm says it from 3.18 on, and as it did before."""
+WRONG = re.compile(r"^\s*- (?:at '(.*?)'|([\w.]+)): (.*)$", re.MULTILINE)
+"""A value of another type or form."""
+
+
+def names(path: str) -> list[str]:
+    """Keys of a path as Helm writes it, with slashes or with dots."""
+    return [name for name in re.split(r"[/.]", path.replace("(root)", "")) if name]
+
+
 def unknown_key(path: str, keys: str) -> str:
     """A line for a key that the chart does not know, with the one that was probably meant."""
     schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-    folders = [name for name in re.split(r"[/.]", path.replace("(root)", "")) if name]
+    folders = names(path)
     known = properties_at(schema, folders)
     key = keys.strip().strip("'\"")
     close = difflib.get_close_matches(key, known, n=1)
