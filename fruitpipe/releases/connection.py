@@ -120,9 +120,10 @@ class Connection:
         read: Any = self.core.read_namespaced_pod_log
         options: dict[str, Any] = {"follow": follow, "timestamps": True, "_preload_content": False}
         options |= {"tail_lines": last} if last else {}
+        options |= {} if follow else {"_request_timeout": PATIENCE}
         with self._asking("read logs"):
             try:
-                answer = read(pod, self.namespace, _request_timeout=(PATIENCE[0], None), **options)
+                answer = read(pod, self.namespace, **options)
             except ApiException as error:
                 if error.status in {400, 404}:  # its container does not run yet, or it is gone
                     return
