@@ -163,6 +163,7 @@ def client(places: Server, fruits: Path) -> Any:
 def repository(places: Server, client: Any, cluster_image: str, tmp_path: Path) -> Repository:
     values = values_for(NAME, cluster_image, places, f"{NAME}-images")
     values["executor"]["instances"] = 1
+    values["restart"]["retries"] = 2  # of submissions, which time out where the machine is busy
     (tmp_path / "served").mkdir()
     return Repository(tmp_path, values)
 
