@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -141,6 +143,23 @@ def test_a_second_run_on_one_output_is_refused_until_the_first_is_gone(
         process.wait()
         assert (tmp_path / "lease.json").exists()
     goes_on(fruits, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_second_run_in_a_pod_waits_for_the_first_and_has_nothing_left_to_do(fruits: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", tmp_path / "said"
+    with running(fruits, out) as first:
+        with held(first), said.open("w") as stream:
+            second = subprocess.Popen(
+                command("run", fruits, out, "--set", BACKBONE, "--json"),
+                stdout=subprocess.PIPE, stderr=stream, text=True, env=os.environ | {"KUBERNETES_SERVICE_HOST": "pod"},
+            )  # fmt: skip
+            wait(lambda: "waiting for it to end" in said.read_text() or second.poll() is not None)
+        assert ended(first).returncode == 0
+        told, _ = second.communicate(timeout=120)
+    assert f"(process {first.pid} on " in said.read_text()
+    assert second.returncode == 0, said.read_text()
+    assert json.loads(told)["reason"] == f"nothing to do: run {manifest(out)['run']} is of these images and this config"
 
 
 @pytest.fixture
