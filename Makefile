@@ -10,7 +10,7 @@ NAMESPACES ?= spark-jobs
 ROUNDS ?= 200
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-.PHONY: help setup demo test test-all slow lint unit e2e s3 chaos image wheel lock audit clean
+.PHONY: help setup demo test test-all slow lint unit e2e kind-up kind-demo kind-down s3 chaos image wheel lock audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -40,7 +40,7 @@ lint: setup ## ruff, mypy, import-linter, shellcheck, hadolint, zizmor, actionli
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run
+	@$(BIN)/shellcheck scripts/* docker/entrypoint docker/*.sh .ci/run k8s/kind/needs k8s/kind/create k8s/kind/prepare k8s/kind/demo
 	@$(BIN)/hadolint docker/Dockerfile examples/Dockerfile
 	@$(BIN)/zizmor --offline --no-progress --quiet --persona pedantic .github/workflows
 	@if command -v go >/dev/null; then PATH="$(abspath $(BIN)):$$PATH" go run $(ACTIONLINT); \
@@ -54,6 +54,24 @@ unit: setup ## Run the tests, two files at once
 e2e: setup ## Run the tests on the cluster that kubectl reaches, in NAMESPACES side by side; IMAGE is its name there
 	@HELM=$${HELM:-helm} FRUITPIPE_CLUSTER_IMAGE=$(IMAGE) FRUITPIPE_NAMESPACES="$(NAMESPACES)" \
 		$(BIN)/python -m pytest -m cluster -n $(words $(NAMESPACES)) --dist loadfile --no-loadscope-reorder
+
+# Not in the kubeconfig of whoever types it, whose current cluster may be another.
+kind-up kind-demo kind-down: export KUBECONFIG := $(abspath $(DEMO))/kubeconfig
+
+kind-up: ## Make a cluster on this machine by kind, with the operator, the image, and an S3 server with drawn images
+	@k8s/kind/needs docker kind helm kubectl openssl
+	@mkdir -p $(DEMO)
+	@scripts/image $(IMAGE)
+	@k8s/kind/create $(IMAGE)
+	@k8s/kind/prepare $(IMAGE)
+	@echo "the cluster is up: make kind-demo, or export KUBECONFIG=$$KUBECONFIG"
+
+kind-demo: ## Run the main job on that cluster, show some vectors, and copy the report here
+	@k8s/kind/demo $(IMAGE) $(DEMO)
+
+kind-down: ## Remove that cluster and all that is in it
+	@k8s/kind/needs kind
+	@kind delete cluster --name fruitpipe
 
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py
