@@ -25,6 +25,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import yaml
+from botocore import xform_name
+from botocore.session import Session
+from botocore.validate import ParamValidator
 from chart import helm
 from command import BACKBONE, fruitpipe
 from s3 import options, upload
@@ -36,9 +39,13 @@ from fruitpipe.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))}
+PAGES |= {str(path.relative_to(ROOT)): path for path in sorted(ROOT.glob("[ek]*/*/README.md"))}
 LINKING = [*PAGES.values(), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 
-PROGRAMS = r"(?:fruitpipe|make|pip|python|docker|podman|buildah|helm|kubectl|\S+/python|benchmarks/\w+\.py)"
+PROGRAMS = (
+    r"(?:fruitpipe|make|pip|python|docker|podman|buildah|helm|kubectl|aws|gcloud|az|terraform"
+    r"|\S+/python|benchmarks/\w+\.py)"
+)
 BLOCK = re.compile(r"^```(.*)\n((?s:.*?))^```$", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -205,6 +212,57 @@ def makes_the_secret(desk: Desk, words: list[str]) -> None:
     assert f"--namespace {made.namespace}" in PAGES["kubernetes.md"].read_text().split("kubectl")[0]
 
 
+def is_applied(desk: Desk, words: list[str]) -> None:
+    """What is named is there."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--namespace")
+    parser.add_argument("--server-side", action="store_true")
+    parser.add_argument("--filename", action="append", default=[])
+    parser.add_argument("--kustomize")
+    given = parser.parse_args(words[2:])
+    for name in given.filename:
+        assert all(each["kind"] for each in yaml.safe_load_all(Path(name).read_text()))
+    if given.kustomize:
+        assert (Path(given.kustomize) / "kustomization.yaml").exists()
+    assert given.filename or given.kustomize
+
+
+def is_known_to_aws(desk: Desk, words: list[str]) -> None:
+    """The operation is one of AWS's own description of its API, which also takes all that it is given."""
+    _, service, operation, *options = words
+    model = Session().get_service_model({"s3api": "s3"}.get(service, service))
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    shape = model.operation_model(names[operation]).input_shape
+    members = {xform_name(name, "-"): (name, member) for name, member in shape.members.items()}
+    given = {}
+    while options:
+        name, member = members[options.pop(0).removeprefix("--")]
+        values = list(takewhile(lambda word: not word.startswith("--"), options))
+        del options[: len(values)]
+        given[name] = of_shape(member, values)
+    problems = ParamValidator().validate(given, shape)
+    assert not problems.has_errors(), problems.generate_report()
+
+
+def of_shape(shape: Any, values: list[str]) -> Any:
+    """What the command line of AWS makes of words: documents from files, structures from `a=b,c=d`."""
+    (first, *_) = values
+    if first.startswith("file://"):
+        text = Path(first.removeprefix("file://")).read_text()
+        return text if shape.type_name == "string" else json.loads(text)
+    if shape.type_name == "structure":
+        return {key: value == "true" for key, value in (pair.split("=") for pair in first.split(","))}
+    return values if shape.type_name == "list" else first
+
+
+def names_accounts(desk: Desk, words: list[str]) -> None:
+    """Of the release, where it gives rights to one. Nothing here knows these programs."""
+    accounts = {each["metadata"]["name"] for each in installed(desk) if each["kind"] == "ServiceAccount"}
+    for namespace, account in re.findall(r"(?:/ns/|:serviceaccount:)([\w-]+)(?:/sa/|:)([\w-]+)", " ".join(words)):
+        assert namespace == "fruits"
+        assert account in accounts
+
+
 def takes_options(desk: Desk, words: list[str]) -> None:
     """The script's own parser takes them, without what it imports, and without types."""
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -234,6 +292,9 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"helm dependency build ": has_dependencies,
     r"kubectl create secret ": makes_the_secret,
     r"kubectl describe ": is_the_driver,
+    r"kubectl apply ": is_applied,
+    r"aws ": is_known_to_aws,
+    r"(gcloud|az) ": names_accounts,
     r"benchmarks/": takes_options,
     r"\.venv/bin/python -m pytest ": are_tests,
 }
@@ -256,7 +317,7 @@ def desk(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     (folder / "run.yaml").write_text("pca: {variance: 0.95}\n")
-    for name in ("benchmarks", "helm"):
+    for name in ("benchmarks", "examples", "helm", "k8s"):
         (folder / name).symlink_to(ROOT / name)
     upload(admin, folder / "photos", "docs/images")
     with pytest.MonkeyPatch.context() as patch:
@@ -309,6 +370,10 @@ def test_nothing_that_looks_like_a_command_is_passed_over() -> None:
         "docker run --no-such-option image",
         "helm install fruits helm/fruitpipe --set pipeline.inptu=a",
         "kubectl describe pod other-driver",
+        "kubectl apply --filename k8s/missing.yaml",
+        "aws s3api put-bucket-encrypting --bucket a",
+        "aws s3api put-bucket-encryption --bucket a --server-side-encryption-configuration file://examples/aws/budget.json",
+        "gcloud storage buckets add-iam-policy-binding gs://a --member=principal://pool/subject/ns/fruits/sa/other",
         "benchmarks/peers.py",
         "benchmarks/peers.py IMAGES --no-such-option",
     ],
