@@ -255,6 +255,17 @@ def of_shape(shape: Any, values: list[str]) -> Any:
     return values if shape.type_name == "list" else first
 
 
+def has_variables(desk: Desk, words: list[str]) -> None:
+    """The folder is there, and declares what it is given."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("-chdir", type=Path, required=True)
+    parser.add_argument("-var", action="append", default=[])
+    parser.add_argument("command", choices=["init", "apply"])
+    given = parser.parse_args(words[1:])
+    declared = re.findall(r'^variable "(\w+)"', (given.chdir / "variables.tf").read_text(), re.MULTILINE)
+    assert {each.partition("=")[0] for each in given.var} <= set(declared)
+
+
 def names_accounts(desk: Desk, words: list[str]) -> None:
     """Of the release, where it gives rights to one. Nothing here knows these programs."""
     accounts = {each["metadata"]["name"] for each in installed(desk) if each["kind"] == "ServiceAccount"}
@@ -294,6 +305,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"kubectl describe ": is_the_driver,
     r"kubectl apply ": is_applied,
     r"aws ": is_known_to_aws,
+    r"terraform ": has_variables,
     r"(gcloud|az) ": names_accounts,
     r"benchmarks/": takes_options,
     r"\.venv/bin/python -m pytest ": are_tests,
@@ -373,6 +385,7 @@ def test_nothing_that_looks_like_a_command_is_passed_over() -> None:
         "kubectl apply --filename k8s/missing.yaml",
         "aws s3api put-bucket-encrypting --bucket a",
         "aws s3api put-bucket-encryption --bucket a --server-side-encryption-configuration file://examples/aws/budget.json",
+        "terraform -chdir=examples/terraform apply -var=buckets=a",
         "gcloud storage buckets add-iam-policy-binding gs://a --member=principal://pool/subject/ns/fruits/sa/other",
         "benchmarks/peers.py",
         "benchmarks/peers.py IMAGES --no-such-option",
