@@ -1,0 +1,35 @@
+"""A DAG for Airflow 3 that runs the main job on a cluster every night.
+
+The worker needs fruitpipe (with its extra `helm`), rights to install a release in the namespace, and run.yaml beside
+this file. Failed runs are tried again on the cluster (the chart's `restart.retries`), where what was computed is.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from airflow.sdk import dag, task
+
+CONFIG = Path(__file__).with_name("run.yaml")
+
+
+@dag(schedule="0 3 * * *", start_date=datetime(2026, 1, 1, tzinfo=UTC), catchup=False, max_active_runs=1)
+def fruits():
+    @task(retries=0)
+    def run(day: str) -> str:
+        """Where results are. Each day is a run; a day that is run already is only waited for."""
+        import fruitpipe
+
+        with NamedTemporaryFile("w", suffix=".yaml") as values:
+            json.dump({"reprocess": day}, values)
+            values.flush()
+            status = fruitpipe.submit(CONFIG, "fruits", namespace="fruits", values=[values.name]).wait()
+        if status.exit_code:
+            raise RuntimeError(f"{status.name} {status.phase}: {status.said}")
+        return status.output
+
+    run("{{ ds }}")
+
+
+fruits()
