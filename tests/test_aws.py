@@ -78,8 +78,10 @@ def as_role(server: Server, policy: str, monkeypatch: pytest.MonkeyPatch, *comma
 @pytest.mark.slow
 def test_the_rights_are_enough(guarded: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a run, for one that finds all features, to look at it and to clear away what it left."""
-    for command in (["run", IMAGES, f"{OUT}/all", "--set", BACKBONE], ["run", IMAGES, f"{OUT}/all", "--set", BACKBONE]):
-        assert "40 images to vectors" in as_role(guarded, "all", monkeypatch, *command)
+    for components in (16, 8):
+        command = ["run", IMAGES, f"{OUT}/all", "--set", BACKBONE, f"--components={components}"]
+        said = as_role(guarded, "all", monkeypatch, *command)
+        assert f"40 images to vectors of {components} components" in said
     as_role(guarded, "all", monkeypatch, "show", f"{OUT}/all")
     as_role(guarded, "all", monkeypatch, "gc", f"{OUT}/all", "--delete")
     as_role(guarded, "all", monkeypatch, "doctor", IMAGES, f"{OUT}/all", "--set", BACKBONE)
