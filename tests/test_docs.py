@@ -36,6 +36,7 @@ from typer.main import get_command
 
 from fruitpipe import config
 from fruitpipe.cli.app import app
+from fruitpipe.cli.releases import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -46,6 +47,8 @@ PROGRAMS = (
     r"(?:fruitpipe|make|pip|python|docker|podman|buildah|helm|kubectl|aws|gcloud|az|terraform"
     r"|\S+/python|benchmarks/\w+\.py)"
 )
+ON_A_CLUSTER = {each.name or getattr(each.callback, "__name__", "") for each in commands.registered_commands}
+"""Verbs that tests/test_releases.py runs."""
 BLOCK = re.compile(r"^```(.*)\n((?s:.*?))^```$", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -113,6 +116,9 @@ class Desk:
 def runs(desk: Desk, words: list[str]) -> None:
     """A verb by itself is a mention of one, where it takes arguments. A run onto a result that is there is planned."""
     verb, *rest = words[1:]
+    if verb in ON_A_CLUSTER:
+        parses(words[1:] if rest else [verb, "--help"])
+        return
     known = get_command(app).commands[verb]
     if not rest and any(each.param_type_name == "argument" for each in known.params):
         rest = ["--help"]
