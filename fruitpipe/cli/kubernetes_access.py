@@ -6,13 +6,13 @@ Rights on pods are for all of a namespace. Whom that concerns, and whether a pol
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fruitpipe.errors import UserError
+from fruitpipe.releases.connection import from_account
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -50,13 +50,6 @@ def confirm(account: Path) -> str:
     return "pods and configmaps, and neither secrets nor the rights of others"
 
 
-def trust(account: Path) -> ssl.SSLContext:
-    """Trust in the cluster's own authority, as Spark's client has it: many lack what Python 3.13 asks for."""
-    context = ssl.create_default_context(cafile=account / "ca.crt")
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
-
-
 def neighbours(account: Path) -> str:
     """Say who else has pods in this pod's namespace; they are out of reach of its account.
 
@@ -66,7 +59,7 @@ def neighbours(account: Path) -> str:
     from kubernetes.client.exceptions import ApiException
 
     namespace = (account / "namespace").read_text()
-    with connection(account) as connected:
+    with connection() as connected:
         api = client.CoreV1Api(connected)
         listed = connected.sanitize_for_serialization(api.list_namespaced_pod(namespace, _request_timeout=10))
         releases = {
@@ -92,15 +85,13 @@ def neighbours(account: Path) -> str:
 
 
 @contextmanager
-def connection(account: Path) -> Iterator[ApiClient]:
+def connection() -> Iterator[ApiClient]:
     """A client of the API server. Raises UserError where that does not answer."""
-    from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
-    config.load_incluster_config()
-    with client.ApiClient() as connected:
-        connected.rest_client.pool_manager.connection_pool_kw["ssl_context"] = trust(account)
+    connected, _ = from_account()
+    with connected:
         try:
             yield connected
         except (ApiException, HTTPError) as error:
@@ -113,7 +104,7 @@ def reviews(rights: dict[str, tuple[str, ...]], account: Path) -> Iterator[tuple
     from kubernetes import client
 
     namespace = (account / "namespace").read_text()
-    with connection(account) as connected:
+    with connection() as connected:
         api = client.AuthorizationV1Api(connected)
         for name, verbs in rights.items():
             resource, _, group = name.partition(".")
