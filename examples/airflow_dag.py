@@ -1,7 +1,7 @@
 """A DAG for Airflow 3 that runs the main job on a cluster every night.
 
 The worker needs fruitpipe (with its extra `helm`), rights to install a release in the namespace, and run.yaml beside
-this file. Failed runs are tried again on the cluster (the chart's `restart.retries`), where what was computed is.
+this file. A run that failed goes on from what was computed when the task is tried again.
 """
 
 import json

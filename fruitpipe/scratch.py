@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PATIENCE = 2.0
+"""Seconds for what still writes to a folder to end, such as a JVM that was told to."""
 NAME = re.compile(r"\.fruitpipe-\d+-\w+")
 
 
@@ -32,8 +35,16 @@ def private_folder(within: Path | None = None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what others still write there meanwhile, the next one clears away
+        end = time.monotonic() + PATIENCE
+        while not removed(folder) and time.monotonic() < end:
+            time.sleep(0.05)  # what others still write there by then, the next one clears away
         os.close(lock)
+
+
+def removed(folder: Path) -> bool:
+    """Delete a folder, as far as nobody writes there meanwhile; whether it is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def made(parent: Path) -> tuple[Path, int]:
@@ -66,6 +77,6 @@ def clear_one(folder: Path) -> None:
     try:
         if os.fstat(lock).st_uid == os.geteuid():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            removed(folder)
     finally:
         os.close(lock)

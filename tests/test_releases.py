@@ -76,7 +76,7 @@ def submitted(places: Server, cluster_image: str, tmp_path: Path) -> Iterator[li
     config.write_text(yaml.safe_dump(values.pop("pipeline")))
     file.write_text(yaml.safe_dump(values))
     try:
-        yield [config, NAME, IN, "--values", file, "--set", "limit=240"]
+        yield [config, NAME, IN, "--values", file, "--set", "limit=400"]
     finally:
         Release(NAME).uninstall()
 
@@ -108,7 +108,7 @@ def test_a_release_from_submit_to_delete(
         assert (now["phase"], now["cause"]) == ("running", None)
         assert now["executors"] == {"wanted": 1, "running": 1, "pending": 0}
         progress = now["progress"]
-        assert (progress["stage"], progress["total"]) == ("featurize", 240)
+        assert (progress["stage"], progress["total"]) == ("featurize", 400)
         assert (progress["done"], progress["total"]) == figures_of_the_driver()
         said = process("logs", NAME, IN, "--executor", "all").stdout
         assert pods_in(said) > {f"{NAME}-driver"}, "and the executor"
@@ -120,19 +120,18 @@ def test_a_release_from_submit_to_delete(
     kept = len(parts(client, NAME))
     assert kept
 
-    waiting = subprocess.Popen(
-        [sys.executable, "-m", "fruitpipe", "rerun", NAME, IN, "--wait"], stderr=subprocess.PIPE, text=True
-    )
-    assert waiting.stderr is not None
-    assert any(line.startswith("running") for line in waiting.stderr), "it tells how it goes"
-    waiting.send_signal(signal.SIGINT)
-    assert "the run goes on" in waiting.stderr.read()
-    assert waiting.wait() == 130
+    words = [sys.executable, "-m", "fruitpipe", "rerun", NAME, IN, "--wait"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert any(line.startswith("running") for line in waiting.stderr), "it tells how it goes"
+        waiting.send_signal(signal.SIGINT)
+        assert "the run goes on" in waiting.stderr.read()
+    assert waiting.returncode == 130
     Release(NAME).completed()
     assert manifest(client, NAME)["plan"]["known"], "what was computed before it was cancelled"
     now = status()
     assert (now["phase"], now["exit_code"]) == ("done", 0)
-    assert re.fullmatch(r"published run \S+: 240 images, 0 failed", now["said"])
+    assert re.fullmatch(r"published run \S+: 400 images, 0 failed", now["said"])
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", places.identities["admin"].access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", places.identities["admin"].secret_key)

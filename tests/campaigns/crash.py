@@ -235,10 +235,13 @@ FIND = {"worker": workers_of, "executor": jvms_of}
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
     """No byte is left on a disk meanwhile."""
-    left, ballast = os.statvfs(disk), disk / "ballast"
+    ballast, taken = disk / "ballast", 0
     try:
         with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(left.f_bavail * left.f_frsize, 1))
+            while left := os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize:
+                with suppress(OSError):  # others write meanwhile
+                    os.posix_fallocate(file.fileno(), taken, left)
+                    taken += left
         yield
     finally:
         ballast.unlink(missing_ok=True)
