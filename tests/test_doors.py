@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import command
 import nbformat
@@ -26,6 +27,7 @@ from fruitpipe import streams
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.pipeline.progress import JsonReporter, PlainReporter, reporter_for
 from fruitpipe.pipeline.run import plan
+from fruitpipe.releases.release import files_of
 
 NAME = BACKBONE.partition("=")[2]
 
@@ -98,6 +100,14 @@ def takes_model(given: Given) -> None:
     assert (vector.path, vector.status) == (str(image), "ok")
 
 
+def takes_submit(given: Given) -> None:
+    file = given.folder / "run.yaml"
+    file.write_text("input: s3://bucket/photos\noutput: s3://bucket/out\n")
+    with patch.dict(os.environ, {"KUBECONFIG": "/nowhere"}), pytest.raises(fruitpipe.UserError, match="no cluster"):
+        fruitpipe.submit(given.one(file), "fruits", values=given.many(file))
+    assert files_of(given.many(file)) == [file]
+
+
 def takes_nothing(given: Given) -> None:
     """No paths."""
 
@@ -109,12 +119,14 @@ DOORS = {
     "FruitpipeError": takes_nothing,
     "Interrupted": takes_nothing,
     "Model": takes_model,
+    "Release": takes_nothing,
     "Run": takes_nothing,
     "TooManyFailures": takes_nothing,
     "UserError": takes_nothing,
     "load_config": takes_load_config,
     "load_model": takes_load_model,
     "run": takes_run,
+    "submit": takes_submit,
 }
 
 
@@ -422,6 +434,7 @@ sys.modules["ipywidgets"] = None  # as where it is not installed
 import fruitpipe
 from fruitpipe.pipeline.progress import BarReporter, reporter_for
 from fruitpipe.pipeline.run import plan
+from fruitpipe.releases.release import files_of
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage.store import open_store
 from rich.console import Console

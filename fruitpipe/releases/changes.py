@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 from fruitpipe.config import Config
 from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import Helm
-from fruitpipe.releases.release import values_of
+from fruitpipe.releases.release import files_of, values_of
 
 Key = tuple[str, str]
 """Kind and name of an object."""
@@ -26,7 +26,7 @@ def changes(
     assignments: Iterable[str] = (),
     *,
     image: str | None = None,
-    values: Sequence[str | Path] = (),
+    values: str | Path | Iterable[str | Path] = (),
     context: str | None = None,
     namespace: str | None = None,
 ) -> Iterator[str]:
@@ -36,8 +36,7 @@ def changes(
     """
     connection = Connection(context, namespace)
     helm = Helm(connection.context, connection.namespace)
-    files = [Path(file) for file in values]
-    after = objects(helm.install(name, files, values_of(config, assignments, image), dry=True))
+    after = objects(helm.install(name, files_of(values), values_of(config, assignments, image), dry=True))
     before = objects(helm.manifest(name) or "")
     runs = False
     for key in sorted(before.keys() | after.keys()):

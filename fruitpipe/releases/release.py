@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +73,7 @@ def submit(
     assignments: Iterable[str] = (),
     *,
     image: str | None = None,
-    values: Sequence[str | Path] = (),
+    values: str | Path | Iterable[str | Path] = (),
     context: str | None = None,
     namespace: str | None = None,
 ) -> Release:
@@ -98,7 +98,7 @@ def submit(
     given = values_of(config, assignments, image)
     release = Release(name, Connection(context, namespace))
     before = find(release.connection, name)
-    release.helm.install(name, [Path(file) for file in values], given)
+    release.helm.install(name, files_of(values), given)
     after = find(release.connection, name)
     changed = before and after and before.generation != after.generation
     return replace(release, earlier=before.submitted) if before and changed else release
@@ -109,6 +109,11 @@ def values_of(config: Config | str | Path, assignments: Iterable[str], image: st
     checked = config if isinstance(config, Config) else load_config(config, assignments)
     made: dict[str, Any] = {"pipeline": checked.model_dump(mode="json", exclude_unset=True)}
     return made | ({"image": image_of(image)} if image else {})
+
+
+def files_of(values: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Files of values, where one may stand for itself."""
+    return [Path(file) for file in ([values] if isinstance(values, str | Path) else values)]
 
 
 def image_of(reference: str) -> dict[str, str]:
