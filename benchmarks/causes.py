@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from seaweed import Server
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.releases.causes import Cause
 
+DRAW = Path(__file__).parents[1] / "examples/draw_fruits.py"
 LIMIT = 10
 """Seconds within which a cause is to be told."""
 
@@ -36,8 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, s3_for_pods(Path(scratch)) as server:
         images = Path(scratch) / "images"
-        images.mkdir()
-        (images / "no-image.jpg").write_bytes(b"no image")
+        subprocess.run([sys.executable, DRAW, images], check=True, stdout=subprocess.DEVNULL)
         upload(server.client(server.identities["admin"]), images, "images")
         found = [one(mishap, number, options.image, server)
                  for number, mishap in enumerate(MISHAPS) if re.search(options.only, mishap.name)]  # fmt: skip

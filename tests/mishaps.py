@@ -84,8 +84,8 @@ MISHAPS = (
     Mishap(
         "a quota without room for executors",
         "quota tight leaves no room for executors",
-        r"executor\.instances",
-        {"executor": {"instances": 1, "memory": "20g"}},
+        r"executor\.memory",
+        {"executor": {"instances": 1, "memory": "4g"}},
         objects=(quota("tight", **{"requests.memory": "3Gi"}),),
         runs=True,
     ),
@@ -149,6 +149,7 @@ MISHAPS = (
         "driver was killed for want of memory",
         r"driver\.memoryOverhead",
         {"driver": {"memory": "471m", "memoryOverhead": "1m"}, "executor": {"cores": 6}},
+        {"evaluate": True},
         runs=True,
     ),
     Mishap("a time limit", r"timeLimitSeconds \(5\)", "raise", {"timeLimitSeconds": 5}, runs=True),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import NamedTuple
+
+from kubernetes.utils.quantity import parse_quantity
 
 from fruitpipe.releases.connection import Plain
 from fruitpipe.releases.observation import Observation, dig
 
+MEMORY = ("memory", "memoryOverhead")
+"""Keys of an executor's memory."""
 SOON = 10.0
 """Seconds that an operator has to say its first word of an application."""
 
@@ -195,14 +200,31 @@ def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
     """A quota that keeps executors out: nobody but the driver is told."""
     if seen.state != "RUNNING" or seen.executors:
         return
+    asked = asked_by_executor(seen)
     for quota in seen.quotas:
         hard, used = dig(quota, "status", "hard", default={}), dig(quota, "status", "used", default={})
-        full = [f"{name} {used[name]} of {hard[name]}" for name in hard if name in used and used[name] == hard[name]]
-        if full:
+        short = [
+            f"{name}: {used[name]} of {hard[name]} are used"
+            for name in asked.keys() & hard.keys() & used.keys()
+            if parse_quantity(used[name]) + asked[name] > parse_quantity(hard[name])
+        ]
+        if short:
             yield Cause(
-                f"quota {quota['metadata']['name']} leaves no room for executors ({', '.join(full)})",
-                "raise it, or lower executor.instances",
+                f"quota {quota['metadata']['name']} leaves no room for executors ({', '.join(sorted(short))})",
+                "raise it, or lower executor.memory or executor.cores",
             )
+
+
+def asked_by_executor(seen: Observation) -> dict[str, Decimal]:
+    """What an executor takes of a quota, by the quota's names."""
+    executor = dig(seen.application, "spec", "executor", default={})
+    # Spark's k, m, g and t are Kubernetes' Ki, Mi, Gi and Ti.
+    sizes = (re.sub(r"([kmgt])$", lambda unit: f"{unit[1].title()}i", str(executor.get(name, "0"))) for name in MEMORY)
+    memory = sum(map(parse_quantity, sizes), Decimal(0))
+    cores = parse_quantity(str(executor.get("coreRequest") or executor.get("cores", 1)))
+    pods = Decimal(1)
+    memories = dict.fromkeys(("memory", "requests.memory", "limits.memory"), memory)
+    return {**memories, "cpu": cores, "requests.cpu": cores, "pods": pods, "count/pods": pods}
 
 
 def not_submitted(seen: Observation) -> Iterator[Cause]:

@@ -111,12 +111,10 @@ def observe(connection: Connection, name: str) -> Observation:
     application, schedule = found.application, found.schedule
     pods = connection.pods(f"{RELEASE}={name}")
     known = {each["metadata"].get("uid") for each in (application, schedule, *pods) if each}
-    names = {each["metadata"]["name"] for each in (application, schedule) if each}
-    names |= {f"{each}-driver" for each in names}
     events = [
         event
         for event in connection.events()
-        if event["involvedObject"].get("uid") in known or event["involvedObject"].get("name") in names
+        if event["involvedObject"].get("uid") in known or is_of_lost_driver(event, application)
     ]
     return replace(
         found,
@@ -125,6 +123,14 @@ def observe(connection: Connection, name: str) -> Observation:
         operators=find_operators(connection),
         quotas=connection.quotas(),
         workloads=[each for each in connection.custom(WORKLOADS) or [] if owned(each, known)],
+    )
+
+
+def is_of_lost_driver(event: Plain, application: Plain | None) -> bool:
+    """Whether an event is of a driver that this application had."""
+    name, made = dig(application, "metadata", "name"), dig(application, "metadata", "creationTimestamp")
+    return bool(
+        event["involvedObject"].get("name") == f"{name}-driver" and made <= (event.get("firstTimestamp") or made)
     )
 
 
