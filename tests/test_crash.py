@@ -76,7 +76,8 @@ def goes_on(images: Path, out: Path, undisturbed: Path, settings: Sequence[str] 
 
 
 def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
-    with running(fruits, tmp_path) as process:
+    one = ("spark.master=local[1]",)  # or it may end before it is held, on a busy machine
+    with running(fruits, tmp_path, settings=one) as process, held(process):
         jvm = jvms_of(process.pid)[0]
         process.kill()
         process.wait()

@@ -49,6 +49,7 @@ def submit(
     """Run the main job on a cluster: install the chart that comes with this program, or upgrade a release of it."""
     from fruitpipe.releases.changes import changes
     from fruitpipe.releases.release import submit as submitted
+    from fruitpipe.releases.status import status_of
 
     if dry_run:
         for line in changes(
@@ -59,6 +60,8 @@ def submit(
     release = submitted(config, name, assignments, image=image, values=values, context=context, namespace=namespace)
     if wait:
         watch(release)
+    if cause := status_of(release.connection, name, result=False).cause:
+        streams.say(f"so far, it stands still: {cause}", sys.stderr)
     streams.say(f"submitted. next: fruitpipe status {again(name, context, namespace)}", sys.stdout)
 
 
