@@ -117,7 +117,8 @@ def runs(desk: Desk, words: list[str]) -> None:
     """A verb by itself is a mention of one, where it takes arguments. A run onto a result that is there is planned."""
     verb, *rest = words[1:]
     if verb in ON_A_CLUSTER:
-        parses(words[1:] if rest else [verb, "--help"])
+        if rest:  # a verb by itself is a mention of one
+            parses(words[1:])
         return
     known = get_command(app).commands[verb]
     if not rest and any(each.param_type_name == "argument" for each in known.params):
