@@ -21,8 +21,8 @@ def test_executors_that_are_told_to_go_finish_their_tasks(places: Server, cluste
     """As when the node of a spot instance goes: no task is lost, and nothing is computed twice."""
     client = places.client(places.identities["admin"])
     name = apply(cluster_image, "heap", "told-to-go")
-    wait_for(lambda: parts(client, "told-to-go"), 180)
-    first, second = kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
+    wait_for(lambda: parts(client, "told-to-go") and len(running()) == 2, 180)
+    first, second = running()
     with log_of(first) as its_log:
         kubectl("exec", first, "--", "bash", "-c", "kill -TERM 1")
     with log_of(second) as other_log:
@@ -34,6 +34,11 @@ def test_executors_that_are_told_to_go_finish_their_tasks(places: Server, cluste
     assert "Lost task" not in log
     assert "[cds" not in log, "Java says so where it cannot use the archive of Spark's classes"
     assert counts(client, "told-to-go") == {"ok": many}
+
+
+def running() -> list[str]:
+    """Executors that run."""
+    return kubectl("get", "pods", EXECUTORS, "--field-selector=status.phase=Running", "--output=name").split()
 
 
 @contextmanager
