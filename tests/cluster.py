@@ -64,6 +64,7 @@ def apply(image: str, source: str, out: str) -> str:
     kubectl("delete", "--ignore-not-found", "sparkapplication", name)
     secret = {"kind": "Secret", "metadata": {"name": f"{name}-authentication"}, "stringData": {"secret": token_hex(32)}}
     kubectl("apply", "--filename=-", given={"apiVersion": "v1", **secret})
+    application["metadata"]["namespace"] = NAMESPACE
     spec = application["spec"]
     spec |= {"image": image, "imagePullPolicy": "IfNotPresent"}
     spec["arguments"][1:3] = [f"s3://{BUCKET}/{source}", f"s3://{BUCKET}/{out}"]
