@@ -23,8 +23,9 @@ from seaweed import BUCKET, Server
 
 from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause
+from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import CHART, Helm
-from fruitpipe.releases.progress import parsed
+from fruitpipe.releases.progress import metrics, parsed
 
 NAME = "by-hand"
 IN = f"--namespace={NAMESPACE}"
@@ -79,6 +80,7 @@ def submitted(places: Server, cluster_image: str, tmp_path: Path) -> Iterator[li
         yield [config, NAME, IN, "--values", file, "--set", "limit=400"]
     finally:
         Release(NAME).uninstall()
+        kubectl("delete", "--ignore-not-found", "rolebinding", f"{NAME}-executor")
 
 
 def shown() -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def status() -> dict[str, Any]:
 
 @pytest.mark.cluster
 def test_a_release_from_submit_to_delete(
-    submitted: list[object], many: int, places: Server, monkeypatch: pytest.MonkeyPatch
+    submitted: list[object], many: int, places: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = places.client(places.identities["admin"])
     planned = process("submit", *submitted, "--dry-run").stdout
@@ -110,6 +112,8 @@ def test_a_release_from_submit_to_delete(
         progress = now["progress"]
         assert (progress["stage"], progress["total"]) == ("featurize", 400)
         assert (progress["done"], progress["total"]) == figures_of_the_driver()
+        seen = parsed(metrics(by_token(tmp_path), f"{NAME}-driver", 8090))
+        assert (seen.done, seen.total) == figures_of_the_driver()
         said = process("logs", NAME, IN, "--executor", "all").stdout
         assert pods_in(said) > {f"{NAME}-driver"}, "and the executor"
         assert re.search(rf"^\S+Z {NAME}-driver  list: ", said, re.MULTILINE)
@@ -146,6 +150,18 @@ def test_a_release_from_submit_to_delete(
 
 def pods_in(log: str) -> set[str]:
     return set(re.findall(r"^\d{4}-\S+Z (\S+) ", log, re.MULTILINE))
+
+
+def by_token(folder: Path) -> Connection:
+    """The cluster as somebody reaches it who has a token, as on EKS, and no certificate."""
+    account, file = f"{NAME}-executor", folder / "kubeconfig"
+    kubectl("create", "rolebinding", account, "--clusterrole=edit", f"--serviceaccount={NAMESPACE}:{account}")
+    config = json.loads(kubectl("config", "view", "--raw", "--minify", "--output=json"))
+    config["users"][0]["user"] = {"token": kubectl("create", "token", account).strip()}
+    file.write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        return Connection(namespace=NAMESPACE)
 
 
 def figures_of_the_driver() -> tuple[int, int]:

@@ -49,12 +49,12 @@ def submit(
     """Run the main job on a cluster: install the chart that comes with this program, or upgrade a release of it."""
     from fruitpipe.releases.changes import changes
     from fruitpipe.releases.release import submit as submitted
+    from fruitpipe.releases.release import values_of
     from fruitpipe.releases.status import status_of
 
     if dry_run:
-        for line in changes(
-            config, name, assignments, image=image, values=values, context=context, namespace=namespace
-        ):
+        given = values_of(config, assignments, image)
+        for line in changes(release_of(name, context, namespace).helm, name, values, given):
             print(line)
         return
     release = submitted(config, name, assignments, image=image, values=values, context=context, namespace=namespace)
@@ -248,7 +248,8 @@ def print_status(now: Status) -> None:
     rows += [("progress", figures(now))] if now.progress and now.progress.stage else []
     rows += [("said", now.said)] if now.said and not now.cause else []
     rows += [("output", now.output)] if now.output else []
-    rows += [("published", now.published or f"not to be seen from here: {now.unseen}")]
+    rows += [("published", now.published)] if now.published else []
+    rows += [("published", f"not to be seen from here: {now.unseen}")] if now.unseen else []
     present.print_rows(rows)
 
 

@@ -52,7 +52,7 @@ class Reporter:
         self.started()
         yield
         self.timings[name] = self.timings.get(name, 0.0) + self.seconds
-        self._say(f"{name}: {self.seconds:.1f} s{f', {figures(self)}' if total else ''}")
+        self._say(self.stage_line)
         self.finished()
 
     def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
@@ -76,6 +76,11 @@ class Reporter:
     def remaining(self) -> float | None:
         """Estimated seconds to the end of the stage; None before the first image is done."""
         return (self.total - self.done) / self.rate if self.done else None
+
+    @property
+    def stage_line(self) -> str:
+        """The stage so far, in words."""
+        return f"{self.stage_name}: {self.seconds:.1f} s{f', {figures(self)}' if self.total else ''}"
 
     def started(self) -> None:
         """A stage begins."""
@@ -117,8 +122,7 @@ class PlainReporter(Reporter):
             say(f"{self.stage_name}: {figures(self)}", self.stream)
 
     def finished(self) -> None:
-        count = f", {figures(self)}" if self.total else ""
-        say(f"{self.stage_name}: {self.seconds:.1f} s{count}", self.stream)
+        say(self.stage_line, self.stream)
 
     def noted(self, message: str) -> None:
         say(message, self.stream)

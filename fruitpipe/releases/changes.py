@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fruitpipe.config import Config
-from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import Helm
-from fruitpipe.releases.release import files_of, values_of
 
 Key = tuple[str, str]
 """Kind and name of an object."""
@@ -20,23 +17,12 @@ RUNS = {"SparkApplication", "ScheduledSparkApplication"}
 """Kinds of which the operator starts a run when their spec changes."""
 
 
-def changes(
-    config: Config | str | Path,
-    name: str,
-    assignments: Iterable[str] = (),
-    *,
-    image: str | None = None,
-    values: str | Path | Iterable[str | Path] = (),
-    context: str | None = None,
-    namespace: str | None = None,
-) -> Iterator[str]:
-    """Lines of the difference that `submit` would make with these arguments, and whether it would start a run.
+def changes(helm: Helm, name: str, files: Sequence[Path], values: dict[str, Any]) -> Iterator[str]:
+    """Lines of the difference that installing a release with these values would make, and whether a run would start.
 
-    Raises UserError as `submit` does.
+    Raises UserError as `Helm.install` does.
     """
-    connection = Connection(context, namespace)
-    helm = Helm(connection.context, connection.namespace)
-    after = objects(helm.install(name, files_of(values), values_of(config, assignments, image), dry=True))
+    after = objects(helm.install(name, files, values, dry=True))
     before = objects(helm.manifest(name) or "")
     runs = False
     for key in sorted(before.keys() | after.keys()):

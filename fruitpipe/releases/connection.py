@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fruitpipe.config import Environment
 from fruitpipe.errors import FruitpipeError, UserError
@@ -24,6 +24,14 @@ DATA, ERROR = b"\0", b"\1"
 """The channels of a connection that is forwarded."""
 Plain = dict[str, Any]
 """An object of Kubernetes as its API has it."""
+
+
+class Kind(NamedTuple):
+    """A kind of objects that Kubernetes' own client has no types for."""
+
+    group: str
+    version: str
+    plural: str
 
 
 class Connection:
@@ -67,27 +75,13 @@ class Connection:
         found = self._core("list configmaps", "list_namespaced_config_map", field_selector=f"metadata.name={name}")
         return found[0] if found else None
 
-    def custom(self, plural: str, selector: str = "", everywhere: bool = False) -> list[Plain] | None:
-        """Objects of a kind, such as `sparkapplications.sparkoperator.k8s.io/v1beta2`; None where it is not known.
-
-        everywhere: of all namespaces.
-        """
-        name, _, rest = plural.partition(".")
-        group, _, version = rest.partition("/")
-        with self._asking(f"list {name}"):
-            if everywhere:
-                listed = self._absent(
-                    self._custom.list_cluster_custom_object, group, version, name, label_selector=selector
-                )
-            else:
-                listed = self._absent(
-                    self._custom.list_namespaced_custom_object,
-                    group,
-                    version,
-                    self.namespace,
-                    name,
-                    label_selector=selector,
-                )
+    def custom(self, kind: Kind, selector: str = "", everywhere: bool = False) -> list[Plain] | None:
+        """Objects of a kind; None where the cluster does not know it. everywhere: of all namespaces."""
+        api, group = self._custom, (kind.group, kind.version)
+        method = api.list_cluster_custom_object if everywhere else api.list_namespaced_custom_object
+        place = group if everywhere else (*group, self.namespace)
+        with self._asking(f"list {kind.plural}"):
+            listed = self._absent(method, *place, kind.plural, label_selector=selector)
         return None if listed is None else list(listed["items"])
 
     def ask(self, pod: str, port: int, request: bytes) -> bytes:
@@ -102,16 +96,18 @@ class Connection:
         server = settings.host.replace("http", "ws", 1)
         url = f"{server}/api/v1/namespaces/{self.namespace}/pods/{pod}/portforward?ports={port}"
         headers = {"sec-websocket-protocol": "v4.channel.k8s.io"}
-        if authorization := settings.get_api_key_with_prefix("authorization"):
-            headers["authorization"] = authorization
+        if token := settings.auth_settings().get("BearerToken"):
+            headers["authorization"] = token["value"]
         try:
-            with closing(create_websocket(settings, url, headers)) as socket:
+            socket = create_websocket(settings, url, headers)
+            try:
                 socket.settimeout(PATIENCE[0])
                 socket.send_binary(DATA + request)
-                answer = b"".join(received(socket))
+                return b"".join(received(socket))
+            finally:
+                socket.shutdown()  # its `close` leaves one open that the other side has closed
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
-        return answer
 
     def log(self, pod: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
         """Lines of a pod's log, each after its time; none before it starts. last: how many; all where it is None."""
@@ -136,12 +132,11 @@ class Connection:
             if rest:
                 yield rest
 
-    def delete(self, plural: str, name: str) -> None:
-        """Delete an object of a kind, as `custom` names it, if it is there."""
-        kind, _, rest = plural.partition(".")
-        group, _, version = rest.partition("/")
-        with self._asking(f"delete {kind}"):
-            self._absent(self._custom.delete_namespaced_custom_object, group, version, self.namespace, kind, name)
+    def delete(self, kind: Kind, name: str) -> None:
+        """Delete an object, if it is there."""
+        place = (kind.group, kind.version, self.namespace, kind.plural)
+        with self._asking(f"delete {kind.plural}"):
+            self._absent(self._custom.delete_namespaced_custom_object, *place, name)
 
     def _core(self, asked: str, method: str, **options: Any) -> list[Plain]:
         with self._asking(asked):

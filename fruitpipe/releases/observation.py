@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fruitpipe.errors import UserError
-from fruitpipe.releases.connection import Connection, Plain
+from fruitpipe.releases.connection import Connection, Kind, Plain
 
-APPLICATIONS = "sparkapplications.sparkoperator.k8s.io/v1beta2"
-SCHEDULES = "scheduledsparkapplications.sparkoperator.k8s.io/v1beta2"
-WORKLOADS = "workloads.kueue.x-k8s.io/v1beta1"
-DEPLOYMENTS = "deployments.apps/v1"
+APPLICATIONS = Kind("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
+SCHEDULES = Kind("sparkoperator.k8s.io", "v1beta2", "scheduledsparkapplications")
+WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads")
+DEPLOYMENTS = Kind("apps", "v1", "deployments")
 RELEASE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 SCHEDULED_BY = "sparkoperator.k8s.io/scheduled-app-name"
