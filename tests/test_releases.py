@@ -49,6 +49,29 @@ def test_a_value_that_the_chart_refuses_is_named_with_the_one_that_was_meant(set
     assert str(caught.value).startswith(meant)
 
 
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ("[", "the kubeconfig cannot be used (while parsing"),
+        (
+            "{exec: {command: no-such-login, apiVersion: client.authentication.k8s.io/v1}}",
+            "way to log in fails ([Errno 2]",
+        ),
+        ("{token: any}", "the cluster does not answer ("),
+    ],
+)
+def test_a_kubeconfig_that_leads_nowhere_is_one_line(tmp_path: Path, user: str, said: str) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(
+        'clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]\ncurrent-context: c\n'
+        f"contexts: [{{name: c, context: {{cluster: a, user: u}}}}]\nusers: [{{name: u, user: {user}}}]\n"
+    )
+    code = 1 if "answer" in said else 2
+    done = process("status", "fruits", variables=os.environ | {"KUBECONFIG": str(file)}, code=code)
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
 def test_figures_are_those_of_the_metrics() -> None:
     text = (
         "# TYPE fruitpipe_images counter\n"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
 
 from fruitpipe.config import Environment
 from fruitpipe.errors import FruitpipeError, UserError
@@ -204,21 +207,43 @@ def received(socket: WebSocket) -> Iterator[bytes]:
 
 
 def from_kubeconfig(context: str | None) -> tuple[ApiClient, str] | None:
-    """A client and its namespace by the kubeconfig; None where there is none. Raises UserError without the context."""
+    """A client and its namespace by the kubeconfig; None where there is none.
+
+    Raises UserError where it cannot be used, or has no such context.
+    """
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
 
+    configuration = client.Configuration()
     try:
         contexts, current = config.list_kube_config_contexts()
-    except ConfigException:
-        return None
-    names = {each["name"]: each for each in contexts}
-    if context is not None and context not in names:
-        raise UserError(f"no context {context} in the kubeconfig: there are {', '.join(names) or 'none'}.")
-    configuration = client.Configuration()
-    config.load_kube_config(context=context, client_configuration=configuration)
+        names = {each["name"]: each for each in contexts}
+        if context is not None and context not in names:
+            raise UserError(f"no context {context} in the kubeconfig: there are {', '.join(names) or 'none'}.")
+        with errors_logged() as failed:
+            config.load_kube_config(context=context, client_configuration=configuration)
+    except (ConfigException, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        if "No configuration found" in said:
+            return None
+        raise UserError(f"the kubeconfig cannot be used ({said}): see whether `kubectl get pods` can.") from error
+    if failed:
+        raise UserError(f"the kubeconfig's way to log in fails ({failed[0]}): install what it calls, and log in there.")
     chosen = names[context] if context else current
     return trusting(client.ApiClient(configuration)), chosen["context"].get("namespace", "default")
+
+
+@contextmanager
+def errors_logged() -> Iterator[list[str]]:
+    """What is logged as an error meanwhile: so the client tells of a program that it asks for a token, and goes on."""
+    said: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: said.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def from_account() -> tuple[ApiClient, str]:

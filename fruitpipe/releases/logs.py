@@ -69,17 +69,18 @@ def lines_until_now(connection: Connection, name: str, executor: str | None = No
 
 
 def kept_lines(store: Store, run_id: str | None = None) -> Iterator[str]:
-    """What a run has said, as it lies beside its manifest; the newest run's where none is named.
+    """What a run has said, as it lies beside its manifest; where none is named, that of the newest that has a log.
 
     Raises UserError where there is nothing of it.
     """
     require_result(store)
-    chosen = run_id or max(run_ids(store), default="")
-    kept = store.find(layout.log(chosen)) if layout.is_run(chosen) else None
-    if kept is None:
-        raise UserError(
-            f"no log of run {chosen or '(none)'} in {store.url}: `fruitpipe runs {store.url}` lists its runs."
-        )
+    asked = [run_id] if run_id else sorted(run_ids(store), reverse=True)
+    logs = ((name, store.find(layout.log(name))) for name in asked if layout.is_run(name))
+    found = next(((name, data) for name, data in logs if data is not None), None)
+    if found is None:
+        of = f"log of run {run_id}" if run_id else "run with a log"
+        raise UserError(f"no {of} in {store.url}: `fruitpipe runs {store.url}` lists its runs.")
+    chosen, kept = found
     with gzip.open(io.BytesIO(kept), "rt", encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines):
