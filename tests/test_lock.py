@@ -43,12 +43,24 @@ def test_every_version_has_hashes():
         assert "--hash=sha256:" in entry, entry
 
 
+def copied(stages: str) -> list[tuple[list[str], str]]:
+    """Sources in the context, and the target, of each COPY."""
+    found = [line.split() for line in re.findall(r"^COPY ((?:(?!--).)+?)$", stages.replace("\\\n", ""), re.MULTILINE)]
+    return [(names, target) for *names, target in found]
+
+
+def test_what_the_image_is_built_of_is_not_ignored():
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    sources = [name for names, _ in copied((ROOT / "docker/Dockerfile").read_text()) for name in names]
+    assert "helm/fruitpipe" in sources  # which fruitpipe/chart is a link to
+    assert [name for name in sources if not any(f"{name}/".startswith(f"{folder}/") for folder in kept)] == []
+
+
 @pytest.mark.slow
 def test_what_the_image_converts_backbones_with_is_copied_there(tmp_path):
     """The stage has a part of the package alone, so that other changes do not convert anew."""
     stage = (ROOT / "docker/Dockerfile").read_text().partition(" AS backbones\n")[2].partition("\nFROM ")[0]
-    for sources in re.findall(r"^COPY ((?:(?!--).)+?)$", stage.replace("\\\n", ""), re.MULTILINE):
-        *names, target = sources.split()
+    for names, target in copied(stage):
         for name in names:
             source, folder = ROOT / name, tmp_path / target
             if source.is_dir():
