@@ -14,7 +14,7 @@ import psutil
 import pytest
 from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
-from processes import jvms_of, lives, wait, workers_of
+from processes import children_of, jvms_of, lives, wait, workers_of
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,18 @@ def running(images: Path, out: Path, parts: int = 2, settings: Sequence[str] = (
     # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
     listening = ["env", "--default-signal=INT", *command("run", images, out, *options)]
     process = subprocess.Popen(listening, stderr=subprocess.PIPE, text=True)
+    family: list[psutil.Process] = []
     try:
         wait(lambda: len(finished_parts(out)) >= parts or process.poll() is not None)
         assert process.poll() is None, process.stderr and process.stderr.read()
+        family = children_of(process.pid)
         yield process
     finally:
         process.kill()
-        process.communicate()
+        for child in family:  # whoever lives would keep standard error open, for ever if it is held
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.communicate(timeout=120)
 
 
 @contextmanager
