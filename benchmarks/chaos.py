@@ -9,6 +9,7 @@ with exit code 1. docs/reliability.md says what each campaign does.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from fruitpipe.config import S3Config
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
+import command
 from campaigns import concurrency, crash, lies, soak
 from s3 import environment, upload
 from seaweed import BUCKET, Server
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--increments", type=int, default=50, help="of the soak, of one result [%(default)s]")
     options = parser.parse_args()
     failed = 0
+    atexit.register(command.at_end.close)
     for name in CAMPAIGNS if options.campaign == "all" else [options.campaign]:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fruitpipe-chaos-")))

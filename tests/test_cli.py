@@ -28,6 +28,24 @@ def test_in_a_pod_the_reason_is_where_kubernetes_looks_for_it(tmp_path, monkeypa
     assert one_line_error(done) == f"error: {log.read_text()}"
 
 
+@pytest.mark.parametrize(
+    ("mistyped", "told"),
+    [
+        ("rnu", "error: No such command 'rnu'. Did you mean 'run'? `fruitpipe --help` shows what there is."),
+        ("run --bckbone=orb", "error: No such option: --bckbone (Possible options: --backbone): `fruitpipe run"),
+        ("plan a b --limit x", "error: Invalid value for '--limit': "),
+        ("publish out", "error: Missing argument 'RUN': `fruitpipe publish --help` shows what there is."),
+        ("backbones all", "error: Got unexpected extra argument(s) (all): `fruitpipe backbones --help` shows"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(mistyped: str, told: str) -> None:
+    assert one_line_error(fruitpipe(*mistyped.split(), code=2)).startswith(told)
+
+
+def test_nothing_asked_for_is_help() -> None:
+    assert "Turn images into published vectors." in fruitpipe().stdout
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)

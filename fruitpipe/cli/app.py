@@ -45,7 +45,6 @@ from fruitpipe.units import size
 app = typer.Typer(
     name="fruitpipe",
     help="A folder of images to deep features reduced by PCA: one Parquet row per image, and a model to apply again.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -59,15 +58,20 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, on_sigterm)
     streams.filter_output()
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False, prog_name="fruitpipe")
     except KeyboardInterrupt:
         give_up("stopped.", Interrupted.exit_code)
+    except typer.TyperException as error:  # options and arguments that are none
+        command = getattr(getattr(error, "ctx", None), "command_path", "fruitpipe")
+        said = " ".join(error.format_message().split()).rstrip(".")
+        joint = " " if said.endswith("?") else ": "
+        give_up(f"{said}{joint}`{command} --help` shows what there is.", UserError.exit_code)
     except Exception as error:  # noqa: BLE001 - whatever ends a command leaves one line
         failure = error if isinstance(error, FruitpipeError) else FruitpipeError(in_words(error))
         if failure.exit_code == FruitpipeError.exit_code and any(option in sys.argv for option in VERBOSE):
             traceback.print_exception(error)
         give_up(str(failure), failure.exit_code)
-    sys.exit(0)
+    sys.exit(code or 0)
 
 
 def give_up(reason: str, code: int) -> NoReturn:
@@ -89,14 +93,16 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     show_version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Annotated[bool, typer.Option(*VERBOSE, help="Show the traceback of a failure.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
