@@ -426,6 +426,7 @@ def test_a_user_without_name_and_home_needs_a_cache_only(
     )
     assert done.returncode == 0, done.stderr
     assert {command.vectors(out).num_rows, out.stat().st_uid} == {12, 12345}
+    assert "no name in /etc/passwd" in " ".join(command.manifest(out)["warnings"])
 
 
 CELLS = """

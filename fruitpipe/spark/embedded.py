@@ -36,6 +36,8 @@ WORKERS = {
     "TOKIO_WORKER_THREADS": "1",
 }
 """Environment of Python workers."""
+NAMELESS = "anybody on this machine can reach Spark's ports meanwhile, as this user has no name in /etc/passwd"
+"""What is to be known of a Spark without a secret of its own, which Java keeps by the user's name."""
 LONGEST = 60
 """Bytes of the path of a folder for Unix sockets: of the 103 that every system takes, PySpark's names need 43."""
 
@@ -142,7 +144,8 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
         noise: IO[bytes] = log.open("ab")
         if verbose and (screen := descriptor(sys.stderr)) is not None:
             ours.messages, noise = shown(screen, noise)
-        with noise, surroundings as ours.note:
+        with noise, surroundings as left_aside:
+            ours.note = "; ".join(filter(None, [left_aside, NAMELESS if is_nameless() else ""]))
             folder = ours.at_end.enter_context(private_folder(local_folder()))
             conf = SparkConf().setAppName("fruitpipe").setMaster(with_retries(config.master))
             for key, value in (local_settings(config, environment, java, folder) | config.conf).items():
