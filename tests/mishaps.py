@@ -188,7 +188,7 @@ def befallen(mishap: Mishap, name: str, values: dict[str, Any]) -> Iterator[Rele
             kubectl("delete", "--wait=false", apart, each["kind"].lower(), each["metadata"]["name"])
 
 
-def told(release: Release, wanted: Callable[[Cause], bool], seconds: float = 120) -> Told:
+def told(release: Release, wanted: Callable[[Cause], bool], seconds: float = 300) -> Told:
     """What `status` says of a release, asked until it is what is wanted or time is up."""
     end = time.monotonic() + seconds
     while True:

@@ -34,7 +34,7 @@ print("given" if b"\\4" in [answer(f"broadcast_{number}_piece0") for number in r
 JOIN = """
 jars=$(python -c 'import os, pyspark; print(os.path.dirname(pyspark.__file__))')/jars
 grep --only-matching --max-count 1 'Successfully registered with driver' < <(
-  exec timeout 30 java -cp "$jars/*" org.apache.spark.executor.CoarseGrainedExecutorBackend --executor-id 99 --cores 1 \
+  exec timeout 90 java -cp "$jars/*" org.apache.spark.executor.CoarseGrainedExecutorBackend --executor-id 99 --cores 1 \
     --app-id any --resourceProfileId 0 --hostname $(hostname -i) \
     --driver-url spark://CoarseGrainedScheduler@$0:7078 2>&1
 ) || true

@@ -204,8 +204,7 @@ def test_a_commit_runs_what_it_asks_for_exactly_once(
     # A typo is refused, and the release says which key it is.
     wrong = repository.commit(pipeline__inptu="x")
     release.look("gitrepository")
-    wait_for(lambda: "inptu" in json.dumps(release.flux()["status"]["conditions"]), 60)
-    assert release.is_ready("False")
+    wait_for(lambda: "inptu" in json.dumps(release.flux()["status"]["conditions"]) and release.is_ready("False"), 120)
     release.has(repository.revert(wrong))
     assert (release.run, release.published()) == (release.last, [before, after])
 

@@ -192,7 +192,8 @@ before = held()
 
 def in_a_process(program: str, folder: Path) -> str:
     """What a program says on standard error, which ends well."""
-    words = [sys.executable, "-c", STARTS + program, str(folder)]
+    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
+    words = ["env", "--default-signal=INT", sys.executable, "-c", STARTS + program, str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
