@@ -14,6 +14,7 @@ from fruitpipe.releases.plain import Plain, dig, time_of
 
 SCHEDULES = Kind("sparkoperator.k8s.io", "v1beta2", "scheduledsparkapplications")
 """Only Kubeflow's operator has them."""
+KINDS = (*(operator.kind for operator in OPERATORS), SCHEDULES)
 WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads")
 RELEASE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
@@ -101,25 +102,43 @@ def find(connection: Connection, name: str) -> Observation | None:
     Raises UserError where no Spark operator is installed.
     """
     selector = f"{RELEASE}={name}"
-    listed = [connection.custom(operator.kind, selector) for operator in OPERATORS]
-    if all(each is None for each in listed):
+    found = of_operators(connection, selector)
+    if found is None:
         raise UserError("no Spark operator is installed on this cluster: docs/kubernetes.md says how to install one.")
-    schedule = next(iter(connection.custom(SCHEDULES, selector) or []), None)
+    schedule = schedule_in(found)
     if schedule:
-        listed = [connection.custom(operator_of(schedule).kind, f"{SCHEDULED_BY}={schedule['metadata']['name']}")]
-    application = newest(standing(*listed))
+        found = connection.custom(operator_of(schedule).kind, f"{SCHEDULED_BY}={schedule['metadata']['name']}") or []
+    application = newest(found)
     if application or schedule or connection.config_maps(f"{selector},{WITHOUT_APPLICATION}"):
         return Observation(name, connection.namespace, application, schedule)
     return None
 
 
-def standing(*listed: list[Plain] | None) -> list[Plain]:
-    """Objects that are not being deleted, for which Apache's operator takes its time."""
-    return [each for found in listed for each in found or [] if not dig(each, "metadata", "deletionTimestamp")]
+def of_operators(connection: Connection, selector: str, everywhere: bool = False) -> list[Plain] | None:
+    """Applications and schedules of both operators that are not being deleted, for which Apache's takes its time.
+
+    None where there is no operator. Raises UserError where one may see those of neither; who uses one needs no other.
+    """
+    listed, refused = [], []
+    for kind in KINDS:
+        try:
+            listed.append(connection.custom(kind, selector, everywhere))
+        except UserError as error:
+            refused.append(error)
+    known = [each for each in listed if each is not None]
+    if refused and not known:
+        raise refused[0]
+    found = [each for objects in known for each in objects if not dig(each, "metadata", "deletionTimestamp")]
+    return found if known else None
 
 
-def newest(applications: list[Plain]) -> Plain | None:
-    """The one that was made last."""
+def schedule_in(found: list[Plain]) -> Plain | None:
+    return next((each for each in found if each.get("kind") == "ScheduledSparkApplication"), None)
+
+
+def newest(found: list[Plain]) -> Plain | None:
+    """The application that was made last."""
+    applications = [each for each in found if each.get("kind") == "SparkApplication"]
     return max(applications, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
 
 

@@ -15,14 +15,14 @@ from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import CHART_LABEL, NAME
 from fruitpipe.releases.observation import (
     RELEASE,
-    SCHEDULES,
     WITHOUT_APPLICATION,
     Observation,
     newest,
     observe,
-    standing,
+    of_operators,
+    schedule_in,
 )
-from fruitpipe.releases.operators import DONE, FAILED, OPERATORS, RUNNING, SUSPENDED
+from fruitpipe.releases.operators import DONE, FAILED, RUNNING, SUSPENDED
 from fruitpipe.releases.plain import Plain, dig
 from fruitpipe.releases.progress import Progress, progress_of
 from fruitpipe.result.manifest import Manifest
@@ -162,10 +162,9 @@ class Row(NamedTuple):
 
 def list_releases(connection: Connection, everywhere: bool = False) -> list[Row]:
     """All releases by name. everywhere: of all namespaces."""
-    kinds = (*(operator.kind for operator in OPERATORS), SCHEDULES)
-    listed = [connection.custom(kind, RELEASE, everywhere) or [] for kind in kinds]
+    listed = of_operators(connection, RELEASE, everywhere) or []
     found: dict[tuple[str, str], list[Plain]] = {}
-    for each in standing(*listed, connection.config_maps(WITHOUT_APPLICATION, everywhere)):
+    for each in (*listed, *connection.config_maps(WITHOUT_APPLICATION, everywhere)):
         labels, namespace = each["metadata"]["labels"], each["metadata"]["namespace"]
         if labels.get(CHART_LABEL, "").startswith(f"{NAME}-"):  # not of another chart, nor a run of a schedule
             found.setdefault((labels[RELEASE], namespace), []).append(each)
@@ -174,7 +173,5 @@ def list_releases(connection: Connection, everywhere: bool = False) -> list[Row]
 
 def row_of(name: str, namespace: str, parts: list[Plain]) -> Row:
     """parts: objects of the release."""
-    schedule = next((each for each in parts if each.get("kind") == "ScheduledSparkApplication"), None)
-    application = newest([each for each in parts if each.get("kind") == "SparkApplication"])
-    seen = Observation(name, namespace, application, schedule)
+    seen = Observation(name, namespace, newest(parts), schedule_in(parts))
     return Row(name, namespace, phase_of(seen, None)[0], seen.submitted)
