@@ -15,7 +15,8 @@ from seaweed import BUCKET
 from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause
 from fruitpipe.releases.connection import Connection
-from fruitpipe.releases.observation import Observation, dig, observe, time_of
+from fruitpipe.releases.observation import Observation, observe
+from fruitpipe.releases.plain import dig, time_of
 from fruitpipe.releases.release import Release
 from fruitpipe.releases.status import status_of
 

@@ -231,7 +231,6 @@ def test_apaches_operator_runs_another_config_as_another_application():
     ("setting", "instead"),
     [
         ("schedule.cron=0 3 * * *", "reprocess"),
-        ("suspend=true", "install the release when"),
         ("queue=night", "operator"),
         ("batchScheduler.name=volcano", "spark.kubernetes.scheduler.name"),
     ],
@@ -243,6 +242,17 @@ def test_what_apaches_operator_has_nothing_for_is_refused_with_what_to_do(settin
     key, _, advice = line.partition(": Apache's operator")
     assert key.endswith(setting.partition("=")[0])
     assert instead in advice
+
+
+def test_apaches_operator_holds_nothing_back_so_what_is_suspended_has_no_application():
+    going, suspended = render("operator=apache"), render("operator=apache", "suspend=true")
+    assert {key(each) for each in going} - {key(each) for each in suspended} == {key(apache())}
+    labels = (one(each, "ConfigMap")["metadata"]["labels"].get("fruitpipe/suspended") for each in (going, suspended))
+    assert [*labels] == [None, "true"]
+
+
+def key(each: dict[str, Any]) -> tuple[str, str]:
+    return each["kind"], each["metadata"]["name"]
 
 
 def test_what_failed_is_not_tried_again_unless_it_is_asked_for():

@@ -21,10 +21,14 @@ from release import Release, values_for
 from seaweed import BUCKET, Server
 
 from fruitpipe.errors import UserError
-from fruitpipe.releases.causes import Cause
-from fruitpipe.releases.connection import Connection
+from fruitpipe.releases.causes import Cause, cause_of
+from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm
+from fruitpipe.releases.observation import Observation, find, find_installed
+from fruitpipe.releases.operators import APACHE, Installed
+from fruitpipe.releases.plain import Plain
 from fruitpipe.releases.progress import metrics, parsed
+from fruitpipe.releases.status import executors_of, list_releases, phase_of
 
 NAME = "by-hand"
 IN = f"--namespace={NAMESPACE}"
@@ -88,6 +92,93 @@ def test_without_a_cluster_there_is_one_line(tmp_path: Path) -> None:
     variables = {"PATH": os.environ["PATH"], "KUBECONFIG": str(tmp_path / "none")}
     (line,) = process("status", "fruits", variables=variables, code=2).stderr.splitlines()
     assert line.startswith("error: no cluster is configured: there is no kubeconfig")
+
+
+APACHES: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "golden/apache.json").read_text())
+"""Applications as version 1.0.0 of Apache's operator wrote them, with their pods, whose states were set by hand."""
+
+
+@pytest.mark.parametrize(
+    ("recorded", "phase", "code", "cause"),
+    [
+        ("running", "running", None, ""),
+        ("image", "starting", None, "the image registry.example/fruitpipe:1.0 cannot be pulled ("),
+        ("done", "done", 0, ""),
+        ("quick", "done", 0, ""),  # which the operator calls failed: it saw no session of Spark
+        ("failed", "failed", 2, "no images in s3://photos/images: looked for .jpg there"),
+        ("refused", "failed", 1, "quota tight leaves no room for the driver (it asks for requests.memory=2Gi; "),
+        ("account", "failed", 1, "there is no service account not-there: make it"),
+        ("priority", "failed", 1, "there is no PriorityClass none-such: make it"),
+        ("to-be-tried-again", "failed, to be tried again", None, "no images in s3://photos/images: looked for"),
+        ("given-up", "failed", 2, "no bucket photos at http://s3:8333: check its name"),
+    ],
+)
+def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
+    recorded: str, phase: str, code: int | None, cause: str
+) -> None:
+    seen = Observation("fruits", NAMESPACE, **APACHES[recorded])
+    assert phase_of(seen, None) == (phase, code)
+    if phase != "done":
+        assert str(cause_of(seen) or "").startswith(cause)
+    assert executors_of(seen).wanted == 2
+    begun = seen.submitted
+    assert begun
+    assert begun.isoformat() >= APACHES[recorded]["application"]["metadata"]["creationTimestamp"].removesuffix("Z")
+
+
+class Recorded(Connection):
+    """A cluster that has these objects, and knows no kinds but those of Apache's operator."""
+
+    def __init__(self, *objects: Plain) -> None:
+        self.context, self.namespace, self.objects = None, NAMESPACE, objects
+
+    def custom(self, kind: Kind, selector: str = "", everywhere: bool = False) -> list[Plain] | None:
+        return self._of("SparkApplication") if kind == APACHE.kind else None
+
+    def config_maps(self, selector: str, everywhere: bool = False) -> list[Plain]:
+        return self._of("ConfigMap")
+
+    def deployments(self, selector: str) -> list[Plain]:
+        return self._of("Deployment")
+
+    def _of(self, kind: str) -> list[Plain]:
+        return [each for each in self.objects if each["kind"] == kind]
+
+
+def test_of_two_applications_the_one_that_stays_is_the_release() -> None:
+    """Apache's operator clears away the earlier one, while the later one starts; a cancelled release has none."""
+    going, done = APACHES["running"]["application"], APACHES["done"]["application"]
+    earlier = done | {"metadata": done["metadata"] | {"deletionTimestamp": going["metadata"]["creationTimestamp"]}}
+    labels = going["metadata"]["labels"] | {"fruitpipe/suspended": "true"}
+    config = {"kind": "ConfigMap", "metadata": {"name": "fruits", "namespace": NAMESPACE, "labels": labels}}
+    for objects, phase in (((going, earlier), "running"), ((earlier, config), "suspended")):
+        (row,) = list_releases(Recorded(*objects))
+        assert (row.name, row.phase) == ("fruits", phase)
+        seen = find(Recorded(*objects), "fruits")
+        assert seen
+        assert phase_of(seen, None) == (phase, None)
+    assert find(Recorded(earlier), "fruits") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "namespaces"),
+    [
+        ("", ("default",)),
+        ("=fruits, apples", ("fruits", "apples")),
+        ("=fruits\nX=*", ()),
+        ("=*\nX=fruits", ("fruits",)),
+    ],
+)
+def test_apaches_operator_says_in_its_settings_what_it_watches(settings: str, namespaces: tuple[str, ...]) -> None:
+    """By the last line, as Java reads them."""
+    key = "spark.kubernetes.operator.watchedNamespaces"
+    text = f"# Overrides\n{key}{settings.replace('X', key)}\n" if settings else ""
+    place = {"namespace": "operators"}
+    objects: tuple[Plain, ...] = (
+        {"kind": "ConfigMap", "metadata": place, "data": {"spark-operator.properties": text}},
+        {"kind": "Deployment", "metadata": place, "status": {"readyReplicas": 1}},
+    )
+    assert find_installed(Recorded(*objects), APACHE) == [Installed(namespaces, True)]
 
 
 @pytest.fixture

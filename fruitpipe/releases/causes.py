@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from kubernetes.utils.quantity import parse_quantity
 
-from fruitpipe.releases.connection import Plain
-from fruitpipe.releases.observation import Observation, dig
+from fruitpipe.releases.observation import Observation
+from fruitpipe.releases.operators import ABOUT_TO_RUN_AGAIN, FAILED, NOT_TAKEN_UP, RUNNING, TO_BE_TRIED_AGAIN
+from fruitpipe.releases.plain import Plain, dig
 
-MEMORY = ("memory", "memoryOverhead")
-"""Keys of an executor's memory."""
 SOON = 10.0
 """Seconds that an operator has to say its first word of an application."""
 
@@ -35,27 +34,25 @@ def cause_of(seen: Observation) -> Cause | None:
 
 def unwatched(seen: Observation) -> Iterator[Cause]:
     """Nobody takes the application up."""
-    if seen.state or (seen.application is None and seen.schedule is None):
+    if seen.phase != NOT_TAKEN_UP or (seen.application is None and seen.schedule is None):
         return
     if dig(seen.schedule, "status", "scheduleState"):
         return
-    operators = seen.operators
-    if operators == [] and seen.age > SOON / 2:
-        yield Cause("no Spark operator runs on this cluster", "install it, as docs/kubernetes.md says")
-    elif operators and not any(each.watches(seen.namespace) for each in operators):
-        watched = ", ".join(sorted({name for each in operators for name in each.namespaces}))
+    operator, installed = seen.operator, seen.installed
+    if installed == [] and seen.age > SOON / 2:
+        yield Cause(f"{operator.name} is not on this cluster", "install it, as docs/kubernetes.md says")
+    elif installed and not any(each.watches(seen.namespace) for each in installed):
+        watched = ", ".join(sorted({name for each in installed for name in each.namespaces}))
         yield Cause(
-            f"the Spark operator does not watch namespace {seen.namespace}, but {watched}",
-            "add it to spark.jobNamespaces of the operator's chart, or submit to one of these",
+            f"{operator.name} does not watch namespace {seen.namespace}, but {watched}",
+            f"add it to {operator.namespaces} of the operator's chart, or submit to one of these",
         )
-    elif operators and not any(each.ready for each in operators if each.watches(seen.namespace)):
-        yield Cause(
-            "the Spark operator does not run", "see why: `kubectl get pods -A -l app.kubernetes.io/name=spark-operator`"
-        )
-    elif seen.age > SOON and not seen.operators and not waits_in_queue(seen):
+    elif installed and not any(each.ready for each in installed if each.watches(seen.namespace)):
+        yield Cause(f"{operator.name} does not run", f"see why: `kubectl get pods -A -l {operator.selector}`")
+    elif seen.age > SOON and not installed and not waits_in_queue(seen):
         yield Cause(
             f"no operator has taken the application up for {seen.age:.0f} s",
-            f"ask whoever runs the Spark operator whether it watches namespace {seen.namespace}",
+            f"ask whoever runs {operator.name} whether it watches namespace {seen.namespace}",
         )
 
 
@@ -82,13 +79,13 @@ def waits_in_queue(seen: Observation) -> str | None:
 
 
 def suspended(seen: Observation) -> Iterator[Cause]:
-    if dig(seen.schedule or seen.application, "spec", "suspend", default=False) and not waits_in_queue(seen):
+    if seen.suspended and not waits_in_queue(seen):
         yield Cause("it is suspended", f"`fruitpipe rerun {seen.name}` starts it again")
 
 
 def driver_ended(seen: Observation) -> Iterator[Cause]:
     """What the last driver, or the kubelet, said at its end."""
-    driver = seen.driver
+    driver = seen.last_driver
     if driver is None:
         return
     ended = dig(driver, "status", "containerStatuses", 0, "state", "terminated", default={})
@@ -198,7 +195,7 @@ def executors_ended(seen: Observation) -> Iterator[Cause]:
 
 def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
     """A quota that keeps executors out: nobody but the driver is told."""
-    if seen.state != "RUNNING" or seen.executors:
+    if seen.phase != RUNNING or seen.executors:
         return
     asked = asked_by_executor(seen)
     for quota in seen.quotas:
@@ -217,20 +214,19 @@ def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
 
 def asked_by_executor(seen: Observation) -> dict[str, Decimal]:
     """What an executor takes of a quota, by the quota's names."""
-    executor = dig(seen.application, "spec", "executor", default={})
+    executor = seen.operator.executor(seen.application)
     # Spark's k, m, g and t are Kubernetes' Ki, Mi, Gi and Ti.
-    sizes = (re.sub(r"([kmgt])$", lambda unit: f"{unit[1].title()}i", str(executor.get(name, "0"))) for name in MEMORY)
+    sizes = (re.sub(r"([kmgt])$", lambda unit: f"{unit[1].title()}i", part) for part in executor.memory)
     memory = sum(map(parse_quantity, sizes), Decimal(0))
-    cores = parse_quantity(str(executor.get("coreRequest") or executor.get("cores", 1)))
-    pods = Decimal(1)
+    cores, pods = parse_quantity(executor.cores), Decimal(1)
     memories = dict.fromkeys(("memory", "requests.memory", "limits.memory"), memory)
     return {**memories, "cpu": cores, "requests.cpu": cores, "pods": pods, "count/pods": pods}
 
 
 def not_submitted(seen: Observation) -> Iterator[Cause]:
     """What the API server answered to Spark's submission."""
-    said = one_line(dig(seen.application, "status", "applicationState", "errorMessage", default=""))
-    if seen.state not in {"SUBMISSION_FAILED", "FAILED", "PENDING_RERUN", "FAILING"} or not said:
+    said = one_line(seen.operator.message(seen.application))
+    if seen.phase not in {FAILED, TO_BE_TRIED_AGAIN, ABOUT_TO_RUN_AGAIN} or not said:
         return
     for pattern, what, advice in REFUSED:
         if found := re.search(pattern, said):
@@ -238,7 +234,8 @@ def not_submitted(seen: Observation) -> Iterator[Cause]:
     if found := re.search(r"Message: (.*?)(?:\. Received status|$)", said):
         yield Cause(f"the cluster refused the driver ({found[1][:300]})", "mend that")
     if seen.driver is None:
-        yield Cause(f"the driver did not start ({said[-300:]})", "`kubectl describe sparkapplication` shows all of it")
+        shown = f"`kubectl describe {seen.operator.kind.plural}.{seen.operator.kind.group}` shows all of it"
+        yield Cause(f"the driver did not start ({said[-300:]})", shown)
 
 
 REFUSED = (
@@ -263,7 +260,7 @@ REFUSED = (
 
 def stuck(seen: Observation) -> Iterator[Cause]:
     """It waits, and nothing else is known."""
-    if seen.state == "PENDING_RERUN":
+    if seen.phase == ABOUT_TO_RUN_AGAIN:
         yield Cause(
             "the operator has it run again, once the last run's pods are gone", "wait; what stays of them holds it up"
         )

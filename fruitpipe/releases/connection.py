@@ -15,6 +15,7 @@ import yaml
 
 from fruitpipe.config import Environment
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.releases.plain import Plain
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
@@ -25,8 +26,6 @@ PATIENCE = (5, 15)
 MOST_BYTES = 1 << 20
 DATA, ERROR = b"\0", b"\1"
 """The channels of a connection that is forwarded."""
-Plain = dict[str, Any]
-"""An object of Kubernetes as its API has it."""
 
 
 class Kind(NamedTuple):
@@ -35,6 +34,9 @@ class Kind(NamedTuple):
     group: str
     version: str
     plural: str
+
+
+DEPLOYMENTS = Kind("apps", "v1", "deployments")
 
 
 class Connection:
@@ -61,6 +63,18 @@ class Connection:
 
         return client.CustomObjectsApi(self._client)
 
+    @cached_property
+    def _groups(self) -> set[str]:
+        """Groups of kinds that the cluster knows, with their versions.
+
+        Of a group that it does not know, it says so only to those who may do anything; it forbids it to all others.
+        """
+        from kubernetes import client
+
+        with self._asking("list kinds"):
+            listed = client.ApisApi(self._client).get_api_versions(_request_timeout=PATIENCE)
+        return {version.group_version for group in listed.groups for version in group.versions}
+
     def pods(self, selector: str = "", name: str | None = None) -> list[Plain]:
         """Pods with these labels, or the one of them of this name."""
         fields = f"metadata.name={name}" if name else ""
@@ -74,12 +88,19 @@ class Connection:
     def quotas(self) -> list[Plain]:
         return self._core("list resourcequotas", "list_namespaced_resource_quota")
 
-    def config_map(self, name: str) -> Plain | None:
-        found = self._core("list configmaps", "list_namespaced_config_map", field_selector=f"metadata.name={name}")
-        return found[0] if found else None
+    def config_maps(self, selector: str, everywhere: bool = False) -> list[Plain]:
+        """ConfigMaps with these labels. everywhere: of all namespaces."""
+        method = "list_config_map_for_all_namespaces" if everywhere else "list_namespaced_config_map"
+        return self._core("list configmaps", method, everywhere, label_selector=selector)
+
+    def deployments(self, selector: str) -> list[Plain]:
+        """Deployments of all namespaces with these labels."""
+        return self.custom(DEPLOYMENTS, selector, everywhere=True) or []
 
     def custom(self, kind: Kind, selector: str = "", everywhere: bool = False) -> list[Plain] | None:
         """Objects of a kind; None where the cluster does not know it. everywhere: of all namespaces."""
+        if f"{kind.group}/{kind.version}" not in self._groups:
+            return None
         api, group = self._custom, (kind.group, kind.version)
         method = api.list_cluster_custom_object if everywhere else api.list_namespaced_custom_object
         place = group if everywhere else (*group, self.namespace)
@@ -141,11 +162,10 @@ class Connection:
         with self._asking(f"delete {kind.plural}"):
             self._absent(self._custom.delete_namespaced_custom_object, *place, name)
 
-    def _core(self, asked: str, method: str, **options: Any) -> list[Plain]:
+    def _core(self, asked: str, method: str, everywhere: bool = False, **options: Any) -> list[Plain]:
+        place = () if everywhere else (self.namespace,)
         with self._asking(asked):
-            answer = getattr(self.core, method)(
-                self.namespace, _preload_content=False, _request_timeout=PATIENCE, **options
-            )
+            answer = getattr(self.core, method)(*place, _preload_content=False, _request_timeout=PATIENCE, **options)
         return list(json.loads(answer.data)["items"])
 
     @staticmethod

@@ -104,8 +104,8 @@ def refusal(said: str) -> FruitpipeError:
 
 MEANINGS = (
     (
-        r'no matches for kind "(\w+)" in version "sparkoperator',
-        "the Spark operator is not installed on this cluster, which knows no {0}: see docs/kubernetes.md.",
+        r'no matches for kind "(\w+)" in version "(spark[^"]+)',
+        "the chart's operator is not installed on this cluster, which knows no {0} of {1}: see docs/kubernetes.md.",
     ),
     (
         r"(?:execution error at|error calling fail).*?: (?:error calling fail: )?([\w.]+: .*)$",

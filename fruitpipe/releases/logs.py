@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.releases.connection import Connection, Plain
-from fruitpipe.releases.observation import COMPONENT, RELEASE, dig
+from fruitpipe.releases.connection import Connection
+from fruitpipe.releases.observation import COMPONENT, RELEASE
+from fruitpipe.releases.plain import Plain, dig
 from fruitpipe.result.runs import require_result, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fruitpipe.errors import UserError
-from fruitpipe.releases.connection import Connection, Kind, Plain
+from fruitpipe.releases.connection import Connection, Kind
+from fruitpipe.releases.operators import OPERATORS, Installed, Operator, operator_of
+from fruitpipe.releases.plain import Plain, dig, time_of
 
-APPLICATIONS = Kind("sparkoperator.k8s.io", "v1beta2", "sparkapplications")
 SCHEDULES = Kind("sparkoperator.k8s.io", "v1beta2", "scheduledsparkapplications")
+"""Only Kubeflow's operator has them."""
+KINDS = (*(operator.kind for operator in OPERATORS), SCHEDULES)
 WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads")
-DEPLOYMENTS = Kind("apps", "v1", "deployments")
 RELEASE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 SCHEDULED_BY = "sparkoperator.k8s.io/scheduled-app-name"
-
-
-@dataclass(frozen=True)
-class Operator:
-    """A Spark operator of the cluster."""
-
-    namespaces: tuple[str, ...]
-    """that it watches; none for all"""
-    ready: bool
-
-    def watches(self, namespace: str) -> bool:
-        return not self.namespaces or namespace in self.namespaces
+WITHOUT_APPLICATION = "fruitpipe/suspended"
+"""Label of the config of a release that is suspended by having no application."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +30,44 @@ class Observation:
     name: str
     namespace: str
     application: Plain | None
-    """the SparkApplication, of a schedule that of its last run"""
+    """the SparkApplication, of a schedule that of its last run; None where there is none now"""
     schedule: Plain | None = None
     """the ScheduledSparkApplication"""
     pods: list[Plain] = field(default_factory=list)
+    """of the application"""
     events: list[Plain] = field(default_factory=list)
     """of the application and its pods, oldest first"""
-    operators: list[Operator] | None = None
-    """None where one may not ask"""
+    installed: list[Installed] | None = None
+    """the cluster's operators that could run it; None where one may not ask"""
     quotas: list[Plain] = field(default_factory=list)
     workloads: list[Plain] = field(default_factory=list)
     """Kueue's"""
     moment: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def state(self) -> str:
-        """The operator's word for how the application is; empty before it has said any."""
-        return str(dig(self.application, "status", "applicationState", "state", default=""))
+    def operator(self) -> Operator:
+        return operator_of(self.schedule or self.application)
+
+    @property
+    def phase(self) -> str:
+        """How the application is, as its operator has it."""
+        return self.operator.phase(self.application)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether nothing is to run until it is said to."""
+        owner = self.schedule or self.application
+        return owner is None or bool(dig(owner, "spec", "suspend", default=False))
 
     @property
     def driver(self) -> Plain | None:
         """The newest driver's pod."""
         return max(self._pods("driver"), key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+    @property
+    def last_driver(self) -> Plain | None:
+        """The newest driver's pod, or what the operator remembers of it."""
+        return self.driver or self.operator.remembered(self.application)
 
     @property
     def executors(self) -> list[Plain]:
@@ -68,14 +77,17 @@ class Observation:
         return [pod for pod in self.pods if dig(pod, "metadata", "labels", COMPONENT) == component]
 
     @property
-    def generation(self) -> int:
-        """Grows with each change of the spec."""
-        return int(dig(self.schedule or self.application, "metadata", "generation", default=0))
+    def spec(self) -> tuple[str, int]:
+        """Another one after each change of the spec."""
+        metadata = dig(self.schedule or self.application, "metadata", default={})
+        return str(metadata.get("uid")), int(metadata.get("generation", 0))
 
     @property
     def submitted(self) -> datetime | None:
         """When the run that goes on, or the last one, was given to Spark."""
-        return time_of(dig(self.application, "status", "lastSubmissionAttemptTime"))
+        if self.application is None:
+            return time_of(dig(self.schedule, "status", "lastRun"))
+        return self.operator.submitted(self.application)
 
     @property
     def age(self) -> float:
@@ -90,17 +102,44 @@ def find(connection: Connection, name: str) -> Observation | None:
     Raises UserError where no Spark operator is installed.
     """
     selector = f"{RELEASE}={name}"
-    schedules = connection.custom(SCHEDULES, selector) or []
-    applications = connection.custom(APPLICATIONS, selector)
-    if applications is None:
-        raise UserError(
-            "the Spark operator is not installed on this cluster: docs/kubernetes.md says how to install it."
-        )
-    schedule = schedules[0] if schedules else None
+    found = of_operators(connection, selector)
+    if found is None:
+        raise UserError("no Spark operator is installed on this cluster: docs/kubernetes.md says how to install one.")
+    schedule = schedule_in(found)
     if schedule:
-        applications = connection.custom(APPLICATIONS, f"{SCHEDULED_BY}={schedule['metadata']['name']}") or []
-    application = max(applications, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
-    return Observation(name, connection.namespace, application, schedule) if application or schedule else None
+        found = connection.custom(operator_of(schedule).kind, f"{SCHEDULED_BY}={schedule['metadata']['name']}") or []
+    application = newest(found)
+    if application or schedule or connection.config_maps(f"{selector},{WITHOUT_APPLICATION}"):
+        return Observation(name, connection.namespace, application, schedule)
+    return None
+
+
+def of_operators(connection: Connection, selector: str, everywhere: bool = False) -> list[Plain] | None:
+    """Applications and schedules of both operators that are not being deleted, for which Apache's takes its time.
+
+    None where there is no operator. Raises UserError where one may see those of neither; who uses one needs no other.
+    """
+    listed, refused = [], []
+    for kind in KINDS:
+        try:
+            listed.append(connection.custom(kind, selector, everywhere))
+        except UserError as error:
+            refused.append(error)
+    known = [each for each in listed if each is not None]
+    if refused and not known:
+        raise refused[0]
+    found = [each for objects in known for each in objects if not dig(each, "metadata", "deletionTimestamp")]
+    return found if known else None
+
+
+def schedule_in(found: list[Plain]) -> Plain | None:
+    return next((each for each in found if each.get("kind") == "ScheduledSparkApplication"), None)
+
+
+def newest(found: list[Plain]) -> Plain | None:
+    """The application that was made last."""
+    applications = [each for each in found if each.get("kind") == "SparkApplication"]
+    return max(applications, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
 
 
 def observe(connection: Connection, name: str) -> Observation:
@@ -109,65 +148,47 @@ def observe(connection: Connection, name: str) -> Observation:
     if found is None:
         raise UserError(f"no release {name} in namespace {connection.namespace}: `fruitpipe list` shows them.")
     application, schedule = found.application, found.schedule
-    pods = connection.pods(f"{RELEASE}={name}")
+    pods = pods_of(connection, found)
     known = {each["metadata"].get("uid") for each in (application, schedule, *pods) if each}
     events = [
         event
         for event in connection.events()
-        if event["involvedObject"].get("uid") in known or is_of_lost_driver(event, application)
+        if event["involvedObject"].get("uid") in known or is_of_lost_driver(event, found)
     ]
     return replace(
         found,
         pods=pods,
         events=events,
-        operators=find_operators(connection),
+        installed=find_installed(connection, found.operator),
         quotas=connection.quotas(),
         workloads=[each for each in connection.custom(WORKLOADS) or [] if owned(each, known)],
     )
 
 
-def is_of_lost_driver(event: Plain, application: Plain | None) -> bool:
+def pods_of(connection: Connection, seen: Observation) -> list[Plain]:
+    """Those of the application, and not of one that was there before."""
+    if seen.application is None:
+        return []
+    label, name = seen.operator.application_label, seen.application["metadata"]["name"]
+    return connection.pods(f"{RELEASE}={seen.name},{label}={name}")
+
+
+def is_of_lost_driver(event: Plain, seen: Observation) -> bool:
     """Whether an event is of a driver that this application had."""
-    name, made = dig(application, "metadata", "name"), dig(application, "metadata", "creationTimestamp")
+    name, made = (dig(seen.application, "metadata", key, default="") for key in ("name", "creationTimestamp"))
     return bool(
-        event["involvedObject"].get("name") == f"{name}-driver" and made <= (event.get("firstTimestamp") or made)
+        re.fullmatch(re.escape(name) + seen.operator.driver, event["involvedObject"].get("name", ""))
+        and made <= (event.get("firstTimestamp") or made)
     )
 
 
-def find_operators(connection: Connection) -> list[Operator] | None:
-    """The Spark operators of the cluster; None where one may not ask."""
+def find_installed(connection: Connection, operator: Operator) -> list[Installed] | None:
+    """The operators of this kind; None where one may not ask."""
     try:
-        found = connection.custom(DEPLOYMENTS, "app.kubernetes.io/name=spark-operator", everywhere=True)
+        return list(operator.installed(connection))
     except UserError:  # who may use one namespace need not see others
         return None
-    return [operator_of(each) for each in found or [] if is_controller(each)]
-
-
-def is_controller(deployment: Plain) -> bool:
-    return str(dig(deployment, "metadata", "labels", COMPONENT, default="controller")) == "controller"
-
-
-def operator_of(deployment: Plain) -> Operator:
-    arguments = dig(deployment, "spec", "template", "spec", "containers", default=[{}])[0].get("args", [])
-    said = next((each.partition("=")[2] for each in arguments if each.startswith("--namespaces=")), "")
-    ready = dig(deployment, "status", "readyReplicas", default=0) > 0
-    return Operator(tuple(name for name in said.split(",") if name), ready)
 
 
 def owned(workload: Plain, uids: set[Any]) -> bool:
     return any(owner.get("uid") in uids for owner in dig(workload, "metadata", "ownerReferences", default=[]))
-
-
-def dig(value: Any, *path: str | int, default: Any = None) -> Any:
-    """What lies at a path within objects and lists; `default` where there is nothing."""
-    for name in path:
-        try:
-            value = value[name]
-        except (KeyError, IndexError, TypeError):
-            return default
-    return default if value is None else value
-
-
-def time_of(text: str | None) -> datetime | None:
-    """A time as Kubernetes writes it."""
-    return datetime.fromisoformat(text) if text else None

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fruitpipe.releases.connection import Connection, Plain
-from fruitpipe.releases.observation import dig
+from fruitpipe.releases.connection import Connection
+from fruitpipe.releases.plain import Plain, dig
 
 
 class Progress(NamedTuple):

@@ -13,7 +13,7 @@ from fruitpipe.config import Config, load_config
 from fruitpipe.errors import UserError
 from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import Helm
-from fruitpipe.releases.observation import APPLICATIONS, find, observe
+from fruitpipe.releases.observation import find, observe
 from fruitpipe.releases.status import Status, status_of
 
 LOOK = 1.0
@@ -60,7 +60,7 @@ class Release:
         seen = observe(self.connection, self.name)
         self.helm.change(self.name, {"suspend": True})
         if seen.schedule and seen.application:  # whose suspension lets a run that has begun go on
-            self.connection.delete(APPLICATIONS, seen.application["metadata"]["name"])
+            self.connection.delete(seen.operator.kind, seen.application["metadata"]["name"])
 
     def delete(self) -> None:
         """Remove it from the cluster, not its results. Raises UserError where there is none."""
@@ -100,7 +100,7 @@ def submit(
     before = find(release.connection, name)
     release.helm.install(name, files_of(values), given)
     after = find(release.connection, name)
-    changed = before and after and before.generation != after.generation
+    changed = before and after and before.spec != after.spec
     return replace(release, earlier=before.submitted) if before and changed else release
 
 

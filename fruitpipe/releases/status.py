@@ -14,39 +14,22 @@ from fruitpipe.releases.causes import Cause, cause_of
 from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import CHART_LABEL, NAME
 from fruitpipe.releases.observation import (
-    APPLICATIONS,
     RELEASE,
-    SCHEDULES,
+    WITHOUT_APPLICATION,
     Observation,
-    dig,
+    newest,
     observe,
-    time_of,
+    of_operators,
+    schedule_in,
 )
+from fruitpipe.releases.operators import DONE, FAILED, RUNNING, SUSPENDED
+from fruitpipe.releases.plain import Plain, dig
 from fruitpipe.releases.progress import Progress, progress_of
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage.store import Store, open_store
 
-PHASES = {
-    "": "not taken up",
-    "NEW": "not taken up",
-    "SUBMITTED": "starting",
-    "RUNNING": "running",
-    "SUCCEEDING": "done",
-    "COMPLETED": "done",
-    "FAILING": "failed, to be tried again",
-    "FAILED": "failed",
-    "SUBMISSION_FAILED": "failed",
-    "PENDING_SUBMISSION": "starting",
-    "PENDING_RERUN": "about to run again",
-    "INVALIDATING": "about to run again",
-    "SUSPENDING": "suspended",
-    "SUSPENDED": "suspended",
-    "RESUMING": "starting",
-    "UNKNOWN": "unknown to the operator",
-}
-"""The operator's states, in words."""
-ENDED = {"done", "failed"}
+ENDED = {DONE, FAILED}
 EXIT_FAILED = 1
 
 
@@ -95,7 +78,7 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
     """
     seen = observe(connection, name)
     published = unseen = None
-    config = config_of(connection, seen)
+    config = config_of(connection, name)
     manifest: Manifest | None = None
     if result and config:
         try:
@@ -104,14 +87,13 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
         except (FruitpipeError, OSError) as error:
             unseen = str(error)
     phase, code = phase_of(seen, manifest)
-    driver = seen.driver
-    progress = progress_of(connection, driver) if driver and phase == "running" else None
-    ended = dig(driver, "status", "containerStatuses", 0, "state", "terminated", default={})
+    progress = progress_of(connection, seen.driver) if seen.driver and phase == RUNNING else None
+    ended = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", default={})
     return Status(
         name=name,
         namespace=seen.namespace,
         phase=phase,
-        cause=None if phase == "done" else cause_of(seen),
+        cause=None if phase == DONE else cause_of(seen),
         executors=executors_of(seen),
         progress=progress,
         started=seen.submitted,
@@ -128,15 +110,15 @@ def phase_of(seen: Observation, manifest: Manifest | None) -> tuple[str, int | N
 
     manifest: of the result's latest run.
     """
-    phase = PHASES.get(seen.state, seen.state.lower())
-    if dig(seen.schedule or seen.application, "spec", "suspend", default=False) and seen.state != "RUNNING":
-        return "suspended", None
+    phase = seen.phase
+    if seen.suspended and phase != RUNNING:
+        return SUSPENDED, None
     if seen.schedule and seen.application is None:
         return "waiting for its schedule", None
-    code = dig(seen.driver, "status", "containerStatuses", 0, "state", "terminated", "exitCode")
-    if phase == "done" or (phase == "failed" and code == 0) or (phase == "failed" and published_since(seen, manifest)):
-        return "done", 0
-    if phase == "failed":
+    code = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", "exitCode")
+    if phase == DONE or (phase == FAILED and (code == 0 or published_since(seen, manifest))):
+        return DONE, 0
+    if phase == FAILED:
         return phase, code or EXIT_FAILED
     return phase, None
 
@@ -147,26 +129,24 @@ def published_since(seen: Observation, manifest: Manifest | None) -> bool:
 
 
 def executors_of(seen: Observation) -> Executors:
-    spec = dig(seen.application, "spec", default={})
-    dynamic = dig(spec, "dynamicAllocation", "enabled", default=False)
-    wanted = dig(spec, "dynamicAllocation", "minExecutors") if dynamic else dig(spec, "executor", "instances")
     phases = [dig(pod, "status", "phase") for pod in seen.executors]
-    return Executors(int(wanted or 0), phases.count("Running"), phases.count("Pending"))
+    return Executors(
+        seen.operator.executor(seen.application).instances, phases.count("Running"), phases.count("Pending")
+    )
 
 
 def store_of(connection: Connection, name: str) -> Store:
     """Where a release has its result. Raises UserError where there is no such release."""
-    config = config_of(connection, observe(connection, name))
+    config = config_of(connection, observe(connection, name).name)
     if config is None:
         raise UserError(f"release {name} has lost its config: submit it again.")
     return open_store(config.output, config.s3)
 
 
-def config_of(connection: Connection, seen: Observation) -> Config | None:
+def config_of(connection: Connection, name: str) -> Config | None:
     """The config that a release runs with."""
-    owner = seen.schedule or seen.application
-    found = connection.config_map(str(dig(owner, "metadata", "name")))
-    text = dig(found, "data", "run.yaml")
+    found = [dig(each, "data", "run.yaml") for each in connection.config_maps(f"{RELEASE}={name}")]
+    text = next(filter(None, found), None)
     return Config.model_validate(yaml.safe_load(text)) if text else None
 
 
@@ -182,14 +162,16 @@ class Row(NamedTuple):
 
 def list_releases(connection: Connection, everywhere: bool = False) -> list[Row]:
     """All releases by name. everywhere: of all namespaces."""
-    rows = []
-    for kind in (APPLICATIONS, SCHEDULES):
-        for each in connection.custom(kind, RELEASE, everywhere) or []:
-            labels, namespace = each["metadata"]["labels"], each["metadata"]["namespace"]
-            if not labels.get(CHART_LABEL, "").startswith(f"{NAME}-"):
-                continue  # of another chart, or a run of a schedule, which has a row
-            pair = (None, each) if kind == SCHEDULES else (each, None)
-            seen = Observation(labels[RELEASE], namespace, *pair)
-            started = time_of(dig(each, "status", "lastRun")) if kind == SCHEDULES else seen.submitted
-            rows.append(Row(labels[RELEASE], namespace, phase_of(seen, None)[0], started))
-    return sorted(rows, key=lambda row: row[:2])
+    listed = of_operators(connection, RELEASE, everywhere) or []
+    found: dict[tuple[str, str], list[Plain]] = {}
+    for each in (*listed, *connection.config_maps(WITHOUT_APPLICATION, everywhere)):
+        labels, namespace = each["metadata"]["labels"], each["metadata"]["namespace"]
+        if labels.get(CHART_LABEL, "").startswith(f"{NAME}-"):  # not of another chart, nor a run of a schedule
+            found.setdefault((labels[RELEASE], namespace), []).append(each)
+    return [row_of(name, namespace, parts) for (name, namespace), parts in sorted(found.items())]
+
+
+def row_of(name: str, namespace: str, parts: list[Plain]) -> Row:
+    """parts: objects of the release."""
+    seen = Observation(name, namespace, newest(parts), schedule_in(parts))
+    return Row(name, namespace, phase_of(seen, None)[0], seen.submitted)

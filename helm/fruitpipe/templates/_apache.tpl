@@ -6,7 +6,6 @@
 {{/* Refuse values that Apache's operator has nothing for. */}}
 {{- define "fruitpipe.apache.refuse" -}}
 {{- if .Values.schedule.cron }}{{ fail "schedule.cron: Apache's operator has no schedules: set `operator` to kubeflow, or start each run by a new `reprocess`." }}{{ end -}}
-{{- if .Values.suspend }}{{ fail "suspend: Apache's operator holds nothing back: set `operator` to kubeflow, or install the release when its run may start." }}{{ end -}}
 {{- if .Values.queue }}{{ fail "queue: Apache's operator has no queues, nor does Kueue know its applications: set `operator` to kubeflow." }}{{ end -}}
 {{- if .Values.batchScheduler.name }}{{ fail "batchScheduler.name: Apache's operator leaves schedulers to Spark: say it as sparkConf, with spark.kubernetes.scheduler.name, or set `operator` to kubeflow." }}{{ end -}}
 {{- end }}
@@ -48,7 +47,6 @@ spark.executor.instances: {{ int64 .Values.executor.instances | quote }}
 
 {{/* Spec of a SparkApplication of Apache's Spark operator. */}}
 {{- define "fruitpipe.apache" -}}
-{{- include "fruitpipe.apache.refuse" . -}}
 runtimeVersions:
   sparkVersion: {{ .Values.sparkVersion | quote }}
 mainClass: org.apache.spark.deploy.PythonRunner
