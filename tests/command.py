@@ -121,6 +121,11 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "fruitpipe", *map(str, arguments)]
 
 
+def hearing(words: list[str]) -> list[str]:
+    """A command that Ctrl-C reaches: what a shell runs in the background is deaf to it, and so are its children."""
+    return ["env", "--default-signal=INT", *words]
+
+
 def process(
     *arguments: object, code: int = 0, variables: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

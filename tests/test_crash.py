@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from command import BACKBONE, command, fruitpipe, hearing, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
 from processes import children_of, jvms_of, lives, wait, workers_of
 
@@ -28,9 +28,7 @@ def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(images: Path, out: Path, parts: int = 2, settings: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A run that is in the middle of its work: some feature parts are written, others are not."""
     options = [part for setting in (BACKBONE, *settings) for part in ("--set", setting)]
-    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
-    listening = ["env", "--default-signal=INT", *command("run", images, out, *options)]
-    process = subprocess.Popen(listening, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(hearing(command("run", images, out, *options)), stderr=subprocess.PIPE, text=True)
     family: list[psutil.Process] = []
     try:
         wait(lambda: len(finished_parts(out)) >= parts or process.poll() is not None)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from cluster import NAMESPACE, kubectl, manifest, parts, wait_for
-from command import command, process
+from command import command, hearing, process
 from mishaps import MISHAPS, Mishap, befallen, told
 from release import Release, values_for
 from seaweed import BUCKET, Server
@@ -237,8 +237,7 @@ def test_a_release_from_submit_to_delete(
     kept = len(parts(client, NAME))
     assert kept
 
-    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
-    words = ["env", "--default-signal=INT", *command("rerun", NAME, IN, "--wait")]
+    words = hearing(command("rerun", NAME, IN, "--wait"))
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stderr is not None
         assert any(line.startswith("running") for line in waiting.stderr), "it tells how it goes"

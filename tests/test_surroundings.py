@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import BACKBONE, command, manifest, one_line_error, process
+from command import BACKBONE, command, hearing, manifest, one_line_error, process
 from conftest import unavailable
 
 from fruitpipe.spark.failures import cause_of_start
@@ -192,8 +192,7 @@ before = held()
 
 def in_a_process(program: str, folder: Path) -> str:
     """What a program says on standard error, which ends well."""
-    # A shell starts what it runs in the background deaf to Ctrl-C, and children inherit that.
-    words = ["env", "--default-signal=INT", sys.executable, "-c", STARTS + program, str(folder)]
+    words = hearing([sys.executable, "-c", STARTS + program, str(folder)])
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr

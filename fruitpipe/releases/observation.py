@@ -142,11 +142,17 @@ def newest(found: list[Plain]) -> Plain | None:
     return max(applications, key=lambda each: str(each["metadata"]["creationTimestamp"]), default=None)
 
 
-def observe(connection: Connection, name: str) -> Observation:
-    """What there is of a release. Raises UserError where there is none of this name."""
+def require(connection: Connection, name: str) -> Observation:
+    """As `find`. Raises UserError where there is no release of this name."""
     found = find(connection, name)
     if found is None:
         raise UserError(f"no release {name} in namespace {connection.namespace}: `fruitpipe list` shows them.")
+    return found
+
+
+def observe(connection: Connection, name: str) -> Observation:
+    """What there is of a release. Raises UserError where there is none of this name."""
+    found = require(connection, name)
     application, schedule = found.application, found.schedule
     pods = pods_of(connection, found)
     known = {each["metadata"].get("uid") for each in (application, schedule, *pods) if each}

@@ -20,6 +20,7 @@ from fruitpipe.releases.observation import (
     newest,
     observe,
     of_operators,
+    require,
     schedule_in,
 )
 from fruitpipe.releases.operators import DONE, FAILED, RUNNING, SUSPENDED
@@ -137,7 +138,7 @@ def executors_of(seen: Observation) -> Executors:
 
 def store_of(connection: Connection, name: str) -> Store:
     """Where a release has its result. Raises UserError where there is no such release."""
-    config = config_of(connection, observe(connection, name).name)
+    config = config_of(connection, require(connection, name).name)
     if config is None:
         raise UserError(f"release {name} has lost its config: submit it again.")
     return open_store(config.output, config.s3)
