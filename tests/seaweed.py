@@ -45,7 +45,7 @@ FLAGS = (
     *("-s3", "-s3.config=identities.json", "-s3.iam.config=roles.json", "-s3.autoCreateBucket=false"),
     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
     "-master.electionTimeout=1s",  # with the default's 10 s, a restart takes 17 s
-    "-volume.minFreeSpace=100MiB",  # by default a hundredth of the disk, without which it answers 500 and never says why
+    "-volume.minFreeSpace=100MiB",  # by default a hundredth of the disk, or it answers 500 without a reason
 )
 PORTS = (
     *("s3.port", "s3.port.https", "s3.port.grpc", "master.port", "master.port.grpc"),

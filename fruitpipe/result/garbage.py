@@ -38,8 +38,7 @@ def find_garbage(store: Store) -> Garbage:
     require_result(store)
     # In this order, and the latest in any case: a run that is published meanwhile, or that a store lists late, is not
     # taken for one that was never published.
-    found = [each for folder in layout.FOLDERS for each in store.names(folder)]
-    others = [name for folder in layout.FOLDERS for name in store.others(folder)]
+    found = [each for folder in layout.FOLDERS for each in store.entries(folder)]
     listed = {name.split("/")[1] for name, _ in found if name.startswith(f"{layout.RUNS}/")}
     runs = {*filter(layout.is_run, listed), *run_ids(store), *filter(None, [latest_run(store)])}
     manifests = {run_id: manifest for run_id in runs if (manifest := find_manifest(store, run_id))}
@@ -53,10 +52,11 @@ def find_garbage(store: Store) -> Garbage:
         return run_id in manifests and not name.startswith(f"{layout.work(run_id)}/")
 
     objects: list[Needless] = []
+    others: list[str] = []
     notes: list[str] = []
     uploads: list[Upload] = []
     for name, size in found:
-        if not layout.is_ours(name):
+        if size is None or not layout.is_ours(name):
             others.append(name)
         elif layout.is_partial(name) or not is_needed(name):
             objects.append(Needless(name, size))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -86,13 +86,13 @@ class Store(ABC):
         """Whether an object of the store is also that of a key with `//` for its last `/`, as where keys are paths."""
         return False
 
-    @abstractmethod
     def names(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Names below a folder and their sizes in bytes, temporary files of interrupted puts included."""
+        """Names of objects below a folder and their sizes in bytes, temporary files of interrupted puts included."""
+        return ((name, size) for name, size in self.entries(prefix) if size is not None)
 
-    def others(self, prefix: str) -> Iterable[str]:
-        """Names below a folder that are no objects, such as links."""
-        return ()
+    @abstractmethod
+    def entries(self, prefix: str) -> Iterator[tuple[str, int | None]]:
+        """As `names`, with what is no object, such as a link, and has None for its size."""
 
     @abstractmethod
     def folders(self, prefix: str) -> list[str]:
@@ -180,11 +180,8 @@ class LocalStore(Store):
     def swaps(self, scratch: str) -> bool:
         return True
 
-    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
-        return ((entry.name, entry.bytes) for entry in self._tree.walk(prefix) if entry.bytes is not None)
-
-    def others(self, prefix: str) -> Iterator[str]:
-        return (entry.name for entry in self._tree.walk(prefix) if entry.bytes is None)
+    def entries(self, prefix: str) -> Iterator[tuple[str, int | None]]:
+        return self._tree.walk(prefix)
 
     def folders(self, prefix: str) -> list[str]:
         return self._tree.folders(prefix)
@@ -265,7 +262,7 @@ class BucketStore(Store):
             return False
         return True
 
-    def names(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def entries(self, prefix: str) -> Iterator[tuple[str, int | None]]:
         start = len(self._key("x")) - 1
         for page in self.bucket.pages(self._key(prefix)):
             for key, size in zip(page["key"].to_pylist(), page["size"].to_pylist(), strict=True):
