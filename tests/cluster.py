@@ -20,6 +20,8 @@ NAMESPACES = os.environ.get("FRUITPIPE_NAMESPACES", "spark-jobs").split()
 NAMESPACE = NAMESPACES[WORKER % len(NAMESPACES)]
 """One that the operator watches, for each process of tests its own."""
 APPLICATION = Path(__file__).parents[1] / "k8s/application.yaml"
+KIND = "sparkapplication.sparkoperator.k8s.io"
+"""With its group: where Apache's operator is installed too, the short name may mean its applications."""
 EXECUTORS = "--selector=spark-role=executor"
 
 
@@ -61,7 +63,7 @@ def apply(image: str, source: str, out: str) -> str:
     """Submit the application of k8s/ with this image and these folders of the bucket; return its name."""
     application = yaml.safe_load(APPLICATION.read_text())
     name: str = application["metadata"]["name"]
-    kubectl("delete", "--ignore-not-found", "sparkapplication", name)
+    kubectl("delete", "--ignore-not-found", KIND, name)
     secret = {"kind": "Secret", "metadata": {"name": f"{name}-authentication"}, "stringData": {"secret": token_hex(32)}}
     kubectl("apply", "--filename=-", given={"apiVersion": "v1", **secret})
     application["metadata"]["namespace"] = NAMESPACE
@@ -115,7 +117,7 @@ def connects(pod: str, *places: tuple[str, int]) -> list[bool]:
 
 
 def state(name: str) -> str:
-    found = kubectl("get", "sparkapplication", name, "--output=jsonpath={.status.applicationState.state}")
+    found = kubectl("get", KIND, name, "--output=jsonpath={.status.applicationState.state}")
     return found or "NEW"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from cluster import NAMESPACE, kubectl
+from cluster import KIND, NAMESPACE, kubectl
 from seaweed import BUCKET
 
 from fruitpipe.errors import UserError
@@ -180,7 +180,7 @@ def befallen(mishap: Mishap, name: str, values: dict[str, Any]) -> Iterator[Rele
         for each in mishap.gone:
             kubectl("delete", each.format(name=name))
         if mishap.gone:
-            kubectl("patch", "sparkapplication", name, "--type=merge", '--patch={"spec": {"suspend": false}}')
+            kubectl("patch", KIND, name, "--type=merge", '--patch={"spec": {"suspend": false}}')
         yield release
     finally:
         with suppress(UserError):  # it was refused

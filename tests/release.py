@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from chart import CHART, helm
-from cluster import NAMESPACE, kubectl, state, wait_for
+from cluster import KIND, NAMESPACE, kubectl, state, wait_for
 from seaweed import BUCKET, Server
 
 IN = f"--namespace={NAMESPACE}"
@@ -47,7 +47,7 @@ class Release:
         done = helm("upgrade", "--install", self.name, str(CHART), IN, "--values=-", given=self.values)
         assert not done.returncode, done.stderr
 
-    def get(self, kind: str = "sparkapplication") -> dict[str, Any]:
+    def get(self, kind: str = KIND) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kubectl("get", kind, self.name, "--output=json"))
         return found
 
@@ -105,7 +105,7 @@ class Release:
         kinds = (
             "pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,persistentvolumeclaims"
         )
-        found = kubectl("get", f"{kinds},sparkapplications,scheduledsparkapplications", "--output=name").split()
+        found = kubectl("get", f"{kinds},{KIND},scheduled{KIND}", "--output=name").split()
         return [each for each in found if each.partition("/")[2].startswith(self.name)]
 
 

@@ -663,6 +663,8 @@ def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
     assert "port-forward" not in notes()
     assert "waits for the next one: @daily" in notes("schedule.cron=@daily").replace("\n", " ")
     assert "spark.jobNamespaces" in notes()
+    assert " get sparkapplication.sparkoperator.k8s.io fruits\n" in notes()
+    assert " get scheduledsparkapplication.sparkoperator.k8s.io fruits\n" in notes("schedule.cron=@daily")
     name = apache()["metadata"]["name"]
     assert f" get sparkapplication.spark.apache.org {name}\n" in notes("operator=apache")
     assert "spark.jobNamespaces" not in notes("operator=apache")

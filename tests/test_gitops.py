@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 from chart import CHART
-from cluster import NAMESPACE, kubectl, manifest, wait_for
+from cluster import KIND, NAMESPACE, kubectl, manifest, wait_for
 from conftest import unavailable
 from release import Release, values_for
 from s3 import upload
@@ -235,8 +235,8 @@ def test_a_commit_runs_what_it_asks_for_exactly_once(
     assert release.run == release.last
 
     # What is deleted by hand comes back, and has nothing to do.
-    kubectl("delete", "sparkapplication", NAME)
+    kubectl("delete", KIND, NAME)
     release.look()
-    wait_for(lambda: NAME in kubectl("get", "sparkapplications", "--output=name"), 60)
+    wait_for(lambda: NAME in kubectl("get", KIND, "--output=name"), 60)
     assert f"nothing to do: run {grown} is of these images and this config" in release.looked()
     assert len(release.published()) == 3

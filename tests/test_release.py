@@ -22,7 +22,7 @@ import pytest
 import yaml
 from bombs import LARGE, huge_tile, with_scans
 from chart import CHART, helm
-from cluster import NAMESPACE, connects, counts, kubectl, manifest, parts, state, stranger, wait_for
+from cluster import KIND, NAMESPACE, connects, counts, kubectl, manifest, parts, state, stranger, wait_for
 from command import process
 from PIL import Image
 from queries import metric_names, queries
@@ -313,7 +313,7 @@ def test_a_schedule_fires_again_and_again_one_run_at_a_time_until_it_is_suspende
 ) -> None:
     def runs() -> dict[str, str]:
         """States of the schedule's runs, by name."""
-        found = json.loads(kubectl("get", "sparkapplications", "--output=json"))["items"]
+        found = json.loads(kubectl("get", KIND, "--output=json"))["items"]
         return {
             each["metadata"]["name"]: each.get("status", {}).get("applicationState", {}).get("state", "NEW")
             for each in found
