@@ -348,10 +348,11 @@ def test_what_a_listing_raises_comes_out_as_it_is(make: Any) -> None:
 
 
 @given(st.integers(0, 200_000) | st.integers(0, 30_000_000), st.integers(1, 5000))
-def test_part_sizes_are_positive_never_grow_and_sum_to_the_count(count: int, slots: int) -> None:
+def test_parts_are_small_for_each_slot_at_first_then_never_grow_and_sum_to_the_count(count: int, slots: int) -> None:
     sizes = part_sizes(count, slots)
     assert sum(sizes) == count
-    assert sizes == sorted(sizes, reverse=True)
+    assert all(size == SMALLEST_PART for size in sizes[:-1][:slots])
+    assert sizes[slots:] == sorted(sizes[slots:], reverse=True)
     assert all(1 <= size <= LARGEST_PART for size in sizes)
     assert all(size >= SMALLEST_PART for size in sizes[:-1])
 

@@ -294,13 +294,15 @@ def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.
 def part_sizes(count: int, slots: int) -> list[int]:
     """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at nearly one time.
 
+    Each slot's first is as small as any: soon after the start there are features, and figures of progress.
     Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987), with half a slot's share
     as in factoring (Hummel, Schonberg and Flynn, Communications of the ACM, 1992): slots differ in speed.
     """
     largest = min(max(count // 1000, 512), LARGEST_PART)
-    sizes = []
+    sizes: list[int] = []
     while count:
-        size = min(max(math.ceil(count / (2 * slots)), SMALLEST_PART), largest, count)
+        share = math.ceil(count / (2 * slots)) if len(sizes) >= slots else SMALLEST_PART
+        size = min(max(share, SMALLEST_PART), largest, count)
         sizes.append(size)
         count -= size
     return sizes
