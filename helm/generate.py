@@ -283,7 +283,7 @@ Let the release be alone in its namespace ([why](../../docs/kubernetes.md)). The
 the application has no state, and nothing happens. Where Kubeflow's is not there yet, this installs it beside:
 
     helm install spark-operator spark-operator --repo https://kubeflow.github.io/spark-operator --version 2.5.2 \\
-      --namespace spark-operator --create-namespace --set 'spark.jobNamespaces={fruits}' --set webhook.enable=false
+      --namespace spark-operator --create-namespace --set 'spark.jobNamespaces={fruits}' --values k8s/operator.yaml
 
 Where it is there, add the namespace to those that it watches, `spark.jobNamespaces` in the values of its release:
 

@@ -53,6 +53,12 @@ def test_versions_are_those_that_are_tested() -> None:
     assert f"chrislusf/seaweedfs:{server}" in (KIND / "prepare").read_text()
 
 
+def test_the_chart_that_brings_the_operator_along_gives_it_the_same_values() -> None:
+    along = yaml.safe_load((ROOT / "helm/fruitpipe-and-operator/values.yaml").read_text())["spark-operator"]
+    for name, section in yaml.safe_load((ROOT / "k8s/operator.yaml").read_text()).items():
+        assert along[name] == section
+
+
 @pytest.mark.cluster
 def test_the_demo_ends_with_vectors_and_a_report(cluster_image: str, tmp_path: Path) -> None:
     s3_image = os.environ.get("FRUITPIPE_CLUSTER_S3")
