@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,23 @@ def require_named(role: str, image: str, places: Server, images: str, **values: 
         assert made.ended() == "FAILED"
         assert f"{role}.memoryOverhead" in made.reason()
         assert len(made.reason().splitlines()) == 1
+
+
+def test_of_two_releases_of_one_output_one_waits_for_the_other(places: Server, cluster_image: str, client: Any) -> None:
+    shared = {"pipeline__output": f"s3://{BUCKET}/turns"}
+    with ExitStack() as stack:
+        first = stack.enter_context(release("turn-one", cluster_image, places, "images", **shared))
+        with first.standing_still():
+            few = {"components": 8}
+            second = stack.enter_context(
+                release("turn-two", cluster_image, places, "images", **shared, pipeline__pca=few)
+            )
+            wait_for(lambda: second.pods("driver") and "waiting for it to end" in second.log(), 120)
+            assert not first.get()["status"].get("terminationTime")
+        for each in (first, second):
+            each.completed()
+            assert each.get()["status"]["executionAttempts"] == 1
+    assert manifest(client, "turns")["model"]["components"] == 8, "the one that waited is the latest"
 
 
 def test_a_schedule_fires_again_and_again_one_run_at_a_time_until_it_is_suspended(
