@@ -174,8 +174,7 @@ class Campaign:
         """A run that is hit when the result has a number of objects that is drawn; whether it was, and ended well."""
         count = draw.randint(0, self._objects)
         delay = draw.uniform(0, 0.3 if count else 8)
-        # Of a driver killed before, as it started its JVM, PySpark's `tmp…` stays; nothing else may.
-        earlier = {path for path in self.place.temporary(name).glob("*") if not path.name.startswith(".fruitpipe-")}
+        earlier = set(self.place.temporary(name).glob("*"))
         process = self.place.start(name)
         watched(process, store, count)
         with suppress(subprocess.TimeoutExpired):
@@ -193,6 +192,10 @@ class Campaign:
             assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
             assert victim != "server" or len(said.splitlines()) == 1, f"it ended after its first request: {said}"
         if code >= 0:
+            # Of a driver killed before, as it started its JVM, PySpark's `tmp…` stays; nothing else may, unless this run
+            # could not even write its lease: it looks at temporary files after that.
+            if layout.LEASE not in said:
+                earlier = {path for path in earlier if not path.name.startswith(".fruitpipe-")}
             left = set(self.place.temporary(name).iterdir()) - earlier
             assert not left, f"{victim}: left among the temporary files: {left}"
         return hit, code == 0
