@@ -192,8 +192,8 @@ class Campaign:
             assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, said
             assert victim != "server" or len(said.splitlines()) == 1, f"it ended after its first request: {said}"
         if code >= 0:
-            # Of a driver killed before, as it started its JVM, PySpark's `tmp…` stays; nothing else may, unless this run
-            # could not even write its lease: it looks at temporary files after that.
+            # Of a driver killed before, as it started its JVM, PySpark's `tmp…` stays; all else goes, unless this run
+            # could not even write its lease, before which it looks at nothing else.
             if layout.LEASE not in said:
                 earlier = {path for path in earlier if not path.name.startswith(".fruitpipe-")}
             left = set(self.place.temporary(name).iterdir()) - earlier
