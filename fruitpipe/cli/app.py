@@ -258,6 +258,31 @@ def transform(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File to write, on disk or in a bucket.")
+    ] = "model.onnx",
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Write a saved model as one ONNX file: pixels in, vectors out, with backbone, scaler and PCA."""
+    from fruitpipe.model.export import PIXELS, exported
+    from fruitpipe.model.model import load_model
+    from fruitpipe.model.transform import whole_file
+
+    s3 = Given(config_file, assignments).config(["IMAGES", "OUT"]).s3
+    loaded = load_model(model, s3)
+    with whole_file(output, s3, "model.onnx") as file:
+        file.write_bytes(data := exported(loaded))
+    if as_json:
+        print_json({"path": output, "bytes": len(data), "components": loaded.pca.length, "input": PIXELS})
+        return
+    print(f"{output}: {size(len(data))}, vectors of {loaded.pca.length} components\ninput: {PIXELS}")
+
+
+@app.command()
 def runs(
     out: Result,
     config_file: ConfigFile = None,
