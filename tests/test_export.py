@@ -11,10 +11,12 @@ from command import fruitpipe, one_line_error
 from conftest import unavailable
 from numpy.typing import NDArray
 
+from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.config import ImageConfig, S3Config
+from fruitpipe.config import Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.litert import LiteRt
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.export import exported
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
@@ -100,19 +102,15 @@ def test_onnxruntime_gives_the_same_vectors(lite0: tuple[Backbone, Path], fruits
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
-def test_networks_of_keras_are_translated_too(name: str, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "weights"), [("mobilenet_v2", "imagenet"), ("resnet50", "random:7")])
+def test_networks_of_keras_are_translated_too(name: str, weights: str, data: Path) -> None:
     """On photographs, as trained features say little of drawings."""
-    from conftest import converted
-
-    from fruitpipe.errors import FruitpipeError
-
     try:
-        flatbuffer = converted(name)[1].read_bytes()
+        _, engine, *_ = resolve(Config(input="a", output="b", backbone=name, weights=weights), Environment.read())
     except FruitpipeError as error:
         unavailable(str(error))
     images = [str(path) for path in sorted((data / "fruits-360").rglob("*.jpg"))[:PHOTOGRAPHS]]
-    model, pixels = model_of(flatbuffer, name, images)
+    model, pixels = model_of(engine.data, name, images)
     same(model, images, run(exported(model), pixels))
 
 
