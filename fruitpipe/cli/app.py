@@ -50,6 +50,10 @@ app = typer.Typer(
 )
 app.add_typer(of_releases)
 VERBOSE = ("--verbose", "-v")
+CodeOfModel = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="CLASS", help="The class that the model names, where it may run here."),
+]
 
 
 def main() -> NoReturn:
@@ -235,9 +239,7 @@ def transform(
     labels: Labels = None,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
-    backbone: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="The class that the model names, where it may run here.")
-    ] = None,
+    backbone: CodeOfModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""
@@ -280,6 +282,29 @@ def export(
         print_json({"path": output, "bytes": len(data), "components": loaded.pca.length, "input": PIXELS})
         return
     print(f"{output}: {size(len(data))}, vectors of {loaded.pca.length} components\ninput: {PIXELS}")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own open it to all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 for any that is free.")] = 8000,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    backbone: CodeOfModel = None,
+) -> None:
+    """Answer HTTP requests: POST an image's bytes to /vectors, and get its vector as JSON."""
+    from fruitpipe.cli.metrics import Place
+    from fruitpipe.model import service
+    from fruitpipe.model.model import load_model
+
+    config = Given(config_file, assignments, direct={"--backbone": backbone}).config(["IMAGES", "OUT"])
+    loaded = load_model(model, config.s3, config.backbone)
+    with service.listening(host, port) as listener:
+        print(f"http://{Place(host, listener.getsockname()[1])}/vectors", flush=True)
+        service.serve(loaded, listener)
 
 
 @app.command()
