@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -290,7 +291,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own open it to all.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8000,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     backbone: CodeOfModel = None,
@@ -352,10 +353,14 @@ def publish(
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Point latest.json at another run: roll back, or forward again."""
+    """Point latest.json, and the tables that the config publishes to, at another run: roll back, or forward again."""
+    from fruitpipe.catalogs import check_tables, register
     from fruitpipe.result import runs
 
-    published = runs.publish(Given(config_file, assignments).store(out), run_id)
+    given = Given(config_file, assignments)
+    store, tables = given.store(out), given.config(["IMAGES", out]).publish
+    check_tables(tables, store)
+    published = runs.publish(store, run_id, partial(register, tables))
     if as_json:
         print_json({"run": published.id})
         return

@@ -105,9 +105,10 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot serve at {host}, port {port} ({why}): choose others by --host and --port.") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot serve at {host}, port {port} ({error.strerror}): choose others by --host and --port."
+        ) from error
 
 
 def serve(model: Model, listener: socket.socket) -> None:
