@@ -95,6 +95,7 @@ def commits(out: Path) -> tuple[int, int]:
     return len(log), DeltaTable(out).version()
 
 
+@pytest.mark.slow
 def test_tables_hold_what_is_published(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first: dict[str, Any] = run(images, out, f"publish={TABLES}")
@@ -162,6 +163,7 @@ def test_mistakes_are_one_line_before_any_work(images: Path, tmp_path: Path, mon
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_table_that_is_another_is_told_of_and_the_run_stays_published(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with closing(load_catalog()) as catalog:

@@ -49,6 +49,8 @@ PROGRAMS = (
 )
 ON_A_CLUSTER = {each.name or getattr(each.callback, "__name__", "") for each in commands.registered_commands}
 """Verbs that tests/test_releases.py runs."""
+ENDLESS = {"serve"}
+"""Verbs that end when they are told to; tests of their own run them."""
 BLOCK = re.compile(r"^```(.*)\n((?s:.*?))^```$", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -116,7 +118,7 @@ class Desk:
 def runs(desk: Desk, words: list[str]) -> None:
     """A verb by itself is a mention of one, where it takes arguments. A run onto a result that is there is planned."""
     verb, *rest = words[1:]
-    if verb in ON_A_CLUSTER:
+    if verb in ON_A_CLUSTER | ENDLESS:
         if rest:  # a verb by itself is a mention of one
             parses(words[1:])
         return
