@@ -29,6 +29,8 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.scratch import private_folder
 
 FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
+"""Variables of a process that imports TensorFlow."""
 
 
 def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path] | None:
@@ -91,9 +93,8 @@ def folder_of(choice: NetworkChoice, environment: Environment) -> Path:
 
 def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
     command = [sys.executable, "-m", "fruitpipe.backbones.convert", json.dumps(choice), str(folder)]
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
     places = {"KERAS_HOME": str(environment.keras_home), "TMPDIR": str(folder.parent)}
-    done = subprocess.run(command, env=os.environ | quiet | places, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=os.environ | QUIET | places, capture_output=True, text=True, check=False)
     if done.returncode == -signal.SIGKILL:
         raise FruitpipeError(
             f"converting {choice.name} was ended by SIGKILL, as happens where memory runs out: run `fruitpipe convert` "

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -50,6 +51,10 @@ app = typer.Typer(
 )
 app.add_typer(of_releases)
 VERBOSE = ("--verbose", "-v")
+CodeOfModel = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="CLASS", help="The class that the model names, where it may run here."),
+]
 
 
 def main() -> NoReturn:
@@ -235,9 +240,7 @@ def transform(
     labels: Labels = None,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
-    backbone: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="The class that the model names, where it may run here.")
-    ] = None,
+    backbone: CodeOfModel = None,
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to other images, on this machine and without Spark."""
@@ -255,6 +258,54 @@ def transform(
         print_json(counts)
         return
     print(f"{out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="File to write, on disk or in a bucket.")
+    ] = "model.onnx",
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Write a saved model as one ONNX file: pixels in, vectors out, with backbone, scaler and PCA."""
+    from fruitpipe.model.export import PIXELS, exported
+    from fruitpipe.model.model import load_model
+    from fruitpipe.model.transform import whole_file
+
+    s3 = Given(config_file, assignments).config(["IMAGES", "OUT"]).s3
+    loaded = load_model(model, s3)
+    with whole_file(output, s3, "model.onnx") as file:
+        file.write_bytes(data := exported(loaded))
+    if as_json:
+        print_json({"path": output, "bytes": len(data), "components": loaded.pca.length, "input": PIXELS})
+        return
+    print(f"{output}: {size(len(data))}, vectors of {loaded.pca.length} components\ninput: {PIXELS}")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's own open it to all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8000,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    backbone: CodeOfModel = None,
+) -> None:
+    """Answer HTTP requests: POST an image's bytes to /vectors, and get its vector as JSON."""
+    from fruitpipe.cli.metrics import Place
+    from fruitpipe.model import service
+    from fruitpipe.model.model import load_model
+
+    config = Given(config_file, assignments, direct={"--backbone": backbone}).config(["IMAGES", "OUT"])
+    loaded = load_model(model, config.s3, config.backbone)
+    with service.listening(host, port) as listener:
+        print(f"http://{Place(host, listener.getsockname()[1])}/vectors", flush=True)
+        service.serve(loaded, listener)
 
 
 @app.command()
@@ -302,10 +353,14 @@ def publish(
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Point latest.json at another run: roll back, or forward again."""
+    """Point latest.json, and the tables that the config publishes to, at another run: roll back, or forward again."""
+    from fruitpipe.catalogs import check_tables, register
     from fruitpipe.result import runs
 
-    published = runs.publish(Given(config_file, assignments).store(out), run_id)
+    given = Given(config_file, assignments)
+    store, tables = given.store(out), given.config(["IMAGES", out]).publish
+    check_tables(tables, store)
+    published = runs.publish(store, run_id, partial(register, tables))
     if as_json:
         print_json({"run": published.id})
         return

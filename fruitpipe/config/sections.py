@@ -221,6 +221,33 @@ class S3Config(Section):
         return self
 
 
+class IcebergConfig(Section):
+    """An Iceberg table in which the vectors of the published run are registered, without a copy. Extra `iceberg`."""
+
+    catalog: Text = "default"
+    """Name of a catalog (SQL, REST, Glue …) in PyIceberg's own settings: ~/.pyiceberg.yaml, or variables such as
+    PYICEBERG_CATALOG__DEFAULT__URI."""
+    table: Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)+$")]
+    """Namespace and name, such as fruits.vectors; made where it is missing."""
+
+
+class DeltaConfig(Section):
+    """A Delta table in which the vectors of the published run are registered, without a copy: the output itself is the
+    table. Extra `delta`."""
+
+    storage: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, NO_SECRET]] = Field(default_factory=dict)
+    """Options of delta-rs for its object store, such as aws_endpoint. It takes credentials from the environment."""
+
+
+class PublishConfig(Section):
+    """Tables that hold the published run, beside its files: each run replaces the last one's in one commit."""
+
+    iceberg: IcebergConfig | None = None
+    """Its table."""
+    delta: DeltaConfig | None = None
+    """Its table; {} for a plain one."""
+
+
 class Config(Section):
     """Everything that a run depends on."""
 
@@ -281,6 +308,7 @@ class Config(Section):
     """How features become vectors, or none: the features are the vectors."""
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     lists: ListsConfig = Field(default_factory=ListsConfig)
+    publish: PublishConfig = Field(default_factory=PublishConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
 

@@ -129,6 +129,24 @@ class Model:
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
 
+    def transform_bytes(self, data: bytes) -> Vector:
+        """The vector of an image's bytes, whose path is empty. May be called by many threads at once.
+
+        Raises UserError as `transform_images` does.
+        """
+        from fruitpipe.tasks.featurize import decode_into, infer
+        from fruitpipe.vision.bad_image import OK, BadImage
+
+        self.require_named_code()
+        engine = self._started
+        pixels = np.empty((1, engine.side, engine.side, 3), np.uint8)
+        features = np.zeros((1, engine.dimension), np.float32)
+        seen = [decode_into(pixels[0], data, self.card.image)]
+        infer(engine, pixels, seen, features)
+        if isinstance(bad := seen[0], BadImage):
+            return Vector("", bad.status, str(bad), None)
+        return Vector("", OK, None, self.transform(features)[0])
+
     def require_named_code(self) -> None:
         """Raises UserError where the model's engine is code of others that the caller has not named."""
         if (code := self.engine.code) not in {None, self.backbone}:

@@ -68,18 +68,21 @@ def transform_folder(
 
 
 @contextmanager
-def whole_file(out: str, s3: S3Config | None) -> Iterator[Path]:
-    """A temporary file that becomes `out` when the block succeeds. Raises UserError where it cannot be written."""
+def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") -> Iterator[Path]:
+    """A temporary file that becomes `out` when the block succeeds. Raises UserError where it cannot be written.
+
+    example: a name that such a file may have.
+    """
     if is_remote(out):
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     if not is_remote(out) and path.exists() and not path.is_file():
-        raise UserError(f"{out} is there, and no file: name the file to write, such as {path / 'vectors.parquet'}.")
+        raise UserError(f"{out} is there, and no file: name the file to write, such as {path / example}.")
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     try:
         with private_folder(None if is_remote(out) else path.parent) as scratch:  # on the disk that it moves to
-            yield scratch / "vectors.parquet"
-            open_store(folder, s3).upload(scratch / "vectors.parquet", name)
+            yield scratch / example
+            open_store(folder, s3).upload(scratch / example, name)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}.") from error
 

@@ -28,6 +28,7 @@ from fruitpipe.scratch import private_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
+from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.units import largest_first
 from fruitpipe.vision.bad_image import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
@@ -35,7 +36,7 @@ from fruitpipe.vision.scale import Twin
 MEMORY = "1GB"
 READERS = 8
 """Feature parts read at once: on object stores, each is a few requests."""
-SMALLEST_PART, MOST_VECTOR_PARTS, VECTOR_PART = 32, 256, 4096
+SMALLEST_PART = 32
 
 # `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
 RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
@@ -230,8 +231,7 @@ class Plan:
         this is what makes two runs over the same images give the same bits.
         """
         (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
-        parts = min(max(math.ceil(count / VECTOR_PART), 1), MOST_VECTOR_PARTS)
-        sizes = [count * (i + 1) // parts - count * i // parts for i in range(parts)] if count else []
+        sizes = vector_parts(count)
         query = f"SELECT path, label, part, row FROM joined WHERE status = '{OK}' ORDER BY path"
         self._write(query, path, sizes)
         return sizes

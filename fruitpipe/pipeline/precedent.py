@@ -21,7 +21,8 @@ READERS = 8
 
 
 def digest_of(config: Config) -> str:
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    """Of all that decides what a run gives; where else it is registered does not."""
+    return hashlib.sha256(config.model_dump_json(exclude={"publish"}).encode()).hexdigest()
 
 
 def precedents(store: Store, config: Config) -> list[Manifest]:

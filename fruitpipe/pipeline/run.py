@@ -12,6 +12,7 @@ import numpy as np
 from fruitpipe import source
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.resolved import ResolvedBackbone
+from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
 from fruitpipe.model.model import Model
@@ -81,6 +82,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             failure = failure_of(error)
             job.give_up("failed", str(failure))
             raise failure from error
+        register(config.publish, done)
         return done
 
 
@@ -101,7 +103,9 @@ def open_places(config: Config) -> Store:
     """The store of the output. Raises UserError for a typo in any place before anything is made there."""
     source.check_inputs(config.inputs, config.s3)
     source.check_apart(config.inputs, config.output)
-    return open_store(config.output, config.s3)
+    store = open_store(config.output, config.s3)
+    check_tables(config.publish, store)
+    return store
 
 
 def known_backbone(config: Config, store: Store, the_plan: Plan) -> ResolvedBackbone | None:

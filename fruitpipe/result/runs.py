@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
@@ -18,6 +19,7 @@ from fruitpipe.result.manifest import Manifest, Outcome, Unpublished
 from fruitpipe.result.notebook import as_html
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
+from fruitpipe.storage.file import File
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
 
@@ -52,6 +54,11 @@ class Run:
     def path(self, name: str = "") -> str:
         """Where the run's folder, or a file in it, lies."""
         return self.store.location(layout.run(self.id, name))
+
+    @property
+    def vector_files(self) -> list[File]:
+        """The Parquet files with columns path, label, vector, in order."""
+        return [file for file in self.manifest.files if file.name.startswith(f"{layout.FOLDER['parquet']}/")]
 
     @property
     def vectors(self) -> str:
@@ -194,11 +201,15 @@ def point_latest(store: Store, run_id: str) -> None:
         )
 
 
-def publish(store: Store, run_id: str) -> Run:
-    """Make an older run the latest. Raises UserError where it was never published, or somebody is writing."""
+def publish(store: Store, run_id: str, register: Callable[[Run], None] = lambda run: None) -> Run:
+    """Make an older run the latest. Raises UserError where it was never published, or somebody is writing.
+
+    register: what else is to be done before somebody else may write.
+    """
     run = open_run(store, run_id)
     with Lease(store, "fruitpipe publish"):
         point_latest(store, run.id)
+        register(run)
     return run
 
 

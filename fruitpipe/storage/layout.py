@@ -7,6 +7,7 @@ OUT/
   fruitpipe.json                       marks a result, with the version of this layout
   lease.json                           who is writing, while somebody is
   latest.json                          the published run
+  _delta_log/                          delta-rs's own, with `publish: {delta: …}`
   features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
   features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
   features/vocabularies/<digest of what it was learnt from>.npz   likewise

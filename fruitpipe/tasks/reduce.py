@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,13 @@ BLOCK = 1024
 GATHERED = 16 * BLOCK
 """Rows held as float32 at once. For as many, each feature part is read once; a vector part has more of them only where
 a run has millions of images."""
+VECTOR_PART, MOST_VECTOR_PARTS = 4096, 256
+
+
+def vector_parts(count: int) -> list[int]:
+    """How many images each vector part of a run has, in order of their paths."""
+    parts = min(max(math.ceil(count / VECTOR_PART), 1), MOST_VECTOR_PARTS)
+    return [count * (i + 1) // parts - count * i // parts for i in range(parts)] if count else []
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""Have the tables that a config names hold the published run."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Protocol
+
+from fruitpipe.config import PublishConfig
+from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.result.runs import Run
+from fruitpipe.storage.store import Store
+
+
+class Table(Protocol):
+    """A table of another format over the Parquet files of a run."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def check(self) -> None:
+        """Find out whether it can be written to, as far as that changes nothing."""
+
+    def hold(self, run: Run) -> None:
+        """Replace its files by those of a run in one commit, unless it has them already."""
+
+
+def check_tables(publish: PublishConfig, store: Store) -> None:
+    """Raise UserError where a table cannot be reached, before there is anything to register."""
+    for table in open_tables(publish, store):
+        try:
+            table.check()
+        except Exception as error:
+            raise UserError(f"publish: cannot reach {table.name}: {said_of(error)}.") from error
+
+
+def register(publish: PublishConfig, run: Run) -> None:
+    """Register the vectors of a run in each table. Raises FruitpipeError where one does not take them."""
+    for table in open_tables(publish, run.store):
+        try:
+            table.hold(run)
+        except Exception as error:
+            raise FruitpipeError(
+                f"run {run.id} is published, but {table.name} does not hold it: {said_of(error)}. `fruitpipe publish "
+                f"{run.store.url} {run.id}` with the same config tries again."
+            ) from error
+
+
+def open_tables(publish: PublishConfig, store: Store) -> list[Table]:
+    """Raises UserError where a library is not installed."""
+    tables: list[Table] = []
+    if publish.iceberg:
+        require("pyiceberg", "iceberg")
+        from fruitpipe.catalogs.iceberg import Iceberg
+
+        tables.append(Iceberg(publish.iceberg))
+    if publish.delta:
+        require("deltalake", "delta")
+        from fruitpipe.catalogs.delta import Delta
+
+        tables.append(Delta(store.url, publish.delta.storage))
+    return tables
+
+
+def require(library: str, extra: str) -> None:
+    if find_spec(library) is None:
+        raise UserError(f"{library} is not installed, which publish.{extra} needs: pip install 'fruitpipe[{extra}]'.")
+
+
+def said_of(error: Exception) -> str:
+    """What a library says, as part of a line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,129 @@
+"""A model behind HTTP: an image in, its vector out. An extra: fruitpipe[serve].
+
+GET / says which model it is. POST /vectors takes the bytes of one image and answers in JSON: `status`, with `vector`
+where that is `ok`, and `error` where it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import orjson
+
+from fruitpipe.errors import UserError
+from fruitpipe.model.model import Model, Vector
+from fruitpipe.vision.bad_image import OK
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+except ImportError as error:
+    raise UserError(
+        f"{error.name} is not installed, which answers requests: pip install 'fruitpipe[serve]'."
+    ) from error
+
+LOOPBACK = "127.0.0.1"
+WAITING = 4
+"""Requests for each core that are read or wait for one, at most; others are told to come again."""
+PATIENCE = 30.0
+"""Seconds that an image may take to arrive."""
+CODES = {OK: 200, "too_large": 413, "unreadable": 503, "busy": 503, "too_late": 408}
+"""By status; 422 for all others, whose image is bad."""
+
+
+class Service:
+    """Takes at most so many images at once, each of at most the bytes, pixels, memory and seconds of the model's
+    `image`."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(threads)
+        self._places = asyncio.Semaphore(WAITING * threads)
+
+    async def about(self, request: Request) -> Response:
+        card = self._model.card
+        return answer(200, {"run": card.run, "backbone": card.backbone, "components": self._model.pca.length})
+
+    async def vectors(self, request: Request) -> Response:
+        if self._places.locked():
+            return answer_of(failed("busy", "as many images as may be at once are being read: come again"))
+        async with self._places:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    data = await self._body(request)
+            except TimeoutError:
+                return answer_of(failed("too_late", f"the image did not arrive within {PATIENCE:g} s"))
+            except ClientDisconnect:
+                return answer_of(failed("too_late", "the image did not arrive"))
+            if data is None:
+                most = self._model.card.image.max_bytes
+                return answer_of(failed("too_large", f"more bytes than image.max_bytes ({most})"))
+            loop = asyncio.get_running_loop()
+            return answer_of(await loop.run_in_executor(self._pool, self._model.transform_bytes, data))
+
+    async def _body(self, request: Request) -> bytes | None:
+        """The bytes that were sent; None where they are too many, of which no more are read."""
+        most = self._model.card.image.max_bytes
+        if int(request.headers.get("content-length", "0")) > most:
+            return None
+        data = bytearray()
+        async for chunk in request.stream():
+            if len(data) + len(chunk) > most:
+                return None
+            data += chunk
+        return bytes(data)
+
+
+def failed(status: str, error: str) -> Vector:
+    return Vector("", status, error, None)
+
+
+def answer_of(found: Vector) -> Response:
+    content = {"status": found.status, "error": found.error, "vector": found.vector}
+    said = {name: value for name, value in content.items() if value is not None}
+    return answer(CODES.get(found.status, 422), said)
+
+
+def answer(code: int, content: dict[str, Any]) -> Response:
+    headers = {"Retry-After": "1"} if code == CODES["busy"] else {}
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, code, headers, media_type="application/json")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket. Raises UserError where the port is taken or forbidden, or the address is none of this machine."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(
+            f"cannot serve at {host}, port {port} ({error.strerror}): choose others by --host and --port."
+        ) from error
+
+
+def serve(model: Model, listener: socket.socket) -> None:
+    """Answer requests until the process is told to end.
+
+    Raises UserError where the model would run code that the caller has not named, or its parts do not fit.
+    """
+    model.require_named_code()
+    model.transform_bytes(b"")  # starts an engine, which may not be for this machine
+    service = Service(model)
+    # A page of another host, whose name leads here, is not to read answers.
+    hosts = [LOOPBACK, "localhost"] if listener.getsockname()[0] == LOOPBACK else ["*"]
+    app = Starlette(
+        routes=[Route("/", service.about), Route("/vectors", service.vectors, methods=["POST"])],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+    )
+    settings = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False)
+    uvicorn.Server(settings).run([listener])

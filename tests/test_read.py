@@ -1,0 +1,113 @@
+"""docs/read.md: every reader it names reads the vectors of a real run, and warehouses get columns of their types."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlglot
+from command import run
+from conftest import unavailable
+from sqlglot import exp
+from test_docs import BLOCK, PAGES
+
+from fruitpipe.sinks import vectors_of
+
+SECTION = re.compile(r"^##+ (.+)$", re.MULTILINE)
+HEADINGS, TEXTS = SECTION.split(PAGES["read.md"].read_text())[1::2], SECTION.split(PAGES["read.md"].read_text())[2::2]
+BLOCKS = {name: BLOCK.findall(text) for name, text in zip(HEADINGS, TEXTS, strict=True)}
+READERS = {name: code for name, blocks in BLOCKS.items() for language, code in blocks if language == "python"}
+TABLES = {name: code for name, blocks in BLOCKS.items() for language, code in blocks if language == "sql"}
+HEAVY = {"ClickHouse", "Hugging Face datasets", "Lance", "Qdrant"}
+"""What takes seconds to import."""
+DIALECTS = {"pgvector": "postgres"}
+NUMBER = {"BigQuery": exp.DType.DOUBLE, "Athena": exp.DType.FLOAT, "Trino": exp.DType.FLOAT}
+"""What the numbers of an array are, where a type says so; BigQuery has no others."""
+
+
+@pytest.fixture(scope="module")
+def result(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[pa.Table]:
+    """The vectors of a run onto `out` of the current folder, in several parts."""
+    folder = tmp_path_factory.mktemp("read")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        run(fruits, Path("out"))
+        yield command.vectors(Path("out"))
+
+
+def meant(code: str) -> str:
+    return code.replace("out/runs/RUN/", f"out/runs/{command.manifest(Path('out'))['run']}/")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in HEAVY else []) for n in READERS])
+def test_a_reader_reads_what_the_page_says(name: str, result: pa.Table) -> None:
+    """Every vector to the last bit, or the neighbours that NumPy finds."""
+    for node in ast.walk(ast.parse(READERS[name])):
+        modules = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for module in modules:
+            if find_spec(module.partition(".")[0]) is None:
+                unavailable(f"{module} is not installed")
+    command.spark()  # or Spark's reader would start another
+    found: dict[str, Any] = {}
+    exec(compile(meant(READERS[name]), name, "exec"), found)
+    vectors = vectors_of(result)
+    if name == "pgvector":
+        rows = list(csv.reader(Path("vectors.csv").read_text().splitlines()))
+        assert [row[0] for row in rows] == result["path"].to_pylist()
+        assert [row[1] for row in rows] == result["label"].to_pylist()
+        assert np.array_equal(np.array([ast.literal_eval(row[2]) for row in rows], np.float32), vectors)
+        return
+    assert {"vectors", "nearest"} & set(found)
+    if "vectors" in found:
+        assert found["vectors"].dtype == np.float32
+        assert np.array_equal(found["vectors"], vectors)
+    if "nearest" in found:
+        unit = vectors.astype(np.float64)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        nearest = np.argsort(-(unit @ unit[0]), kind="stable")[:12]
+        names = [each.as_py() if isinstance(each, pa.Scalar) else each for each in found["nearest"]]
+        assert [each if isinstance(each, str) else each[0] for each in names] == result["path"].take(
+            nearest
+        ).to_pylist()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_warehouses_table_has_the_columns_of_the_files(name: str, result: pa.Table) -> None:
+    dialect = DIALECTS.get(name, name.lower())
+    (file, *_) = Path("out").glob("runs/*/vectors/*.parquet")
+    schema = pq.ParquetFile(file).schema  # as Parquet has it: what other readers see
+    leaves = [schema.column(number) for number in range(len(schema))]
+    assert [leaf.path for leaf in leaves] == ["path", "label", "vector.list.element"]
+    assert [leaf.physical_type for leaf in leaves] == ["BYTE_ARRAY", "BYTE_ARRAY", "FLOAT"]
+    statements = sqlglot.parse(TABLES[name], dialect=dialect)
+    made = next(each for each in statements if isinstance(each, exp.Create))
+    columns = {column.name: column for column in made.find_all(exp.ColumnDef)}
+    assert list(columns) == result.column_names
+    for column in ("path", "label"):
+        assert columns[column].kind.is_type(*exp.DataType.TEXT_TYPES), column
+        required = columns[column].find(exp.NotNullColumnConstraint, exp.PrimaryKeyColumnConstraint)
+        assert required is None or not result.schema.field(column).nullable
+    vector = columns["vector"].kind
+    if name == "pgvector":
+        assert vector.sql(dialect).upper() == "VECTOR(542)"
+    else:
+        assert vector.is_type(exp.DType.ARRAY)
+        assert [each.this for each in vector.expressions] == ([NUMBER[name]] if name in NUMBER else [])
+        assert "/out/runs/RUN/vectors/" in TABLES[name]
+
+
+def test_every_block_is_run_or_compared() -> None:
+    assert {language for blocks in BLOCKS.values() for language, _ in blocks} == {"python", "sql", "yaml"}
+    assert set(BLOCKS) - {"Warehouses", "Tables that follow", "The model, elsewhere"} == set(READERS) | set(TABLES)

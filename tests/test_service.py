@@ -1,0 +1,173 @@
+"""`fruitpipe serve`, asked as its users ask: over HTTP, from many threads, with what is no image."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from command import command, fruitpipe, hearing, one_line_error
+from PIL import Image
+
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.config import ImageConfig
+from fruitpipe.engines import EngineSpec
+from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.numeric.pca import Pca
+
+MOST = 200_000
+
+
+class Served(NamedTuple):
+    model: Model
+    port: int
+    process: subprocess.Popen[str]
+
+    def ask(self, body: Any = None, *, headers: dict[str, str] | None = None, path: str = "/vectors") -> Answer:
+        """GET without a body, else POST."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET" if body is None else "POST", path, body, headers or {})
+            answer = connection.getresponse()
+            text = answer.read()
+            is_json = answer.headers["content-type"] == "application/json"
+            return Answer(answer.status, json.loads(text) if is_json else {})
+        finally:
+            connection.close()
+
+
+class Answer(NamedTuple):
+    code: int
+    content: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(lite0: tuple[Backbone, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose components are some."""
+    components = np.linalg.qr(np.random.default_rng(7).standard_normal((1280, 16)))[0].T
+    pca = Pca(np.zeros(1280), np.ones(1280), np.ascontiguousarray(components), np.ones(1280))
+    spec = EngineSpec("litert", lite0[1].read_bytes())
+    card = Card(
+        run="20260101-000000-abcd",
+        backbone="efficientnet_lite0",
+        features="d",
+        image=ImageConfig(max_bytes=MOST, max_pixels=1_000_000),
+        images=9,
+        reconstruction_error=0.25,
+        reconstruction_error_p99=0.5,
+        extractor=spec.digest,
+    )
+    made = tmp_path_factory.mktemp("model")
+    for name, data in Model(card, pca, spec).files().items():
+        (made / name).write_bytes(data)
+    return made
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Served]:
+    words = hearing(command("serve", folder, "--port", 0))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline()
+            assert line.startswith("http://127.0.0.1:"), process.communicate()
+            yield Served(load_model(folder), int(line.split(":")[2].partition("/")[0]), process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[Served]:
+    with serving(folder) as started:
+        yield started
+
+
+def test_vectors_are_those_of_transform_images(served: Served, fruits: Path) -> None:
+    """To the bit, though many ask at once."""
+    images = sorted(fruits.rglob("*.jpg"))[::40]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(served.ask, [path.read_bytes() for path in images]))
+    for answer, wanted in zip(answers, served.model.transform_images(images), strict=True):
+        assert (answer.code, answer.content["status"]) == (200, "ok")
+        assert np.array_equal(np.float32(answer.content["vector"]), wanted.vector)
+    about = {"run": "20260101-000000-abcd", "backbone": "efficientnet_lite0", "components": 16}
+    assert served.ask(path="/") == Answer(200, about)
+
+
+def test_a_bad_image_is_told_so(served: Served) -> None:
+    for body, code, status in ((b"no image", 422, "undecodable"), (b"", 422, "undecodable")):
+        answer = served.ask(body)
+        assert (answer.code, answer.content["status"]) == (code, status)
+        assert answer.content["error"]
+        assert "vector" not in answer.content
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(served: Served) -> None:
+    told = served.ask(b"\0" * (MOST + 1))
+    untold = served.ask(iter([b"\0" * 1000] * 1000))  # in chunks, so that nothing says how many
+    for answer in (told, untold):
+        assert (answer.code, answer.content["status"]) == (413, "too_large")
+        assert str(MOST) in answer.content["error"]
+
+
+def test_many_pixels_are_not_decoded(served: Served) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (2000, 1000)).save(sink, "PNG")
+    answer = served.ask(sink.getvalue())
+    assert (answer.code, answer.content["status"]) == (413, "too_large")
+    assert "max_pixels" in answer.content["error"]
+
+
+def test_pages_of_other_hosts_get_nothing(served: Served, fruits: Path) -> None:
+    """A name of theirs may lead to this machine."""
+    image = next(fruits.rglob("*.jpg")).read_bytes()
+    assert served.ask(image, headers={"Host": "evil.example"}).code == 400
+    assert served.ask(image, headers={"Host": "localhost"}).code == 200
+    assert served.ask(path="/vectors").code == 405
+    assert served.ask(path="/docs").code == 404
+
+
+def test_too_many_at_once_are_told_to_come_again_and_it_ends_when_told(folder: Path, fruits: Path) -> None:
+    """Images that never arrive take all places, until they are gone."""
+    image = next(fruits.rglob("*.jpg")).read_bytes()
+    head = b"POST /vectors HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+    with serving(folder) as served:
+        held = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(4 * len(os.sched_getaffinity(0)))]
+        for each in held:
+            each.sendall(head)
+        answer = until(served, image, 503)
+        assert answer.content["status"] == "busy"
+        for each in held:
+            each.close()
+        assert until(served, image, 200).content["status"] == "ok"
+        served.process.send_signal(signal.SIGTERM)
+        out, said = served.process.communicate()
+        assert (served.process.returncode, out, said) == (130, "", "")
+
+
+def until(served: Served, image: bytes, code: int) -> Answer:
+    """The first answer of this code."""
+    while (answer := served.ask(image)).code != code:
+        time.sleep(0.05)
+    return answer
+
+
+def test_mistakes_are_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port}" in one_line_error(fruitpipe("serve", folder, "--port", port, code=2))
+    assert "192.0.2.77" in one_line_error(fruitpipe("serve", folder, "--host", "192.0.2.77", code=2))
+    assert "--port" in one_line_error(fruitpipe("serve", folder, "--port", 99999, code=2))
+    assert "is no model" in one_line_error(fruitpipe("serve", folder / "nowhere", code=2))
