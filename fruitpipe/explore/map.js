@@ -180,7 +180,7 @@ class PointMap {
       gl.uniform2f(uniforms.scale, ...scale);
       gl.uniform2f(uniforms.shift, -this.middle[0] * scale[0], -this.middle[1] * scale[1]);
       const crowd = Math.max(this.bright, 1) / (this.width * this.height * zoom ** 1.5);
-      const size = Math.min(Math.max(0.5 / Math.sqrt(crowd), 1.6), 4.5) * Math.min(zoom ** 0.25, 3);
+      const size = Math.min(Math.max(0.6 / Math.sqrt(crowd), 1.8), 5) * Math.min(zoom ** 0.25, 3);
       gl.uniform1f(uniforms.size, size * ratio);
       const strength = Math.min(Math.max(0.16 / (crowd * size * size), 0.16), 0.9);
       gl.uniform2f(uniforms.strength, Math.max(strength, 0.4), strength);

@@ -160,10 +160,10 @@ class Page {
 
   // ---- an image
 
-  /** Its name and the folder that it lies in. */
+  /** Its name, the folder that it lies in, and the latter without what all have in common. */
   named(row) {
-    const path = visible(this.paths.at(row)), cut = path.lastIndexOf("/") + 1;
-    return [path.slice(cut), path.slice(0, cut)];
+    const path = this.paths.at(row), cut = path.lastIndexOf("/") + 1, { root } = this.facts;
+    return [path.slice(cut), path.slice(0, cut), path.slice(path.startsWith(root) ? root.length : 0, cut)].map(visible);
   }
 
   ofLabel(row) {
@@ -176,7 +176,7 @@ class Page {
       this.hovered = row;
       byId("canvas").classList.toggle("over", row >= 0);
       if (row >= 0 && this.paths) {
-        const [name, folder] = this.named(row), swatch = element("i", { class: "swatch" });
+        const [name, , folder] = this.named(row), swatch = element("i", { class: "swatch" });
         swatch.style.backgroundColor = `rgb(${this.map.colours.subarray(4 * row, 4 * row + 3).join()})`;
         const of = element("span", { class: "of" }, swatch, this.ofLabel(row));
         tip.replaceChildren(element("b", {}, name), element("span", { class: "of" }, folder), of);
@@ -247,10 +247,10 @@ class Page {
 
   /** A line that shows an image when it is chosen. */
   entry(row, value = "") {
-    const [name, folder] = this.named(row);
+    const [name, , folder] = this.named(row), label = this.ofLabel(row);
     const swatch = element("i", { class: "swatch" });
     if (this.map) swatch.style.backgroundColor = `rgb(${this.map.colours.subarray(4 * row, 4 * row + 3).join()})`;
-    const path = element("span", { class: "path" }, element("b", {}, name), element("span", {}, `${this.ofLabel(row)} · ${folder}`));
+    const path = element("span", { class: "path" }, element("b", {}, name), element("span", {}, folder === `${label}/` ? label : `${label} · ${folder}`));
     return element("li", {}, element("button", { type: "button", class: "entry", "data-row": row }, swatch, path, element("span", { class: "value" }, value)));
   }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -82,7 +84,7 @@ def render(facts: Facts) -> str:
         curve=curve(model),
         components=model.components,
         records=list(manifest.records.values()),
-        rows=manifest.in_rows().items(),
+        rows=[(name, value) for name, value in manifest.in_rows().items() if name == name.strip()],  # tables are above
         warnings=manifest.warnings,
         facts={
             "run": manifest.run,
@@ -92,6 +94,7 @@ def render(facts: Facts) -> str:
             "components": kept,
             "kept": model.components,
             "step": step,
+            "root": root_of(facts.paths),
             "axis": axis,
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
@@ -115,6 +118,13 @@ def add_page(run: Run, page: bytes) -> str:
 
 def read(name: str) -> str:
     return (files("fruitpipe.explore") / name).read_text(encoding="utf-8")
+
+
+def root_of(paths: pa.ChunkedArray) -> str:
+    """The folder that the first and the last path lie in, with a slash; empty where there is none."""
+    first, last = paths[0].as_py(), paths[-1].as_py()
+    folders = takewhile(lambda pair: pair[0] == pair[1], zip(first.split("/")[:-1], last.split("/")[:-1], strict=False))
+    return "".join(f"{folder}/" for folder, _ in folders)
 
 
 def still(facts: Facts) -> list[Dot]:
