@@ -205,7 +205,7 @@ def outliers(relative: NDArray[np.floating]) -> Listing:
         title="Outliers",
         note="Farthest from the mean of their label, as multiples of the label's spread",
         entries=[Entry(row, f"{relative[row]:.1f}") for row in farthest],
-        count=len(relative),
+        count=len(farthest),
     )
 
 

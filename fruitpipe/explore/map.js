@@ -179,11 +179,12 @@ class PointMap {
       const scale = [(2 * this.scales[0] * zoom) / this.width, (2 * this.scales[1] * zoom) / this.height];
       gl.uniform2f(uniforms.scale, ...scale);
       gl.uniform2f(uniforms.shift, -this.middle[0] * scale[0], -this.middle[1] * scale[1]);
-      const crowd = Math.max(this.bright, 1) / (this.width * this.height * zoom ** 1.5);
-      const size = Math.min(Math.max(0.6 / Math.sqrt(crowd), 1.8), 5) * Math.min(zoom ** 0.25, 3);
+      const room = this.width * this.height * zoom ** 1.5;
+      const crowd = Math.max(this.bright, 1) / room;
+      const size = Math.min(Math.max(0.6 * Math.sqrt(room / this.count), 1.8), 5) * Math.min(zoom ** 0.25, 3);
       gl.uniform1f(uniforms.size, size * ratio);
-      const strength = Math.min(Math.max(0.16 / (crowd * size * size), 0.16), 0.9);
-      gl.uniform2f(uniforms.strength, Math.max(strength, 0.4), strength);
+      const strength = Math.min(Math.max(0.25 / (crowd * size * size), 0.2), 0.9);
+      gl.uniform2f(uniforms.strength, 1, strength);
       this.radius = size / 2;
       gl.drawElements(gl.POINTS, this.drawn, gl.UNSIGNED_INT, 0);
       this.onDraw();

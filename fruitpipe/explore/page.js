@@ -95,7 +95,7 @@ class Page {
     const measure = byId("colour").value;
     const order = new Map([...this.focus].map((label, number) => [label, number]));
     const ofLabel = this.facts.labels.map((_, number) => palette[(order.get(number) ?? number) % 8]);
-    const scale = this.scale();
+    const scale = this.scale(Array.from({ length: 5 }, (_, number) => rgb(`--s${number}`)));
     const levels = measure === "" ? null : this.measures[measure];
     const shown = this.emphasis();
     const colours = new Uint8Array(4 * this.facts.images);
@@ -114,7 +114,7 @@ class Page {
       const label = Number(button.dataset.label);
       const on = !this.focus.size || this.focus.has(label);
       button.setAttribute("aria-pressed", this.focus.has(label));
-      button.querySelector("i").style.backgroundColor = on && !levels ? `rgb(${ofLabel[label]})` : "";
+      button.querySelector("i").style.backgroundColor = on && !levels ? `rgb(${ofLabel[label]})` : "var(--dim)";
     }
     byId("all").hidden = !this.focus.size;
     const [low, , high] = byId("scale").children;
@@ -124,9 +124,8 @@ class Page {
     if (this.map) byId("status").textContent = count === this.facts.images ? `${all} images` : `${inWords(count)} of ${all} images`;
   }
 
-  /** Colours of levels: cividis, which looks alike to all eyes. */
-  scale() {
-    const stops = [[0, 48, 111], [57, 72, 107], [123, 123, 120], [188, 174, 108], [253, 227, 51]];
+  /** Colours of levels, between those of some; these are like cividis, which looks alike to all eyes. */
+  scale(stops) {
     return Array.from({ length: 256 }, (_, level) => {
       const place = (level / 255) * (stops.length - 1), first = Math.min(Math.floor(place), stops.length - 2);
       return stops[first].map((value, channel) => Math.round(value + (stops[first + 1][channel] - value) * (place - first)));

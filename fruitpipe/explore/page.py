@@ -54,7 +54,7 @@ def render(facts: Facts) -> str:
     manifest, model = facts.manifest, facts.manifest.model
     reduced = model.explained is not None
     axis = "Component" if reduced else "Feature"
-    kept = facts.components.shape[1]
+    kept, root = facts.components.shape[1], root_of(facts.paths)
     components, step = quantised(facts.components)
     columns = {f"component-{number}": numbers(components[:, number]) for number in range(kept)}
     if facts.positions is not None:
@@ -79,7 +79,7 @@ def render(facts: Facts) -> str:
         axes=[f"{axis[0]}{number + 1}" for number in range(kept)],
         measures=facts.measures,
         dots=still(facts),
-        listings=[shown(facts, listing) for listing in facts.listings],
+        listings=[shown(facts, listing, root) for listing in facts.listings],
         causes=facts.causes,
         curve=curve(model),
         components=model.components,
@@ -94,7 +94,7 @@ def render(facts: Facts) -> str:
             "components": kept,
             "kept": model.components,
             "step": step,
-            "root": root_of(facts.paths),
+            "root": root,
             "axis": axis,
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
@@ -145,10 +145,12 @@ def scaled(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     return (values - low) * np.float32(length / extent) if extent else np.full_like(values, length / 2)
 
 
-def shown(facts: Facts, listing: Listing) -> dict[str, Any]:
+def shown(facts: Facts, listing: Listing, root: str) -> dict[str, Any]:
+    """A list as the template takes it, with paths from `root` on."""
+
     def line(entry: Entry) -> Line:
         row = entry.image if isinstance(entry.image, int) else None
-        path = facts.paths[row].as_py() if row is not None else entry.image
-        return Line(row, visible(str(path), kept=""), entry.value)
+        path = str(facts.paths[row].as_py() if row is not None else entry.image)
+        return Line(row, visible(path.removeprefix(root), kept=""), entry.value)
 
     return {**vars(listing), "entries": [line(entry) for entry in listing.entries]}
