@@ -316,6 +316,26 @@ def test_without_webgl_there_is_a_picture_and_images_are_shown(launch: Callable[
     plain.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [255, 256, 257])
+def test_labels_are_told_apart_in_one_byte_and_in_two(browser: Browser, tmp_path: Path, count: int) -> None:
+    store = LocalStore(str(tmp_path / "out"))
+    store.create()
+    labels = [f"label {each:03}" for each in range(count) for _ in range(2)]
+    paths = [f"{label}/{row:03}.jpg" for row, label in enumerate(labels)]
+    published = publish(
+        store, FIRST, paths, labels, np.random.default_rng(0).normal(size=(2 * count, 2)).astype(np.float32)
+    )
+    (tmp_path / "page.html").write_bytes(page_of(published))
+    tab = Tab(browser, tmp_path / "page.html")
+    for row in (0, 2 * count - 1):
+        tab.page.fill("#query", paths[row])
+        expect(tab.page.locator("#selected .of, #selected .path span")).to_have_text(labels[row])
+        tab.page.keyboard.press("Escape")
+    assert not tab.said
+    tab.page.close()
+
+
 def test_what_it_says_is_what_numpy_says(run: Run) -> None:
     vectors, labels = blobs(600)
     facts = facts_of(run)

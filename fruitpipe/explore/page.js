@@ -40,7 +40,7 @@ class Page {
     document.documentElement.classList.add("js");
     this.tabs();
     const { facts } = this;
-    this.label = await numbersOf("label", facts.labels.length < 257 ? Uint8Array : Uint16Array);
+    this.label = await numbersOf("label", facts.labels.length < 256 ? Uint8Array : Uint16Array);
     const places = facts.layout ? ["layout-x", "layout-y"] : ["component-0", "component-1"];
     const [x, y] = await Promise.all(places.map((name) => numbersOf(name, Int16Array)));
     if (facts.layout) this.layout = [x, y];
@@ -67,6 +67,7 @@ class Page {
     }
     this.measures = [];
     for (const number of facts.measures.keys()) this.measures.push(await numbersOf(`measure-${number}`, Uint8Array));
+    this.ready = true;
     document.documentElement.dataset.ready = "";
   }
 
@@ -96,7 +97,7 @@ class Page {
     const order = new Map([...this.focus].map((label, number) => [label, number]));
     const ofLabel = this.facts.labels.map((_, number) => palette[(order.get(number) ?? number) % 8]);
     const scale = this.scale(Array.from({ length: 5 }, (_, number) => rgb(`--s${number}`)));
-    const levels = measure === "" ? null : this.measures[measure];
+    const levels = measure === "" ? null : this.measures?.[measure];
     const shown = this.emphasis();
     const colours = new Uint8Array(4 * this.facts.images);
     let count = 0;
@@ -219,7 +220,7 @@ class Page {
       if (Number(each.dataset.row) === row) each.setAttribute("aria-current", "true");
       else each.removeAttribute("aria-current");
     }
-    if (row >= 0 && this.paths && this.components) {
+    if (row >= 0 && this.ready) {
       const near = this.nearest(row);
       this.near = near.map(([each]) => each);
       const [name, folder] = this.named(row);
@@ -334,7 +335,7 @@ class Page {
       const components = byId("view").value === "components";
       byId("axes").hidden = !components;
       if (!components) this.map.place(...this.layout, true);
-      else if (this.components) this.map.place(this.components[byId("across").value], this.components[byId("up").value], false);
+      else if (this.ready) this.map.place(this.components[byId("across").value], this.components[byId("up").value], false);
       this.map.draw();
     };
     for (const id of ["view", "across", "up"]) byId(id).onchange = view;
