@@ -38,9 +38,7 @@ def quantised(values: NDArray[np.floating]) -> tuple[NDArray[np.int16], float]:
 
 
 def codes(values: NDArray[np.integer], most: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Numbers from 0 to `most` in as few bytes as that takes. Raises ValueError where two do not do."""
-    if most > LONGEST:
-        raise ValueError(f"{most} is no number of two bytes")
+    """Numbers from 0 to `most`, 65,535 at most, in as few bytes as that takes."""
     return values.astype(np.uint8) if most < 1 << 8 else values.astype(np.uint16)
 
 

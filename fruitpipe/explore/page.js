@@ -167,7 +167,7 @@ class Page {
   }
 
   ofLabel(row) {
-    return visible(this.facts.labels[this.label[row]].name) || "no label";
+    return visible(this.facts.labels[this.label[row]]) || "no label";
   }
 
   hover(row, left, top) {
@@ -282,7 +282,7 @@ class Page {
   /** A file of the paths and labels of rows. What a spreadsheet would compute has an apostrophe before it. */
   save(rows) {
     const cell = (text) => `"${text.replace(FORMULA, "'$1").replaceAll('"', '""')}"`;
-    const lines = Array.from(rows, (row) => `${cell(this.paths.at(row))},${cell(this.facts.labels[this.label[row]].name)}\n`);
+    const lines = Array.from(rows, (row) => `${cell(this.paths.at(row))},${cell(this.facts.labels[this.label[row]])}\n`);
     const link = element("a", { download: `images-${this.facts.run}.csv` });
     link.href = URL.createObjectURL(new Blob(['"path","label"\n', ...lines], { type: "text/csv" }));
     link.click();

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from markupsafe import Markup
 from numpy.typing import NDArray
 
-from fruitpipe.errors import UserError
 from fruitpipe.escapes import visible
-from fruitpipe.explore.columns import LONGEST, codes, numbers, quantised, texts
+from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of, spread
 from fruitpipe.result.pages import pages
@@ -24,8 +22,8 @@ from fruitpipe.storage.lease import Lease
 
 SCRIPTS = ("columns.js", "map.js", "page.js")
 COLOURS = 8
-MOST_LABELS = 2000
-"""That are listed."""
+MOST_LABELS, TOLD_APART = 2000, 60_000
+"""Labels that are listed, and those whose names images have; two bytes hold no more."""
 SAMPLE = 2000
 """Images in the picture that a browser shows which runs no scripts, or prints."""
 STILL = (1000, 700)
@@ -50,7 +48,7 @@ class Line(NamedTuple):
 
 
 def render(facts: Facts) -> str:
-    """The page. Raises UserError where a run has more labels than a page can tell apart."""
+    """The page."""
     manifest, model = facts.manifest, facts.manifest.model
     reduced = model.explained is not None
     axis = "Component" if reduced else "Feature"
@@ -60,14 +58,14 @@ def render(facts: Facts) -> str:
     if facts.positions is not None:
         placed, _ = quantised(facts.positions)
         columns |= {"layout-x": numbers(placed[:, 0]), "layout-y": numbers(placed[:, 1])}
-    if len(facts.labels) > LONGEST:
-        raise UserError(f"the run has {len(facts.labels)} labels, of which a page shows at most {LONGEST}")
-    columns["label"] = numbers(codes(facts.label, len(facts.labels)))
+    names = [label.name for label in facts.labels[:TOLD_APART]]
+    names += ["a rarer label"] if len(facts.labels) > TOLD_APART else []
+    columns["label"] = numbers(codes(np.minimum(facts.label, TOLD_APART), len(names)))
     columns |= {f"measure-{number}": numbers(each.levels) for number, each in enumerate(facts.measures)}
     columns |= {f"path-{name}": column for name, column in texts(facts.paths.to_pylist()).items()}
     return PAGES.get_template("page.html").render(
-        script=Markup("\n".join(read(name) for name in SCRIPTS)),
-        style=Markup(read("page.css")),
+        script="\n".join(map(read, SCRIPTS)),
+        style=read("page.css"),
         run=manifest.run,
         compared=facts.compared,
         images=len(facts.label),
@@ -89,7 +87,7 @@ def render(facts: Facts) -> str:
         facts={
             "run": manifest.run,
             "images": len(facts.label),
-            "labels": [{"name": label.name} for label in facts.labels],
+            "labels": names,
             "layout": facts.positions is not None,
             "components": kept,
             "kept": model.components,
@@ -98,7 +96,7 @@ def render(facts: Facts) -> str:
             "axis": axis,
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
-        columns={name: Markup(column) for name, column in columns.items()},
+        columns=columns,
     )
 
 
