@@ -114,6 +114,7 @@ class Tab:
     def places(self) -> list[list[float]]:
         """Rings around the image that is shown, in pixels of the map."""
         found = self.page.locator("#overlay circle.current")
+        found.first.wait_for(state="attached")  # by the next frame
         return [[float(each.get_attribute(name) or 0) for name in ("cx", "cy")] for each in found.all()]
 
     def csv(self, file: Path) -> list[tuple[str, ...]]:
