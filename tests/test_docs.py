@@ -344,6 +344,7 @@ def desk(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        patch.setenv("BROWSER", "true %s")
         patch.setenv("PYTHONPATH", str(ROOT / "examples"), prepend=":")
         yield Desk(server.endpoint)
 

@@ -250,8 +250,10 @@ def test_the_sample_is_of_labels_and_first_two_components(made: Features) -> Non
     parts = project(made, pca.fit(fit(made), 4))
     published = table(made)
     known = {
-        (label, *row[:2])
-        for label, row in zip(published["label"].to_pylist(), vectors_of(published).tolist(), strict=True)
+        (path, label, *row[:2])
+        for path, label, row in zip(
+            *(published[name].to_pylist() for name in ("path", "label")), vectors_of(published).tolist(), strict=True
+        )
     }
     sample = [row for part in parts for row in part.sample]
     assert len(sample) == 20
@@ -264,7 +266,7 @@ def test_a_sample_is_never_larger_than_asked_for_nor_than_the_part(count: int) -
     names = pa.chunked_array([["a", "b", "c"]])
     sample = reduce.sample_of(to_table(names, names, vectors, {}), count)
     assert len(sample) == min(count, 3)
-    assert all(second == 0 for _, _, second in sample)
+    assert all(second == 0 for *_, second in sample)
 
 
 def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ import pytest
 from command import run
 from conftest import unavailable
 from PIL import Image
+from published import RELEASED
+
+from fruitpipe.result.manifest import Manifest
+from fruitpipe.result.report import MOST_BARS, MOST_LABELS, render
 
 NAME = "<script>document.title='ran'<" + "\u2215script>"
 """Of a folder, which has no slash in its name."""
@@ -48,6 +52,21 @@ def test_a_browser_shows_the_page_as_it_is_meant_and_has_nothing_to_say(page: st
     colours = {colour for _, colour in picture.getcolors(1 << 24)}
     assert (0x2A, 0x8F, 0x5C) in colours, "the curve, by the page's style"
     assert "style=" not in page
+
+
+def test_each_point_names_its_image(page: str) -> None:
+    assert "Lemon/lemon_000.jpg (Lemon)</title>" in page
+
+
+def test_labels_beyond_those_seen_at_once_are_there() -> None:
+    """Where they are more than the page ever has, their number is."""
+    released = Manifest.read(RELEASED.read_bytes())
+    for labels, more in ((90, False), (MOST_LABELS + 7, True)):
+        counts = released.counts.model_copy(update={"by_label": {f"label {each}": 3 for each in range(labels)}})
+        text = render(released.model_copy(update={"counts": counts}), [])
+        assert f"{min(labels, MOST_LABELS) - MOST_BARS} more</summary>" in text
+        assert f"<td>label {min(labels, MOST_LABELS) - 1}</td>" in text
+        assert ("and 7 more labels" in text) == more
 
 
 def test_a_name_that_is_a_script_is_text(page: str) -> None:

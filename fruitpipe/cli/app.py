@@ -346,6 +346,64 @@ def show(
 
 
 @app.command()
+def explore(
+    out: Result,
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    other: Annotated[
+        str | None, typer.Argument(metavar="[OTHER]", help="Another run of OUT: what moved, came and went since.")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Write it there, instead of beside the run's report."),
+    ] = None,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Make a page that shows all images of a run on a map: one file, which needs no network."""
+    from fruitpipe.explore.page import add_page, page_of
+    from fruitpipe.model.transform import whole_file
+    from fruitpipe.result.runs import open_run
+
+    given = Given(config_file, assignments)
+    store = given.store(out)
+    shown = open_run(store, run_id)
+    page = page_of(shown, open_run(store, other) if other else None)
+    if file:
+        with whole_file(file, given.config(["IMAGES", out]).s3) as temporary:
+            temporary.write_bytes(page)
+    place = file or add_page(shown, page)
+    if as_json:
+        print_json({"run": shown.id, "page": place, "bytes": len(page)})
+        return
+    print(f"{place}: {shown.manifest.counts.ok} images, {size(len(page))}")
+    if not file:
+        print(f"next: fruitpipe open {given.again(out, shown.id)}")
+
+
+@app.command("open")
+def open_page(
+    out: Result,
+    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Open a run's page of all images in the browser, or its report where there is none."""
+    import webbrowser
+
+    from fruitpipe.result.page_on_disk import page_on_disk
+    from fruitpipe.result.runs import open_run
+
+    page = page_on_disk(open_run(Given(config_file, assignments).store(out), run_id))
+    opened = webbrowser.open(page.as_uri())
+    if as_json:
+        print_json({"page": str(page), "opened": opened})
+        return
+    print(page if opened else f"{page}: there is no browser here to open it")
+
+
+@app.command()
 def publish(
     out: Result,
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")],

@@ -298,6 +298,8 @@ class Config(Section):
     evaluate: bool = False
     """Report how well nearest neighbours and a logistic regression tell labels, on a sample, with all features and with
     8, 16, 32 … components: what the reduction costs."""
+    explore: bool = False
+    """Write a page that shows all images on a map, beside the report, as `fruitpipe explore` does."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     words: WordsConfig = Field(default_factory=WordsConfig)
     pca: Annotated[

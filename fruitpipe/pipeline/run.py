@@ -15,6 +15,7 @@ from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
+from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.job import Job
@@ -180,12 +181,15 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
         )
         sample = [row for part in projected for row in part.sample]
         job.store.put(layout.report(job.id), render(manifest, sample).encode())
-        job.keep_log()
-        lease.require_held()
-        job.published = True
-        job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
-        lease.require_held()  # or this is not the latest
-        point_latest(job.store, job.id)
+    if job.config.explore:
+        with job.reporter.stage("explore"):
+            job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))
+    job.keep_log()
+    lease.require_held()
+    job.published = True
+    job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
+    lease.require_held()  # or this is not the latest
+    point_latest(job.store, job.id)
     return Run(job.store, manifest)
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
-from hashlib import sha256
 from itertools import accumulate
 from typing import NamedTuple
 
-import jinja2
-
-from fruitpipe.escapes import visible
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result.manifest import Manifest, ModelFacts
+from fruitpipe.result.pages import pages
 from fruitpipe.units import duration
 
 WIDTH, HEIGHT = 640, 300
-MOST_LABELS = 40
-"""Bars in the page; a run may have thousands of labels."""
+MOST_BARS, MOST_LABELS = 40, 2000
+"""Labels that are seen at once, and those that the page has; a run may have more."""
 
-PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("fruitpipe.result", "."),
-    autoescape=True,
-    trim_blocks=True,
-    finalize=lambda value: visible(value) if type(value) is str else value,
-)
-PAGES.filters["source"] = lambda text: f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
-"""How a Content-Security-Policy names a text of the page itself (CSP Level 3, 2.3.1): whatever else gets into the page
-neither runs nor styles anything, and nothing is loaded from anywhere."""
+PAGES = pages("fruitpipe.result")
 
 
 class Dot(NamedTuple):
@@ -36,6 +24,7 @@ class Dot(NamedTuple):
     x: float
     y: float
     hue: int
+    path: str
     label: str
 
 
@@ -56,10 +45,10 @@ class Curve(NamedTuple):
     kept: tuple[float, float]
 
 
-def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> str:
+def render(manifest: Manifest, sample: Sequence[tuple[str, str, float, float]]) -> str:
     """The page.
 
-    sample: label and first two components of some images.
+    sample: path, label and first two components of some images.
     """
     labels = list(manifest.counts.by_label.items())
     hues = {label: round(360 * index / max(len(labels), 1)) for index, (label, _) in enumerate(sorted(labels))}
@@ -71,6 +60,7 @@ def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> st
         height=HEIGHT,
         curve=curve(manifest.model),
         labels=labels[:MOST_LABELS],
+        most_bars=MOST_BARS,
         more_labels=len(labels) - MOST_LABELS,
         hues=hues,
         dots=scatter(sample, hues),
@@ -104,7 +94,7 @@ def marks(cumulative: Sequence[float]) -> list[Mark]:
     return found
 
 
-def scatter(sample: Sequence[tuple[str, float, float]], hues: dict[str, int]) -> list[Dot]:
+def scatter(sample: Sequence[tuple[str, str, float, float]], hues: dict[str, int]) -> list[Dot]:
     """Images scaled into the picture, with a margin."""
 
     def scaled(values: list[float], length: int) -> list[float]:
@@ -113,7 +103,7 @@ def scatter(sample: Sequence[tuple[str, float, float]], hues: dict[str, int]) ->
 
     if not sample:
         return []
-    xs = scaled([x for _, x, _ in sample], WIDTH)
-    ys = scaled([-y for _, _, y in sample], HEIGHT)
-    names = [label for label, _, _ in sample]
-    return [Dot(x, y, hues.get(name, 0), name) for x, y, name in zip(xs, ys, names, strict=True)]
+    xs = scaled([x for _, _, x, _ in sample], WIDTH)
+    ys = scaled([-y for *_, y in sample], HEIGHT)
+    names = [(path, label) for path, label, *_ in sample]
+    return [Dot(x, y, hues.get(label, 0), path, label) for x, y, (path, label) in zip(xs, ys, names, strict=True)]

@@ -12,7 +12,7 @@ OUT/
   features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
   features/vocabularies/<digest of what it was learnt from>.npz   likewise
   runs/<run id>/
-    config.yaml  outcome.json  manifest.json (last)  report.html  failures.parquet  log.gz
+    config.yaml  outcome.json  manifest.json (last)  report.html  explore.html  failures.parquet  log.gz
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
     csv-raw/part-00000.csv …
     vectors.jsonl  vectors.csv  vectors-raw.csv    instead of parts, with one_file
@@ -69,7 +69,7 @@ OURS = re.compile(
         {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json)
         | vocabularies/{HEX}{{32}}\.npz
     ) | runs/{RUN}/(
-        config\.yaml | outcome\.json | manifest\.json | report\.html | failures\.parquet | log\.gz
+        config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
         | model/[\w-]+\.(npz | json | tflite | bin) | work/[\w-]+\.(parquet | npz)
         | sinks/[\w-]+/[\w-][\w.-]*
@@ -192,6 +192,10 @@ def manifest(run_id: str) -> str:
 
 def report(run_id: str) -> str:
     return run(run_id, "report.html")
+
+
+def explore(run_id: str) -> str:
+    return run(run_id, "explore.html")
 
 
 def config(run_id: str) -> str:

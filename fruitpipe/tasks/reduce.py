@@ -46,8 +46,8 @@ class Projected:
     """(n,): reconstruction error of each image"""
     blank: int
     """images whose feature is zeros"""
-    sample: list[tuple[str, float, float]]
-    """label and first two components of some images, evenly spaced, for the report"""
+    sample: list[tuple[str, str, float, float]]
+    """path, label and first two components of some images, evenly spaced, for the report"""
 
 
 class Index:
@@ -164,10 +164,10 @@ def spread(rows: int, most: int) -> NDArray[np.int64]:
     return np.arange(few) * rows // max(few, 1)
 
 
-def sample_of(table: pa.Table, count: int) -> list[tuple[str, float, float]]:
-    """Label and first two components of at most `count` evenly spaced rows."""
+def sample_of(table: pa.Table, count: int) -> list[tuple[str, str, float, float]]:
+    """Path, label and first two components of at most `count` evenly spaced rows."""
     some = table.take(spread(len(table), count))
     vectors = vectors_of(some)
     second = vectors[:, 1] if vectors.shape[1] > 1 else np.zeros(len(some))
     labels = [label or "" for label in some["label"].to_pylist()]
-    return list(zip(labels, vectors[:, 0].tolist(), second.tolist(), strict=True))
+    return list(zip(some["path"].to_pylist(), labels, vectors[:, 0].tolist(), second.tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""The page that shows all images of a run: one HTML file that works without a network."""

@@ -1,0 +1,68 @@
+"""Publish vectors as a run would, without the images."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fruitpipe.pipeline.stages import to_parquet
+from fruitpipe.result.manifest import Counts, Manifest
+from fruitpipe.result.runs import Run, point_latest
+from fruitpipe.sinks import to_table
+from fruitpipe.sinks.files import Parquet
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import Store
+
+RELEASED = Path(__file__).parent / "golden/released/result/runs/20261126-203525-2f91/manifest.json"
+PART = 65_536
+FAILED = pa.schema([(name, pa.string()) for name in ("path", "status", "error")])
+
+
+def publish(
+    store: Store,
+    run_id: str,
+    paths: Sequence[str],
+    labels: Sequence[str | None],
+    vectors: NDArray[np.float32],
+    failures: Sequence[tuple[str, str, str]] = (),
+) -> Run:
+    """The run, published, of vectors (n, k) in as many parts as a run would have, and failures: path, status, error."""
+    released = Manifest.read(RELEASED.read_bytes())
+    files, sink = [], Parquet(store, run_id)
+    for number, start in enumerate(range(0, len(paths), PART)):
+        part = slice(start, start + PART)
+        columns = pa.chunked_array([paths[part]], pa.string()), pa.chunked_array([labels[part]], pa.string())
+        files.append(sink.write(number, to_table(*columns, vectors[part], {})))
+    failed = pa.Table.from_pylist([dict(zip(FAILED.names, each, strict=True)) for each in failures], FAILED)
+    store.put(layout.failures(run_id), to_parquet(failed))
+    variance = np.sort(vectors.var(axis=0, dtype=np.float64))[::-1]
+    ratio = variance / max(variance.sum(), 1e-9)
+    model = released.model.model_copy(
+        update={
+            "fitted_by": run_id,
+            "images": len(paths),
+            "components": vectors.shape[1],
+            "explained": 0.95,
+            "explained_variance": variance.tolist(),
+            "explained_variance_ratio": (0.95 * ratio).tolist(),
+        }
+    )
+    by_label = dict(Counter(filter(None, labels)).most_common())
+    counts = Counts(
+        images=len(paths) + len(failures),
+        ok=len(paths),
+        failed=len(failures),
+        by_status={"ok": len(paths), **Counter(status for _, status, _ in failures)},
+        by_label=by_label,
+    )
+    manifest = released.model_copy(update={"run": run_id, "model": model, "counts": counts, "files": files})
+    store.put(layout.manifest(run_id), manifest.model_dump_json().encode())
+    store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
+    point_latest(store, run_id)
+    return Run(store, manifest)

@@ -1,0 +1,452 @@
+"""The page of all images: its columns, what it says, and what it does in a browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pytest
+from command import fruitpipe, one_line_error
+from conftest import unavailable
+from playwright.sync_api import Browser, expect, sync_playwright
+from published import publish
+from scipy.linalg import orthogonal_procrustes
+from seaweed import BUCKET, Server
+from sklearn.manifold import trustworthiness
+from test_report import BROWSERS
+
+from fruitpipe.config import S3Config
+from fruitpipe.explore.comparison import aligned, compare
+from fruitpipe.explore.facts import facts_of
+from fruitpipe.explore.layout2d import lay_out
+from fruitpipe.explore.page import add_page, page_of
+from fruitpipe.result.garbage import find_garbage
+from fruitpipe.result.page_on_disk import page_on_disk
+from fruitpipe.result.runs import Run, open_run, point_latest
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore, open_store
+
+FIRST, SECOND = "20261127-120000-0000", "20261127-130000-0001"
+SCRIPT = "<script>document.title='ran'</script>"
+HOSTILE = [f"a/{SCRIPT}.jpg", "b/\"quoted\" 'twice' & more.jpg", "c/two\nlines.jpg", "d/\u202egpj.exe", "=1+1/e.jpg"]
+FAILURES = [
+    ("z/broken.jpg", "undecodable", "cannot identify image file"),
+    ("z/torn.jpg", "undecodable", "cannot identify image file"),
+    (f"z/{SCRIPT}.jpg", "too_large", f"larger than {SCRIPT}"),
+]
+
+
+def blobs(count: int, seed: int = 0) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]:
+    """Vectors, shape (count, 12), around six means, and labels of which the third image of all has a wrong one."""
+    random = np.random.default_rng(seed)
+    number = np.arange(count) * 6 // count
+    means = 6 * np.random.default_rng(7).normal(size=(6, 12))
+    vectors = (means[number] + random.normal(size=(count, 12))).astype(np.float32)
+    vectors[2] = vectors[-1]
+    return vectors, [f"fruit {each}" for each in number.tolist()]
+
+
+def paths_of(labels: list[str]) -> list[str]:
+    """A path for each, hostile ones first."""
+    return HOSTILE + [f"{label}/{row:04}.jpg" for row, label in enumerate(labels)][len(HOSTILE) :]
+
+
+def rows_of(labels: list[str]) -> list[tuple[str, str]]:
+    return list(zip(paths_of(labels), labels, strict=True))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A published run of 600 images, one of them among images of another label."""
+    store = LocalStore(str(tmp_path_factory.mktemp("explored") / "out"))
+    store.create()
+    vectors, labels = blobs(600)
+    return publish(store, FIRST, paths_of(labels), labels, vectors, FAILURES)
+
+
+@pytest.fixture(scope="module")
+def page(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("page") / "explore.html"
+    file.write_bytes(page_of(run))
+    return file
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable[..., Browser]]:
+    """Starts the system's Chromium with some options."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None) or unavailable("no chromium: install it")
+    with sync_playwright() as playwright:
+        yield lambda *options: playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *options])
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
+    started = launch("--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+    yield started
+    started.close()
+
+
+class Tab:
+    """A page in the browser, what its console says, and what it asks for."""
+
+    def __init__(self, browser: Browser, file: Path, **options: Any) -> None:
+        self.page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}} | options)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("html[data-ready]", state="attached")
+        self.own = file.as_uri()
+
+    def status(self) -> str:
+        return self.page.inner_text("#status")
+
+    def places(self) -> list[list[float]]:
+        """Rings around the image that is shown, in pixels of the map."""
+        found = self.page.locator("#overlay circle.current")
+        found.first.wait_for(state="attached")  # by the next frame
+        return [[float(each.get_attribute(name) or 0) for name in ("cx", "cy")] for each in found.all()]
+
+    def csv(self, file: Path) -> list[tuple[str, ...]]:
+        """Rows of the selection as a file, without the names of the columns."""
+        with self.page.expect_download() as download:
+            self.page.click("#csv")
+        download.value.save_as(file)
+        with file.open(newline="") as opened:
+            names, *rows = csv.reader(opened)
+        assert names == ["path", "label"]
+        return [tuple(row) for row in rows]
+
+    def left_half(self) -> None:
+        """Draw around the left half of the map."""
+        box = self.page.locator("#canvas").bounding_box()
+        assert box
+        left, top, width, height = box["x"], box["y"], box["width"], box["height"]
+        self.page.mouse.move(left + 3, top + 3)
+        self.page.mouse.down()
+        for x, y in ((width / 2, 3), (width / 2, height - 3), (3, height - 3), (3, 5)):
+            self.page.mouse.move(left + x, top + y, steps=3)
+        self.page.mouse.up()
+
+
+@pytest.fixture
+def tab(browser: Browser, page: Path) -> Iterator[Tab]:
+    opened = Tab(browser, page)
+    yield opened
+    assert not opened.said
+    assert opened.asked == [opened.own]
+    opened.page.close()
+
+
+def test_a_click_shows_an_image_and_the_nearest_to_it(tab: Tab, run: Run) -> None:
+    """The nearest are those of brute force, by all twelve components."""
+    tab.page.click("#tab-lists")
+    first = tab.page.locator("#lists [data-row]").first
+    assert first.get_attribute("data-row") == "2", "the image that is among others"
+    first.click()
+    ((x, y),) = tab.places()
+    tab.page.locator("#canvas").click(position={"x": x, "y": y})
+    tab.page.wait_for_selector("#image ol")
+    vectors, _ = blobs(600)
+    shown = tab.page.evaluate("[...document.querySelectorAll('#image [data-row]')].map((each) => +each.dataset.row)")
+    row = int(tab.page.get_attribute("[aria-current=true]", "data-row") or -1)
+    expected = np.argsort(np.linalg.norm(vectors - vectors[row], axis=1), kind="stable")
+    assert set(shown[1:]) <= set(expected[:14].tolist())
+    assert len(shown) == 12
+    assert "two\\x0alines.jpg" in tab.page.inner_text("#image") or row != 2
+    assert tab.page.title() == f"fruitpipe explore {run.id}"
+
+
+@pytest.mark.slow
+def test_pointing_at_an_image_names_it(tab: Tab) -> None:
+    tab.page.fill("#query", "quoted")
+    tab.page.click("#selected [data-row]")
+    ((x, y),) = tab.places()
+    tab.page.locator("#canvas").hover(position={"x": x, "y": y})
+    tab.page.wait_for_selector("#tip:not([hidden])")
+    assert tab.page.inner_text("#tip").splitlines() == ["\"quoted\" 'twice' & more.jpg", "b/", "fruit 0"]
+
+
+@pytest.mark.slow
+def test_labels_filter(tab: Tab) -> None:
+    assert tab.status() == "600 images"
+    tab.page.click("#labels button:has-text('fruit 3')")
+    assert tab.status() == "100 of 600 images"
+    tab.page.click("#labels button:has-text('fruit 4')")
+    assert tab.status() == "200 of 600 images"
+    tab.page.click("#inview")
+    assert "200 images in view" in tab.page.inner_text("#selected")
+    tab.page.keyboard.press("Escape")
+    tab.page.keyboard.press("Escape")
+    assert tab.status() == "600 images"
+
+
+@pytest.mark.slow
+def test_a_lasso_selects_what_is_in_it_and_its_paths_are_a_csv(tab: Tab, tmp_path: Path) -> None:
+    vectors, labels = blobs(600)
+    tab.page.keyboard.press("v")
+    every = [(path.replace("=", "'=", 1) if path[0] == "=" else path, label) for path, label in rows_of(labels)]
+    assert tab.csv(tmp_path / "all.csv") == every
+    tab.page.keyboard.press("Escape")
+    tab.page.select_option("#view", "components")
+    tab.page.click("#lasso")
+    tab.left_half()
+    told = re.search(r"(\d+) images in the lasso", tab.page.inner_text("#selected"))
+    assert told
+    found = tab.csv(tmp_path / "some.csv")
+    assert len(found) == int(told[1]) == len(set(found))
+    first = dict(zip(every, vectors[:, 0].tolist(), strict=True))
+    assert max(first[row] for row in found) <= min(first[row] for row in set(every) - set(found)) + 0.1
+
+
+@pytest.mark.slow
+def test_the_search_finds_parts_of_paths(tab: Tab) -> None:
+    tab.page.keyboard.press("/")
+    tab.page.keyboard.type("QUOTED")
+    tab.page.wait_for_selector("#selected .row")
+    assert "1 image with “quoted” in the path" in tab.page.inner_text("#selected").replace("QUOTED", "quoted")
+    tab.page.fill("#query", "fruit 5/")
+    expect(tab.page.locator("#selected")).to_contain_text("100 images")
+    assert tab.status() == "100 of 600 images"
+
+
+@pytest.mark.slow
+def test_the_keyboard_does_all(tab: Tab) -> None:
+    page = tab.page
+    page.focus("#canvas")
+    page.keyboard.press("Enter")
+    assert "Nearest" in page.inner_text("#image")
+    before = tab.places()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#overlay .current")).not_to_have_attribute("cx", str(before[0][0]))
+    assert tab.places()[0][0] > before[0][0]
+    page.keyboard.press("+")
+    page.keyboard.press("-")
+    page.keyboard.press("0")
+    page.keyboard.press("v")
+    assert "600 images in view" in page.inner_text("#selected")
+    page.keyboard.press("?")
+    assert page.locator("#keys").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("#keys").is_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert tab.status() == "600 images"
+    page.focus("#tab-chosen")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#lists").is_visible()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "query":
+            break
+    else:
+        page.focus("#query")
+    assert page.evaluate("document.activeElement.id") == "query"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_follows_the_system_s_colours_and_fits_a_telephone(
+    browser: Browser, page: Path, width: int, scheme: Any
+) -> None:
+    tab = Tab(browser, page, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 384) == (scheme == "dark")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+    assert not tab.said
+    tab.page.close()
+
+
+@pytest.mark.slow
+def test_names_are_text(tab: Tab) -> None:
+    for each in ("labels", "chosen", "lists", "failures", "run"):
+        tab.page.click(f"#tab-{each}")
+    tab.page.fill("#query", "script")
+    tab.page.wait_for_selector("#selected [data-row]")
+    tab.page.click("#selected [data-row]")
+    assert SCRIPT.rpartition("/")[2] in tab.page.inner_text("#image")
+    assert tab.page.title().startswith("fruitpipe explore")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("injected", [SCRIPT, "<img src=x onerror=\"document.title='ran'\">", "<p style='color: red'>"])
+def test_what_gets_into_the_page_in_spite_of_that_has_no_effect(
+    browser: Browser, page: Path, tmp_path: Path, injected: str
+) -> None:
+    changed = tmp_path / "changed.html"
+    changed.write_text(page.read_text().replace("<h1>", f"{injected}<h1>"))
+    tab = Tab(browser, changed)
+    assert any("Content Security Policy" in each for each in tab.said)
+    assert tab.page.title().startswith("fruitpipe explore")
+    tab.page.close()
+
+
+@pytest.mark.slow
+def test_without_scripts_there_are_a_picture_and_the_lists(browser: Browser, page: Path) -> None:
+    still = browser.new_page(java_script_enabled=False)
+    still.goto(page.as_uri())
+    assert still.locator("#still circle").count() == 600
+    assert still.locator("#still").is_visible()
+    assert still.locator("#failures").is_visible()
+    still.close()
+
+
+@pytest.mark.slow
+def test_without_webgl_there_is_a_picture_and_images_are_shown(launch: Callable[..., Browser], page: Path) -> None:
+    plain = launch("--disable-3d-apis")
+    tab = Tab(plain, page)
+    assert tab.page.locator("#still").is_visible()
+    assert "no WebGL2" in tab.status()
+    tab.page.click("#tab-lists")
+    tab.page.locator("#lists [data-row]").first.click()
+    tab.page.click("#tab-chosen")
+    assert "Nearest" in tab.page.inner_text("#image")
+    plain.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [255, 256, 257])
+def test_labels_are_told_apart_in_one_byte_and_in_two(browser: Browser, tmp_path: Path, count: int) -> None:
+    store = LocalStore(str(tmp_path / "out"))
+    store.create()
+    labels = [f"label {each:03}" for each in range(count) for _ in range(2)]
+    paths = [f"{label}/{row:03}.jpg" for row, label in enumerate(labels)]
+    published = publish(
+        store, FIRST, paths, labels, np.random.default_rng(0).normal(size=(2 * count, 2)).astype(np.float32)
+    )
+    (tmp_path / "page.html").write_bytes(page_of(published))
+    tab = Tab(browser, tmp_path / "page.html")
+    for row in (0, 2 * count - 1):
+        tab.page.fill("#query", paths[row])
+        expect(tab.page.locator("#selected .of, #selected .path span")).to_have_text(labels[row])
+        tab.page.keyboard.press("Escape")
+    assert not tab.said
+    tab.page.close()
+
+
+def test_what_it_says_is_what_numpy_says(run: Run) -> None:
+    vectors, labels = blobs(600)
+    facts = facts_of(run)
+    mean = np.array([vectors[np.array(labels) == label].mean(axis=0) for label in labels])
+    distance = np.linalg.norm(vectors - mean, axis=1)
+    spread = {label: np.sqrt((distance[np.array(labels) == label] ** 2).mean()) for label in labels}
+    assert {each.name: each.spread for each in facts.labels} == pytest.approx(spread, rel=1e-4)
+    assert [each.count for each in facts.labels] == [100] * 6
+    relative = distance / np.array([spread[label] for label in labels])
+    (outliers,) = facts.listings
+    assert [each.image for each in outliers.entries[:50]] == np.argsort(-relative, kind="stable")[:50].tolist()
+    assert [facts.labels[each].name for each in facts.label.tolist()] == labels
+    assert [(each.status, each.count, len(each.examples)) for each in facts.causes] == [
+        ("undecodable", 2, 2),
+        ("too_large", 1, 1),
+    ]
+
+
+def test_a_layout_keeps_neighbours_and_is_the_same_again() -> None:
+    vectors, _ = blobs(240)
+    place = lay_out(vectors[::2]) or unavailable("install the extra explore")
+    points = place(vectors)
+    assert points.shape == (240, 2)
+    assert trustworthiness(vectors, points, n_neighbors=12) > 0.9
+    again = lay_out(vectors[::2])
+    assert again
+    assert np.array_equal(points, again(vectors))
+    assert lay_out(vectors[:5]) is None
+    assert lay_out(vectors[:, :1]) is None
+
+
+def test_the_page_of_a_run_is_the_same_again(run: Run, page: Path) -> None:
+    assert page_of(run) == page.read_bytes()
+
+
+def test_runs_are_compared(run: Run) -> None:
+    """Those that another model made are turned as SciPy turns them."""
+    vectors, labels = blobs(600)
+    random = np.random.default_rng(3)
+    turn = np.linalg.qr(random.normal(size=(12, 12)))[0].astype(np.float32)
+    later = vectors @ turn + 5
+    later[40] += 9
+    paths = paths_of(labels)
+    labels[50] = "other"
+    kept = slice(10, None)
+    other = publish(
+        run.store,
+        SECOND,
+        ["new.jpg", *paths[kept]],
+        ["new", *labels[kept]],
+        np.concatenate([later[:1], later[kept]]),
+    )
+    point_latest(run.store, run.id)
+    facts = compare(facts_of(other), run)
+    moved, relabelled, came, gone, _ = facts.listings
+    names = facts.paths.to_pylist()
+    assert names[moved.entries[0].image] == paths[40]
+    assert float(moved.entries[1].value) < 0.05
+    assert [(names[each.image], each.value) for each in relabelled.entries] == [(paths[50], "fruit 0 → other")]
+    assert [names[each.image] for each in came.entries] == ["new.jpg"]
+    assert [each.image for each in gone.entries] == paths[:10]
+    old, new = vectors[10:], later[10:]
+    centred = old - old.mean(axis=0), new - new.mean(axis=0)
+    assert aligned(old, new) == pytest.approx(
+        centred[0] @ orthogonal_procrustes(*centred)[0] + new.mean(axis=0), abs=1e-3
+    )
+
+
+def test_explore_writes_beside_the_report_or_where_it_is_told(run: Run, tmp_path: Path) -> None:
+    out = run.store.url
+    told = json.loads(fruitpipe("explore", out, "--json").stdout)
+    assert told["page"] == run.path("explore.html")
+    assert not find_garbage(run.store).others
+    file = tmp_path / "page.html"
+    assert str(file) in fruitpipe("explore", out, run.id, "-o", file).stdout
+    assert file.read_bytes() == Path(told["page"]).read_bytes()
+    browser = os.environ | {"BROWSER": "true %s"}
+    assert command.process("open", out, variables=browser).stdout.strip() == told["page"]
+    run.store.delete(layout.explore(run.id))
+    assert "has no page" in one_line_error(fruitpipe("open", out, code=2))
+
+
+def test_what_is_damaged_is_told_in_a_line(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.store.url, tmp_path / "out")
+    (part,) = (tmp_path / "out/runs" / run.id / "vectors").iterdir()
+    part.write_bytes(part.read_bytes()[:-100])
+    assert "It is damaged" in one_line_error(fruitpipe("explore", tmp_path / "out", run.id, code=2))
+    assert "no published run" in one_line_error(fruitpipe("explore", tmp_path / "out", "x", code=2))
+
+
+def test_pages_of_a_bucket_are_copied_to_where_nobody_else_looks(
+    run: Run, admin: Any, s3: S3Config, server: Server
+) -> None:
+    store = open_store(f"s3://{BUCKET}/explore", s3)
+    for name, _ in run.store.names(""):
+        store.put(name, run.store.get(name))
+    copied = open_run(store, run.id)
+    add_page(copied, page_of(copied))
+    path = page_on_disk(copied)
+    assert path.read_bytes() == page_of(run)
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(path.parent)
+
+
+def test_a_run_that_is_told_to_writes_the_page(fruits: Path, tmp_path: Path) -> None:
+    for path in sorted(fruits.rglob("*.jpg"))[::16]:
+        target = tmp_path / "in" / path.relative_to(fruits)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    command.run(tmp_path / "in", tmp_path / "out", "explore=true")
+    done = open_run(LocalStore(str(tmp_path / "out")))
+    assert Path(done.path("explore.html")).read_bytes() == page_of(done)
+    assert 'href="explore.html"' in Path(done.path("report.html")).read_text()
