@@ -20,7 +20,7 @@ MOST_LABELS = 40
 """Bars in the page; a run may have thousands of labels."""
 
 PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("fruitpipe.result", "."),
+    loader=jinja2.PackageLoader("fruitpipe", "."),
     autoescape=True,
     trim_blocks=True,
     finalize=lambda value: visible(value) if type(value) is str else value,
@@ -63,7 +63,7 @@ def render(manifest: Manifest, sample: Sequence[tuple[str, float, float]]) -> st
     """
     labels = list(manifest.counts.by_label.items())
     hues = {label: round(360 * index / max(len(labels), 1)) for index, (label, _) in enumerate(sorted(labels))}
-    page = PAGES.get_template("report.html")
+    page = PAGES.get_template("result/report.html")
     return page.render(
         manifest=manifest,
         duration=duration((manifest.finished - manifest.started).total_seconds()),
