@@ -1,9 +1,9 @@
 """The k nearest of all images of a run: time, memory and recall, side by side with scikit-learn and faiss-cpu.
 
-All search the same vectors, in processes of their own with as many threads as fruitpipe has tasks. fruitpipe's Spark tasks
-read Parquet parts and write others; the others get an array in memory, and their seconds are those of the search alone.
-Recall is the share of neighbours that are as near as those which scikit-learn's brute force finds in float64, for some of
-the images. imagededup needs gigabytes of PyTorch for CUDA: where it is installed, its search is timed, too.
+All search the same vectors, in processes of their own with as many threads as fruitpipe has tasks. fruitpipe's Spark
+tasks read Parquet parts and write others; the others get an array in memory, and their seconds are those of the search.
+Recall is the share of neighbours that are as near as those which scikit-learn's brute force finds in float64, for some
+of the images. imagededup needs gigabytes of PyTorch for CUDA: where it is installed, its search is timed, too.
 
 Then, with images, near-duplicates of some are planted and the groups of `fruitpipe curate` counted by kind; and 1 % of
 the labels are swapped, which `fruitpipe curate`, cleanlab and scikit-learn look for.

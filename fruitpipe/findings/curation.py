@@ -18,8 +18,9 @@ from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.result.runs import Run
 from fruitpipe.tasks.vector_part import Vectors
 
-MAJORITY = 0.5
-"""Share of the neighbours beyond which their label makes another one doubtful."""
+MAJORITY, FEW = 0.5, 0.1
+"""A label is doubtful where a larger share than this of the neighbours has one and the same other label, and no larger
+one has it, too."""
 REPRESENTATIVES = 100
 FAR = 3.0
 """How many times as far as usual an image is that the summary counts as an outlier."""
@@ -68,7 +69,7 @@ class Curation:
             f"(usual distance to the nearest: {found.usual:.3g})",
             "outliers": f"{int(far.sum())} more than {FAR:g} times as far as usual, by {basis}",
             **{f"  {name}": value for name, value in self.named("outlier", far, "outlier", "{:.1f} times").items()},
-            "label suspects": f"{int(suspect.sum())} whose neighbours mostly have another label",
+            "label suspects": f"{int(suspect.sum())} whose neighbours have another label",
             **{f"  {n}": v for n, v in self.named("confidence", suspect, "voted_label", "rather {}").items()},
             "representatives": f"{int(np.asarray(table['representative']).sum())}",
         }
@@ -141,9 +142,9 @@ def doubts(lists: Lists) -> tuple[pa.Array, NDArray[np.float64], NDArray[np.bool
     """The label that neighbours vote for, null where there are none, its share, and whether the label is doubtful."""
     encoded = lists.labels.dictionary_encode()
     labels = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    voted, confidence = curation.vote(labels, lists.positions.astype(np.int64))
+    voted, confidence, own = curation.vote(labels, lists.positions.astype(np.int64))
     names = encoded.dictionary.take(pa.array(voted, mask=voted < 0))
-    return names, confidence, (voted != labels) & (voted >= 0) & (confidence > MAJORITY)
+    return names, confidence, (own <= FEW) & (confidence > MAJORITY)
 
 
 def mean_distances(lists: Lists) -> NDArray[np.float64]:

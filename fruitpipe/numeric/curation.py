@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.numeric.neighbours import squares
 
-DEVIATIONS = 3.0
+DEVIATIONS = 2.0
 """By how many standard deviations of the logarithm the distance of near-duplicates is smaller than usual."""
 NORMAL = 1.4826
 """Standard deviation of a normal distribution in terms of its median absolute deviation."""
@@ -19,8 +19,8 @@ def duplicate_limit(nearest: NDArray[np.floating]) -> float:
     """The distance up to which two images count as near-duplicates, from the distance of each to its nearest, (n,).
 
     Logarithms of distances are taken for normal. Their spread is that of the larger half, as duplicates are in the
-    other one. The limit lies three standard deviations below the median: in images without duplicates, one of 740 has
-    such a neighbour. 0, so that only equal vectors are duplicates, where there are fewer than FEWEST distances.
+    other one. The limit lies two standard deviations below the median: in images without duplicates, one of 44 has such
+    a neighbour. 0, so that only equal vectors are duplicates, where there are fewer than FEWEST distances.
     """
     known = nearest[np.isfinite(nearest) & (nearest > 0)]
     if len(known) < FEWEST:
@@ -56,11 +56,14 @@ def centres(root: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.
     return centre[root]
 
 
-def vote(labels: NDArray[np.int64], neighbours: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The label that most neighbours of each image have, (n,), of equal ones the nearest's; and their share, (n,).
+def vote(
+    labels: NDArray[np.int64], neighbours: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The label that most neighbours of each image have, (n,), of equal ones the nearest's; their share, (n,), and that
+    of the neighbours which have its own label, (n,).
 
     Only as many neighbours are asked as there are other images of its own label, so that a rare label is not outvoted
-    by others for being rare. -1 and 0 where nobody is to be asked.
+    by others for being rare. -1, 0 and 0 where nobody is to be asked.
 
     labels: (n,), numbered from 0; -1 for none.
     neighbours: (n, k), positions, nearest first; -1 for none.
@@ -70,8 +73,9 @@ def vote(labels: NDArray[np.int64], neighbours: NDArray[np.int64]) -> tuple[NDAr
     codes = np.where(asked, labels[neighbours], -1)
     votes = np.stack([((codes == codes[:, [rank]]) & (codes >= 0)).sum(axis=1) for rank in range(codes.shape[1])], 1)
     best, rows = votes.argmax(axis=1), np.arange(len(labels))
-    total = (codes >= 0).sum(axis=1)
-    return np.where(total > 0, codes[rows, best], -1), votes[rows, best] / np.maximum(total, 1)
+    total = np.maximum((codes >= 0).sum(axis=1), 1)
+    own = ((codes == labels[:, None]) & (codes >= 0)).sum(axis=1)
+    return codes[rows, best], votes[rows, best] / total, own / total
 
 
 def farthest_first(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:
