@@ -96,7 +96,7 @@ def curate(
     if as_json:
         print_json(found.facts() | {"table": file})
         return
-    present.print_rows(found.in_rows().items())
+    present.print_rows(found.in_rows())
     if file is not None:
         print(f"table       {file}")
 

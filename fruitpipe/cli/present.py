@@ -29,7 +29,7 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
-        print(f"{name:<{width}} {visible(str(value), kept='')}")
+        print(f"{visible(name, kept=''):<{width}} {visible(str(value), kept='')}")
 
 
 def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -54,7 +54,7 @@ class Curation:
     neighbours: Neighbours
     """what it was made from"""
 
-    def in_rows(self) -> dict[str, str]:
+    def in_rows(self) -> list[tuple[str, str]]:
         """For people."""
         table, found = self.table, self.duplicates
         copies = len(table) - table["duplicate_of"].null_count
@@ -62,17 +62,17 @@ class Curation:
         far = np.asarray(table["outlier"]) > FAR
         suspect = np.asarray(table["label_suspect"])
         basis = "neighbours and reconstruction" if errors else "neighbours; there are no reconstruction errors"
-        return {
-            "run": self.neighbours.run,
-            "images": f"{len(table)}, each with its {self.neighbours.k} nearest by {self.neighbours.metric}",
-            "duplicates": f"{copies} of {len(found.groups)} others, at most {found.limit:.3g} away "
-            f"(usual distance to the nearest: {found.usual:.3g})",
-            "outliers": f"{int(far.sum())} more than {FAR:g} times as far as usual, by {basis}",
-            **{f"  {name}": value for name, value in self.named("outlier", far, "outlier", "{:.1f} times").items()},
-            "label suspects": f"{int(suspect.sum())} whose neighbours have another label",
-            **{f"  {n}": v for n, v in self.named("confidence", suspect, "voted_label", "rather {}").items()},
-            "representatives": f"{int(np.asarray(table['representative']).sum())}",
-        }
+        between = f"at most {found.limit:.3g} away (usual distance to the nearest: {found.usual:.3g})"
+        return [
+            ("run", self.neighbours.run),
+            ("images", f"{len(table)}, each with its {self.neighbours.k} nearest by {self.neighbours.metric}"),
+            ("duplicates", f"{copies} of {len(found.groups)} others, {between}"),
+            ("outliers", f"{int(far.sum())} more than {FAR:g} times as far as usual, by {basis}"),
+            *self.named("outlier", far, "outlier", "  {:.1f} times"),
+            ("label suspects", f"{int(suspect.sum())} whose neighbours have another label"),
+            *self.named("confidence", suspect, "voted_label", "  rather {}"),
+            ("representatives", f"{int(np.asarray(table['representative']).sum())}"),
+        ]
 
     def facts(self) -> dict[str, Any]:
         """For scripts."""
@@ -90,15 +90,12 @@ class Curation:
             "representatives": int(np.asarray(table["representative"]).sum()),
         }
 
-    def named(self, by: str, chosen: NDArray[np.bool_], column: str, words: str) -> dict[str, str]:
+    def named(self, by: str, chosen: NDArray[np.bool_], column: str, words: str) -> list[tuple[str, str]]:
         """The first few of some images, the largest by a column first, each with another column in words."""
         (rows,) = np.nonzero(chosen)
         first = rows[np.argsort(-np.asarray(self.table[by])[rows], kind="stable")][:NAMED]
-        some = self.table.take(pa.array(first))
-        return {
-            path: words.format(value)
-            for path, value in zip(some["path"].to_pylist(), some[column].to_pylist(), strict=True)
-        }
+        some = self.table.select(["path", column]).take(pa.array(first)).to_pylist()
+        return [(words.format(each[column]), each["path"]) for each in some]
 
 
 def curate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruitpipe.errors import FruitpipeError
@@ -31,24 +32,26 @@ def reconstruction_errors(run: Run, vectors: Vectors) -> NDArray[np.float64]:
     if not isinstance(pca, Pca):
         return errors
     published = np.concatenate([vectors.vectors(number) for number in range(len(vectors.files))])
-    for name in sorted(with_merged(run.manifest.feature_parts, read_merges(run.store))):
-        facts = read_facts(run.store, name) if layout.is_feature_part(name) else None
-        if facts is None:
+    names = filter(layout.is_feature_part, sorted(with_merged(run.manifest.feature_parts, read_merges(run.store))))
+    parts = [facts.filter(pc.equal(facts["status"], OK)) for name in names if (facts := read_facts(run.store, name))]
+    if not parts:
+        return errors
+    paths = pa.chunked_array([chunk for facts in parts for chunk in facts["path"].chunks], pa.string())
+    positions = vectors.positions_of(paths.combine_chunks())
+    for facts, places in zip(parts, np.split(positions, np.cumsum([len(facts) for facts in parts])[:-1]), strict=True):
+        there = places >= 0
+        if not there.any():
             continue
-        facts = facts.filter(pa.compute.equal(facts["status"], OK))
-        positions = vectors.positions_of(facts["path"].combine_chunks()) if len(facts) else np.zeros(0, np.int64)
-        facts, positions = facts.filter(pa.array(positions >= 0)), positions[positions >= 0]
-        if not len(facts):
-            continue
+        known, here = facts.filter(pa.array(there)), places[there]
         try:
-            features = read_features(run.store, facts["part"], facts["row"])
+            features = read_features(run.store, known["part"], known["row"])
         except FruitpipeError:
-            continue  # deleted meanwhile, or damaged
+            continue  # damaged, or deleted meanwhile
         if features.shape[1] != pca.width:
             continue
         with one_thread():
             again, found = pca.transform_with_error(features)
-        there = published[positions]
-        apart = np.linalg.norm(again - there, axis=1) <= SAME * np.maximum(np.linalg.norm(there, axis=1), 1)
-        errors[positions[apart]] = found[apart]
+        apart = np.linalg.norm(again - published[here], axis=1)
+        same = apart <= SAME * np.maximum(np.linalg.norm(published[here], axis=1), 1)
+        errors[here[same]] = found[same]
     return errors

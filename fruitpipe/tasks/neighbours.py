@@ -134,11 +134,16 @@ class FindNeighbours:
         distances, neighbours = empty_lists(len(positions), self.k)
         held = places >= 0
         starts = earlier.vectors.starts
+        tables, rows = [], []
         for number in np.unique(np.searchsorted(starts, places[held], side="right") - 1).tolist():
-            inside = held & (places >= starts[number]) & (places < starts[number + 1])
+            (inside,) = np.nonzero((places >= starts[number]) & (places < starts[number + 1]))
             lists = read_lists(self.vectors.store, earlier.vectors.run, earlier.parts[number])
-            table = lists.take(pa.array(places[inside] - starts[number]))
-            distances[inside], neighbours[inside] = as_arrays(table, self.k, self.vectors.positions_of)
+            tables.append(lists.take(pa.array(places[inside] - starts[number])))
+            rows.append(inside)
+        if rows:
+            chosen = np.concatenate(rows)
+            lists = as_arrays(pa.concat_tables(tables), self.k, self.vectors.positions_of)
+            distances[chosen], neighbours[chosen] = lists
         gone = np.isfinite(distances) & ((neighbours < 0) | (earlier.places[neighbours] < 0))
         return held & ~gone.any(axis=1), (distances, neighbours)
 
