@@ -68,7 +68,7 @@ def fruitpipe(
     if any(word.startswith(("spark.", "--verbose")) for word in words) and "run" in words[1:2]:
         return process(*arguments, code=code, variables=variables)
     with patch.dict(os.environ, os.environ if variables is None else variables, clear=True), patch("sys.argv", words):
-        if {"run", "doctor"} & set(words[1:2]):
+        if {"run", "doctor", "neighbours"} & set(words[1:2]):
             spark()
         forget()
         with output() as streams:

@@ -99,7 +99,8 @@ class Desk:
         """With this desk's names for those that stand for the reader's."""
         text = text.replace("s3://bucket/", f"s3://{BUCKET}/docs/")
         names = {"IMAGES": "photos", "OUT": "out", "MODEL": "out/runs/RUN/model", "COMMAND": "run"}
-        text = re.sub(rf"(?<!\S)({'|'.join(names)})(?!\S)", lambda found: names[found[1]], text)
+        names["IMAGE..."] = "photos/Apple/apple_000.jpg"
+        text = re.sub(rf"(?<!\S)({'|'.join(map(re.escape, names))})(?!\S)", lambda found: names[found[1]], text)
         text = re.sub(r'([^\s"]+)/runs/RUN\b', lambda found: f"{found[1]}/runs/{self.latest(found[1])}", text)
         return re.sub(r"(?<!\S)(\S+) RUN(?!\S)", lambda found: f"{found[1]} {self.latest(found[1])}", text)
 

@@ -19,6 +19,7 @@ import typer
 from fruitpipe import config as configs
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
+from fruitpipe.cli.findings import commands as of_findings
 from fruitpipe.cli.options import (
     AsJson,
     Backbone,
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(of_findings)
 app.add_typer(of_releases)
 VERBOSE = ("--verbose", "-v")
 CodeOfModel = Annotated[

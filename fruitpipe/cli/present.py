@@ -13,6 +13,7 @@ from rich.text import Text
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.escapes import visible
+from fruitpipe.findings.similar import Similar
 from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
@@ -28,7 +29,7 @@ def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     found = list(rows)
     width = max(11, *(len(name) for name, _ in found))
     for name, value in found:
-        print(f"{name:<{width}} {visible(str(value), kept='')}")
+        print(f"{visible(name, kept=''):<{width}} {visible(str(value), kept='')}")
 
 
 def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -155,6 +156,15 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
         print(f"left alone, as not fruitpipe's: {named}{f' and {rest} more' if rest > 0 else ''}")
     for note in garbage.notes:
         print(f"note: {visible(note, kept='')}")
+
+
+def print_similar(found: Iterable[Similar]) -> None:
+    """Print a table of what is most like some images."""
+    rows = []
+    for each in found:
+        rows += [[each.image, "", "", "" if each.of_run else "new"]]
+        rows += [[f"  {match.path}", match.label or "", f"{match.distance:.4g}"] for match in each.matches]
+    print_table(("image", "label"), ("distance",), rows)
 
 
 def print_backbones(rows: Iterable[Listed]) -> None:

@@ -156,6 +156,15 @@ def word_or_mapping(value: Any) -> Any:
     raise ValueError("expected none, or a mapping such as {variance: 0.95}")
 
 
+class NeighboursConfig(Section):
+    """Which neighbours of each image a run finds, in Parquet files beside its vectors."""
+
+    k: int = Field(12, ge=1, le=1000)
+    """How many of them: the nearest."""
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    """By the angle between vectors, or by their distance."""
+
+
 class FailuresConfig(Section):
     """What to do about images that cannot be turned into features."""
 
@@ -300,6 +309,8 @@ class Config(Section):
     8, 16, 32 … components: what the reduction costs."""
     explore: bool = False
     """Write a page that shows all images on a map, beside the report, as `fruitpipe explore` does."""
+    neighbours: NeighboursConfig | None = None
+    """Find the nearest images of each image, all compared with all."""
     image: ImageConfig = Field(default_factory=ImageConfig)
     words: WordsConfig = Field(default_factory=WordsConfig)
     pca: Annotated[

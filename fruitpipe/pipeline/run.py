@@ -154,7 +154,8 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     projected = stages.project(job, parts, pca)
     errors = np.concatenate([part.errors for part in projected])
     model = job.reused or stages.make_model(job, pca, images, errors)
-    records = records_of(further, Context(job, model, parts))
+    vectors = [part.files[0] for part in projected]  # Parquet is the first sink
+    records = records_of(further, Context(job, model, parts, vectors))
     with job.reporter.stage("publish"):
         manifest = Manifest(
             layout=layout.VERSION,

@@ -13,6 +13,7 @@ from fruitpipe.model.model import Model
 from fruitpipe.pipeline.job import Job
 from fruitpipe.plugins import Registry
 from fruitpipe.result.manifest import Record
+from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
 
 
@@ -24,6 +25,8 @@ class Context:
     model: Model
     parts: int
     """vector parts of the run"""
+    vectors: list[File]
+    """these parts, as the manifest will have them"""
 
     def sample(self, most: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
         """Features, shape (n, d), and labels, (n,), of at most `most` images, evenly spaced."""
@@ -51,5 +54,6 @@ STAGES: Registry[type[Stage]] = Registry(
     {
         "comparison": "fruitpipe.pipeline.comparison:ComparePrecisions",
         "evaluation": "fruitpipe.pipeline.evaluation:EvaluateVectors",
+        "neighbours": "fruitpipe.pipeline.neighbours:FindNeighbours",
     },
 )

@@ -24,7 +24,7 @@ class Garbage(NamedTuple):
     """What a result holds besides what its published runs need."""
 
     objects: list[Needless]
-    """unfinished and failed runs, work files, temporary files, and features that no published run uses"""
+    """unfinished and failed runs and neighbours, work files, temporary files, and features that no run uses"""
     uploads: list[Upload]
     """that began and never ended, of objects that fruitpipe would have made"""
     others: list[str]
@@ -44,11 +44,15 @@ def find_garbage(store: Store) -> Garbage:
     manifests = {run_id: manifest for run_id in runs if (manifest := find_manifest(store, run_id))}
     used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
 
+    names = {name for name, _ in found}
+
     def is_needed(name: str) -> bool:
         folder, _, rest = name.partition("/")
         if folder == layout.FEATURES:
             return name in used
         run_id = rest.partition("/")[0]
+        if (record := layout.neighbours_of(name)) and record not in names:
+            return False
         return run_id in manifests and not name.startswith(f"{layout.work(run_id)}/")
 
     objects: list[Needless] = []

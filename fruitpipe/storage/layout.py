@@ -18,6 +18,8 @@ OUT/
     vectors.jsonl  vectors.csv  vectors-raw.csv    instead of parts, with one_file
     sinks/<name>/…                     what other formats are made of
     model/                             pca.npz (unless pca: none), model.json, and what its engine needs
+    neighbours/<metric>-<k>/part-00000.parquet …   as many as vectors, of the same images
+    neighbours/<metric>-<k>.json       what these are; written when all are there, perhaps long after the manifest
     work/                              of an unfinished run: todo, index, moments, evaluation
 """
 
@@ -72,12 +74,14 @@ OURS = re.compile(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
         | model/[\w-]+\.(npz | json | tflite | bin) | work/[\w-]+\.(parquet | npz)
+        | neighbours/(cosine | euclidean)-\d{{1,4}}(\.json | /part-\d{{5,}}\.parquet)
         | sinks/[\w-]+/[\w-][\w.-]*
     )""",
     re.VERBOSE | re.ASCII,
 )
 FEATURE_PART = re.compile(rf"features/{HEX}{{16}}/part-{HEX}{{32}}\.parquet")
 VOCABULARY = re.compile(rf"features/vocabularies/{HEX}{{32}}\.npz")
+NEIGHBOURS = re.compile(rf"(?P<found>runs/{RUN}/neighbours/(cosine|euclidean)-\d{{1,4}})(\.json|/.+)", re.ASCII)
 MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
 SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
 PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
@@ -96,7 +100,9 @@ MOST_OF_ANY = 4096 * MIB
 
 def most_bytes(name: str) -> int:
     """How large an object of this name may be, in a result or a model's folder."""
-    return MOST_OF_A_MERGE if is_merge(name) else MOST_BYTES.get(name.rpartition("/")[2], MOST_OF_ANY)
+    if is_merge(name):
+        return MOST_OF_A_MERGE
+    return MIB if is_neighbours(name) else MOST_BYTES.get(name.rpartition("/")[2], MOST_OF_ANY)
 
 
 def is_ours(name: str) -> bool:
@@ -128,6 +134,11 @@ def is_feature_part(name: str) -> bool:
 def is_merge(name: str) -> bool:
     """Whether an object is the record of a merge of feature parts."""
     return MERGE.fullmatch(name) is not None
+
+
+def is_neighbours(name: str) -> bool:
+    """Whether an object is the record of the neighbours of a run."""
+    return neighbours_of(name) == name
 
 
 def is_feature(name: str) -> bool:
@@ -235,6 +246,21 @@ def whole(run_id: str, format: str) -> str:
 def sink(run_id: str, name: str, file: str) -> str:
     """A file of a sink that another package brings, by the sink's name; letters, digits, `_`, `-`, and dots within."""
     return run(run_id, f"sinks/{name}/{file}")
+
+
+def neighbours(run_id: str, metric: str, k: int) -> str:
+    """The record of the k nearest of each image of a run."""
+    return run(run_id, f"neighbours/{metric}-{k}.json")
+
+
+def neighbours_of(name: str) -> str | None:
+    """The record that an object of a run belongs to, or is, where it is of neighbours."""
+    found = NEIGHBOURS.fullmatch(name)
+    return f"{found['found']}.json" if found else None
+
+
+def neighbours_part(run_id: str, metric: str, k: int, number: int) -> str:
+    return run(run_id, f"neighbours/{metric}-{k}/part-{number:05d}.parquet")
 
 
 def work(run_id: str, name: str = "") -> str:

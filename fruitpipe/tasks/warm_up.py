@@ -11,7 +11,7 @@ import numpy as np
 from fruitpipe.objects import Bucket
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks import reduce  # noqa: F401 - to have it loaded
+from fruitpipe.tasks import neighbours, reduce  # noqa: F401 - to have them loaded
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.tasks.featurize import Facts
 from fruitpipe.vision.decoder import Decoder

@@ -1,0 +1,137 @@
+"""Verbs about what is found in the vectors of a run: neighbours, curate, similar."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow.parquet as pq
+import typer
+
+from fruitpipe.cli.documents import print_json
+from fruitpipe.cli.options import AsJson, ConfigFile, Given, Result, Set
+
+commands = typer.Typer()
+
+
+class MetricName(StrEnum):
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")]
+Neighbours = Annotated[int, typer.Option("--k", min=1, max=1000, help="How many of the nearest.")]
+ByMetric = Annotated[MetricName, typer.Option("--metric", help="By the angle between vectors, or by their distance.")]
+
+
+@commands.command()
+def neighbours(
+    out: Result,
+    run_id: RunArgument = "latest",
+    k: Neighbours = 12,
+    metric: ByMetric = MetricName.cosine,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006 - typer's way to say "none"
+    as_json: AsJson = False,
+) -> None:
+    """Find the nearest images of each image of a run, all compared with all, by Spark. Goes on where it stopped."""
+    from fruitpipe.pipeline.neighbours import find, note
+    from fruitpipe.pipeline.progress import reporter_for
+
+    given = Given(config_file, assignments)
+    store, config = given.store(out), given.config(["IMAGES", out])
+    reporter = reporter_for(sys.stderr)
+    try:
+        found, before = find(store, run_id, k, metric.value, config.spark, reporter)
+    finally:
+        reporter.close()
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    from fruitpipe.storage import layout
+
+    folder = store.location(layout.neighbours(found.run, found.metric, found.k)).removesuffix(".json")
+    print(f"{note(found)}{', as before' if before else ''}.\nneighbours  {folder}")
+    print(f"next: fruitpipe curate {given.again(out, found.run)}")
+
+
+@commands.command()
+def curate(
+    out: Result,
+    run_id: RunArgument = "latest",
+    file: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a table of all images here."),
+    ] = None,
+    representatives: Annotated[int, typer.Option(min=1, metavar="N", help="Choose so many that stand for all.")] = 100,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            "--duplicates",
+            min=0,
+            metavar="DISTANCE",
+            help="Up to which images are duplicates, if not as the data say.",
+        ),
+    ] = None,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Judge the images of a run by their neighbours: outliers, doubtful labels, duplicates, some that stand for all."""
+    from fruitpipe.cli import present
+    from fruitpipe.findings.curation import curate as curated
+    from fruitpipe.findings.neighbours import require_neighbours
+    from fruitpipe.model.transform import whole_file
+    from fruitpipe.result.runs import open_run
+
+    given = Given(config_file, assignments)
+    run = open_run(given.store(out), run_id)
+    found = curated(run, require_neighbours(run.store, run.manifest), representatives, limit)
+    if file is not None:
+        with whole_file(file, given.config(["IMAGES", out]).s3) as temporary:
+            pq.write_table(found.table, temporary, compression="zstd")
+    if as_json:
+        print_json(found.facts() | {"table": file})
+        return
+    present.print_rows(found.in_rows())
+    if file is not None:
+        print(f"table       {file}")
+
+
+@commands.command()
+def similar(
+    out: Result,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Paths of the run, or other images.")],
+    run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id.")] = "latest",
+    k: Neighbours = 12,
+    metric: ByMetric = MetricName.cosine,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures, too.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="The class that the run's model names, where it may run here.")
+    ] = None,
+    config_file: ConfigFile = None,
+    assignments: Set = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show which images of a run are most like some images: without Spark, in a second or two."""
+    from fruitpipe.cli import present
+    from fruitpipe.errors import UserError
+    from fruitpipe.findings.similar import find_similar, page
+    from fruitpipe.result.runs import open_run
+
+    given = Given(config_file, assignments)
+    s3 = given.config(["IMAGES", out]).s3
+    run = open_run(given.store(out), run_id)
+    found = find_similar(run, images, k, metric.value, s3, backbone)
+    if html is not None:
+        try:
+            html.write_text(page(run, found, metric.value, s3), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {html}: {error.strerror}.") from error
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    present.print_similar(found)

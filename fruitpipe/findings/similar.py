@@ -1,0 +1,133 @@
+"""Images of a run that are most like others: of the run, or new ones through its model. No Spark, no TensorFlow."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from fruitpipe.config import ImageConfig, S3Config, is_remote
+from fruitpipe.errors import UserError
+from fruitpipe.model.model import read_model
+from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, prepared
+from fruitpipe.numeric.one_thread import one_thread
+from fruitpipe.result.pages import pages
+from fruitpipe.result.runs import Run
+from fruitpipe.source import Reader
+from fruitpipe.storage import layout
+from fruitpipe.tasks.vector_part import Vectors
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.decoder import decode_within_limits
+
+SIDE = 112
+"""Pixels of a picture in the page."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image of the run."""
+
+    path: str
+    label: str | None
+    distance: float
+
+
+@dataclass(frozen=True)
+class Similar:
+    """What is most like an image."""
+
+    image: str
+    of_run: bool
+    """whether it is one of the run, which is no match of itself"""
+    matches: list[Match]
+    """nearest first"""
+
+
+def find_similar(
+    run: Run, images: Sequence[str], k: int, metric: Metric, s3: S3Config | None = None, backbone: str | None = None
+) -> list[Similar]:
+    """The k images of a run that are most like each of some images, by comparison with all of them.
+
+    images: paths as the run has them, or of other images.
+    backbone: as `load_model` has it.
+
+    Raises UserError where an image cannot be read, FruitpipeError where the run is damaged.
+    """
+    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    positions = places_of(vectors, images)
+    queries = np.zeros((len(images), run.manifest.model.components), np.float32)
+    new = [number for number, position in enumerate(positions) if position == NOWHERE]
+    if new:
+        queries[new] = transformed(run, [images[number] for number in new], s3, backbone)
+    for part in range(len(vectors.files)):
+        first, last = vectors.starts[part : part + 2]
+        here = (positions >= first) & (positions < last)
+        if here.any():
+            queries[here] = vectors.vectors(part)[positions[here] - first]
+    with one_thread():
+        nearest = Nearest(prepared(queries, metric), positions, k, metric)
+        for part in range(len(vectors.files)):
+            nearest.add(prepared(vectors.vectors(part), metric), vectors.positions(part))
+    return [
+        Similar(image, position != NOWHERE, matches_of(vectors, near, distances))
+        for image, position, near, distances in zip(
+            images, positions.tolist(), nearest.positions, nearest.distances, strict=True
+        )
+    ]
+
+
+def places_of(vectors: Vectors, images: Sequence[str]) -> NDArray[np.int64]:
+    """Positions of images in a run, (n,), also by another way to write the path of a file; NOWHERE for new ones."""
+    full = [image if is_remote(image) else str(Path(image).absolute()) for image in images]
+    as_given, as_full = (vectors.positions_of(pa.array(paths, pa.string())) for paths in (images, full))
+    return np.where(as_given >= 0, as_given, as_full)
+
+
+def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str | None) -> NDArray[np.float32]:
+    """Vectors of new images, (n, k). Raises UserError where one has none."""
+    model = read_model(run.store, layout.model(run.id), backbone)
+    found = []
+    for each in model.transform_images(images, s3=s3):
+        if each.vector is None:
+            raise UserError(
+                f"{each.path} is no image of run {run.id}, and cannot be compared: {each.status}, {each.error}."
+            )
+        found.append(each.vector)
+    return np.stack(found)
+
+
+def matches_of(vectors: Vectors, positions: NDArray[np.int64], distances: NDArray[np.float32]) -> list[Match]:
+    there = positions != NOWHERE
+    found = []
+    for position, distance in zip(positions[there].tolist(), distances[there].tolist(), strict=True):
+        part = int(np.searchsorted(vectors.starts, position, side="right")) - 1
+        row = vectors.table(part, ["path", "label"]).slice(position - vectors.starts[part], 1).to_pylist()[0]
+        found.append(Match(row["path"], row["label"], distance))
+    return found
+
+
+def page(run: Run, found: Sequence[Similar], metric: Metric, s3: S3Config | None = None) -> str:
+    """A page that shows what was found, with pictures of the images that can be read. It needs nothing else."""
+    reader = Reader(s3 or S3Config(), run.manifest.config.image.max_bytes)
+    pictures = {path: picture(path, reader) for each in found for path in (each.image, *(m.path for m in each.matches))}
+    template = PAGES.get_template("similar.html")
+    return template.render(run=run.id, found=found, metric=metric, pictures=pictures, side=SIDE)
+
+
+def picture(path: str, reader: Reader) -> str | None:
+    """An image as a small WebP, base64; None where it cannot be read."""
+    try:
+        rules = ImageConfig(resize="pad", max_bytes=reader.max_bytes)
+        pixels = decode_within_limits(reader.read(path), SIDE, rules).pixels
+    except (BadImage, UserError):
+        return None
+    sink = BytesIO()
+    Image.fromarray(pixels).save(sink, "WEBP", quality=80)
+    return b64encode(sink.getvalue()).decode()

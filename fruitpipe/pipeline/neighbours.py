@@ -1,0 +1,81 @@
+"""The neighbours of a run's images: as a further stage of it, and of one that is published."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fruitpipe import streams
+from fruitpipe.config import Config, Environment, SparkConfig
+from fruitpipe.errors import Interrupted
+from fruitpipe.findings import neighbours
+from fruitpipe.findings.neighbours import Neighbours
+from fruitpipe.numeric.neighbours import Metric
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.pipeline.stage import Context
+from fruitpipe.result.manifest import Record
+from fruitpipe.result.runs import open_run
+from fruitpipe.scratch import private_folder
+from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.store import Store
+from fruitpipe.tasks.vector_part import Vectors
+from fruitpipe.tasks.warm_up import WarmUp
+from fruitpipe.vision.bad_image import OK
+
+
+class FindNeighbours:
+    """The nearest images of each image."""
+
+    def wanted(self, config: Config) -> bool:
+        return config.neighbours is not None
+
+    def run(self, context: Context) -> Record | None:
+        job, wanted = context.job, context.job.config.neighbours
+        assert wanted is not None, "it is not run where it is not wanted"
+        vectors = Vectors.among(job.store, job.id, context.vectors)
+        fitted_by = context.model.card.run
+        found = neighbours.seek(job.spark, vectors, fitted_by, wanted.k, wanted.metric, poll=job.reporter.poll)
+        facts = found.model_dump(mode="json", exclude={"parts", "run"})
+        return Record(label="neighbours", title="Neighbours", note=note(found), **facts)
+
+
+def note(found: Neighbours) -> str:
+    taken = f"; {found.taken} lists of run {found.earlier} were taken over" if found.taken else ""
+    return f"the {found.k} nearest of each of {found.images} images by {found.metric}{taken}"
+
+
+def find(
+    store: Store, run_id: str, k: int, metric: Metric, config: SparkConfig, reporter: Reporter, verbose: bool = False
+) -> tuple[Neighbours, bool]:
+    """Neighbours in a published run, and whether they were there already. What was begun is gone on with.
+
+    verbose: leave Spark's own messages on standard error.
+
+    Raises UserError where there is no such run or somebody is writing, Interrupted by Ctrl-C or SIGTERM, and
+    FruitpipeError where Spark or a task fails.
+    """
+    manifest = open_run(store, run_id).manifest
+    if found := neighbours.find_neighbours(store, manifest, metric, k):
+        return found, True
+    from fruitpipe.spark.cluster import cluster
+    from fruitpipe.spark.surroundings import leave_deleted_folder
+
+    streams.fill()
+    leave_deleted_folder()
+    environment = Environment.read()
+    vectors = Vectors.among(store, manifest.run, manifest.files)
+
+    def watch(images: int) -> None:
+        reporter.advance(Counter({OK: images}), 0, 0)
+
+    try:
+        with (
+            Lease(store, "fruitpipe neighbours", reporter.note),
+            private_folder() as scratch,
+            cluster(config, environment, scratch / "spark.log", verbose, WarmUp(store, ())) as spark,
+            reporter.stage("neighbours", len(vectors)),
+        ):
+            fitted_by = manifest.model.fitted_by
+            found = neighbours.seek(spark, vectors, fitted_by, k, metric, watch, reporter.poll)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
+    return found, False

@@ -1,0 +1,115 @@
+"""Published vectors of a run, a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.sinks import vectors_of
+from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
+from fruitpipe.storage.store import Store
+
+LARGEST = 1 << 22
+"""Rows of a vector part, at most."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Parts of vectors, ordered by path: positions of images count through all of them. Pickles."""
+
+    store: Store
+    run: str
+    files: tuple[File, ...]
+    """as the manifest has them, with their rows"""
+
+    @classmethod
+    def among(cls, store: Store, run: str, files: list[File]) -> Vectors:
+        """Those among the files of a run."""
+        folder = f"{layout.FOLDER['parquet']}/"
+        return cls(store, run, tuple(file for file in files if file.name.startswith(folder)))
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Position of the first image of each part, and of none."""
+        return np.cumsum([0, *(file.rows or 0 for file in self.files)])
+
+    def positions(self, number: int) -> NDArray[np.int64]:
+        """Of the images of a part."""
+        return np.arange(*self.starts[number : number + 2])
+
+    def table(self, number: int, columns: list[str]) -> pa.Table:
+        """Columns of a part. Raises FruitpipeError where it is damaged, or not as the manifest has it."""
+        file = self.files[number]
+        name = layout.run(self.run, file.name)
+        try:
+            with self.store.open(name) as opened, pq.ParquetFile(opened, pre_buffer=True) as part:
+                rows = part.metadata.num_rows
+                table = part.read(columns, use_threads=False) if rows == file.rows and rows <= LARGEST else None
+            require_plain(table, columns)
+        except (ValueError, KeyError, OSError) as error:  # what pyarrow raises
+            raise FruitpipeError(
+                f"{self.store.location(name)} is damaged or missing: put back what was there, or run again"
+            ) from error
+        return table
+
+    def vectors(self, number: int) -> NDArray[np.float32]:
+        """Of a part, shape (n, k)."""
+        return vectors_of(self.table(number, ["vector"]))
+
+    def paths(self, number: int) -> pa.Array:
+        return self.table(number, ["path"])["path"].combine_chunks()
+
+    def each(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Columns of each part in turn."""
+        return (self.table(number, columns) for number in range(len(self.files)))
+
+    def paths_at(self, positions: NDArray[np.int64]) -> pa.Array:
+        """Paths of images, in the order of their positions as given. Holds those of one part beside the result."""
+        distinct, inverse = np.unique(positions, return_inverse=True)
+        found = [
+            self.paths(number).take(pa.array(distinct[first:last] - self.starts[number]))
+            for number, (first, last) in enumerate(bounds(distinct, self.starts))
+            if last > first
+        ]
+        return pa.concat_arrays([pa.array([], pa.string()), *found]).take(pa.array(inverse))
+
+    def positions_of(self, paths: pa.Array) -> NDArray[np.int64]:
+        """Positions of images by their paths; -1 for those that are none of this run."""
+        encoded = paths.dictionary_encode()
+        found = np.full(len(encoded.dictionary), -1)
+        for number in range(len(self.files)):
+            within = pc.index_in(encoded.dictionary, value_set=self.paths(number)).fill_null(-1).to_numpy()
+            here = within >= 0
+            found[here] = within[here] + self.starts[number]
+        return np.asarray(found[encoded.indices.to_numpy()])
+
+
+def bounds(positions: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where in rising positions those of each part begin and end."""
+    return pairwise(np.searchsorted(positions, starts).tolist())
+
+
+def require_plain(table: pa.Table | None, columns: list[str]) -> None:
+    """Raise ValueError where there is no table, or it is not as `to_table` makes it: of other types, or with nulls."""
+    if table is None:
+        raise ValueError("its rows are others")
+    for name in columns:
+        column = table[name]
+        kind = column.type
+        is_vector = pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
+        if not (is_vector if name == "vector" else pa.types.is_string(kind)):
+            raise ValueError(f"{name} is of another type")
+        if name != "label" and column.null_count:
+            raise ValueError(f"{name} has nulls")

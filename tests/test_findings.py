@@ -1,0 +1,243 @@
+"""Neighbours, curate and similar: of drawn fruits by the command line, of made-up vectors by the tasks themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from command import fruitpipe, manifest, one_line_error, run, vectors
+from numpy.typing import NDArray
+from s3 import options
+from seaweed import BUCKET, Server
+from sklearn.neighbors import NearestNeighbors
+
+from fruitpipe.findings.neighbours import places_of
+from fruitpipe.sinks import to_table, vectors_of
+from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
+from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks.neighbours import Earlier, FindNeighbours, lists_of
+from fruitpipe.tasks.vector_part import Vectors
+
+HOSTILE = "<script>alert(1)</script> \x1b[31m.jpg"
+
+
+@pytest.fixture(scope="module")
+def images(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 drawn fruits, of which one has a name that is not to be obeyed."""
+    folder = tmp_path_factory.mktemp("images")
+    for path in sorted(fruits.rglob("*.jpg"))[::4]:
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / path.parent.name / path.name)
+    shutil.copyfile(path, folder / path.parent.name / HOSTILE.replace("/", "\u2215"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result of a part of the images, and then of all by the same model, both with neighbours."""
+    folder = tmp_path_factory.mktemp("out")
+    run(images, folder, "neighbours.k=5", "limit=50")
+    run(images, folder, "neighbours.k=5", "model=reuse")
+    return folder
+
+
+def folder_of(out: Path, run_id: str = "") -> Path:
+    return out / "runs" / manifest(out, run_id)["run"] / "neighbours"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def test_a_run_finds_the_neighbours_that_brute_force_finds(out: Path, images: Path) -> None:
+    (table,) = (pq.read_table(path) for path in folder_of(out).rglob("*.parquet"))
+    published = vectors(out)
+    assert table["path"].equals(published["path"])
+    points = vectors_of(published).astype(np.float64)
+    expected, _ = NearestNeighbors(n_neighbors=5, algorithm="brute", metric="cosine").fit(points).kneighbors()
+    found = [[each["distance"] for each in row] for row in table["neighbours"].to_pylist()]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(published) == sum(path.is_file() for path in images.rglob("*"))
+
+
+def test_a_run_takes_over_lists_of_an_earlier_one_and_gives_the_same_bits(out: Path, tmp_path: Path) -> None:
+    record = json.loads((folder_of(out) / "cosine-5.json").read_text())
+    assert 0 < record["taken"] <= 50
+    assert "were taken over" in manifest(out)["neighbours"]["note"]
+    again = tmp_path / "out"
+    shutil.copytree(out, again)
+    for folder in again.glob("runs/*/neighbours"):
+        shutil.rmtree(folder)
+    done = json.loads(fruitpipe("neighbours", again, "--k", "5", "--json").stdout)
+    assert (done["earlier"], done["taken"], done["images"]) == (None, 0, record["images"])
+    assert contents(folder_of(again)) == contents(folder_of(out))
+    assert fruitpipe("neighbours", again, "--k", "5").stdout.splitlines()[0].endswith("as before.")
+
+
+def test_neighbours_are_part_of_their_run(out: Path, tmp_path: Path) -> None:
+    again = tmp_path / "out"
+    shutil.copytree(out, again)
+    assert "would delete 0 objects" in fruitpipe("gc", again).stdout
+    (folder_of(again) / "cosine-5.json").unlink()  # as if interrupted
+    assert "neighbours/cosine-5/part-00000.parquet" in fruitpipe("gc", again, "--delete").stdout
+    assert not folder_of(again).exists()
+    shutil.copytree(folder_of(out), folder_of(again))
+    (again / "runs" / manifest(again)["run"] / "manifest.json").unlink()
+    (again / "latest.json").unlink()
+    assert fruitpipe("gc", again, "--delete").stdout.count("neighbours/") == 2
+
+
+def test_curate_says_what_to_look_at(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "curated.parquet"
+    said = fruitpipe("curate", out, "-o", file, "--representatives", "7").stdout
+    table = pq.read_table(file)
+    assert table["path"].equals(vectors(out)["path"])
+    assert table["representative"].to_pylist().count(True) == 7
+    copies = table.filter(pa.compute.is_valid(table["duplicate_of"]))
+    assert HOSTILE.replace("/", "\u2215") in {
+        Path(p).name for row in copies.to_pylist() for p in map(row.get, ("path", "duplicate_of"))
+    }
+    assert copies["duplicate_of"].to_pylist() != copies["path"].to_pylist()
+    assert table["reconstruction_error"].null_count == 0
+    assert all(number >= 0 for number in table["outlier"].to_pylist())
+    assert "\x1b" not in said
+    facts = json.loads(fruitpipe("curate", out, "--json", "--duplicates", "0").stdout)
+    assert (facts["limit"], facts["duplicates"], facts["groups"]) == (0, 1, 1)  # of equal bytes
+
+
+def test_curate_does_without_features(out: Path, tmp_path: Path) -> None:
+    again = tmp_path / "out"
+    shutil.copytree(out, again)
+    shutil.rmtree(again / "features")
+    file = tmp_path / "curated.parquet"
+    assert "there are no reconstruction errors" in fruitpipe("curate", again, "-o", file).stdout
+    assert pq.read_table(file)["reconstruction_error"].null_count == len(vectors(out))
+
+
+def test_similar_finds_an_image_of_the_run_and_a_new_one(out: Path, images: Path, fruits: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    old = min(images.glob("Kiwi/*.jpg"))
+    new = sorted(fruits.glob("Kiwi/*.jpg"))[1]
+    twin = next(path for path in images.rglob("*.jpg") if path.name.startswith("<"))
+    words = ("similar", out, old, new, twin, "--k", "3")
+    found = json.loads(fruitpipe(*words, "--html", page, "--json").stdout)
+    assert [each["of_run"] for each in found] == [True, False, True]
+    assert str(old) not in {match["path"] for match in found[0]["matches"]}
+    assert found[1]["matches"][0]["label"] == "Kiwi"
+    assert found[2]["matches"][0]["distance"] == 0
+    lists = {row["path"]: row["neighbours"] for row in pq.read_table(folder_of(out) / "cosine-5").to_pylist()}
+    assert [each["path"] for each in lists[str(old)]][:3] == [each["path"] for each in found[0]["matches"]]
+    text = page.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "default-src 'none'" in text
+    assert text.count("data:image/webp;base64,") == 3 * 4
+    assert "\x1b" not in text + fruitpipe(*words).stdout
+
+
+def test_mistakes_are_one_line(out: Path, tmp_path: Path) -> None:
+    missing = fruitpipe("similar", out, tmp_path / "nothing.jpg", code=2)
+    assert "is no image of run" in one_line_error(missing)
+    fruitpipe("neighbours", out, "--metric", "angle", code=2)
+    assert "no published run" in one_line_error(fruitpipe("neighbours", out, "20200101-000000-0000", code=2))
+    assert "is no result" in one_line_error(fruitpipe("curate", tmp_path, code=2))
+    (again := tmp_path / "out").mkdir()
+    shutil.copytree(out, again, dirs_exist_ok=True)
+    record = folder_of(again) / "cosine-5.json"
+    record.write_text(record.read_text().replace('"cosine"', '"euclidean"'))
+    assert "cosine-5.json" in one_line_error(fruitpipe("curate", again, code=2))
+    shutil.rmtree(folder_of(again))
+    assert "`fruitpipe neighbours" in one_line_error(fruitpipe("curate", again, code=2))
+    shutil.copytree(folder_of(out), folder_of(again))
+    part = folder_of(again) / "cosine-5" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    assert "damaged or missing" in one_line_error(fruitpipe("curate", again, code=1))
+
+
+def test_in_a_bucket(out: Path, server: Server, s3: Any, admin: Any) -> None:
+    for path in out.rglob("*"):
+        if path.is_file() and "neighbours" not in path.parts:
+            admin.put_object(Bucket=BUCKET, Key=f"findings/{path.relative_to(out)}", Body=path.read_bytes())
+    place, reaching = f"s3://{BUCKET}/findings", options(server.endpoint)
+    fruitpipe("neighbours", place, "--k", "5", *reaching)
+    key = f"findings/runs/{manifest(out)['run']}/neighbours/cosine-5/part-00000.parquet"
+    assert [admin.get_object(Bucket=BUCKET, Key=key)["Body"].read()] == list(contents(folder_of(out)).values())
+    assert "duplicates" in fruitpipe("curate", place, *reaching).stdout
+
+
+class Made:
+    """Vectors of a made-up run, in parts."""
+
+    def __init__(self, store: Store, run_id: str, paths: list[str], points: NDArray[np.float32], parts: int) -> None:
+        self.files = []
+        for number, chosen in enumerate(np.array_split(np.arange(len(paths)), parts)):
+            table = to_table(
+                pa.array([paths[i] for i in chosen]), pa.array([None] * len(chosen), pa.string()), points[chosen], {}
+            )
+            name = layout.vectors(run_id, number)
+            pq.write_table(table, sink := pa.BufferOutputStream())
+            data = memoryview(sink.getvalue())
+            store.put(name, data)
+            self.files.append(File.of(layout.within(run_id, name), data, len(chosen)))
+        self.vectors = Vectors(store, run_id, tuple(self.files))
+
+    def find(self, together: int, earlier: Earlier | None = None) -> tuple[list[File], int]:
+        task = FindNeighbours(self.vectors, 4, "euclidean", together)
+        done = [task(number, lambda: earlier) for number in range(-(-len(self.files) // together))]
+        return [file for files, _ in done for file in files], sum(taken for _, taken in done)
+
+
+def test_lists_that_grew_are_those_from_scratch(tmp_path: Path) -> None:
+    """Images come, go and change; some are equal. Parts have other bounds than before, and other tasks."""
+    random = np.random.default_rng(1)
+    points = random.integers(-3, 4, (400, 3)).astype(np.float32)
+    points[200:] += random.standard_normal((200, 3)).astype(np.float32)
+    paths = [f"{number:04}.jpg" for number in range(400)]
+    before, after = np.flatnonzero(random.random(400) < 0.8), np.flatnonzero(random.random(400) < 0.97)
+    changed = points.copy()
+    changed[after[::50]] += 1
+    stores = [LocalStore(str(tmp_path / name)) for name in ("grown", "scratch")]
+    first, second = "20260101-000000-0000", "20260102-000000-0000"
+    old = Made(stores[0], first, [paths[i] for i in before], points[before], 3)
+    parts, _ = old.find(2)
+    grown = Made(stores[0], second, [paths[i] for i in after], changed[after], 5)
+    places = places_of(grown.vectors, old.vectors)
+    kept = [i for i in after if i in set(before) and i not in set(after[::50])]
+    assert (places >= 0).sum() == len(kept)
+    files, taken = grown.find(2, Earlier(old.vectors, tuple(parts), places))
+    scratch, none = Made(stores[1], second, [paths[i] for i in after], changed[after], 5).find(3)
+    assert 50 < taken < len(kept)
+    assert none == 0
+    assert files == scratch
+    lists = pa.concat_tables(lists_of(stores[0].get(layout.run(second, file.name)), file.rows) for file in files)
+    expected, _ = NearestNeighbors(n_neighbors=4, algorithm="brute").fit(changed[after]).kneighbors()
+    found = [[each["distance"] for each in row] for row in lists["neighbours"].to_pylist()]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_parts_that_are_there_and_whole_are_not_made_again(tmp_path: Path) -> None:
+    store, run_id = LocalStore(str(tmp_path)), "20260101-000000-0000"
+    points = np.random.default_rng(0).standard_normal((90, 5)).astype(np.float32)
+    made = Made(store, run_id, [f"{number:02}" for number in range(90)], points, 6)
+    files, _ = made.find(1)
+    names = [tmp_path / layout.run(run_id, file.name) for file in files]
+    whole = names[0].read_bytes()
+    names[1].unlink()
+    names[2].write_bytes(whole)  # of other images
+    names[3].write_bytes(whole[:-5])
+    flipped = bytearray(names[4].read_bytes())
+    flipped[100] ^= 1
+    names[4].write_bytes(flipped)
+    for name in names:
+        if name.exists():
+            os.utime(name, (1, 1))
+    assert made.find(2)[0] == files
+    assert [name.stat().st_mtime == 1 for name in names] == [True, False, False, False, False, True]
