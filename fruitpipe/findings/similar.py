@@ -117,7 +117,7 @@ def page(run: Run, found: Sequence[Similar], metric: Metric, s3: S3Config | None
     """A page that shows what was found, with pictures of the images that can be read. It needs nothing else."""
     reader = Reader(s3 or S3Config(), run.manifest.config.image.max_bytes)
     pictures = {path: picture(path, reader) for each in found for path in (each.image, *(m.path for m in each.matches))}
-    template = PAGES.get_template("similar.html")
+    template = pages("fruitpipe.findings").get_template("similar.html")
     return template.render(run=run.id, found=found, metric=metric, pictures=pictures, side=SIDE)
 
 
