@@ -446,7 +446,10 @@ def test_a_run_that_is_told_to_writes_the_page(fruits: Path, tmp_path: Path) -> 
         target = tmp_path / "in" / path.relative_to(fruits)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    command.run(tmp_path / "in", tmp_path / "out", "explore=true")
+    command.run(tmp_path / "in", tmp_path / "out", "explore=true", "neighbours.k=5")
     done = open_run(LocalStore(str(tmp_path / "out")))
     assert Path(done.path("explore.html")).read_bytes() == page_of(done)
+    assert "Near-duplicates" in Path(done.path("explore.html")).read_text(), (
+        "neighbours are judged before it is published"
+    )
     assert 'href="explore.html"' in Path(done.path("report.html")).read_text()

@@ -18,7 +18,11 @@ from s3 import options
 from seaweed import BUCKET, Server
 from sklearn.neighbors import NearestNeighbors
 
+from fruitpipe.explore.facts import facts_of
+from fruitpipe.explore.judgement import judge
+from fruitpipe.findings import curate, find_neighbours
 from fruitpipe.findings.neighbours import places_of
+from fruitpipe.result.runs import open_run
 from fruitpipe.sinks import to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
@@ -111,6 +115,22 @@ def test_curate_says_what_to_look_at(out: Path, tmp_path: Path) -> None:
     assert "\x1b" not in said
     facts = json.loads(fruitpipe("curate", out, "--json", "--duplicates", "0").stdout)
     assert (facts["limit"], facts["duplicates"], facts["groups"]) == (0, 1, 1)  # of equal bytes
+
+
+def test_the_page_of_all_images_says_what_curate_says(out: Path) -> None:
+    done = open_run(LocalStore(str(out)))
+    neighbours = find_neighbours(done.store, done.manifest)
+    assert neighbours
+    table = curate(done, neighbours, limit=None).table.to_pylist()
+    facts = judge(facts_of(done), done)
+    doubtful, copies, far = ([table[entry.image] for entry in each.entries] for each in facts.listings[:3])
+    by_confidence = sorted((row for row in table if row["label_suspect"]), key=lambda row: -row["confidence"])
+    assert doubtful == by_confidence
+    centres = {row["duplicate_of"] for row in table} - {None}
+    assert {row["path"] for row in copies} == centres | {row["path"] for row in table if row["duplicate_of"]}
+    assert far == sorted(table, key=lambda row: -row["neighbour_distance"])
+    paths = facts.paths.to_pylist()
+    assert paths == [row["path"] for row in table]
 
 
 def test_curate_does_without_features(out: Path, tmp_path: Path) -> None:

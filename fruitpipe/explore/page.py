@@ -14,6 +14,7 @@ from fruitpipe.escapes import visible
 from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of, spread
+from fruitpipe.explore.judgement import judge
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
@@ -102,7 +103,7 @@ def render(facts: Facts) -> str:
 
 def page_of(run: Run, other: Run | None = None) -> bytes:
     """The page of a published run, with what differs in another one. Raises UserError where either is damaged."""
-    facts = facts_of(run)
+    facts = judge(facts_of(run), run)
     return render(facts if other is None else compare(facts, other)).encode()
 
 

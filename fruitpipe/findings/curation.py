@@ -108,7 +108,7 @@ def curate(
 
     Raises FruitpipeError where a part is missing or damaged.
     """
-    lists = neighbours.read(run.store)
+    lists = neighbours.read(run)
     vectors = Vectors.among(run.store, run.id, run.manifest.files)
     duplicates = find_duplicates(lists, limit)
     voted, confidence, suspect = doubts(lists)

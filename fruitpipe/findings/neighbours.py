@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.numeric.neighbours import Metric
 from fruitpipe.result.manifest import Count, Manifest
-from fruitpipe.result.runs import find_manifest, run_ids
+from fruitpipe.result.runs import Run, find_manifest, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.file import File, named
@@ -61,12 +61,15 @@ class Neighbours(BaseModel):
     """images that kept that run's list and were compared with new images only"""
     parts: list[Annotated[File, named(layout.is_run_file)]]
 
-    def read(self, store: Store) -> Lists:
-        """All lists. At a million images with 12 neighbours, they and what reading takes are some 500 MB.
+    def read(self, run: Run) -> Lists:
+        """All lists of the run that it is of.
+
+        At a million images with 12 neighbours, they and what reading takes are some 500 MB.
 
         Raises FruitpipeError where a part is missing or damaged.
         """
-        vectors = Vectors.among(store, self.run, required_manifest(store, self.run).files)
+        store = run.store
+        vectors = Vectors.among(store, self.run, run.manifest.files)
         if [file.rows for file in self.parts] != [file.rows for file in vectors.files]:
             raise damaged(store, layout.neighbours(self.run, self.metric, self.k), "it is of other images")
         images = pa.concat_tables(vectors.each(["path", "label"])).combine_chunks()
@@ -114,12 +117,6 @@ def read_record(store: Store, run: str, name: str) -> Neighbours | None:
     if record and layout.neighbours(record.run, record.metric, record.k) != name:
         raise damaged(store, name, f"it is of {record.metric}, k = {record.k}, in run {record.run}")
     return record
-
-
-def required_manifest(store: Store, run: str) -> Manifest:
-    if (manifest := find_manifest(store, run)) is None:
-        raise UserError(f"no published run {run}: `fruitpipe runs {store.url}` lists those there are.")
-    return manifest
 
 
 def seek(
