@@ -47,7 +47,9 @@ def result(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[p
 
 
 def meant(code: str) -> str:
-    return code.replace("out/runs/RUN/", f"out/runs/{command.manifest(Path('out'))['run']}/")
+    """With the run's id, and the whole path: the current folder of a Spark that others share is another one."""
+    out = Path("out").absolute()
+    return code.replace("out/runs/RUN/", f"{out}/runs/{command.manifest(out)['run']}/")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in HEAVY else []) for n in READERS])
