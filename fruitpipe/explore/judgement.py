@@ -50,7 +50,7 @@ def judge(facts: Facts, run: Run) -> Facts:
         ),
     ]
     measures = [
-        Measure("doubt about the label", levels(np.where(suspect, confidence, 0), 1), 1, "of the neighbours"),
+        Measure("doubt about the label", levels(np.where(suspect, confidence, 0), 1), 100, "% of the neighbours"),
         Measure("distance to the nearest", levels(far, FAR), FAR, "times the usual"),
     ]
     return replace(facts, measures=[*measures, *facts.measures], listings=[*listings, *facts.listings])
