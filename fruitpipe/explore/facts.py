@@ -16,6 +16,7 @@ from fruitpipe.result.runs import Run
 from fruitpipe.sinks.table import vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged
+from fruitpipe.tasks.reduce import spread
 
 ROWS = 8192
 """Rows held at once, beside the columns that are kept."""
@@ -184,12 +185,6 @@ def facts_of(run: Run) -> Facts:
         measures=[Measure("distance from the label's mean", levels(relative, FAR), FAR, "times the spread")],
         listings=[outliers(relative)],
     )
-
-
-def spread(rows: int, most: int) -> NDArray[np.int64]:
-    """At most so many numbers of rows, evenly spaced."""
-    few = min(rows, most)
-    return np.arange(few) * rows // max(few, 1)
 
 
 def levels(values: NDArray[np.floating], high: float) -> NDArray[np.uint8]:

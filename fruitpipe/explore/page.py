@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from fruitpipe.escapes import visible
 from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
-from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of, spread
+from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
+from fruitpipe.tasks.reduce import spread
 
 SCRIPTS = ("columns.js", "map.js", "page.js")
 COLOURS = 8
