@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,13 @@ def upload(client: Any, folder: Path, prefix: str, bucket: str = BUCKET) -> list
 
 
 def objects(client: Any, prefix: str, bucket: str = BUCKET) -> dict[str, bytes]:
-    """The objects below a prefix, by key."""
+    """The objects below a prefix, by key, without those that a run deletes while they are read."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
-    return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+    found = {}
+    for key in [listed["Key"] for page in pages for listed in page.get("Contents", [])]:
+        with suppress(client.exceptions.NoSuchKey):
+            found[key] = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return found
 
 
 class Retelling(Proxy):
