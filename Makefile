@@ -79,19 +79,18 @@ s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 chaos: setup ## Campaigns of crashes, lying stores, interleavings and long use; IMAGES is a folder of photographs, ROUNDS 200
 	@$(BIN)/python benchmarks/chaos.py all "$(IMAGES)" --rounds $(ROUNDS)
 
-image: ## Build the container image; weights in KERAS_HOME go into it
+image: ## Build the container image; weights in KERAS_HOME go into it, and EXTRAS such as openvino,onnx
 	@scripts/image $(IMAGE)
 
 wheel: setup ## Build the wheel of the last commit into dist, the same to the bit wherever it is built
 	@PATH="$(abspath $(BIN)):$$PATH" scripts/wheel dist
 
 lock: setup ## Lock the image's requirements anew
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-		--constraint docker/constraints.txt --extra heif --extra jxl --custom-compile-command "make lock" \
-		--output-file docker/requirements.lock pyproject.toml
+	@scripts/lock
 
 audit: setup ## Look for known vulnerabilities in the image's requirements; asks PyPI
-	@$(BIN)/pip-audit --strict --disable-pip --progress-spinner off --requirement docker/requirements.lock || \
+	@$(BIN)/pip-audit --strict --disable-pip --progress-spinner off \
+		$(patsubst %,--requirement %,$(wildcard docker/*.lock docker/extras/*.lock)) || \
 		{ echo "error: what is locked is not known to be safe: lock fixed versions (make lock), or run again where PyPI" \
 		"answers; some mirrors have no advisories" >&2; exit 1; }
 

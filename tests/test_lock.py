@@ -16,30 +16,53 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-LOCK = (ROOT / "docker/requirements.lock").read_text()
+LOCK = ROOT / "docker/requirements.lock"
 ADVICE = "run `make lock`"
+EVERYWHERE = {"heif", "jxl"}
+"""Extras that every image has."""
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = sorted(path.stem for path in (ROOT / "docker/extras").iterdir())
 
 
-@pytest.fixture(scope="module")
-def locked() -> dict[str, set[str]]:
+def locked(path: Path) -> dict[str, set[str]]:
     """Versions by name; some have one for old Pythons and one for new ones."""
     found = defaultdict(set)
-    for name, version in re.findall(r"^([a-z0-9-]+)==([^ ]+)", LOCK, re.MULTILINE):
+    for name, version in re.findall(r"^([a-z0-9-]+)==([^ ]+)", path.read_text(), re.MULTILINE):
         found[name].add(version)
     return found
 
 
-def test_every_dependency_is_locked_at_a_version_that_fits(locked):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in project["dependencies"]:
-        wanted = Requirement(text)
-        versions = locked[canonicalize_name(wanted.name)]
-        assert versions, f"{wanted.name} is not locked: {ADVICE}"
-        assert all(wanted.specifier.contains(version) for version in versions), f"{text}, locked {versions}: {ADVICE}"
+def wanted(extras: set[str]) -> list[Requirement]:
+    texts = PROJECT["dependencies"] + [text for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+    return [Requirement(text) for text in texts]
 
 
-def test_every_version_has_hashes():
-    for entry in re.split(r"\n(?=[a-z])", LOCK)[1:]:
+@pytest.mark.parametrize("extra", ["", *EXTRAS])
+def test_every_dependency_is_locked_at_a_version_that_fits(extra):
+    versions_of = locked(LOCK) | (locked(ROOT / f"docker/extras/{extra}.lock") if extra else {})
+    for requirement in wanted(EVERYWHERE | {extra} - {""}):
+        versions = versions_of[canonicalize_name(requirement.name)]
+        assert versions, f"{requirement.name} is not locked: {ADVICE}"
+        assert all(map(requirement.specifier.contains, versions)), f"{requirement}, locked {versions}: {ADVICE}"
+
+
+def test_extras_go_together():
+    """No package is locked at two versions, so that an image may have any of them."""
+    found = defaultdict(set)
+    for path in [LOCK, *(ROOT / "docker/extras").iterdir()]:
+        for name, versions in locked(path).items():
+            found[name].add(frozenset(versions))
+    assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+
+
+def test_an_image_may_have_every_extra_but_helm():
+    """Which `submit` needs, on the machine of whoever types it."""
+    assert {*EXTRAS, *EVERYWHERE, "helm", "dev"} == set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("path", [LOCK, *(ROOT / "docker/extras").iterdir()], ids=lambda path: path.stem)
+def test_every_version_has_hashes(path):
+    for entry in re.split(r"\n(?=[a-z])", path.read_text())[1:]:
         assert "--hash=sha256:" in entry, entry
 
 
