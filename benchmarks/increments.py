@@ -34,9 +34,8 @@ def seconds(spark: Cluster, output: Path, parts: int) -> float:
     """Seconds that fit and project take, as `fruitpipe.pipeline.stages.Stages` does them."""
     store = LocalStore(str(output))
     start = time.perf_counter()
-    spark.map(reduce.Fit(store, RUN), parts)
     with threadpool_limits(1):
-        fitted = pca.fit(reduce.sum_moments(store, RUN, parts))
+        fitted = pca.fit(reduce.fit_moments(store, RUN, parts, spark.map))
     shared = spark.share(fitted)
     project = reduce.Project(store, RUN, open_sinks([], store, RUN, one_file=False), {}, 10)
     spark.map(lambda number: project(number, shared), parts)

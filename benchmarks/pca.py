@@ -87,7 +87,7 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
         plan.add_images([pa.RecordBatch.from_arrays(listing, schema=LISTING)], LISTING)
         plan.add_features(store, DIGEST)
         index = Path(scratch, layout.INDEX)
-        sizes = plan.write_index(index)
+        sizes = plan.write_index(index, DIMENSION)
         store.upload(index, layout.work(RUN, layout.INDEX))
     return len(sizes)
 
@@ -102,8 +102,7 @@ def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
     """As `fruitpipe.pipeline.stages.fit` does it."""
     with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), output / "spark.log") as spark:
         start = time.perf_counter()
-        spark.map(reduce.Fit(LocalStore(str(output)), RUN), parts)
-        moments = reduce.sum_moments(LocalStore(str(output)), RUN, parts)
+        moments = reduce.fit_moments(LocalStore(str(output)), RUN, parts, spark.map)
         fitted = pca.fit(moments, components=k)
         seconds = time.perf_counter() - start
     return Fitted(seconds, fitted.explained_variance_ratio, fitted.components)

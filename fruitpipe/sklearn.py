@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model
 from fruitpipe.numeric import pca
+from fruitpipe.numeric.moments import added
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.tasks.reduce import BLOCK, moments_of, vector_parts
@@ -56,9 +57,7 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Fit on features (n, d). Raises ValueError as all estimators do."""
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
         with one_thread():
-            total, *others = (moments_of(blocks(part)) for part in parts(rows))
-            for each in others:
-                total += each
+            total = added(moments_of(blocks(part)) for part in parts(rows))
             self._take(pca.fit(total, self.n_components, self.variance, self.scale))
         return self
 
@@ -86,7 +85,7 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
 def parts(rows: Rows) -> list[Rows]:
     """Rows as the vector parts of a run have them."""
-    return np.split(rows, np.cumsum(vector_parts(len(rows)))[:-1])
+    return np.split(rows, np.cumsum(vector_parts(*rows.shape))[:-1])
 
 
 def blocks(part: Rows) -> Iterator[Rows]:

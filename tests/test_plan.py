@@ -17,6 +17,7 @@ from fruitpipe import source
 from fruitpipe.pipeline.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT
 
 DIGEST = "d" * 64
@@ -48,6 +49,13 @@ def make(tmp_path: Path) -> Iterator[Any]:
 def todo(the_plan: Plan, tmp_path: Path) -> list[str]:
     the_plan.write_todo(tmp_path / "todo.parquet", 2)
     return pq.read_table(tmp_path / "todo.parquet")["path"].to_pylist()
+
+
+def failures(the_plan: Plan, tmp_path: Path) -> pa.Table:
+    count = the_plan.write_failures(tmp_path / "failures.parquet")
+    table = pq.read_table(tmp_path / "failures.parquet")
+    assert len(table) == count
+    return table
 
 
 def groups(path: Path) -> list[pa.Table]:
@@ -161,14 +169,14 @@ def test_of_a_file_that_changed_back_the_old_feature_counts(make: Any, store: St
 @pytest.mark.parametrize("verify_content", [False, True])
 @pytest.mark.parametrize("status", [*TRANSIENT, "too_large", "rejected"])
 def test_an_image_that_could_not_be_read_keeps_its_status(
-    make: Any, store: Store, verify_content: bool, status: str
+    make: Any, store: Store, tmp_path: Path, verify_content: bool, status: str
 ) -> None:
     """The content of such a file is unknown to the part that tried it, and often to the listing, too."""
     put_part(store, DIGEST, [Image("a", status=status), Image("b", content="b")])
     images = [Image("a", content="a" if status == "too_large" and verify_content else None), Image("b", content="b")]
     the_plan = make(images, store, verify_content=verify_content, retry="none")
     assert the_plan.count_by("status") == {"ok": 1, status: 1}
-    assert the_plan.failures()["status"].to_pylist() == [status]
+    assert failures(the_plan, tmp_path)["status"].to_pylist() == [status]
     assert the_plan.summary().known_failed == 1
 
 
@@ -178,7 +186,7 @@ def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, st
     put_part(store, DIGEST, [Image("a", status="missing"), Image("y"), Image("x")])
     the_plan = make([Image("a")], store)
     assert the_plan.summary().known == 1
-    assert the_plan.write_index(tmp_path / "index.parquet") == [1]
+    assert the_plan.write_index(tmp_path / "index.parquet", 4) == [1]
     row = pq.read_table(tmp_path / "index.parquet").to_pylist()
     assert row == [{"path": "a", "label": "x", "part": good, "row": 1}]
     assert the_plan.feature_parts() == [good]
@@ -213,7 +221,7 @@ def test_the_index_is_ordered_by_path_and_tells_where_each_feature_lies(
         name = put_part(store, DIGEST, block)
         where |= {image.path: (name, row) for row, image in enumerate(block)}
     the_plan = make([*images, Image("bad0"), Image("bad3000")], store)
-    sizes = the_plan.write_index(tmp_path / "index.parquet")
+    sizes = the_plan.write_index(tmp_path / "index.parquet", 4)
     tables = groups(tmp_path / "index.parquet")
     assert [len(table) for table in tables] == sizes == [3000, 3000, 3000]
     rows = pa.concat_tables(tables).to_pylist()
@@ -230,13 +238,13 @@ def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any,
             put_part(store, DIGEST, images[start : start + size])
         the_plan = make(images, store)
         path = tmp_path / f"index{size}.parquet"
-        found.append((the_plan.write_index(path), [table["path"].to_pylist() for table in groups(path)]))
+        found.append((the_plan.write_index(path, 4), [table["path"].to_pylist() for table in groups(path)]))
     assert found[0] == found[1]
 
 
 def test_no_ok_image_has_no_index(make: Any, store: Store, tmp_path: Path) -> None:
     put_part(store, DIGEST, [Image("a", status="missing")])
-    assert make([Image("a")], store).write_index(tmp_path / "index.parquet") == []
+    assert make([Image("a")], store).write_index(tmp_path / "index.parquet", 4) == []
 
 
 def damage(path: Path, kind: str) -> None:
@@ -292,12 +300,25 @@ def test_features_that_came_later_are_known_when_added_again(make: Any, store: S
     assert the_plan.count_by("label", "status = 'ok'") == {"x": 1}
 
 
-def test_failures_tell_of_every_image_without_a_feature(make: Any, store: Store) -> None:
+def test_failures_tell_of_every_image_without_a_feature(make: Any, store: Store, tmp_path: Path) -> None:
     put_part(store, DIGEST, [Image("b", status="undecodable"), Image("ok")])
-    rows = make([Image("b"), Image("a"), Image("ok")], store).failures().to_pylist()
+    rows = failures(make([Image("b"), Image("a"), Image("ok")], store), tmp_path).to_pylist()
     assert [(row["path"], row["status"]) for row in rows] == [("a", "changed"), ("b", "undecodable")]
     assert rows[1]["error"] == "as the test has it"
     assert "run again" in rows[0]["error"]
+    assert failures(make([Image("ok")], store), tmp_path).num_rows == 0
+
+
+@pytest.mark.parametrize("dimension", [64, 1280, 4096])
+def test_vector_parts_are_as_large_as_a_task_may_hold_and_as_many_as_that_takes(dimension: int) -> None:
+    for count in (1, 4096, 4097, 20_622, 1_048_576, 5_000_000, 100_000_000):
+        sizes = vector_parts(count, dimension)
+        assert sum(sizes) == count
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= max(4096, (80 << 20) // (4 * dimension))
+        assert max(sizes) <= 4096 or len(sizes) >= 256
+    assert len(vector_parts(1_048_576, dimension)) == 256
+    assert len(vector_parts(100_000_000, 1280)) == 6104
 
 
 def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any, store: Store) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+TOGETHER = 64
+"""Moments that are added one after another. Fixed, as the last bits depend on the order of additions."""
 
 
 @dataclass(frozen=True)
@@ -49,5 +52,19 @@ class Moments:
         count = self.count + other.count
         delta = other.mean - self.mean
         scatter = self.scatter + other.scatter
-        scatter += np.outer(delta, delta * (self.count * other.count / count))
+        scatter += np.outer(delta, delta) * (self.count * other.count / count)  # symmetric to the bit
         return Moments(count, self.mean + delta * (other.count / count), scatter)
+
+
+def added(moments: Iterable[Moments]) -> Moments:
+    """Moments of all together, one at least, in their order: TOGETHER of them, those sums again, and so on.
+
+    Whoever adds each TOGETHER elsewhere, and then the sums, gets the same bits.
+    """
+    sums: list[Moments] = []
+    for number, each in enumerate(moments):
+        if number % TOGETHER:
+            sums[-1] += each
+        else:
+            sums.append(each)
+    return sums[0] if len(sums) == 1 else added(sums)

@@ -224,23 +224,36 @@ class Plan:
         self._write("SELECT path, etag, size FROM joined WHERE todo ORDER BY path", path, sizes)
         return sizes
 
-    def write_index(self, path: Path) -> list[int]:
+    def write_index(self, path: Path, dimension: int) -> list[int]:
         """Write where each image's feature lies, ordered by path, one row group per vector part; return their sizes.
 
         The order and the groups depend on the images alone, not on how features came to be or how many cores there are:
         this is what makes two runs over the same images give the same bits.
         """
         (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
-        sizes = vector_parts(count)
+        sizes = vector_parts(count, dimension) if count else []
         query = f"SELECT path, label, part, row FROM joined WHERE status = '{OK}' ORDER BY path"
         self._write(query, path, sizes)
         return sizes
 
-    def failures(self) -> pa.Table:
-        """Images without a feature: path, label, etag, size, width, height, status, error."""
+    def write_failures(self, path: Path) -> int:
+        """Write the images without a feature as Parquet, ordered by path; return how many there are.
+
+        Columns: path, label, etag, size, width, height, status, error.
+        """
         columns = "path, label, etag, size, width, height, status, error"
         query = f"SELECT {columns} FROM ({RESOLVED}) WHERE status <> '{OK}' ORDER BY path"
-        return self._database.sql(query).to_arrow_table()
+        reader = self._database.sql(query).to_arrow_reader(LARGEST_PART)
+        rows = 0
+        with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += len(batch)
+        return rows
+
+    def first_failed(self) -> str:
+        """The first path, in their order, of the images without a feature."""
+        return str(self._row(f"SELECT min(path) FROM ({RESOLVED}) WHERE status <> '{OK}'")[0])
 
     def commonest_error(self) -> str:
         """The commonest error among the failed images."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, ImageConfig
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.custom import version_of
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Card, Model
+from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.pca import Pca
 from fruitpipe.result.manifest import Drift
 from fruitpipe.result.runs import find_model
@@ -52,17 +50,16 @@ def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> d
     return found | {f"image.{name}": value for name, value in image.steps.items()}
 
 
-def drift_of(card: Card, errors: NDArray[np.float32]) -> Drift | None:
-    """How the reconstruction errors of this run's images, shape (n,), compare with those of the fit.
+def drift_of(card: Card, errors: Distribution) -> Drift | None:
+    """How the reconstruction errors of this run's images compare with those of the fit.
 
     None without a PCA: such a model loses nothing, so nothing can drift.
     """
     if card.unreduced:
         return None
-    # With all components kept, errors are rounding noise, and so is their percentile.
-    beyond = errors > max(card.reconstruction_error_p99, 1e-6)
     return Drift(
-        reconstruction_error=float(errors.mean(dtype=np.float64)),
+        reconstruction_error=errors.mean,
         fit_reconstruction_error=card.reconstruction_error,
-        beyond_p99=float(beyond.mean()),
+        # With all components kept, errors are rounding noise, and so is their percentile.
+        beyond_p99=errors.share_above(max(card.reconstruction_error_p99, 1e-6)),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import reduce
+from operator import add
 
 import duckdb
-import numpy as np
 
 from fruitpipe import source
 from fruitpipe.backbones import resolve
@@ -152,7 +153,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     parts = stages.index(job)
     pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job, parts)
     projected = stages.project(job, parts, pca)
-    errors = np.concatenate([part.errors for part in projected])
+    errors = reduce(add, (part.errors for part in projected))
     model = job.reused or stages.make_model(job, pca, images, errors)
     vectors = [part.files[0] for part in projected]  # Parquet is the first sink
     records = records_of(further, Context(job, model, parts, vectors))

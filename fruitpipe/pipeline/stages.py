@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from functools import partial
+
 import yaml
-from numpy.typing import NDArray
 
 from fruitpipe.errors import FruitpipeError, TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
+from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.pipeline.job import Job
 from fruitpipe.result.manifest import Counts
@@ -73,24 +72,22 @@ def count(job: Job) -> Counts:
     job.warnings += [f"{name} could not be read and was computed again" for name in plan.broken]
     if ok and counts.failed <= limit * counts.images:
         return counts
-    failed = plan.failures()
-    failures = layout.failures(job.id)
-    job.store.put(failures, to_parquet(failed))
-    require_places(by_status, failed["path"][0].as_py(), job.reader)
+    failures = write_failures(job)
+    require_places(by_status, plan.first_failed(), job.reader)
     reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
     beyond = f"more than failures.max_rate ({limit:g})" if ok else "all of them"
     commonest = max((n, status) for status, n in by_status.items() if status != OK)[1]
     advice = f"{ADVICE.get(commonest, 'fix the images')}{' or raise failures.max_rate' if ok else ''}"
     raise TooManyFailures(
         f"{counts.failed} of {counts.images} images failed ({reasons}), {beyond}: nothing was published. Features "
-        f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(failures)}, then {advice}."
+        f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(layout.run(job.id, failures.name))}, then {advice}."
     )
 
 
 def index(job: Job) -> int:
     """Write where the features of each vector part lie; return how many parts there are."""
     file = job.scratch / layout.INDEX
-    sizes = job.plan.write_index(file)
+    sizes = job.plan.write_index(file, job.backbone.facts.dimension)
     job.store.upload(file, layout.work(job.id, layout.INDEX))
     return len(sizes)
 
@@ -101,8 +98,8 @@ def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
     if options == "none":
         return pca.Unreduced(job.backbone.facts.dimension), 0
     with job.reporter.stage("fit"):
-        job.spark.map(reduce.Fit(job.store, job.id), parts, poll=job.reporter.poll)
-        moments = reduce.sum_moments(job.store, job.id, parts)
+        each = partial(job.spark.map, poll=job.reporter.poll)
+        moments = reduce.fit_moments(job.store, job.id, parts, each)
         with one_thread():
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
     if options.variance is None and (options.components or 0) > fitted.length:
@@ -131,11 +128,11 @@ def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduc
     return projected
 
 
-def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: NDArray[np.float32]) -> Model:
+def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: Distribution) -> Model:
     """The model of this run.
 
     images: that it was fitted on.
-    errors: reconstruction error of each of this run's images, shape (n,).
+    errors: reconstruction errors of this run's images.
     """
     portable = job.backbone.portable
     card = Card(
@@ -144,8 +141,8 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: N
         features=job.backbone.features,
         image=job.config.image,
         images=images,
-        reconstruction_error=float(errors.mean(dtype=np.float64)),
-        reconstruction_error_p99=float(np.quantile(errors, 0.99)),
+        reconstruction_error=errors.mean,
+        reconstruction_error_p99=errors.quantile(0.99),
         extractor=portable.digest,
         engine=portable.kind,
         unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
@@ -169,19 +166,18 @@ def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:
 
 def write_rest(job: Job, model: Model) -> list[File]:
     """Write the model, the failures and the config."""
-    failures = job.plan.failures()
     objects: dict[str, bytes | memoryview] = {layout.model(job.id, name): data for name, data in model.files().items()}
-    objects[layout.failures(job.id)] = to_parquet(failures)
     objects[layout.config(job.id)] = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False).encode()
-    files = []
+    files = [write_failures(job)]
     for name, data in objects.items():
         job.store.put(name, data)
-        rows = len(failures) if name == layout.failures(job.id) else None
-        files.append(File.of(layout.within(job.id, name), data, rows))
+        files.append(File.of(layout.within(job.id, name), data))
     return files
 
 
-def to_parquet(table: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return memoryview(sink.getvalue())
+def write_failures(job: Job) -> File:
+    """Write the images that have no feature; they may be millions."""
+    scratch, name = job.scratch / "failures.parquet", layout.failures(job.id)
+    file = File.at(layout.within(job.id, name), scratch, job.plan.write_failures(scratch))
+    job.store.upload(scratch, name)
+    return file

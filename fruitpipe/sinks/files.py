@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,19 +52,15 @@ class Files(ABC):
 
     def _join(self, parts: Sequence[File], scratch: Path) -> File:
         """Put all parts together as one object, in order and one after the other, and delete them."""
-        digest = hashlib.sha256()
         with scratch.open("wb") as file:
             for number, part in enumerate(parts):
-                body = self.body(self.store.get(layout.run(self.run, part.name)), first=number == 0)
-                digest.update(body)
-                file.write(body)
-            size = file.tell()
+                file.write(self.body(self.store.get(layout.run(self.run, part.name)), first=number == 0))
         name = layout.whole(self.run, self.format)
+        whole = File.at(layout.within(self.run, name), scratch, sum(part.rows or 0 for part in parts))
         self.store.upload(scratch, name)
         for part in parts:
             self.store.delete(layout.run(self.run, part.name))
-        rows = sum(part.rows or 0 for part in parts)
-        return File(name=layout.within(self.run, name), rows=rows, bytes=size, sha256=digest.hexdigest())
+        return whole
 
     def body(self, data: bytes, first: bool) -> memoryview:
         """What a part adds to the whole."""

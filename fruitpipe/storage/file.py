@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 from pydantic import AfterValidator, BaseModel
 
@@ -24,6 +25,13 @@ class File(BaseModel):
     @classmethod
     def of(cls, name: str, data: Data, rows: int | None = None) -> File:
         return cls(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def at(cls, name: str, path: Path, rows: int | None = None) -> File:
+        """Of what lies on disk."""
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256")
+        return cls(name=name, rows=rows, bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
 def named(form: Callable[[str], bool]) -> AfterValidator:

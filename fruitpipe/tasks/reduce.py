@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.numeric.arrays import read_arrays
-from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.distribution import Distribution
+from fruitpipe.numeric.moments import TOGETHER, Moments, added
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.sinks import Sink, to_table, vectors_of
@@ -24,16 +25,17 @@ from fruitpipe.tasks.feature_part import read_features
 
 BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
-GATHERED = 16 * BLOCK
-"""Rows held as float32 at once. For as many, each feature part is read once; a vector part has more of them only where
-a run has millions of images."""
-VECTOR_PART, MOST_VECTOR_PARTS = 4096, 256
+VECTOR_PART, FEW_PARTS = 4096, 256
+"""Images of a vector part, while there are so few parts. Of more images, parts are larger ..."""
+LARGEST_FEATURES = 80 << 20
+"""... up to so many bytes of features, which a task holds at once; then there are more parts."""
 
 
-def vector_parts(count: int) -> list[int]:
-    """How many images each vector part of a run has, in order of their paths."""
-    parts = min(max(math.ceil(count / VECTOR_PART), 1), MOST_VECTOR_PARTS)
-    return [count * (i + 1) // parts - count * i // parts for i in range(parts)] if count else []
+def vector_parts(count: int, dimension: int) -> list[int]:
+    """How many images each vector part of a run has, in order of their paths. dimension: of a feature."""
+    largest = max(LARGEST_FEATURES // (4 * dimension), VECTOR_PART)
+    parts = math.ceil(count / min(max(math.ceil(count / FEW_PARTS), VECTOR_PART), largest))
+    return [count * (i + 1) // parts - count * i // parts for i in range(parts)]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Projected:
 
     files: list[File]
     """one of each sink"""
-    errors: NDArray[np.float32]
-    """(n,): reconstruction error of each image"""
+    errors: Distribution
+    """reconstruction errors of its images"""
     blank: int
     """images whose feature is zeros"""
     sample: list[tuple[str, str, float, float]]
@@ -68,16 +70,14 @@ class Index:
         return read_features(self._store, where["part"], where["row"])
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Features of all rows in order, shape (at most BLOCK, d)."""
-        for start in range(0, len(self.rows), GATHERED):
-            gathered = self.features(slice(start, start + GATHERED))
-            for first in range(0, len(gathered), BLOCK):
-                yield gathered[first : first + BLOCK]
+        """Features of all rows in order, shape (at most BLOCK, d). Each feature part is read once."""
+        features = self.features(slice(None))
+        return (features[first : first + BLOCK] for first in range(0, len(features), BLOCK))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The task: moments of one vector part, kept as a file until the driver adds them up in order."""
+    """The task: moments of one vector part, kept as a file."""
 
     store: Store
     run: str
@@ -85,37 +85,64 @@ class Fit:
     def __call__(self, number: int) -> None:
         with one_thread():
             moments = moments_of(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
-        arrays = io.BytesIO()
-        upper = moments.scatter[np.triu_indices(len(moments.mean))]
-        np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
-        self.store.put(layout.work(self.run, f"moments-{number:05d}.npz"), arrays.getvalue())
+        write_moments(self.store, self.run, 0, number, moments)
 
 
-def moments_of(blocks: Iterator[NDArray[np.float32]]) -> Moments:
-    """Moments of all rows of some blocks, added in their order."""
-    total: Moments | None = None
-    for block in blocks:
-        moments = Moments.of(block)
-        total = moments if total is None else total + moments
-    assert total is not None, "a vector part has rows"
-    return total
+@dataclass(frozen=True)
+class AddMoments:
+    """The task: the sum of TOGETHER moments of one level of a tree, kept as a file of the next one."""
+
+    store: Store
+    run: str
+    level: int
+    """0 are those of vector parts"""
+    count: int
+    """moments of that level"""
+
+    def __call__(self, number: int) -> None:
+        numbers = range(self.count)[number * TOGETHER : (number + 1) * TOGETHER]
+        with one_thread():
+            moments = added(read_moments(self.store, self.run, self.level, each) for each in numbers)
+        write_moments(self.store, self.run, self.level + 1, number, moments)
 
 
-def sum_moments(store: Store, run: str, parts: int) -> Moments:
-    """Moments of all vector parts, added in the order of their numbers."""
+def fit_moments(store: Store, run: str, parts: int, each: Callable[[Callable[[int], None], int], object]) -> Moments:
+    """Moments of all vector parts, added as a tree, in an order that depends on how many they are alone.
 
-    def read(number: int) -> Moments:
-        with store.open(layout.work(run, f"moments-{number:05d}.npz")) as file:
-            arrays = read_arrays(file, {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
-        mean = arrays["mean"]
-        scatter = np.zeros((len(mean), len(mean)))
-        scatter[np.triu_indices(len(mean))] = arrays["upper"]
-        return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+    each: runs a task for each number below a count, in any order.
+    """
+    each(Fit(store, run), parts)
+    level = 0
+    while parts > TOGETHER:
+        each(AddMoments(store, run, level, parts), math.ceil(parts / TOGETHER))
+        level, parts = level + 1, math.ceil(parts / TOGETHER)
+    with one_thread():
+        return added(read_moments(store, run, level, number) for number in range(parts))
 
-    total = read(0)
-    for number in range(1, parts):
-        total += read(number)
-    return total
+
+def moments_of(blocks: Iterable[NDArray[np.floating]]) -> Moments:
+    """Moments of the rows of a vector part, in blocks of BLOCK."""
+    return added(map(Moments.of, blocks))
+
+
+def write_moments(store: Store, run: str, level: int, number: int, moments: Moments) -> None:
+    arrays = io.BytesIO()
+    upper = moments.scatter[np.triu_indices(len(moments.mean))]
+    np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
+    store.put(moments_name(run, level, number), arrays.getvalue())
+
+
+def read_moments(store: Store, run: str, level: int, number: int) -> Moments:
+    with store.open(moments_name(run, level, number)) as file:
+        arrays = read_arrays(file, {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
+    mean = arrays["mean"]
+    scatter = np.zeros((len(mean), len(mean)))
+    scatter[np.triu_indices(len(mean))] = arrays["upper"]
+    return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+
+
+def moments_name(run: str, level: int, number: int) -> str:
+    return layout.work(run, f"moments-{level}-{number:05d}.npz")
 
 
 @dataclass(frozen=True)
@@ -139,7 +166,7 @@ class Project:
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
         files = [sink.write(number, table) for sink in self.sinks]
-        return Projected(files, errors, blank, sample_of(table, self.sample))
+        return Projected(files, Distribution.of(errors), blank, sample_of(table, self.sample))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""How many numbers are spread, in a space that does not grow with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = 13
+"""Of a float32's 23 bits of mantissa, those that are dropped: 1,024 buckets between a number and its double."""
+RELATIVE_ERROR = 2.0 ** (BITS - 23)
+"""By which a quantile may be above the true one, at most."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Numbers that are not negative, counted in buckets by their first bits. That of two sets is the sum of theirs.
+
+    The buckets are those of an HDR histogram (Tene), with as many as there are different ones among the numbers: a few
+    thousand for errors of one kind. Counts have no order of additions, so that they are the same however tasks end.
+    """
+
+    total: float
+    buckets: NDArray[np.uint32]
+    """(b,), rising: first bits of the numbers"""
+    counts: NDArray[np.int64]
+    """(b,)"""
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.float32]) -> Self:
+        """numbers: shape (n,), finite and not negative."""
+        found, counts = np.unique(np.abs(numbers).view(np.uint32) >> BITS, return_counts=True)
+        return cls(float(numbers.sum(dtype=np.float64)), found.astype(np.uint32), counts.astype(np.int64))
+
+    def __add__(self, other: Distribution) -> Distribution:
+        """Of both together. The total alone depends on the order of additions, in its last bits."""
+        buckets, places = np.unique(np.concatenate([self.buckets, other.buckets]), return_inverse=True)
+        counts = np.zeros(len(buckets), np.int64)
+        np.add.at(counts, places, np.concatenate([self.counts, other.counts]))
+        return Distribution(self.total + other.total, buckets, counts)
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        return self.total / len(self)
+
+    def quantile(self, share: float) -> float:
+        """A number that so many are at most: the least such, or larger by RELATIVE_ERROR of it at most."""
+        place = int(np.searchsorted(np.cumsum(self.counts), share * len(self)))
+        return float(ends(self.buckets[place : place + 1])[0])
+
+    def share_above(self, limit: float) -> float:
+        """Share of the numbers that are larger than a limit: exact where that is a quantile of any distribution; for
+        others, those count, too, that are smaller by RELATIVE_ERROR at most.
+        """
+        return float(self.counts[ends(self.buckets) > limit].sum() / len(self))
+
+
+def ends(buckets: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """The largest number of each bucket."""
+    return (((buckets + np.uint32(1)) << np.uint32(BITS)) - np.uint32(1)).view(np.float32)

@@ -1,0 +1,50 @@
+"""Distributions in buckets against NumPy's quantiles of the numbers themselves."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fruitpipe.numeric.distribution import RELATIVE_ERROR, Distribution
+
+SHARES = (0.0, 0.01, 0.5, 0.9, 0.99, 1.0)
+
+
+def errors(count: int) -> NDArray[np.float32]:
+    return np.random.default_rng(count).gamma(8, 0.3, count).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 7, 1000, 200_000])
+def test_quantiles_are_those_of_the_numbers_or_a_little_above(count: int) -> None:
+    numbers = errors(count)
+    found = Distribution.of(numbers)
+    assert len(found) == count
+    assert found.mean == pytest.approx(numbers.mean(dtype=np.float64), rel=1e-12)
+    for share in SHARES:
+        true = np.quantile(numbers, share, method="inverted_cdf")
+        assert true <= found.quantile(share) <= true * (1 + RELATIVE_ERROR)
+        limit = found.quantile(share)
+        assert found.share_above(limit) == (numbers > limit).mean(), "exactly"
+
+
+def test_it_does_not_grow_with_the_numbers() -> None:
+    found = Distribution.of(errors(1_000_000))
+    assert found.buckets.nbytes + found.counts.nbytes < 100_000
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1), st.integers(1, 5))
+def test_parts_together_are_the_whole(numbers: list[float], parts: int) -> None:
+    whole = np.array(numbers, np.float32)
+    found = reduce(add, (Distribution.of(whole[start::parts]) for start in range(parts)))
+    expected = Distribution.of(whole)
+    assert np.array_equal(found.buckets, expected.buckets)
+    assert np.array_equal(found.counts, expected.counts)
+    assert found.total == pytest.approx(expected.total, rel=1e-6)
+    true = np.quantile(whole, 0.5, method="inverted_cdf")
+    assert true <= found.quantile(0.5) <= true * (1 + RELATIVE_ERROR) + 1e-40
