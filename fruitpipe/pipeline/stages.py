@@ -72,7 +72,7 @@ def count(job: Job) -> Counts:
     job.warnings += [f"{name} could not be read and was computed again" for name in plan.broken]
     if ok and counts.failed <= limit * counts.images:
         return counts
-    failures = write_failures(job)
+    failures = job.store.location(layout.run(job.id, write_failures(job).name))
     require_places(by_status, plan.first_failed(), job.reader)
     reasons = ", ".join(f"{n} {status}" for status, n in by_status.items() if status != OK)
     beyond = f"more than failures.max_rate ({limit:g})" if ok else "all of them"
@@ -80,7 +80,7 @@ def count(job: Job) -> Counts:
     advice = f"{ADVICE.get(commonest, 'fix the images')}{' or raise failures.max_rate' if ok else ''}"
     raise TooManyFailures(
         f"{counts.failed} of {counts.images} images failed ({reasons}), {beyond}: nothing was published. Features "
-        f"are kept. The commonest: {plan.commonest_error()}. See {job.store.location(layout.run(job.id, failures.name))}, then {advice}."
+        f"are kept. The commonest: {plan.commonest_error()}. See {failures}, then {advice}."
     )
 
 
