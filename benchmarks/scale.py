@@ -45,7 +45,6 @@ from fruitpipe.vision.bad_image import OK
 RUN, DIGEST = "20260101-000000-0000", "d" * 64
 ROWS, DIMENSION, FACTORS = 1024, 1280, 160
 MEGABYTE = 1e6
-ONE = threading.Lock()
 
 
 class Generated(LocalStore):
@@ -77,8 +76,7 @@ class Generated(LocalStore):
     def get(self, name: str) -> bytes:
         if not layout.is_feature_part(name):
             return super().get(name)
-        with ONE:  # making a part takes more memory than fetching one, which tasks do several at a time
-            return bytes(to_parquet(facts(self.paths(name)), features(number_of(name), len(self.paths(name)))))
+        return bytes(to_parquet(facts(self.paths(name)), features(number_of(name), len(self.paths(name)))))
 
     def paths(self, name: str) -> list[str]:
         first = number_of(name) * ROWS
@@ -153,13 +151,17 @@ def is_java(process: psutil.Process) -> bool:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    before, own = time.perf_counter(), os.times()
+    before, used = time.perf_counter(), processor()
     with Peaks() as peaks:
         yield
-    seconds, now = time.perf_counter() - before, os.times()
-    cpu = now.user + now.system - own.user - own.system
-    print(f"  {name:<10}{seconds:>9.1f}{cpu:>12.1f}{peaks.driver / MEGABYTE:>14.0f}{peaks.worker / MEGABYTE:>14.0f}",
-          flush=True)  # fmt: skip
+    figures = (time.perf_counter() - before, processor() - used, peaks.driver / MEGABYTE, peaks.worker / MEGABYTE)
+    print(f"  {name:<10}{figures[0]:>9.1f}{figures[1]:>9.1f}{figures[2]:>12.0f}{figures[3]:>12.0f}", flush=True)
+
+
+def processor() -> float:
+    """Seconds of processor time of this process and all below it, of which none ends meanwhile."""
+    times = [process.cpu_times() for process in [psutil.Process(), *psutil.Process().children(recursive=True)]]
+    return sum(each.user + each.system for each in times)
 
 
 def done(store: Generated, spark: Cluster, k: int, folder: Path) -> tuple[pca.Pca, list[reduce.Projected]]:
@@ -225,7 +227,7 @@ def main() -> None:
             store = Generated(str(folder / "out"), images)
             store.create()
             print(f"{images} images of {DIMENSION} features, k = {options.components}, {options.cores} cores")
-            print(f"  {'stage':<10}{'seconds':>9}{'CPU here':>12}{'driver, MB':>14}{'worker, MB':>14}")
+            print(f"  {'stage':<10}{'seconds':>9}{'CPU':>9}{'driver, MB':>12}{'worker, MB':>12}")
             master = SparkConfig(master=f"local[{options.cores}]")
             with cluster(master, Environment.read(), folder / "spark.log") as spark:
                 fitted, projected = done(store, spark, options.components, folder)
