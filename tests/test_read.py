@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import csv
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +34,8 @@ READERS = {name: code for name, blocks in BLOCKS.items() for language, code in b
 TABLES = {name: code for name, blocks in BLOCKS.items() for language, code in blocks if language == "sql"}
 HEAVY = {"ClickHouse", "Hugging Face datasets", "Lance", "Qdrant"}
 """What takes seconds to import."""
+APART = {"Renumics Spotlight": "renumics-spotlight==1.8.2"}
+"""What brings so much that it gets an environment of its own, for the moment of its test."""
 DIALECTS = {"pgvector": "postgres"}
 NUMBER = {"BigQuery": exp.DType.DOUBLE, "Athena": exp.DType.FLOAT, "Trino": exp.DType.FLOAT}
 """What the numbers of an array are, where a type says so; BigQuery has no others."""
@@ -52,7 +58,9 @@ def meant(code: str) -> str:
     return code.replace("out/runs/RUN/", f"{out}/runs/{command.manifest(out)['run']}/")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in HEAVY else []) for n in READERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in HEAVY else []) for n in READERS if n not in APART]
+)
 def test_a_reader_reads_what_the_page_says(name: str, result: pa.Table) -> None:
     """Every vector to the last bit, or the neighbours that NumPy finds."""
     for node in ast.walk(ast.parse(READERS[name])):
@@ -83,6 +91,31 @@ def test_a_reader_reads_what_the_page_says(name: str, result: pa.Table) -> None:
         assert [each if isinstance(each, str) else each[0] for each in names] == result["path"].take(
             nearest
         ).to_pylist()
+
+
+@pytest.mark.slow
+def test_spotlight_shows_every_vector_and_picture(result: pa.Table, tmp_path: Path) -> None:
+    name = "Renumics Spotlight"
+    asked = """
+import json, sys, urllib.request
+of = f"{viewer.url}api/table/"
+columns = {each["name"]: each["dtype"]["name"] for each in json.load(urllib.request.urlopen(of))["columns"]}
+paths, vectors = viewer.df["path"], viewer.df["vector"]
+sys.stdout = said
+print(json.dumps([columns, list(paths), [vector.tolist() for vector in vectors]]))
+"""
+    program = tmp_path / "program.py"
+    quiet = "import sys; said, sys.stdout = sys.stdout, sys.stderr\n"
+    program.write_text(f"{quiet}{meant(READERS[name])}{asked}")
+    command_line = [sys.executable, "-m", "uv", "run", "--quiet", "--isolated", "--no-project", "--with", APART[name]]
+    environment = os.environ | {"BROWSER": "true", "TMPDIR": str(tmp_path)}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run([*command_line, str(program)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    columns, paths, vectors = json.loads(done.stdout)
+    assert columns == {"path": "Image", "label": "str", "vector": "Embedding"}
+    assert paths == result["path"].to_pylist()
+    assert np.array_equal(np.array(vectors, np.float32), vectors_of(result))
 
 
 @pytest.mark.parametrize("name", TABLES)
