@@ -46,6 +46,24 @@ def test_nothing_asked_for_is_help() -> None:
     assert "Turn images into published vectors." in fruitpipe().stdout
 
 
+def test_help_waits_for_nothing_heavy() -> None:
+    program = "import sys, fruitpipe.cli.app; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {
+        "duckdb",
+        "keras",
+        "kubernetes",
+        "numpy",
+        "pandas",
+        "pyarrow",
+        "pyspark",
+        "obstore",
+        "botocore",
+        "tensorflow",
+    }
+    assert heavy & set(done.stdout.split()) == set()
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)

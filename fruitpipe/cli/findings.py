@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow.parquet as pq
 import typer
 
 from fruitpipe.cli.documents import print_json
@@ -81,6 +80,8 @@ def curate(
     as_json: AsJson = False,
 ) -> None:
     """Judge the images of a run by their neighbours: outliers, doubtful labels, duplicates, some that stand for all."""
+    import pyarrow.parquet as pq
+
     from fruitpipe.cli import present
     from fruitpipe.findings.curation import curate as curated
     from fruitpipe.findings.neighbours import require_neighbours

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from shlex import join
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fruitpipe.config import Config, S3Config, load_config
-from fruitpipe.storage.store import Store, open_store
+
+if TYPE_CHECKING:  # with Arrow it would take `--help` as long again
+    from fruitpipe.storage.store import Store
 
 
 class Log(StrEnum):
@@ -97,6 +99,8 @@ class Given:
 
     def store(self, out: str) -> Store:
         """The store of a result; the config says how to reach it."""
+        from fruitpipe.storage.store import open_store
+
         return open_store(out, self.config(["IMAGES", out]).s3)
 
     def said(self) -> list[tuple[str, Any]]:
