@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import LISTING
-from fruitpipe.storage.layout import FACTS
+from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 
 BATCH = 100_000
+DIGEST = "d" * 64
 
 
 def names(start: int, stop: int) -> pa.Array:
@@ -41,7 +42,8 @@ def listing(count: int) -> Iterator[pa.RecordBatch]:
 
 def write_known(folder: Path, count: int, rows: int = 4096) -> None:
     """Feature parts, without the features, of the first `count` images."""
-    (folder / "features" / "known").mkdir(parents=True)
+    known = folder / layout.features(DIGEST)
+    known.mkdir(parents=True)
     for start in range(0, count, rows):
         stop = min(start + rows, count)
         nothing = pa.nulls(stop - start, pa.string())
@@ -55,7 +57,7 @@ def write_known(folder: Path, count: int, rows: int = 4096) -> None:
             "status": pa.array(["ok"] * (stop - start)),
             "error": nothing,
         }
-        pq.write_table(pa.table(columns, schema=FACTS), folder / "features" / "known" / f"part-{start:012d}.parquet")
+        pq.write_table(pa.table(columns, schema=layout.FACTS), known / f"part-{start:032x}.parquet")
 
 
 def memory() -> float:
@@ -73,7 +75,7 @@ def main() -> None:
         plan = Plan(Path(folder), verify_content=False, retry="transient")
         steps = {
             "list": lambda: plan.add_images(listing(count), LISTING),
-            "join": lambda: plan.add_features(LocalStore(folder), "known"),
+            "join": lambda: plan.add_features(LocalStore(folder), DIGEST),
             "count": plan.summary,
             "write what is to do": lambda: plan.write_todo(Path(folder, "todo.parquet"), slots=2),
         }
@@ -81,6 +83,8 @@ def main() -> None:
             started = time.perf_counter()
             step()
             print(f"{name:<20} {time.perf_counter() - started:7.1f} s   {memory():6.0f} MB")
+        summary = plan.summary()
+        print(f"known {summary.known}, new {summary.new}")
 
 
 if __name__ == "__main__":
