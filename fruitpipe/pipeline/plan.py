@@ -33,7 +33,7 @@ from fruitpipe.units import largest_first
 from fruitpipe.vision.bad_image import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
 
-MEMORY = "1GB"
+MEMORY = "600MB"
 READERS = 8
 """Feature parts read at once: on object stores, each is a few requests."""
 SMALLEST_PART = 32
@@ -154,13 +154,18 @@ class Plan:
             f"FROM images JOIN features ON features.path = images.path AND {key} = images.{column}"
             for worse, column in enumerate(columns)
         )
+        # One after the other, as each holds what it joins.
+        self._database.execute(f"CREATE OR REPLACE TEMP TABLE hits AS {hits}")
+        self._database.execute(
+            f"CREATE OR REPLACE TEMP TABLE best AS SELECT image, min(hit) % {WORSE} AS row FROM hits GROUP BY image"
+        )
         self._database.execute(f"""
             CREATE OR REPLACE TABLE joined AS
-            WITH best AS (SELECT image, min(hit) % {WORSE} AS row FROM ({hits}) GROUP BY image)
             SELECT images.path, images.etag, size, label, {self._todo()} AS todo, known.* EXCLUDE (path, etag)
             FROM images LEFT JOIN best ON best.image = images.rowid
                 LEFT JOIN features AS known ON known.rowid = best.row
         """)
+        self._database.execute("DROP TABLE hits; DROP TABLE best")
 
     def _take(self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         failure: list[Exception] = []
