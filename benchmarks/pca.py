@@ -94,7 +94,7 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
 
 def write_plain(path: Path, features: NDArray[np.float32]) -> None:
     """The same features as any user would have them: a list column, row groups small enough to be shared out."""
-    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), DIMENSION)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
     pq.write_table(pa.table({"feature": column.cast(pa.list_(pa.float32()))}), path, row_group_size=1024)
 
 
@@ -108,32 +108,41 @@ def fit_fruitpipe(output: Path, parts: int, k: int, cores: int) -> Fitted:
     return Fitted(seconds, fitted.explained_variance_ratio, fitted.components)
 
 
-def fit_mllib(path: Path, k: int, cores: int, memory: str) -> Fitted:
-    from pyspark.ml.feature import PCA, StandardScaler
-    from pyspark.ml.functions import array_to_vector
+def fit_mllib(path: Path, k: int, cores: int, memory: str, scale: bool = True) -> Fitted:
     from pyspark.sql import SparkSession
 
     settings = {"spark.driver.memory": memory, "spark.ui.enabled": "false", "spark.log.level": "ERROR"}
     settings |= {"spark.ui.showConsoleProgress": "false"}
     settings |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
     with SparkSession.builder.master(f"local[{cores}]").config(map=settings).getOrCreate() as spark:
-        features = spark.read.parquet(str(path)).select(array_to_vector("feature").alias("feature"))
-        features.limit(1).collect()  # fruitpipe's Spark has run a first job, too
-        start = time.perf_counter()
-        features = features.cache()  # or it would be read and converted three times
+        return fit_mllib_on(spark, path, k, scale)
+
+
+def fit_mllib_on(spark: Any, path: Path, k: int, scale: bool = True) -> Fitted:
+    """With a SparkSession that is there."""
+    from pyspark.ml.feature import PCA, StandardScaler
+    from pyspark.ml.functions import array_to_vector
+
+    features = spark.read.parquet(str(path)).select(array_to_vector("feature").alias("feature"))
+    features.limit(1).collect()  # fruitpipe's Spark has run a first job, too
+    start = time.perf_counter()
+    features = features.cache()  # or it would be read and converted three times
+    if scale:
         scaler = StandardScaler(inputCol="feature", outputCol="scaled", withMean=True, withStd=True).fit(features)
-        fitted = PCA(k=k, inputCol="scaled", outputCol="vector").fit(scaler.transform(features))
-        seconds = time.perf_counter() - start
-        return Fitted(seconds, fitted.explainedVariance.toArray(), fitted.pc.toArray().T)
+        features = scaler.transform(features)
+    fitted = PCA(k=k, inputCol="scaled" if scale else "feature", outputCol="vector").fit(features)
+    seconds = time.perf_counter() - start
+    return Fitted(seconds, fitted.explainedVariance.toArray(), fitted.pc.toArray().T)
 
 
-def fit_sklearn(features: NDArray[np.float32], k: int) -> Fitted:
+def fit_sklearn(features: NDArray[np.float32], k: int, scale: bool = True) -> Fitted:
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
     start = time.perf_counter()
     # It would work in float32 otherwise, and be no oracle.
-    fitted = PCA(k, svd_solver="full").fit(StandardScaler().fit_transform(features.astype(np.float64)))
+    rows = features.astype(np.float64)
+    fitted = PCA(k, svd_solver="full").fit(StandardScaler().fit_transform(rows) if scale else rows)
     return Fitted(time.perf_counter() - start, fitted.explained_variance_ratio_, fitted.components_)
 
 

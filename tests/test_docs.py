@@ -302,6 +302,12 @@ def are_tests(desk: Desk, words: list[str]) -> None:
     assert all((ROOT / name).exists() for name in words[3:])
 
 
+def ends_well(desk: Desk, words: list[str]) -> None:
+    """In the shell, of programs that are everywhere."""
+    line = " ".join(word if word in {"|", "&&"} else shlex.quote(word) for word in words)
+    subprocess.run(["bash", "-o", "pipefail", "-c", line], stdout=subprocess.DEVNULL, check=True)
+
+
 RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"fruitpipe [a-zA-Z]": runs,
     r"fruitpipe --": is_an_option,
@@ -318,6 +324,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"terraform ": has_variables,
     r"(gcloud|az) ": names_accounts,
     r"benchmarks/": takes_options,
+    r"cd ": ends_well,
     r"\.venv/bin/python -m pytest ": are_tests,
 }
 
