@@ -1,0 +1,173 @@
+"""Rates of the model of docs/scale.md that no other benchmark prints, for scale_model.yaml; by CPU time.
+
+IMAGES is a folder of photographs: a run on some of them, and one on more, say what each further one costs.
+
+    python benchmarks/scale_rates.py IMAGES
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickle
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from common import EVERY, fruitpipe, resident, subset
+from scale import DIMENSION, MEGABYTE, Generated, Peaks, facts, features, is_java, listing, paths, processor
+
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.numeric import pca
+from fruitpipe.numeric.distribution import Distribution
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.pipeline.plan import Plan
+from fruitpipe.source import LISTING
+from fruitpipe.spark.cluster import cluster
+from fruitpipe.storage import layout
+from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.reduce import vector_parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("--count", type=int, nargs=2, default=[500, 3000], help="of the two runs [%(default)s]")
+    parser.add_argument("--planned", type=int, default=1_000_000, help="images that are planned [%(default)s]")
+    parser.add_argument("--tasks", type=int, default=1000, help="empty ones [%(default)s]")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-rates-") as name:
+        folder = Path(name)
+        for measure in (
+            lambda: plan(options.planned, folder),
+            lambda: tasks(options.tasks, folder),
+            footers,
+            projected,
+            lambda: made(1024),
+            lambda: runs(options.images, options.count, folder),
+        ):
+            for key, value in measure():
+                print(f"{key}: {value:.4g}", flush=True)
+
+
+def plan(images: int, folder: Path) -> Iterator[tuple[str, float]]:
+    """All that a run asks of its plan, where all images are new."""
+    store = Generated(str(folder / "planned"), images)
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    before = processor()
+    the_plan = Plan(scratch, verify_content=False, retry="transient")
+    with Peaks() as peaks:
+        the_plan.add_images(listing(images), LISTING)
+        the_plan.digest()
+        the_plan.add_features(store, "e" * 64)
+        the_plan.summary()
+        the_plan.write_todo(scratch / layout.TODO, slots=2)
+        the_plan.add_parts(store, store.part_names())
+        the_plan.count_by("status")
+        the_plan.count_by("label")
+        the_plan.write_index(scratch / layout.INDEX, DIMENSION)
+        the_plan.write_failures(scratch / "failures.parquet")
+        the_plan.feature_parts()
+        size = size_of(scratch)
+    the_plan.close()
+    yield "plan, CPU seconds for a million", (processor() - before) / images * 1e6
+    yield "plan, bytes of its files for an image", size / images
+    yield "plan, megabytes of memory", peaks.driver / MEGABYTE
+    for name in (layout.TODO, layout.INDEX):
+        written = pq.ParquetFile(scratch / name).metadata
+        yield f"{name}, bytes of footer for a row group", written.serialized_size / written.num_row_groups
+
+
+def footers(groups: int = 20_000) -> Iterator[tuple[str, float]]:
+    """What many row groups cost who writes a file, and each who reads one of them."""
+    table = pa.table({"path": paths(0, 1), "etag": ["0" * 32], "size": [5000]})
+    file = io.BytesIO()
+    before = resident(psutil.Process())
+    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        for _ in range(groups):
+            writer.write_table(table)
+        yield "row group, bytes of memory to write it", (resident(psutil.Process()) - before) / groups
+    began = time.process_time()
+    size = pq.ParquetFile(file).metadata.serialized_size
+    yield "footer, CPU seconds to read a byte", (time.process_time() - began) / size
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def tasks(count: int, folder: Path) -> Iterator[tuple[str, float]]:
+    """What a task costs that does nothing. The JVM is the driver's and an executor's at once."""
+    with cluster(SparkConfig(master="local[2]"), Environment.read(), folder / "spark.log") as spark:
+        java = [each for each in psutil.Process().children(recursive=True) if is_java(each)]
+        yield "driver's JVM, megabytes", sum(map(resident, java)) / MEGABYTE
+        spark.map(abs, 100)
+        whole, driver = processor(), used(psutil.Process(), *java)
+        spark.map(abs, count)
+        driver = used(psutil.Process(), *java) - driver
+        yield "task, CPU seconds of driver and JVM", driver / count
+        yield "task, CPU seconds of workers", (processor() - whole - driver) / count
+
+
+def used(*processes: psutil.Process) -> float:
+    """CPU seconds so far."""
+    return sum(sum(each.cpu_times()[:2]) for each in processes)
+
+
+def projected() -> Iterator[tuple[str, float]]:
+    """What the driver keeps of the errors of a vector part."""
+    (rows, *_) = vector_parts(10_000_000, DIMENSION)
+    blocks = [features(number, 1024) for number in range(rows // 1024)]
+    fitted = pca.fit(Moments.of(np.concatenate(blocks[:4])), components=128)
+    errors = np.concatenate([fitted.transform_with_error(block)[1] for block in blocks])
+    yield "vector part, bytes of its errors on the driver", len(pickle.dumps(Distribution.of(errors)))
+
+
+def made(rows: int) -> Iterator[tuple[str, float]]:
+    """What scale.py spends on making features, which runs have no part in."""
+    before = time.process_time()
+    for number in range(8):
+        to_parquet(facts(paths(0, rows)), features(number, rows))
+    yield "features made up, CPU seconds for a million", (time.process_time() - before) / (8 * rows) * 1e6
+
+
+def runs(images: Path, counts: list[int], folder: Path) -> Iterator[tuple[str, float]]:
+    """Of what a further image costs, this is all but the plan's share."""
+    used = []
+    for count in counts:
+        photographs, out = subset(images, count, folder / f"images-{count}"), folder / f"out-{count}"
+        used.append(cpu_of(fruitpipe(photographs, out, "--set", "pca.components=128")))
+        yield f"run of {count}, CPU seconds", used[-1]
+    few, many = counts
+    yield "images for a CPU second", (many - few) / (used[1] - used[0])
+    yield "feature, bytes", size_of(out / layout.FEATURES) / many
+    (latest,) = (out / layout.RUNS).iterdir()
+    yield "vector, bytes", size_of(latest / layout.FOLDER["parquet"]) / many
+
+
+def cpu_of(command: list[str]) -> float:
+    """CPU seconds of a command and of all processes below it, looked at until each ends."""
+    seen: dict[int, float] = {}
+    with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                for each in (process, *process.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        times = each.cpu_times()
+                        seen[each.pid] = times.user + times.system
+            time.sleep(EVERY)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return sum(seen.values())
+
+
+if __name__ == "__main__":
+    main()

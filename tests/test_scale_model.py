@@ -1,0 +1,197 @@
+"""The model of docs/scale.md: it counts what a real run makes and asks for, and agrees with what was measured."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import scale
+import scale_model
+from command import BACKBONE, fruitpipe
+from faults import Forwarded, Proxy
+from s3 import objects, options, upload
+from scale_model import KNOWN, MEASURED, Scale
+from seaweed import BUCKET
+
+from fruitpipe.config import S3Config
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.objects.bucket import BUFFER
+from fruitpipe.pipeline.plan import Plan, part_sizes
+from fruitpipe.result.manifest import Manifest
+from fruitpipe.spark.cluster import Cluster
+from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks import reduce
+from fruitpipe.tasks.feature_part import to_parquet
+
+PAGE = (Path(__file__).parents[1] / "docs/scale.md").read_text()
+RUN = "20260101-000000-abcd"
+FACTOR = 1.5
+"""By which times of the model and measured ones may differ."""
+FRUITS, SLOTS = 320, 2
+KINDS = {
+    "images": r"GET 200 /images/",
+    "facts": r"(HEAD 200|GET 206) /out/features/\w+/part-",
+    "features": r"GET 200 /out/features/\w+/part-",
+    "todo": r"(HEAD 200|GET 206) /out/runs/[\w-]+/work/todo",
+    "index": r"(HEAD 200|GET 206) /out/runs/[\w-]+/work/index",
+    "moments": r"(HEAD 200|GET 206) /out/runs/[\w-]+/work/moments",
+}
+WRITTEN = r"PUT 200 /out/(features/\w+/|runs/)"
+WRITTEN_ALWAYS = 8
+"""Objects of every run, likewise: scale_model.OTHER_OBJECTS without those of the result as a whole."""
+
+
+def test_the_page_has_what_the_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    scale_model.main()
+    for table in capsys.readouterr().out.strip().split("\n\n"):
+        assert table in PAGE
+    assert f"{KNOWN['date']}" in PAGE
+
+
+@pytest.mark.parametrize("check", KNOWN["checks"], ids=lambda check: f"{check['images']} {check['of']}")
+def test_times_agree_with_those_measured(check: dict[str, Any]) -> None:
+    assert 1 / FACTOR < scale_model.modelled(check) / check["seconds"] < FACTOR
+
+
+def test_a_run_has_the_parts_tasks_objects_and_requests_of_the_model(
+    monkeypatch: pytest.MonkeyPatch, admin: Any, s3: S3Config, proxy: Proxy, fruits: Path
+) -> None:
+    """With vector parts of 100 images, so that there are several, which share feature parts."""
+    monkeypatch.setattr(reduce, "VECTOR_PART", 100)
+    tasks = count_of_tasks(monkeypatch)
+    upload(admin, fruits, "scale/images")
+    fruitpipe(
+        *("run", f"s3://{BUCKET}/scale/images", f"s3://{BUCKET}/scale/out", "--json"),
+        *("--set", BACKBONE, "--set", "pca.components=8", *options(proxy.endpoint)),
+    )
+    model, asked = Scale(FRUITS, SLOTS), [told(each) for each in proxy.log]
+    made = objects(admin, "scale/out")
+    manifest = Manifest.read(next(data for key, data in made.items() if key.endswith("manifest.json")))
+    assert len(model.vector_parts) == 4
+    assert len(manifest.feature_parts) == len(model.feature_parts)
+    assert [file.rows for file in manifest.files if file.name.startswith("vectors/")] == model.vector_parts
+    assert len(made) == model.objects
+    assert sum(tasks) == model.tasks
+    found = {kind: sum(bool(re.match(form, each)) for each in asked) for kind, form in KINDS.items()}
+    assert found == model.reads
+    assert sum(bool(re.match(WRITTEN, each)) for each in asked) == model.writes + WRITTEN_ALWAYS
+    size = len(next(data for key, data in made.items() if key.endswith("manifest.json")))
+    assert size - 60_000 < model.manifest < size
+
+
+def count_of_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tasks each job of Spark has from now on, but for warming up."""
+    found: list[int] = []
+    plain = Cluster.map
+
+    def mapped(self: Cluster, task: Callable[[int], Any], tasks: int, *rest: Any, **more: Any) -> list[Any]:
+        found.append(tasks)
+        return plain(self, task, tasks, *rest, **more)
+
+    monkeypatch.setattr(Cluster, "map", mapped)
+    monkeypatch.setattr(Cluster, "warm_up", lambda self: None)
+    return found
+
+
+def told(request: Forwarded) -> str:
+    """Its method and status, and its key below the prefix of the test."""
+    return f"{request.method} {request.status} {request.path.removeprefix(f'/{BUCKET}/scale')}"
+
+
+def test_moments_are_added_in_as_many_tasks(store: Store) -> None:
+    model, tasks = Scale(10**9, 1000), Counter[str]()
+    for number in range(15):  # what is left of 61,036
+        reduce.write_moments(store, RUN, 2, number, Moments.of(np.eye(2)))
+
+    def each(task: object, many: int) -> None:
+        tasks[type(task).__name__] += many
+
+    reduce.fit_moments(store, RUN, len(model.vector_parts), each)
+    assert tasks == {"Fit": len(model.vector_parts), "AddMoments": model.additions}
+
+
+@pytest.mark.parametrize("rows", [30, 600, 4096])
+def test_facts_of_a_part_are_as_many_requests(rows: int) -> None:
+    part = bytes(to_parquet(scale.facts(scale.paths(0, rows)), scale.features(0, rows)))
+    asked = Asked(part)
+    with pq.ParquetFile(io.BufferedReader(asked, BUFFER), pre_buffer=True) as file:
+        file.read(["path", "etag", "content", "width", "height", "status", "error"])
+    assert asked.times == 1 + math.ceil(rows / scale_model.ROW_GROUP)
+
+
+@pytest.mark.parametrize("parts", [3, 150, 400])
+def test_a_row_group_of_a_plan_is_as_many_requests(parts: int, tmp_path: Path) -> None:
+    """And the footer has as many bytes, to a fifth."""
+    rows = 32 * parts
+    plan = Plan(tmp_path, verify_content=False, retry="transient")
+    plan.add_images(scale.listing(rows), scale.LISTING)
+    plan.add_features(LocalStore(str(tmp_path / "out")), "d" * 64)
+    todo = tmp_path / "todo.parquet"
+    sizes = plan.write_todo(todo, slots=parts)
+    plan.close()
+    asked = Asked(todo.read_bytes())
+    file = pq.ParquetFile(io.BufferedReader(asked, BUFFER))
+    file.read_row_group(1)
+    assert len(sizes) == parts
+    assert 1 + asked.times == scale_model.reads_of(file.metadata.serialized_size)
+    assert file.metadata.serialized_size / parts == pytest.approx(MEASURED["todo_footer"], rel=0.5)
+
+
+class Asked(io.RawIOBase):
+    """Bytes, and how often they are asked for: each time would be a request."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.times = io.BytesIO(data), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._data.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._data.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._data.readinto(buffer)
+        self.times += bool(read)
+        return read
+
+
+def test_time_and_dollars_grow_with_images_and_the_driver_does_not_shrink() -> None:
+    few, many = Scale(10**7, 100), Scale(10**8, 100)
+    assert 9 < many.hours / few.hours < 11
+    assert Scale(10**8, 1000).seconds.driver >= many.seconds.driver
+    assert many.hours > many.seconds.driver / 3600 + many.images / MEASURED["images"] / 100 / 3600
+    assert many.hours_of_one_prefix * 3600 > many.images / 5500
+    assert Scale(10**8, 10).hours_of_one_prefix == Scale(10**8, 10).hours
+
+
+@pytest.mark.parametrize(("what", "breaks"), scale_model.LIMITS)
+def test_a_limit_is_where_it_is_said_to_be(what: str, breaks: Callable[[Scale], bool]) -> None:
+    images = scale_model.first(breaks)
+    assert breaks(Scale(int(images), 100))
+    assert not breaks(Scale(int(images / 1.02), 100))
+
+
+def test_what_the_page_says_in_words_follows() -> None:
+    assert "with 48 cores" in PAGE
+    assert [Scale(10**8, cores).prefixes for cores in (47, 48)] == [1, 2]
+    assert "about 150 cores" in PAGE
+    alone = [Scale(10**8, cores).seconds for cores in (130, 170)]
+    assert alone[0].driver < alone[0].work / 130
+    assert alone[1].driver > alone[1].work / 170
+    assert "259,000 parts instead of 25,000" in PAGE
+    assert len(part_sizes(100_000, 10)) == 259
+    assert len(Scale(10**8, 10).feature_parts) == pytest.approx(25_000, rel=0.03)
