@@ -27,6 +27,7 @@ from fruitpipe.objects.bucket import BUFFER
 from fruitpipe.pipeline.plan import Plan, part_sizes
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.spark.cluster import Cluster
+from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import to_parquet
@@ -61,6 +62,7 @@ def test_times_agree_with_those_measured(check: dict[str, Any]) -> None:
     assert 1 / FACTOR < scale_model.modelled(check) / check["seconds"] < FACTOR
 
 
+@pytest.mark.slow
 def test_a_run_has_the_parts_tasks_objects_and_requests_of_the_model(
     monkeypatch: pytest.MonkeyPatch, admin: Any, s3: S3Config, proxy: Proxy, fruits: Path
 ) -> None:
@@ -195,3 +197,6 @@ def test_what_the_page_says_in_words_follows() -> None:
     assert "259,000 parts instead of 25,000" in PAGE
     assert len(part_sizes(100_000, 10)) == 259
     assert len(Scale(10**8, 10).feature_parts) == pytest.approx(25_000, rel=0.03)
+    assert "31 MB of the 134 MB" in PAGE
+    assert round(Scale(10**9, 100).manifest / 1e6) == 31
+    assert round(layout.most_bytes("manifest.json") / 1e6) == 134
