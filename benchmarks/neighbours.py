@@ -129,7 +129,7 @@ def made_up(store: Store, count: int, width: int) -> Vectors:
         data, name = memoryview(sink.getvalue()), layout.vectors(RUN, number)
         store.put(name, data)
         files.append(File.of(layout.within(RUN, name), data, size))
-    return Vectors(store, RUN, tuple(files))
+    return Vectors(store, RUN, tuple(files), width)
 
 
 def search(name: str, points: Path, k: int, threads: int) -> tuple[float, int]:
@@ -225,7 +225,7 @@ def labels(images: Path, folder: Path, k: int, cores: int, backbone: str) -> Non
     found = curate(done, require_neighbours(done.store, done.manifest)).table
     names = [Path(path).name for path in found["path"].to_pylist()]
     truth = np.array([name in wrong for name in names])
-    parts = Vectors.among(done.store, done.id, done.manifest.files)
+    parts = Vectors.among(done.store, done.id, done.manifest.files, done.manifest.model.components)
     points = np.concatenate([vectors_of(part) for part in parts.each(["vector"])])
     answers = {"fruitpipe curate": np.asarray(found["label_suspect"])}
     answers |= others(points, found["label"].to_pylist(), k)
