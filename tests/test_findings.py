@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,24 @@ def test_similar_finds_an_image_of_the_run_and_a_new_one(out: Path, images: Path
     assert "default-src 'none'" in text
     assert text.count("data:image/webp;base64,") == 3 * 4
     assert "\x1b" not in text + fruitpipe(*words).stdout
+
+
+def test_similar_imports_neither_spark_nor_tensorflow_nor_pandas(
+    out: Path, images: Path, fruits: Path, tmp_path: Path
+) -> None:
+    """Which would take longer than the search."""
+    told = (
+        "import atexit, pathlib, sys; modules = pathlib.Path(sys.argv.pop(1))\n"
+        "atexit.register(lambda: modules.write_text(' '.join(sys.modules)))\n"
+        "from fruitpipe.cli.app import main; main()"
+    )
+    words = ("similar", out, sorted(fruits.glob("Kiwi/*.jpg"))[1], min(images.glob("Kiwi/*.jpg")), "--json")
+    arguments = [sys.executable, "-c", told, tmp_path / "modules", *words]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert [each["of_run"] for each in json.loads(done.stdout)] == [False, True]
+    imported = set((tmp_path / "modules").read_text().split())
+    assert "fruitpipe.findings.similar" in imported
+    assert not {"pyspark", "tensorflow", "keras", "pandas"} & imported
 
 
 def test_serve_answers_what_similar_says(out: Path, images: Path, fruits: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fruitpipe.result.runs import Run
 from fruitpipe.sinks import vectors_of
 from fruitpipe.source import Reader
 from fruitpipe.storage import layout
-from fruitpipe.tasks.vector_part import Vectors
+from fruitpipe.tasks.vector_part import Vectors, indices
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decoder import decode_within_limits
 
@@ -108,7 +108,7 @@ class Gallery:
         with one_thread():
             nearest = Nearest(prepared(vector[None], self.metric), np.array([NOWHERE]), k, self.metric)
             nearest.add(self._blocks)
-        (found,) = matches_of(self._images.take(pa.array(nearest.found)), nearest)
+        (found,) = matches_of(self._images.take(indices(nearest.found)), nearest)
         return found
 
 
@@ -120,8 +120,12 @@ def blocks_in(vectors: Vectors, metric: Metric) -> Iterator[Block]:
 def places_of(vectors: Vectors, images: Sequence[str]) -> NDArray[np.int64]:
     """Positions of images in a run, (n,), also by another way to write the path of a file; NOWHERE for new ones."""
     full = [image if is_remote(image) else str(Path(image).absolute()) for image in images]
-    as_given, as_full = vectors.positions_of(pa.array([*images, *full], pa.string())).reshape(2, -1)
-    return np.where(as_given >= 0, as_given, as_full)
+    wanted, found = {*images, *full}, dict[str, int]()
+    for part, start in enumerate(vectors.starts[:-1].tolist()):
+        paths = vectors.paths(part).to_pylist()
+        found |= {path: start + row for row, path in enumerate(paths) if path in wanted}
+    places = [found.get(image, found.get(other, NOWHERE)) for image, other in zip(images, full, strict=True)]
+    return np.array(places, np.int64)
 
 
 def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str | None) -> NDArray[np.float32]:

@@ -77,7 +77,7 @@ def blocks_of(vectors: NDArray[np.float32], positions: NDArray[np.int64]) -> Ite
     """Vectors, (n, d), prepared, at positions (n,) in rising order."""
     for first in range(0, len(vectors), COLUMNS):
         chosen = slice(first, first + COLUMNS)
-        norms = squares(vectors[chosen])
+        norms = np.einsum("ij,ij->i", vectors[chosen], vectors[chosen], dtype=np.float64)
         columns = np.column_stack([vectors[chosen], (-norms / 2).astype(np.float32)])
         yield Block(columns, norms, positions[chosen])
 

@@ -86,12 +86,13 @@ class Vectors:
         """Columns of images, in the order of their positions as given. Holds those of one part beside the result."""
         distinct, inverse = np.unique(positions, return_inverse=True)
         found = [
-            self.table(number, columns).take(pa.array(distinct[first:last] - self.starts[number]))
+            self.table(number, columns).take(indices(distinct[first:last] - self.starts[number]))
             for number, (first, last) in enumerate(bounds(distinct, self.starts))
             if last > first
         ]
-        nothing = pa.table({name: pa.array([], pa.string()) for name in columns})
-        return pa.concat_tables([*found] or [nothing]).combine_chunks().take(pa.array(inverse))
+        if not found:
+            return self.table(0, columns).slice(0, 0)
+        return pa.concat_tables(found).combine_chunks().take(indices(inverse))
 
     def positions_of(self, paths: pa.Array) -> NDArray[np.int64]:
         """Positions of images by their paths; -1 for those that are none of this run."""
@@ -102,6 +103,11 @@ class Vectors:
             here = within >= 0
             found[here] = within[here] + self.starts[number]
         return np.asarray(found[encoded.indices.to_numpy()])
+
+
+def indices(numbers: NDArray[np.int64]) -> pa.Array:
+    """Numbers as Arrow has them. `pa.array` does the same, but imports pandas, which takes as long as a search."""
+    return pa.Int64Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
 
 
 def bounds(positions: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
