@@ -2,20 +2,29 @@
 
 All search the same vectors, in processes of their own with as many threads as fruitpipe has tasks. fruitpipe's Spark
 tasks read Parquet parts and write others; the others get an array in memory, and their seconds are those of the search.
-Recall is the share of neighbours that are as near as those which scikit-learn's brute force finds in float64, for some
-of the images. imagededup needs gigabytes of PyTorch for CUDA: where it is installed, its search is timed, too.
+Of more than 50,000 images, the others look for the neighbours of some that are evenly spaced, and their seconds are
+multiplied: what an exact search takes grows with its queries. Recall is the share of neighbours that are as near as
+those which scikit-learn's brute force finds in float64, for some of the images. imagededup needs gigabytes of PyTorch
+for CUDA even for its search, which is scikit-learn's matrix of all pairs: where it is installed, that is timed, too.
+
+With --folder, what was begun is gone on with, and its seconds count.
 
 Then, with images, near-duplicates of some are planted and the groups of `fruitpipe curate` counted by kind; and 1 % of
 the labels are swapped, which `fruitpipe curate`, cleanlab and scikit-learn look for.
 
+And with --similar, how long `fruitpipe similar` takes for a new image, from its first line of Python to its answer.
+
     python benchmarks/neighbours.py IMAGES
-    python benchmarks/neighbours.py --synthetic 1000000 128
+    python benchmarks/neighbours.py --synthetic 1000000 128 --folder FOLDER
+    python benchmarks/neighbours.py --similar OUT IMAGE
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,6 +54,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks.vector_part import Vectors
+from fruitpipe.tasks.warm_up import WarmUp
 
 RUN = "20260101-000000-0000"
 PART = 4096
@@ -52,27 +62,32 @@ SEARCH = """
 import sys, time
 import numpy as np
 from threadpoolctl import threadpool_limits
-name, file, k, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+name, file, k, threads, queries = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 points = np.load(file)
 points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-30)
+chosen = points[np.arange(queries) * len(points) // queries]
 with threadpool_limits(threads):
     if name == "faiss":
         import faiss
         faiss.omp_set_num_threads(threads)
         index = faiss.IndexFlatIP(points.shape[1])
-        began = time.perf_counter()
         index.add(points)
-        index.search(points, k + 1)
+        began = time.perf_counter(), time.process_time()
+        index.search(chosen, k + 1)
     elif name == "scikit-learn":
         from sklearn.neighbors import NearestNeighbors
-        began = time.perf_counter()
-        NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors()
+        fitted = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(points)
+        began = time.perf_counter(), time.process_time()
+        fitted.kneighbors(chosen)
     else:
         from imagededup.handlers.search.retrieval import get_cosine_similarity
-        began = time.perf_counter()
+        began = time.perf_counter(), time.process_time()
         np.argpartition(-get_cosine_similarity(points), k, axis=1)
-print(time.perf_counter() - began)
+for clock, start in zip((time.perf_counter, time.process_time), began):
+    print((clock() - start) * len(points) / queries)
 """
+MOST, SOME = 50_000, 20_000
+"""Images whose neighbours the others look for, at most; and of more, how many of them."""
 
 
 class Peak:
@@ -99,6 +114,12 @@ class Peak:
         finally:
             over.set()
             thread.join()
+
+
+def cpu_time() -> float:
+    """Seconds of this process and of all below it that live."""
+    times = [each.cpu_times() for each in (psutil.Process(), *psutil.Process().children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 def name_of(process: psutil.Process) -> str:
@@ -129,12 +150,13 @@ def made_up(store: Store, count: int, width: int) -> Vectors:
         data, name = memoryview(sink.getvalue()), layout.vectors(RUN, number)
         store.put(name, data)
         files.append(File.of(layout.within(RUN, name), data, size))
-    return Vectors(store, RUN, tuple(files))
+    return Vectors(store, RUN, tuple(files), width)
 
 
-def search(name: str, points: Path, k: int, threads: int) -> tuple[float, int]:
-    """Seconds of another's search, and its largest resident memory."""
-    words = [sys.executable, "-c", SEARCH, name, str(points), str(k), str(threads)]
+def search(name: str, points: Path, k: int, threads: int, queries: int) -> tuple[float, float, int]:
+    """Seconds and CPU time of another's search for the neighbours of all, by those of so many; its largest resident
+    memory."""
+    words = [sys.executable, "-c", SEARCH, name, str(points), str(k), str(threads), str(queries)]
     limits = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | limits) as process:
         peak = 0
@@ -142,7 +164,8 @@ def search(name: str, points: Path, k: int, threads: int) -> tuple[float, int]:
             peak = max(peak, resident(psutil.Process(process.pid)) if process.poll() is None else 0)
             time.sleep(EVERY)
         assert process.stdout is not None
-        return float(process.stdout.read()), peak
+        seconds, cpu = map(float, process.stdout.read().split())
+        return seconds, cpu, peak
 
 
 def recall(vectors: Vectors, parts: list[File], points: NDArray[np.float32], k: int, sample: int) -> float:
@@ -163,28 +186,59 @@ def recall(vectors: Vectors, parts: list[File], points: NDArray[np.float32], k: 
 
 
 def race(vectors: Vectors, k: int, cores: int, sample: int, folder: Path) -> None:
-    points = np.concatenate([vectors.vectors(number) for number in range(len(vectors.files))])
-    file = folder / "points.npy"
-    np.save(file, points)
-    del points
-    peak = Peak()
-    with cluster(SparkConfig(master=f"local[{cores}]"), Environment.read(), folder / "spark.log") as spark:
-        before = time.perf_counter()
+    count = len(vectors)
+    print(f"{count} vectors of {vectors.width} numbers, k = {k}, {cores} cores", flush=True)
+    peak, clock = Peak(), folder / "seconds"
+    spark_config, warm_up = SparkConfig(master=f"local[{cores}]"), WarmUp(vectors.store, ())
+    with cluster(spark_config, Environment.read(), folder / "spark.log", first=warm_up) as spark:
+        began = time.perf_counter() - (float(clock.read_text()) if clock.exists() else 0)
+        done = 0
+
+        def watch(images: int) -> None:
+            nonlocal done
+            done += images
+            ours = time.perf_counter() - began
+            clock.write_text(str(ours))
+            print(f"{done} of {count} images, {ours:.0f} s", file=sys.stderr, flush=True)
+
+        used = cpu_time()
         with peak.watched():
-            found = seek(spark, vectors, RUN, k, "cosine")
-        ours = time.perf_counter() - before
-    points = np.load(file, mmap_mode="r")
-    print(f"{len(points)} vectors of {points.shape[1]} numbers, k = {k}, {cores} cores")
-    print(f"fruitpipe: {ours:.1f} s; {peak.python / 1e9:.2f} GB of Python, {peak.all / 1e9:.2f} GB with the JVM; "
-          f"recall {recall(vectors, found.parts, points, k, sample):.6f}")  # fmt: skip
-    for name, module in (("faiss", "faiss"), ("scikit-learn", "sklearn"), ("imagededup", "imagededup")):
+            found = seek(spark, vectors, RUN, k, "cosine", watch)
+        ours, used = time.perf_counter() - began, cpu_time() - used
+    print(f"fruitpipe: {ours:.1f} s, CPU {used:.1f} s; {peak.python / 1e9:.2f} GB of Python, {peak.all / 1e9:.2f} GB "
+          "with the JVM", flush=True)  # fmt: skip
+    file = folder / "points.npy"
+    points = np.lib.format.open_memmap(file, "w+", np.float32, (count, vectors.width))
+    for number, start in enumerate(vectors.starts[:-1].tolist()):
+        part = vectors.vectors(number)
+        points[start : start + len(part)] = part
+    print(f"recall {recall(vectors, found.parts, points, k, sample):.6f}", flush=True)
+    queries = count if count <= MOST else SOME
+    told = "" if queries == count else f", by {queries} of the queries"
+    for name, module in (("faiss", "faiss"), ("scikit-learn", "sklearn"), ("imagededup", "torch")):
         if find_spec(module) is None:
-            print(f"{name}: not installed")
-        elif name == "imagededup" and len(points) > 50_000:
-            print(f"{name}: its matrix of all pairs would take {4e-9 * len(points) ** 2:.0f} GB")
+            print(f"{name}: {module} is not installed")
+        elif name == "imagededup" and count > MOST:
+            print(f"{name}: its matrix of all pairs would take {4e-9 * count**2:.0f} GB")
         else:
-            seconds, memory = search(name, file, k, cores)
-            print(f"{name}: {seconds:.1f} s; {memory / 1e9:.2f} GB; fruitpipe takes {ours / seconds:.2f} of its time")
+            seconds, cpu, memory = search(name, file, k, cores, queries)
+            print(f"{name}: {seconds:.1f} s, CPU {cpu:.1f} s{told}; {memory / 1e9:.2f} GB; fruitpipe takes "
+                  f"{ours / seconds:.2f} of its time", flush=True)  # fmt: skip
+
+
+def similar(out: str, image: str, times: int = 7) -> None:
+    """The whole command for a new image, a process each time."""
+    count = open_run(LocalStore(out)).manifest.counts.ok
+    words = [sys.executable, "-m", "fruitpipe", "similar", out, image]
+    seconds, cpu = [], []
+    for _ in range(times):
+        before, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(time.perf_counter() - before)
+        cpu.append(after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime)
+    print(f"fruitpipe similar, {count} images: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
+          f"{max(seconds):.2f}), of which the CPU {statistics.median(cpu):.2f} s")  # fmt: skip
 
 
 def run(images: Path, out: Path, k: int, cores: int, backbone: str) -> Any:
@@ -225,7 +279,7 @@ def labels(images: Path, folder: Path, k: int, cores: int, backbone: str) -> Non
     found = curate(done, require_neighbours(done.store, done.manifest)).table
     names = [Path(path).name for path in found["path"].to_pylist()]
     truth = np.array([name in wrong for name in names])
-    parts = Vectors.among(done.store, done.id, done.manifest.files)
+    parts = Vectors.among(done.store, done.id, done.manifest.files, done.manifest.model.components)
     points = np.concatenate([vectors_of(part) for part in parts.each(["vector"])])
     answers = {"fruitpipe curate": np.asarray(found["label_suspect"])}
     answers |= others(points, found["label"].to_pylist(), k)
@@ -254,6 +308,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="?", help="folder of images, with labels as folders")
     parser.add_argument("--synthetic", type=int, nargs=2, metavar=("N", "K"), help="N made-up vectors of K numbers")
+    parser.add_argument("--folder", type=Path, help="where the made-up vectors and their neighbours are kept")
+    parser.add_argument("--similar", nargs=2, metavar=("OUT", "IMAGE"), help="a result, and an image that is not in it")
     parser.add_argument("--neighbours", type=int, default=12)
     parser.add_argument("--sample", type=int, default=1000, help="images whose recall is measured")
     parser.add_argument("--backbone", default="mobilenet_v2")
@@ -263,8 +319,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fruitpipe-neighbours-") as name:
         folder = Path(name)
         if options.synthetic:
-            vectors = made_up(LocalStore(str(folder / "made")), *options.synthetic)
-            race(vectors, options.neighbours, options.cores, options.sample, folder)
+            kept = (options.folder or folder) / "-".join(map(str, options.synthetic))
+            vectors = made_up(LocalStore(str(kept / "made")), *options.synthetic)
+            race(vectors, options.neighbours, options.cores, options.sample, kept)
+        if options.similar:
+            similar(*options.similar)
         if options.images:
             chosen = (options.neighbours, options.cores, options.backbone)
             duplicates(options.images, folder, *chosen)

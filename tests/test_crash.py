@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
+import published
 import pytest
 from command import BACKBONE, command, fruitpipe, hearing, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
 from processes import children_of, jvms_of, lives, wait, workers_of
+
+from fruitpipe.storage.store import LocalStore
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +30,20 @@ def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(images: Path, out: Path, parts: int = 2, settings: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+def running(images: Path, out: Path, settings: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A run that is in the middle of its work: some feature parts are written, others are not."""
     options = [part for setting in (BACKBONE, *settings) for part in ("--set", setting)]
-    process = subprocess.Popen(hearing(command("run", images, out, *options)), stderr=subprocess.PIPE, text=True)
+    with amid(command("run", images, out, *options), lambda: finished_parts(out)) as process:
+        yield process
+
+
+@contextmanager
+def amid(words: list[str], finished: Callable[[], Mapping[Path, int]]) -> Iterator[subprocess.Popen[str]]:
+    """A command that has finished two parts or a few more."""
+    process = subprocess.Popen(hearing(words), stderr=subprocess.PIPE, text=True)
     family: list[psutil.Process] = []
     try:
-        wait(lambda: len(finished_parts(out)) >= parts or process.poll() is not None)
+        wait(lambda: len(finished()) >= 2 or process.poll() is not None)
         assert process.poll() is None, process.stderr and process.stderr.read()
         family = children_of(process.pid)
         yield process
@@ -101,6 +113,40 @@ def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path
     learnt = words.stat().st_mtime_ns
     goes_on(fruits, out, undisturbed, settings)
     assert words.stat().st_mtime_ns == learnt
+
+
+@pytest.mark.slow
+def test_neighbours_that_are_killed_go_on_and_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "PART", 1000)
+    points = np.random.default_rng(0).standard_normal((40_000, 64)).astype(np.float32)
+    paths = [f"photos/{number:05}.jpg" for number in range(len(points))]
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    run_id = published.publish(LocalStore(str(out)), "20260101-000000-0000", paths, [None] * len(paths), points).id
+    shutil.copytree(out, undisturbed)
+    parts = out / "runs" / run_id / "neighbours" / "cosine-12"
+
+    def finished() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+
+    words = ("--set", "spark.master=local[1]")
+    with amid(command("neighbours", out, *words), finished) as process, held(process):
+        before = finished()
+        jvm = jvms_of(process.pid)[0]
+        process.kill()
+        process.wait()
+    wait(lambda: not lives(jvm))
+    assert 2 <= len(before) < 40
+    assert not parts.with_suffix(".json").exists()
+
+    fruitpipe("neighbours", out)
+    after = finished()
+    assert len(after) == 40
+    assert {path: after[path] for path in before} == before
+    fruitpipe("neighbours", undisturbed)
+    for path in [*after, parts.with_suffix(".json")]:
+        assert (undisturbed / path.relative_to(out)).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

@@ -423,7 +423,7 @@ def test_what_is_damaged_is_told_in_a_line(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.store.url, tmp_path / "out")
     (part,) = (tmp_path / "out/runs" / run.id / "vectors").iterdir()
     part.write_bytes(part.read_bytes()[:-100])
-    assert "It is damaged" in one_line_error(fruitpipe("explore", tmp_path / "out", run.id, code=2))
+    assert "is damaged or missing" in one_line_error(fruitpipe("explore", tmp_path / "out", run.id, code=1))
     assert "no published run" in one_line_error(fruitpipe("explore", tmp_path / "out", "x", code=2))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from command import fruitpipe, manifest, one_line_error, run, vectors
 from numpy.typing import NDArray
 from s3 import options
 from seaweed import BUCKET, Server
+from served import serving
 from sklearn.neighbors import NearestNeighbors
 
 from fruitpipe.explore.facts import facts_of
@@ -163,6 +167,59 @@ def test_similar_finds_an_image_of_the_run_and_a_new_one(out: Path, images: Path
     assert "\x1b" not in text + fruitpipe(*words).stdout
 
 
+def test_similar_imports_neither_spark_nor_tensorflow_nor_pandas(
+    out: Path, images: Path, fruits: Path, tmp_path: Path
+) -> None:
+    """Which would take longer than the search."""
+    told = (
+        "import atexit, pathlib, sys; modules = pathlib.Path(sys.argv.pop(1))\n"
+        "atexit.register(lambda: modules.write_text(' '.join(sys.modules)))\n"
+        "from fruitpipe.cli.app import main; main()"
+    )
+    words = ("similar", out, sorted(fruits.glob("Kiwi/*.jpg"))[1], min(images.glob("Kiwi/*.jpg")), "--json")
+    arguments = [sys.executable, "-c", told, tmp_path / "modules", *words]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert [each["of_run"] for each in json.loads(done.stdout)] == [False, True]
+    imported = set((tmp_path / "modules").read_text().split())
+    assert "fruitpipe.findings.similar" in imported
+    assert not {"pyspark", "tensorflow", "keras", "pandas"} & imported
+
+
+def test_serve_answers_what_similar_says(out: Path, images: Path, fruits: Path, tmp_path: Path) -> None:
+    """Of new images, from many threads at once; and what scikit-learn finds among the published vectors."""
+    model = out / "runs" / manifest(out)["run"] / "model"
+    new = sorted(fruits.rglob("*.jpg"))[1::80]
+    said = json.loads(fruitpipe("similar", out, *new, "--k", "7", "--metric", "euclidean", "--json").stdout)
+    published = vectors(out)
+    search = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(vectors_of(published))
+    with serving(model, "--result", out, "--metric", "euclidean") as served:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda path: served.ask(path.read_bytes(), path="/vectors?k=7"), new))
+        for answer, similar in zip(answers, said, strict=True):
+            assert answer.code == 200
+            assert answer.content["neighbours"] == similar["matches"]
+            distances, _ = search.kneighbors([answer.content["vector"]])
+            np.testing.assert_allclose([each["distance"] for each in similar["matches"]], distances[0], atol=1e-5)
+        about = served.ask(path="/").content["neighbours"]
+        assert about == {"run": manifest(out)["run"], "images": len(published), "metric": "euclidean"}
+        image = new[0].read_bytes()
+        assert len(served.ask(image).content["neighbours"]) == 12
+        assert len(served.ask(image, path="/vectors?k=1000").content["neighbours"]) == len(published)
+        assert "neighbours" not in served.ask(image, path="/vectors?k=0").content
+        assert "neighbours" not in served.ask(b"no image").content
+        for wrong in ("1001", "-1", "x", "", "9" * 5000, "%D9%A3"):
+            answer = served.ask(image, path=f"/vectors?k={wrong}")
+            assert (answer.code, answer.content["status"]) == (400, "bad_request")
+
+
+def test_serve_refuses_a_run_of_another_model(out: Path, images: Path, tmp_path: Path) -> None:
+    other = run(images, tmp_path / "out", "limit=20")
+    model = tmp_path / "out" / "runs" / other["run"] / "model"
+    line = one_line_error(fruitpipe("serve", model, "--port", 0, "--result", out, code=2))
+    assert manifest(out)["run"] in line
+    assert "no published run" in one_line_error(fruitpipe("serve", model, "--result", out, "--run", "x", code=2))
+
+
 def test_mistakes_are_one_line(out: Path, tmp_path: Path) -> None:
     missing = fruitpipe("similar", out, tmp_path / "nothing.jpg", code=2)
     assert "is no image of run" in one_line_error(missing)
@@ -207,7 +264,7 @@ class Made:
             data = memoryview(sink.getvalue())
             store.put(name, data)
             self.files.append(File.of(layout.within(run_id, name), data, len(chosen)))
-        self.vectors = Vectors(store, run_id, tuple(self.files))
+        self.vectors = Vectors(store, run_id, tuple(self.files), points.shape[1])
 
     def find(self, together: int, earlier: Earlier | None = None) -> tuple[list[File], int]:
         task = FindNeighbours(self.vectors, 4, "euclidean", together)

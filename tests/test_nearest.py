@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from fruitpipe.numeric import curation
-from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, prepared
+from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, blocks_of, prepared
 
 METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 
@@ -31,7 +31,7 @@ def nearest(
     compared, positions = prepared(vectors, metric), np.arange(len(vectors))
     found = Nearest(compared, positions, k, metric)
     for chosen in slices or [slice(None)]:
-        found.add(compared[chosen], positions[chosen])
+        found.add(blocks_of(compared[chosen], positions[chosen]))
     return found.distances, found.positions
 
 
@@ -87,9 +87,9 @@ def test_known_neighbours_are_merged_with_new_ones() -> None:
     old, new = np.arange(900)[::2], np.arange(900)[1::2]
     compared = prepared(vectors, "cosine")
     first = Nearest(compared[old], old, 6, "cosine")
-    first.add(compared[old], old)
+    first.add(blocks_of(compared[old], old))
     then = Nearest(compared[old], old, 6, "cosine", (first.distances, first.positions))
-    then.add(compared[new], new)
+    then.add(blocks_of(compared[new], new))
     distances, positions = nearest(vectors, 6, "cosine")
     np.testing.assert_array_equal(then.distances, distances[old])
     np.testing.assert_array_equal(then.positions, positions[old])

@@ -27,7 +27,7 @@ def curated(images: Path, out: Path) -> tuple[Curation, np.ndarray]:
     done = open_run(LocalStore(str(out)))
     neighbours = find_neighbours(done.store, done.manifest)
     assert neighbours
-    parts = Vectors.among(done.store, done.id, done.manifest.files)
+    parts = Vectors.among(done.store, done.id, done.manifest.files, done.manifest.model.components)
     return curate(done, neighbours), np.concatenate([vectors_of(part) for part in parts.each(["vector"])])
 
 

@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from command import command, fruitpipe, hearing, one_line_error
+from command import fruitpipe, one_line_error
 from PIL import Image
+from served import Answer, Served, serving
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import ImageConfig
 from fruitpipe.engines import EngineSpec
-from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric.pca import Pca
 
 MOST = 200_000
-
-
-class Served(NamedTuple):
-    model: Model
-    port: int
-    process: subprocess.Popen[str]
-
-    def ask(self, body: Any = None, *, headers: dict[str, str] | None = None, path: str = "/vectors") -> Answer:
-        """GET without a body, else POST."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request("GET" if body is None else "POST", path, body, headers or {})
-            answer = connection.getresponse()
-            text = answer.read()
-            is_json = answer.headers["content-type"] == "application/json"
-            return Answer(answer.status, json.loads(text) if is_json else {})
-        finally:
-            connection.close()
-
-
-class Answer(NamedTuple):
-    code: int
-    content: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +46,6 @@ def folder(lite0: tuple[Backbone, Path], tmp_path_factory: pytest.TempPathFactor
     for name, data in Model(card, pca, spec).files().items():
         (made / name).write_bytes(data)
     return made
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[Served]:
-    words = hearing(command("serve", folder, "--port", 0))
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout
-            line = process.stdout.readline()
-            assert line.startswith("http://127.0.0.1:"), process.communicate()
-            yield Served(load_model(folder), int(line.split(":")[2].partition("/")[0]), process)
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import typer
 from fruitpipe import config as configs
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
+from fruitpipe.cli.findings import ByMetric, MetricName
 from fruitpipe.cli.findings import commands as of_findings
 from fruitpipe.cli.options import (
     AsJson,
@@ -294,20 +295,31 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8000,
+    out: Annotated[
+        str | None, typer.Option("--result", metavar="OUT", help="Answer the most similar images of a run in it, too.")
+    ] = None,
+    run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id, with --result.")] = "latest",
+    metric: ByMetric = MetricName.cosine,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     backbone: CodeOfModel = None,
 ) -> None:
-    """Answer HTTP requests: POST an image's bytes to /vectors, and get its vector as JSON."""
+    """Answer HTTP requests: POST an image's bytes to /vectors, and get its vector and its neighbours as JSON."""
     from fruitpipe.cli.metrics import Place
+    from fruitpipe.findings.similar import Gallery
     from fruitpipe.model import service
     from fruitpipe.model.model import load_model
+    from fruitpipe.result.runs import open_run
 
-    config = Given(config_file, assignments, direct={"--backbone": backbone}).config(["IMAGES", "OUT"])
+    given = Given(config_file, assignments, direct={"--backbone": backbone})
+    config = given.config(["IMAGES", "OUT"])
     loaded = load_model(model, config.s3, config.backbone)
+    gallery = Gallery(open_run(given.store(out), run_id), metric.value) if out else None
+    if gallery:
+        gallery.require_of(loaded)
     with service.listening(host, port) as listener:
         print(f"http://{Place(host, listener.getsockname()[1])}/vectors", flush=True)
-        service.serve(loaded, listener)
+        service.serve(loaded, listener, gallery)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from fruitpipe.config.sections import (
     PublishConfig,
     S3Config,
     SparkConfig,
+    TrackConfig,
     WordsConfig,
 )
 from fruitpipe.config.validation import ConfigError, Mistake
@@ -40,6 +41,7 @@ __all__ = [
     "PublishConfig",
     "S3Config",
     "SparkConfig",
+    "TrackConfig",
     "WordsConfig",
     "about",
     "families",

@@ -30,6 +30,9 @@ class Environment:
     aws_ca_file: str | None
     gcs_emulator: str | None
     """URL of a local stand-in for Google Cloud Storage."""
+    azure_account: str | None
+    lineage_key: str | None
+    """That an OpenLineage server asks for."""
     termination_log: Path | None
     """Where Kubernetes looks for the reason why a container ended."""
     in_pod: bool
@@ -54,6 +57,8 @@ class Environment:
             aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
+            azure_account=home.get("AZURE_STORAGE_ACCOUNT_NAME") or None,
+            lineage_key=home.get("OPENLINEAGE_API_KEY") or None,
             termination_log=Path(home["FRUITPIPE_TERMINATION_LOG"]) if home.get("FRUITPIPE_TERMINATION_LOG") else None,
             in_pod="KUBERNETES_SERVICE_HOST" in home,
             account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,

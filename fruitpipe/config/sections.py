@@ -257,6 +257,17 @@ class PublishConfig(Section):
     """Its table; {} for a plain one."""
 
 
+class TrackConfig(Section):
+    """Who is told of each run, besides. What cannot be reached costs a note, and never the run."""
+
+    mlflow: Text | None = None
+    """Tracking URI of MLflow, such as https://mlflow.internal, which gets a run of its own for each. Extra `mlflow`; it
+    takes credentials from its own variables, such as MLFLOW_TRACKING_TOKEN."""
+    openlineage: Annotated[File, StringConstraints(pattern=r"^(https?://.+|[^:]+)$")] | None = None
+    """URL of an OpenLineage server, such as Marquez, or a file to which events are added. Extra `openlineage`; the key
+    of a server comes from OPENLINEAGE_API_KEY."""
+
+
 class Config(Section):
     """Everything that a run depends on."""
 
@@ -322,6 +333,7 @@ class Config(Section):
     failures: FailuresConfig = Field(default_factory=FailuresConfig)
     lists: ListsConfig = Field(default_factory=ListsConfig)
     publish: PublishConfig = Field(default_factory=PublishConfig)
+    track: TrackConfig = Field(default_factory=TrackConfig)
     s3: S3Config = Field(default_factory=S3Config)
     spark: SparkConfig = Field(default_factory=SparkConfig)
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from fruitpipe.explore.layout2d import LANDMARKS, lay_out
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run
-from fruitpipe.sinks.table import vectors_of
+from fruitpipe.sinks import vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged
 from fruitpipe.tasks.reduce import spread
+from fruitpipe.tasks.vector_part import Vectors
 
 ROWS = 8192
 """Rows held at once, beside the columns that are kept."""
@@ -30,7 +31,7 @@ MOST_CAUSES, EXAMPLES = 100, 5
 FAR = 3
 """Times the spread of a label, where colours end."""
 
-Vectors = NDArray[np.float32]
+Points = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ class Facts:
     """most frequent first"""
     label: NDArray[np.int64]
     """(n,): numbers of labels"""
-    components: Vectors
+    components: Points
     """(n, m): the first, two at least; zeros where there are fewer"""
-    positions: Vectors | None
+    positions: Points | None
     """(n, 2): a layout that keeps neighbourhoods; None where there is none"""
     causes: list[Cause]
     measures: list[Measure]
@@ -114,7 +115,7 @@ class Labels:
         self.numbers: dict[str, int] = {}
         self.sums = np.zeros((0, components))
 
-    def add(self, names: pa.ChunkedArray, vectors: Vectors) -> NDArray[np.int64]:
+    def add(self, names: pa.ChunkedArray, vectors: Points) -> NDArray[np.int64]:
         """Numbers of the labels of some images."""
         encoded = names.fill_null("").combine_chunks().dictionary_encode()
         found = [self.numbers.setdefault(name, len(self.numbers)) for name in encoded.dictionary.to_pylist()]
@@ -135,16 +136,16 @@ class Images:
     """(n,): numbers of names"""
     names: list[str]
     """of labels, as they come"""
-    centres: Vectors
+    centres: Points
     """mean vector of each label"""
-    components: Vectors
+    components: Points
     """(n, m): the first, two at least; zeros where there are fewer"""
-    landmarks: Vectors
+    landmarks: Points
     """LANDMARKS vectors at most, evenly spaced"""
 
 
 def images_of(run: Run) -> Images:
-    """Read a run, some thousand rows at a time. Raises UserError where it is damaged."""
+    """Read a run, some thousand rows at a time. Raises FruitpipeError where it is damaged."""
     count, width = run.manifest.counts.ok, run.manifest.model.components
     most = max(2, min(MOST_COMPONENTS, width, NUMBERS // max(count, 1)))
     marks = spread(count, LANDMARKS)
@@ -162,7 +163,7 @@ def images_of(run: Run) -> Images:
 
 
 def facts_of(run: Run) -> Facts:
-    """Read a run twice, some thousand rows at a time. Raises UserError where it is damaged."""
+    """Read a run twice, some thousand rows at a time. Raises FruitpipeError where it is damaged."""
     images = images_of(run)
     label, counts = images.label, np.bincount(images.label)
     distance, positions = np.empty(len(label), np.float32), np.empty((len(label), 2), np.float32)
@@ -204,33 +205,18 @@ def outliers(relative: NDArray[np.floating]) -> Listing:
     )
 
 
-def blocks(run: Run) -> Iterator[tuple[slice, pa.Table, Vectors]]:
+def blocks(run: Run) -> Iterator[tuple[slice, pa.Table, Points]]:
     """Rows of a run in order, ROWS at most: which they are, the table, and its vectors, shape (n, k).
 
-    Raises UserError where they are not what the manifest says.
+    Raises UserError where they are not what the manifest says, and FruitpipeError where they cannot be read.
     """
-    start = 0
-    for file in run.manifest.files:
-        if not file.name.startswith(f"{layout.FOLDER['parquet']}/"):
-            continue
-        name = layout.run(run.id, file.name)
-        try:
-            with run.store.open(name) as opened, pq.ParquetFile(opened) as part:
-                if part.metadata.num_rows != file.rows:
-                    raise damaged(run.store, name, f"it has {part.metadata.num_rows} rows, not {file.rows}")
-                for batch in part.iter_batches(ROWS, columns=["path", "label", "vector"]):
-                    table = pa.Table.from_batches([batch])
-                    vectors = vectors_of(table)
-                    if vectors.shape[1] != run.manifest.model.components or not np.isfinite(vectors).all():
-                        raise damaged(run.store, name, "its vectors are not those of the run")
-                    if start + len(vectors) > run.manifest.counts.ok:
-                        break
-                    yield slice(start, start + len(vectors)), table, vectors
-                    start += len(vectors)
-        except (pa.ArrowException, KeyError, FileNotFoundError) as error:
-            raise damaged(run.store, name, str(error).rstrip(".")) from error
-    if start != run.manifest.counts.ok:
+    parts = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    if len(parts) != run.manifest.counts.ok:
         raise damaged(run.store, layout.manifest(run.id), "it counts other images than there are vectors")
+    start = 0
+    for table in parts.each(["path", "label", "vector"], ROWS):
+        yield slice(start, start + len(table)), table, vectors_of(table)
+        start += len(table)
 
 
 def causes(run: Run) -> list[Cause]:

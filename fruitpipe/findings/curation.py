@@ -109,7 +109,7 @@ def curate(
     Raises FruitpipeError where a part is missing or damaged.
     """
     lists = neighbours.read(run)
-    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
     duplicates = find_duplicates(lists, limit)
     voted, confidence, suspect = doubts(lists)
     distance = mean_distances(lists)

@@ -69,7 +69,7 @@ class Neighbours(BaseModel):
         Raises FruitpipeError where a part is missing or damaged.
         """
         store = run.store
-        vectors = Vectors.among(store, self.run, run.manifest.files)
+        vectors = Vectors.among(store, self.run, run.manifest.files, run.manifest.model.components)
         if [file.rows for file in self.parts] != [file.rows for file in vectors.files]:
             raise damaged(store, layout.neighbours(self.run, self.metric, self.k), "it is of other images")
         images = pa.concat_tables(vectors.each(["path", "label"])).combine_chunks()
@@ -174,7 +174,7 @@ def find_earlier(vectors: Vectors, fitted_by: str, k: int, metric: Metric) -> Ea
             manifest = find_manifest(store, run) if record else None
             if record is None or manifest is None or manifest.model.fitted_by != fitted_by:
                 continue
-            found = Vectors.among(store, run, manifest.files)
+            found = Vectors.among(store, run, manifest.files, manifest.model.components)
             if [file.rows for file in record.parts] == [file.rows for file in found.files]:
                 for file in record.parts:
                     read_lists(store, run, file)

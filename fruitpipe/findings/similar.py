@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +16,15 @@ from PIL import Image
 
 from fruitpipe.config import ImageConfig, S3Config, is_remote
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import read_model
-from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, prepared
+from fruitpipe.model.model import Model, read_model
+from fruitpipe.numeric.neighbours import NOWHERE, Block, Metric, Nearest, blocks_of, prepared
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.result.pages import pages
 from fruitpipe.result.runs import Run
+from fruitpipe.sinks import vectors_of
 from fruitpipe.source import Reader
 from fruitpipe.storage import layout
-from fruitpipe.tasks.vector_part import Vectors
+from fruitpipe.tasks.vector_part import Vectors, indices
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decoder import decode_within_limits
 
@@ -60,34 +62,70 @@ def find_similar(
 
     Raises UserError where an image cannot be read, FruitpipeError where the run is damaged.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
     positions = places_of(vectors, images)
     queries = np.zeros((len(images), run.manifest.model.components), np.float32)
-    new = [number for number, position in enumerate(positions) if position == NOWHERE]
-    if new:
-        queries[new] = transformed(run, [images[number] for number in new], s3, backbone)
-    for part in range(len(vectors.files)):
-        first, last = vectors.starts[part : part + 2]
-        here = (positions >= first) & (positions < last)
-        if here.any():
-            queries[here] = vectors.vectors(part)[positions[here] - first]
+    new = positions == NOWHERE
+    if new.any():
+        queries[new] = transformed(run, [images[number] for number in np.flatnonzero(new).tolist()], s3, backbone)
+    if not new.all():
+        queries[~new] = vectors_of(vectors.rows_at(positions[~new], ["vector"]))
     with one_thread():
         nearest = Nearest(prepared(queries, metric), positions, k, metric)
-        for part in range(len(vectors.files)):
-            nearest.add(prepared(vectors.vectors(part), metric), vectors.positions(part))
+        nearest.add(blocks_in(vectors, metric))
+    found = matches_of(vectors.rows_at(nearest.found, ["path", "label"]), nearest)
     return [
-        Similar(image, position != NOWHERE, matches_of(vectors, near, distances))
-        for image, position, near, distances in zip(
-            images, positions.tolist(), nearest.positions, nearest.distances, strict=True
-        )
+        Similar(image, position != NOWHERE, matches)
+        for image, position, matches in zip(images, positions.tolist(), found, strict=True)
     ]
+
+
+class Gallery:
+    """A run in memory, all of whose vectors can be searched again and again, by many threads at once."""
+
+    def __init__(self, run: Run, metric: Metric) -> None:
+        """Raises FruitpipeError where the run is damaged."""
+        vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+        self.run, self.metric, self.count = run, metric, len(vectors)
+        self._blocks = list(blocks_in(vectors, metric))
+        self._images = pa.concat_tables(vectors.each(["path", "label"])).combine_chunks()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"run": self.run.id, "images": self.count, "metric": self.metric}
+
+    def require_of(self, model: Model) -> None:
+        """Raise UserError where another model than this gave the vectors."""
+        facts = self.run.manifest.model
+        if (facts.fitted_by, facts.components) != (model.card.run, model.pca.length):
+            raise UserError(
+                f"run {self.run.id} has vectors of the model that run {facts.fitted_by} fitted, and this is that of "
+                f"run {model.card.run}: take {self.run.path('model')}."
+            )
+
+    def nearest(self, vector: NDArray[np.float32], k: int) -> list[Match]:
+        """The k images whose vectors are nearest to one, (d,), as `find_similar` finds them."""
+        with one_thread():
+            nearest = Nearest(prepared(vector[None], self.metric), np.array([NOWHERE]), k, self.metric)
+            nearest.add(self._blocks)
+        (found,) = matches_of(self._images.take(indices(nearest.found)), nearest)
+        return found
+
+
+def blocks_in(vectors: Vectors, metric: Metric) -> Iterator[Block]:
+    for part in range(len(vectors.files)):
+        yield from blocks_of(prepared(vectors.vectors(part), metric), vectors.positions(part))
 
 
 def places_of(vectors: Vectors, images: Sequence[str]) -> NDArray[np.int64]:
     """Positions of images in a run, (n,), also by another way to write the path of a file; NOWHERE for new ones."""
     full = [image if is_remote(image) else str(Path(image).absolute()) for image in images]
-    as_given, as_full = (vectors.positions_of(pa.array(paths, pa.string())) for paths in (images, full))
-    return np.where(as_given >= 0, as_given, as_full)
+    wanted, found = {*images, *full}, dict[str, int]()
+    for part, start in enumerate(vectors.starts[:-1].tolist()):
+        paths = vectors.paths(part).to_pylist()
+        found |= {path: start + row for row, path in enumerate(paths) if path in wanted}
+    places = [found.get(image, found.get(other, NOWHERE)) for image, other in zip(images, full, strict=True)]
+    return np.array(places, np.int64)
 
 
 def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str | None) -> NDArray[np.float32]:
@@ -103,14 +141,13 @@ def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str 
     return np.stack(found)
 
 
-def matches_of(vectors: Vectors, positions: NDArray[np.int64], distances: NDArray[np.float32]) -> list[Match]:
-    there = positions != NOWHERE
-    found = []
-    for position, distance in zip(positions[there].tolist(), distances[there].tolist(), strict=True):
-        part = int(np.searchsorted(vectors.starts, position, side="right")) - 1
-        row = vectors.table(part, ["path", "label"]).slice(position - vectors.starts[part], 1).to_pylist()[0]
-        found.append(Match(row["path"], row["label"], distance))
-    return found
+def matches_of(images: pa.Table, nearest: Nearest) -> list[list[Match]]:
+    """What was found for each query. images: path and label of all, in their order."""
+    rows = iter(images.to_pylist())
+    return [
+        [Match(**next(rows), distance=distance) for distance in distances[positions != NOWHERE].tolist()]
+        for positions, distances in zip(nearest.positions, nearest.distances, strict=True)
+    ]
 
 
 def page(run: Run, found: Sequence[Similar], metric: Metric, s3: S3Config | None = None) -> str:

@@ -1,7 +1,8 @@
-"""A model behind HTTP: an image in, its vector out. An extra: fruitpipe[serve].
+"""A model behind HTTP: an image in, its vector out, and the most similar images. An extra: fruitpipe[serve].
 
 GET / says which model it is. POST /vectors takes the bytes of one image and answers in JSON: `status`, with `vector`
-where that is `ok`, and `error` where it is not.
+where that is `ok`, and `error` where it is not. Where there are images to search, `neighbours` are the nearest 12 of
+them, or as many as /vectors?k=5 says.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector
@@ -36,25 +40,42 @@ WAITING = 4
 """Requests for each core that are read or wait for one, at most; others are told to come again."""
 PATIENCE = 30.0
 """Seconds that an image may take to arrive."""
-CODES = {OK: 200, "too_large": 413, "unreadable": 503, "busy": 503, "too_late": 408}
+USUAL, MOST = 12, 1000
+"""Neighbours that are answered."""
+CODES = {OK: 200, "bad_request": 400, "too_large": 413, "unreadable": 503, "busy": 503, "too_late": 408}
 """By status; 422 for all others, whose image is bad."""
+
+
+class Searched(Protocol):
+    """Images among which the most similar are found. Called by many threads at once."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Which they are."""
+
+    def nearest(self, vector: NDArray[np.float32], k: int) -> list[Any]:
+        """What JSON is to have of the k nearest to a vector (d,), nearest first."""
 
 
 class Service:
     """Takes at most so many images at once, each of at most the bytes, pixels, memory and seconds of the model's
     `image`."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, searched: Searched | None) -> None:
+        self._model, self._searched = model, searched
         threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(threads)
         self._places = asyncio.Semaphore(WAITING * threads)
 
     async def about(self, request: Request) -> Response:
         card = self._model.card
-        return answer(200, {"run": card.run, "backbone": card.backbone, "components": self._model.pca.length})
+        said = {"run": card.run, "backbone": card.backbone, "components": self._model.pca.length}
+        return answer(200, said | ({"neighbours": self._searched.about} if self._searched else {}))
 
     async def vectors(self, request: Request) -> Response:
+        k = request.query_params.get("k", str(USUAL))
+        if not (k.isascii() and k.isdecimal() and len(k) < 9 and int(k) <= MOST):
+            return answer_of(failed("bad_request", f"k is no whole number from 0 to {MOST}"))
         if self._places.locked():
             return answer_of(failed("busy", "as many images as may be at once are being read: come again"))
         async with self._places:
@@ -69,7 +90,13 @@ class Service:
                 most = self._model.card.image.max_bytes
                 return answer_of(failed("too_large", f"more bytes than image.max_bytes ({most})"))
             loop = asyncio.get_running_loop()
-            return answer_of(await loop.run_in_executor(self._pool, self._model.transform_bytes, data))
+            return await loop.run_in_executor(self._pool, self._found, data, int(k))
+
+    def _found(self, data: bytes, k: int) -> Response:
+        found = self._model.transform_bytes(data)
+        if self._searched is None or found.vector is None or not k:
+            return answer_of(found)
+        return answer_of(found, self._searched.nearest(found.vector, k))
 
     async def _body(self, request: Request) -> bytes | None:
         """The bytes that were sent; None where they are too many, of which no more are read."""
@@ -88,8 +115,8 @@ def failed(status: str, error: str) -> Vector:
     return Vector("", status, error, None)
 
 
-def answer_of(found: Vector) -> Response:
-    content = {"status": found.status, "error": found.error, "vector": found.vector}
+def answer_of(found: Vector, neighbours: list[Any] | None = None) -> Response:
+    content = {"status": found.status, "error": found.error, "vector": found.vector, "neighbours": neighbours}
     said = {name: value for name, value in content.items() if value is not None}
     return answer(CODES.get(found.status, 422), said)
 
@@ -111,14 +138,16 @@ def listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(model: Model, listener: socket.socket) -> None:
+def serve(model: Model, listener: socket.socket, searched: Searched | None = None) -> None:
     """Answer requests until the process is told to end.
+
+    searched: whose most similar images are answered, too.
 
     Raises UserError where the model would run code that the caller has not named, or its parts do not fit.
     """
     model.require_named_code()
     model.transform_bytes(b"")  # starts an engine, which may not be for this machine
-    service = Service(model)
+    service = Service(model, searched)
     # A page of another host, whose name leads here, is not to read answers.
     hosts = [LOOPBACK, "localhost"] if listener.getsockname()[0] == LOOPBACK else ["*"]
     app = Starlette(

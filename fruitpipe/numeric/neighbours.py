@@ -7,14 +7,15 @@ which they come, or the processor: a list that grew is that which is made from s
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Metric = Literal["cosine", "euclidean"]
-ROWS, COLUMNS = 1024, 4096
-"""Of a block of products: 16 MiB."""
+ROWS, COLUMNS = 256, 4096
+"""Of a block of products: 4 MiB, which a cache holds until it is looked through."""
 MEASURED = 1 << 21
 """Numbers that are measured at once: 16 MiB of float64."""
 LARGEST = 1e15
@@ -60,6 +61,27 @@ def squared(distances: NDArray[np.float32], metric: Metric) -> NDArray[np.float6
     return np.asarray((2 * wide if metric == "cosine" else wide * wide) * (1 + 8 * ULP))
 
 
+class Block(NamedTuple):
+    """Some vectors that queries are compared with, ready for a product."""
+
+    columns: NDArray[np.float32]
+    """(n, d + 1). The last column takes away half the square: a product is then half of |x|² less the squared
+    distance."""
+    squares: NDArray[np.float64]
+    """(n,), of their lengths"""
+    positions: NDArray[np.int64]
+    """(n,), rising"""
+
+
+def blocks_of(vectors: NDArray[np.float32], positions: NDArray[np.int64]) -> Iterator[Block]:
+    """Vectors, (n, d), prepared, at positions (n,) in rising order."""
+    for first in range(0, len(vectors), COLUMNS):
+        chosen = slice(first, first + COLUMNS)
+        norms = np.einsum("ij,ij->i", vectors[chosen], vectors[chosen], dtype=np.float64)
+        columns = np.column_stack([vectors[chosen], (-norms / 2).astype(np.float32)])
+        yield Block(columns, norms, positions[chosen])
+
+
 class Nearest:
     """The k nearest of each of some queries, among all vectors that were added. Ties go to the lower position."""
 
@@ -87,29 +109,24 @@ class Nearest:
         if known:
             self.distances[:], self.positions[:] = known
 
-    def add(self, vectors: NDArray[np.float32], positions: NDArray[np.int64]) -> None:
-        """Compare the queries with more vectors, (n, d), prepared, at positions (n,) in rising order."""
-        products = np.empty(ROWS * COLUMNS, np.float32)
-        for first in range(0, len(vectors), COLUMNS):
-            columns = slice(first, first + COLUMNS)
-            norms = squares(vectors[columns])
-            # A last column that subtracts half the square: a product is then half of |x|² less the squared distance.
-            block = np.column_stack([vectors[columns], (-norms / 2).astype(np.float32)])
-            for start in range(0, len(self._queries), ROWS):
-                self._compare(slice(start, start + ROWS), block, norms, positions[columns], products)
+    @property
+    def found(self) -> NDArray[np.int64]:
+        """Positions of all neighbours, of one query after another, (m,)."""
+        return np.asarray(self.positions[self.positions != NOWHERE])
 
-    def _compare(
-        self,
-        chosen: slice,
-        block: NDArray[np.float32],
-        norms: NDArray[np.float64],
-        positions: NDArray[np.int64],
-        room: NDArray[np.float32],
-    ) -> None:
+    def add(self, blocks: Iterable[Block]) -> None:
+        """Compare the queries with more vectors."""
+        products = np.empty(ROWS * COLUMNS, np.float32)
+        for block in blocks:
+            for start in range(0, len(self._queries), ROWS):
+                self._compare(slice(start, start + ROWS), block, products)
+
+    def _compare(self, chosen: slice, block: Block, room: NDArray[np.float32]) -> None:
+        vectors, positions = block.columns, block.positions
         queries = np.column_stack([self._queries[chosen], np.ones(len(self._queries[chosen]), np.float32)])
-        products = room[: len(queries) * len(block)].reshape(len(queries), len(block))
-        np.matmul(queries, block.T, out=products)
-        error = bound(self._squares[chosen], norms.max(), block.shape[1])
+        products = room[: len(queries) * len(vectors)].reshape(len(queries), len(vectors))
+        np.matmul(queries, vectors.T, out=products)
+        error = bound(self._squares[chosen], block.squares.max(), vectors.shape[1])
         farthest, last = self.distances[chosen, -1], self.positions[chosen, -1]
         least = np.full(len(queries), -np.inf)
         full = np.isfinite(farthest)
@@ -117,9 +134,9 @@ class Nearest:
         least[(farthest == 0) & (last < positions[0])] = np.inf  # nothing can be nearer, and ties go to those
         passing = products >= rounded_down(least)[:, None]
         self._tighten(passing, products, error)
-        rows, columns = np.divmod(np.flatnonzero(passing), len(block))
+        rows, columns = np.divmod(np.flatnonzero(passing), len(vectors))
         others = self._own[chosen][rows] != positions[columns]
-        self._take(rows[others] + chosen.start, block[:, :-1], columns[others], positions)
+        self._take(rows[others] + chosen.start, vectors[:, :-1], columns[others], positions)
 
     def _tighten(self, passing: NDArray[np.bool_], products: NDArray[np.float32], error: NDArray[np.float64]) -> None:
         """Of rows in which many pass, as at first, keep what may be among the k nearest of this block."""

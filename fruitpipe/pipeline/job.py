@@ -32,6 +32,8 @@ from fruitpipe.source import Reader
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.warm_up import WarmUp
+from fruitpipe.tracking import Audience
+from fruitpipe.tracking.tracker import Begun
 
 if TYPE_CHECKING:  # who applies a model needs no Spark
     from fruitpipe.spark.cluster import Cluster
@@ -51,6 +53,8 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     sinks: tuple[Sink, ...] = field(init=False)
     """what takes the vectors"""
+    audience: Audience = field(init=False)
+    """who is told how it goes"""
     published: bool = False
     """whether there may be a manifest"""
     scratch: Path = field(init=False)
@@ -65,7 +69,8 @@ class Job:
     _learnt: ResolvedBackbone | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError where a sink cannot be imported."""
+        """Raises UserError where a sink, or a library of who is to be told, cannot be imported."""
+        self.audience = Audience(self.config.track, self.reporter.note)
         self.sinks = open_sinks(self.config.formats, self.store, self.id, self.config.one_file)
 
     @contextmanager
@@ -137,8 +142,13 @@ class Job:
         """What makes features, sent to every executor once; tasks call it."""
         return share(self.spark, self.backbone.engine)
 
+    @property
+    def begun(self) -> Begun:
+        return Begun(self.id, self.started, self.config)
+
     def give_up(self, status: Literal["failed", "interrupted"], reason: str) -> None:
         """Have the sinks drop what is not published, and leave a note of why the run ended, for `fruitpipe runs`."""
+        self.audience.gave_up(self.begun, status, reason)
         for sink in () if self.published else self.sinks:
             try:
                 sink.abort()

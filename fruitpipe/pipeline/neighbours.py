@@ -31,7 +31,7 @@ class FindNeighbours:
     def run(self, context: Context) -> Record | None:
         job, wanted = context.job, context.job.config.neighbours
         assert wanted is not None, "it is not run where it is not wanted"
-        vectors = Vectors.among(job.store, job.id, context.vectors)
+        vectors = Vectors.among(job.store, job.id, context.vectors, context.model.pca.length)
         fitted_by = context.model.card.run
         found = neighbours.seek(job.spark, vectors, fitted_by, wanted.k, wanted.metric, poll=job.reporter.poll)
         facts = found.model_dump(mode="json", exclude={"parts", "run"})
@@ -62,7 +62,7 @@ def find(
     streams.fill()
     leave_deleted_folder()
     environment = Environment.read()
-    vectors = Vectors.among(store, manifest.run, manifest.files)
+    vectors = Vectors.among(store, manifest.run, manifest.files, manifest.model.components)
 
     def watch(images: int) -> None:
         reporter.advance(Counter({OK: images}), 0, 0)

@@ -21,8 +21,8 @@ READERS = 8
 
 
 def digest_of(config: Config) -> str:
-    """Of all that decides what a run gives; where else it is registered does not."""
-    return hashlib.sha256(config.model_dump_json(exclude={"publish"}).encode()).hexdigest()
+    """Of all that decides what a run gives; where else it is registered, and who is told of it, does not."""
+    return hashlib.sha256(config.model_dump_json(exclude={"publish", "track"}).encode()).hexdigest()
 
 
 def precedents(store: Store, config: Config) -> list[Manifest]:

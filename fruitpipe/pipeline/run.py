@@ -69,6 +69,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             job.warnings.append(
                 f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"
             )
+        job.audience.began(job.begun)
         try:
             with job.open(verbose):
                 done = work(job, further, lease)
@@ -84,6 +85,7 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
             failure = failure_of(error)
             job.give_up("failed", str(failure))
             raise failure from error
+        job.audience.published(job.begun, done)
         register(config.publish, done)
         return done
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, prepared
+from fruitpipe.numeric.neighbours import NOWHERE, Metric, Nearest, blocks_of, prepared
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
@@ -119,10 +119,10 @@ class FindNeighbours:
         among_new = [each.among_new for each in sought if each.known.any()] if new.any() else []
         if among_all or among_new:
             vectors = self.compared(number)
-            for nearest in among_all:
-                nearest.add(vectors, positions)
-            for nearest in among_new:
-                nearest.add(vectors[new], positions[new])
+            for chosen, whole in ((among_all, slice(None)), (among_new, new)):
+                blocks = list(blocks_of(vectors[whole], positions[whole])) if chosen else []
+                for nearest in chosen:
+                    nearest.add(blocks)
 
     def kept(self, earlier: Earlier, positions: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Lists]:
         """Which of some images have an earlier list that still holds, (n,), and the lists.
@@ -152,7 +152,10 @@ class FindNeighbours:
 
     def _write(self, number: int, distances: NDArray[np.float32], positions: NDArray[np.int64]) -> File:
         there = positions != NOWHERE
-        columns = [self.vectors.paths_at(positions[there]), pa.array(distances[there])]
+        columns = [
+            self.vectors.rows_at(positions[there], ["path"])["path"].combine_chunks(),
+            pa.array(distances[there]),
+        ]
         structs = pa.StructArray.from_arrays(columns, fields=list(SCHEMA.field("neighbours").type.value_type))
         offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
         lists = pa.ListArray.from_arrays(pa.array(offsets), structs)

@@ -30,12 +30,14 @@ class Vectors:
     run: str
     files: tuple[File, ...]
     """as the manifest has them, with their rows"""
+    width: int
+    """k, numbers of a vector"""
 
     @classmethod
-    def among(cls, store: Store, run: str, files: list[File]) -> Vectors:
+    def among(cls, store: Store, run: str, files: list[File], width: int) -> Vectors:
         """Those among the files of a run."""
         folder = f"{layout.FOLDER['parquet']}/"
-        return cls(store, run, tuple(file for file in files if file.name.startswith(folder)))
+        return cls(store, run, tuple(file for file in files if file.name.startswith(folder)), width)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -51,18 +53,23 @@ class Vectors:
 
     def table(self, number: int, columns: list[str]) -> pa.Table:
         """Columns of a part. Raises FruitpipeError where it is damaged, or not as the manifest has it."""
+        return pa.concat_tables(self._batches(number, columns, LARGEST))
+
+    def _batches(self, number: int, columns: list[str], most: int) -> Iterator[pa.Table]:
+        """Columns of a part, so many rows at once at most. Raises FruitpipeError as `table` does."""
         file = self.files[number]
         name = layout.run(self.run, file.name)
         try:
             with self.store.open(name) as opened, pq.ParquetFile(opened, pre_buffer=True) as part:
-                rows = part.metadata.num_rows
-                table = part.read(columns, use_threads=False) if rows == file.rows and rows <= LARGEST else None
-            require_plain(table, columns)
+                require_rows(part.metadata.num_rows, file)
+                for batch in part.iter_batches(most, columns=columns, use_threads=False):
+                    table = pa.Table.from_batches([batch])
+                    require_plain(table, columns, self.width)
+                    yield table
         except (ValueError, KeyError, OSError) as error:  # what pyarrow raises
             raise FruitpipeError(
                 f"{self.store.location(name)} is damaged or missing: put back what was there, or run again"
             ) from error
-        return table
 
     def vectors(self, number: int) -> NDArray[np.float32]:
         """Of a part, shape (n, k)."""
@@ -71,19 +78,21 @@ class Vectors:
     def paths(self, number: int) -> pa.Array:
         return self.table(number, ["path"])["path"].combine_chunks()
 
-    def each(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Columns of each part in turn."""
-        return (self.table(number, columns) for number in range(len(self.files)))
+    def each(self, columns: list[str], most: int = LARGEST) -> Iterator[pa.Table]:
+        """Columns of each part in turn, so many rows at once at most."""
+        return (table for number in range(len(self.files)) for table in self._batches(number, columns, most))
 
-    def paths_at(self, positions: NDArray[np.int64]) -> pa.Array:
-        """Paths of images, in the order of their positions as given. Holds those of one part beside the result."""
+    def rows_at(self, positions: NDArray[np.int64], columns: list[str]) -> pa.Table:
+        """Columns of images, in the order of their positions as given. Holds those of one part beside the result."""
         distinct, inverse = np.unique(positions, return_inverse=True)
         found = [
-            self.paths(number).take(pa.array(distinct[first:last] - self.starts[number]))
+            self.table(number, columns).take(indices(distinct[first:last] - self.starts[number]))
             for number, (first, last) in enumerate(bounds(distinct, self.starts))
             if last > first
         ]
-        return pa.concat_arrays([pa.array([], pa.string()), *found]).take(pa.array(inverse))
+        if not found:
+            return self.table(0, columns).slice(0, 0)
+        return pa.concat_tables(found).combine_chunks().take(indices(inverse))
 
     def positions_of(self, paths: pa.Array) -> NDArray[np.int64]:
         """Positions of images by their paths; -1 for those that are none of this run."""
@@ -96,20 +105,31 @@ class Vectors:
         return np.asarray(found[encoded.indices.to_numpy()])
 
 
+def indices(numbers: NDArray[np.int64]) -> pa.Array:
+    """Numbers as Arrow has them. `pa.array` does the same, but imports pandas, which takes as long as a search."""
+    return pa.Int64Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+
+
 def bounds(positions: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Where in rising positions those of each part begin and end."""
     return pairwise(np.searchsorted(positions, starts).tolist())
 
 
-def require_plain(table: pa.Table | None, columns: list[str]) -> None:
-    """Raise ValueError where there is no table, or it is not as `to_table` makes it: of other types, or with nulls."""
-    if table is None:
+def require_rows(count: int, file: File) -> None:
+    """Raise ValueError where a part has other rows than the manifest says, none, or more than there may be."""
+    if count != file.rows or not 0 < count <= LARGEST:
         raise ValueError("its rows are others")
+
+
+def require_plain(table: pa.Table, columns: list[str], width: int) -> None:
+    """Raise ValueError where a table is not as `to_table` makes it: of other types, with nulls, or not finite."""
     for name in columns:
         column = table[name]
         kind = column.type
-        is_vector = pa.types.is_fixed_size_list(kind) and pa.types.is_float32(kind.value_type)
+        is_vector = pa.types.is_fixed_size_list(kind) and (kind.value_type, kind.list_size) == (pa.float32(), width)
         if not (is_vector if name == "vector" else pa.types.is_string(kind)):
             raise ValueError(f"{name} is of another type")
         if name != "label" and column.null_count:
             raise ValueError(f"{name} has nulls")
+        if name == "vector" and not np.isfinite(vectors_of(table)).all():
+            raise ValueError("a vector is not finite")
