@@ -27,6 +27,7 @@ class OnlyTls(HTTPRedirectHandler):
 
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://"):
+            fp.close()
             raise URLError("it redirects to a place without TLS")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -75,11 +76,11 @@ def found(config: Config, name: str, most: int) -> bytes | None:
             return downloaded(name, most, admit)
         if is_remote(name):
             return bytes(open_bucket(name, config.s3).get(split(name)[2], admit=admit).data)
+        status = Path(name).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"backbone: {name} is no regular file: take another.")
+        admit(status.st_size)
         with Path(name).open("rb") as file:
-            status = Path(name).stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"backbone: {name} is no regular file: take another.")
-            admit(status.st_size)
             return file.read(most)
     except FileNotFoundError:
         return None

@@ -95,7 +95,7 @@ def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of dates and numbers that are none
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else None)], source) from error
+        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else 1)], source) from error
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict):

@@ -14,6 +14,8 @@ from fruitpipe.config.validation import ConfigError, Mistake, mistake_in
 
 MOST_BYTES = 1 << 20
 """Of a sidecar."""
+MOST_LINES, MOST_BRACKETS = 1000, 100
+"""Likewise: the time that a parser takes grows with the square of those that are open."""
 REFERENCES = 4
 """Pictures of a sidecar, at most."""
 Three = tuple[float, float, float]
@@ -143,6 +145,8 @@ def sidecar_of(data: bytes, source: str) -> Sidecar:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise ConfigError([Mistake("", "not UTF-8: save it so.", 1)], source) from error
+    if text.count("\n") > MOST_LINES or text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ConfigError([Mistake("", "more than a sidecar has to say.", 1)], source)
     tree, lines = mapping_in(text, source)
     try:
         return Sidecar.model_validate(tree)
