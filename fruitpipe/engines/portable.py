@@ -237,8 +237,10 @@ def pooled(output: NDArray[np.float32], pooling: str | None, channels_first: boo
 
 
 def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """1 of two vectors of zeros."""
+    """1 of two vectors of zeros; 0 where a number is none."""
     a, b = one.astype(np.float64), other.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return 0.0
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else float(np.array_equal(a, b))
 
