@@ -142,6 +142,16 @@ def keras_networks() -> dict[str, tuple[Any, int]]:
     return {"convnet": (convnet, 96), "vit": (vit(64, 16, 64, 2), 64)}
 
 
+def served_by(network: Any, takes: Any) -> Any:
+    """A network as TensorFlow saves it, with the weights that it does not see in Keras' own."""
+    import tensorflow as tf
+
+    served = tf.Module()
+    served.weights = [variable.value for variable in network.weights]
+    served.feature = tf.function(lambda image: network(image, training=False), input_signature=takes)
+    return served
+
+
 def main() -> None:
     import tensorflow as tf
     import tf2onnx
@@ -151,15 +161,12 @@ def main() -> None:
         pictures = np.stack([reference_picture(kind, seed, side) for kind, seed in PICTURES]).astype(np.float32)
         given = np.concatenate([network(picture[None] / 127.5 - 1, training=False) for picture in pictures])
         np.save(folder / f"{name}.npy", given)
-        function = tf.function(lambda image, network=network: network(image, training=False))
         takes = [tf.TensorSpec((1, side, side, 3), tf.float32, name="image")]
+        served = served_by(network, takes)
         for layout in ("NHWC", "NCHW"):
             first = ["image"] if layout == "NCHW" else None
             file = str(folder / f"{name}_{layout}.onnx")
-            tf2onnx.convert.from_function(function, takes, opset=18, inputs_as_nchw=first, output_path=file)
-        served = tf.Module()
-        served.weights = [variable.value for variable in network.weights]  # which TensorFlow does not see in Keras' own
-        served.feature = tf.function(function, input_signature=takes)
+            tf2onnx.convert.from_function(served.feature, takes, opset=18, inputs_as_nchw=first, output_path=file)
         with TemporaryDirectory() as saved:
             tf.saved_model.save(served, saved, signatures=served.feature.get_concrete_function())
             converter = tf.lite.TFLiteConverter.from_saved_model(saved)

@@ -429,37 +429,35 @@ def of_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-KERAS = ("convnet_NHWC.onnx", "convnet_NCHW.onnx", "convnet_NHWC.tflite",
-         "vit_NHWC.onnx", "vit_NCHW.onnx", "vit_NHWC.tflite")  # fmt: skip
+FILES = ("NHWC.onnx", "NCHW.onnx", "NHWC.tflite")
+POOLED = {
+    "average": lambda maps: maps.mean(axis=(1, 2)),
+    "mean": lambda tokens: tokens.mean(axis=1),
+    "cls": lambda tokens: tokens[:, 0],
+}
+KERAS = [("convnet", 96, "average"), ("vit", 64, "mean"), ("vit", 64, "cls")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("name", KERAS)
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("kind", "side", "pooling"), KERAS)
 def test_networks_of_keras_give_what_keras_gives(
-    of_keras: Path, library: str, name: str, pooling: str, tmp_path: Path
+    of_keras: Path, library: str, kind: str, side: int, pooling: str, file: str, tmp_path: Path
 ) -> None:
-    kind = name.partition("_")[0]
-    given = np.load(of_keras / f"{kind}.npy")  # maps (n, h, w, d), or tokens (n, t, d)
-    expected = {"convnet": given.mean(axis=(1, 2)) if kind == "convnet" else None}.get(
-        kind, given.mean(axis=1) if pooling == "mean" else given[:, 0]
-    )
-    side = {"convnet": 96, "vit": 64}[kind]
-    by_digest = {
-        digest_of(reference_picture(*each, side)): vector for each, vector in zip(PICTURES, expected, strict=True)
-    }
-    held = references(lambda pixels: by_digest[digest_of(pixels)], side)
-    keys = {"pooling": pooling} if kind == "vit" else {}
-    network = write(tmp_path, (of_keras / name).read_bytes(), name, references=held, **keys)
-    found = features(spec_of(network), [reference_picture(*each, side) for each in PICTURES])
+    """Of a network with tokens, another pooling is told from the right one."""
+    expected = POOLED[pooling](np.load(of_keras / f"{kind}.npy"))
+    pictures = [reference_picture(*each, side) for each in PICTURES]
+    vectors_of = {digest_of(picture): vector for picture, vector in zip(pictures, expected, strict=True)}
+    held = references(lambda pixels: vectors_of[digest_of(pixels)], side)
+    network = (of_keras / f"{kind}_{file}").read_bytes()
+    found = features(spec_of(write(tmp_path, network, file, references=held, pooling=pooling)), pictures)
     cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() >= 0.9999
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-4 * np.abs(expected).max())
     if kind == "vit":
         other = {"mean": "cls", "cls": "mean"}[pooling]
-        assert f"with pooling: {pooling}, all references fit" in refused(
-            write(tmp_path, network.read_bytes(), name, references=held, pooling=other)
-        )
+        wrong = write(tmp_path, network, file, references=held, pooling=other)
+        assert f"with pooling: {pooling}, all references fit" in refused(wrong)
 
 
 @pytest.mark.slow
