@@ -11,9 +11,11 @@ the lowest cosine of features to those of the flatbuffer besides, which `benchma
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,7 +146,8 @@ def in_a_file(name: str, trained: list[str], folder: Path) -> Case:
 
     backbone, path = Path(name).stem, folder / name
     weights = f"weights={'imagenet' if backbone in trained else 'random:7'}"
-    app(["convert", "--backbone", backbone, "--set", weights, "--output", str(path)], standalone_mode=False)
+    with redirect_stdout(io.StringIO()):
+        app(["convert", "--backbone", backbone, "--set", weights, "--output", str(path)], standalone_mode=False)
     bare: Bare = LiteRt(path) if path.suffix == ".tflite" else OpenVino(path, "f32")
     engine = "litert" if path.suffix == ".tflite" else "openvino"
     return Case(name, engine, bare, [f"backbone={path}"], converted(backbone, weights.partition("=")[2]))

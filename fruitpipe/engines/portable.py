@@ -61,6 +61,7 @@ class PortableNetwork:
             self._in_order(np.broadcast_to(each.astype(np.float32), (self.side, self.side, 3))).copy()
             for each in (1 / (255 * std), -np.array(levels.mean) / std)
         )
+        self._as_they_are = bool((self._scale == 1).all() and not self._shift.any())
 
     def _in_order(self, picture: NDArray[Any]) -> NDArray[Any]:
         """A picture's axes in the network's order."""
@@ -69,8 +70,12 @@ class PortableNetwork:
     def _show(self, pixels: NDArray[np.uint8]) -> None:
         """Write pixels to the input, which LiteRT wants nobody to hold when it runs."""
         image = self._runtime.image[0]
-        np.multiply(self._in_order(pixels[..., ::-1] if self._backwards else pixels), self._scale, out=image)
-        np.add(image, self._shift, out=image)
+        given = self._in_order(pixels[..., ::-1] if self._backwards else pixels)
+        if self._as_they_are:
+            image[...] = given
+        else:
+            np.multiply(given, self._scale, out=image)
+            np.add(image, self._shift, out=image)
 
     def _feature(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._show(pixels)
