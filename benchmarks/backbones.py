@@ -2,7 +2,8 @@
 
 Bare loops run before and after every run of fruitpipe, which is held against the mean of both. Both times hold the
 start of the engine in each process, and fruitpipe's what it needs besides to bring the weights there. The CPU time of
-the engine alone is what `fruitpipe/engines/choice.py` goes by.
+the engine alone is what `fruitpipe/engines/choice.py` goes by. Of networks in files, which are MobileNetV2's, it prints
+the lowest cosine of features to those of the flatbuffer besides, which `benchmarks/equality.py` holds against Keras'.
 
     python benchmarks/backbones.py IMAGES
 """
@@ -10,9 +11,11 @@ the engine alone is what `fruitpipe/engines/choice.py` goes by.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +28,9 @@ from limit import Bare, LiteRt, around, bare_loops, cached
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-TARGET = 0.90
-BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, "vgg16": 320, "orb": 8000}
+TARGET, TARGET_OF_FILES = 0.90, 0.95
+FILES = {"mobilenet_v2.onnx": 4000, "mobilenet_v2.tflite": 4000}
+BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, "vgg16": 320, "orb": 8000, **FILES}
 """Images of each, so that a side takes some 10 to 50 s on two cores."""
 TRAINED = ("mobilenet_v2", "efficientnet_lite0")
 ENGINES = ("litert", "openvino", "bf16")
@@ -86,6 +90,8 @@ class Case(NamedTuple):
     engine: str
     bare: Bare
     settings: list[str]
+    reference: Path | None = None
+    """flatbuffer of the same network, for one in a file"""
 
 
 def main() -> None:
@@ -100,13 +106,19 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
-    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'target':>9}{'CPU ms/image':>15}")
-    for case in cases(options.only, options.engines, options.trained):
-        measure(case, options.images, round(options.scale * BACKBONES[case.backbone]), options.rounds, options.cores)
+    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'target':>9}{'CPU ms/image':>15}"
+          f"{'worker':>10}{'cosine':>9}")  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-backbones-") as folder:
+        for case in cases(options.only, options.engines, options.trained, Path(folder)):
+            count = round(options.scale * BACKBONES[case.backbone])
+            measure(case, options.images, count, options.rounds, options.cores)
 
 
-def cases(backbones: list[str], engines: list[str], trained: list[str]) -> Iterator[Case]:
+def cases(backbones: list[str], engines: list[str], trained: list[str], folder: Path) -> Iterator[Case]:
     for backbone in backbones:
+        if backbone in FILES:
+            yield in_a_file(backbone, trained, folder)
+            continue
         if backbone == "orb":
             yield Case(backbone, "words", Orb(), [f"backbone={backbone}", "words.size=48"])
             continue
@@ -128,6 +140,39 @@ def cases(backbones: list[str], engines: list[str], trained: list[str]) -> Itera
             )
 
 
+def in_a_file(name: str, trained: list[str], folder: Path) -> Case:
+    """A known network as a file with its sidecar."""
+    from fruitpipe.cli.app import app
+
+    backbone, path = Path(name).stem, folder / name
+    weights = f"weights={'imagenet' if backbone in trained else 'random:7'}"
+    with redirect_stdout(io.StringIO()):
+        app(["convert", "--backbone", backbone, "--set", weights, "--output", str(path)], standalone_mode=False)
+    bare: Bare = LiteRt(path) if path.suffix == ".tflite" else OpenVino(path, "f32")
+    engine = "litert" if path.suffix == ".tflite" else "openvino"
+    return Case(name, engine, bare, [f"backbone={path}"], converted(backbone, weights.partition("=")[2]))
+
+
+def lowest_cosine(case: Case, images: list[Path]) -> float:
+    """Of a network's features to those of its flatbuffer."""
+    from fruitpipe.backbones import resolve
+    from fruitpipe.config import Environment, ImageConfig, S3Config, load_config
+    from fruitpipe.engines import EngineSpec
+    from fruitpipe.source import Reader
+    from fruitpipe.source.fetching import Image
+    from fruitpipe.tasks.featurize import featurize
+
+    assert case.reference is not None
+    given = [Image(str(path)) for path in images]
+    resolved = resolve(load_config(assignments=case.settings, input="IMAGES", output="OUT"), Environment.read())
+    found, wanted = (
+        featurize(given, spec.start(), ImageConfig(), Reader(S3Config(), 1 << 26))[1]
+        for spec in (resolved.engine, EngineSpec("litert", case.reference))
+    )
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+    return float(((found * wanted).sum(axis=1) / lengths).min())
+
+
 def converted(backbone: str, weights: str) -> Path:
     # Not at the top, where the bare loops would import it too.
     from fruitpipe.backbones import resolve
@@ -147,16 +192,31 @@ def measure(case: Case, images: Path, count: int, rounds: int, cores: int) -> No
     with tempfile.TemporaryDirectory(prefix="fruitpipe-backbones-") as folder:
         chosen = subset(images, count, Path(folder, "images"))
         paths = cached(chosen)
-        limits, ours = [bare_loops(case.bare, paths, cores)], []
+        limits, ours, workers = [bare_loops(case.bare, paths, cores)], [], []
         for number in range(rounds):
-            ours.append(run_fruitpipe(chosen, Path(folder, f"out-{number}"), cores, *case.settings).working)
+            out = Path(folder, f"out-{number}")
+            ours.append(run_fruitpipe(chosen, out, cores, *case.settings).working)
+            workers.append(worker_memory(out))
             limits.append(bare_loops(case.bare, paths, cores))
+        cosine = f"{lowest_cosine(case, paths[:: max(count // 48, 1)]):.6f}" if case.reference else ""
     bare = [limit.working for limit in around(limits)]
     ratio = float(np.median(np.divide(bare, ours)))
     rates = f"{count / np.median(ours):.1f} : {count / np.median(bare):.1f}"
     engine = 1000 * float(np.median([limit.engine for limit in limits])) / count
     name = f"{case.backbone:<20}{case.engine:<10}{count:>7}"
-    print(f"{name}{rates:>17}{ratio:>8.2f}{f'>= {TARGET:g}':>9}{engine:>15.1f}", flush=True)
+    target = TARGET_OF_FILES if case.reference else TARGET
+    print(
+        f"{name}{rates:>17}{ratio:>8.2f}{f'>= {target:g}':>9}{engine:>15.1f}{f'{max(workers)} MiB':>10}{cosine:>9}",
+        flush=True,
+    )
+
+
+def worker_memory(out: Path) -> int:
+    """The most that a Python worker of a run had, MiB."""
+    from fruitpipe.result.runs import open_run
+    from fruitpipe.storage.store import LocalStore
+
+    return open_run(LocalStore(str(out))).manifest.worker_memory >> 20
 
 
 if __name__ == "__main__":

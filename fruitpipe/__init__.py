@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fruitpipe.config import Config, load_config
     from fruitpipe.engines.custom import CustomBackbone, Description
+    from fruitpipe.engines.reference_pictures import reference_picture
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model.model import Model, load_model
     from fruitpipe.pipeline.run import run
@@ -31,6 +32,7 @@ HOMES = {
     "UserError": "errors",
     "load_config": "config",
     "load_model": "model.model",
+    "reference_picture": "engines.reference_pictures",
     "run": "pipeline.run",
     "submit": "releases.release",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "UserError",
     "load_config",
     "load_model",
+    "reference_picture",
     "run",
     "submit",
 ]

@@ -37,6 +37,8 @@ from typer.main import get_command
 from fruitpipe import config
 from fruitpipe.cli.app import app
 from fruitpipe.cli.releases import commands
+from fruitpipe.config.sidecar import Sidecar, sidecar_of
+from fruitpipe.engines.reference_pictures import digest_of, reference_picture
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -376,8 +378,20 @@ def test_python_runs(name: str, desk: Desk) -> None:
 @pytest.mark.parametrize("name", [name for name, path in PAGES.items() if read(path.read_text()).yaml])
 def test_yaml_is_a_config(name: str, tmp_path: Path) -> None:
     for text in read(PAGES[name].read_text()).yaml:
+        if text.startswith("# model.yaml"):
+            is_a_sidecar(text)
+            continue
         (tmp_path / "run.yaml").write_text(text)
         config.validate(tmp_path / "run.yaml")
+
+
+def is_a_sidecar(text: str) -> None:
+    """It has all keys, and its pictures are those that it says."""
+    told = sidecar_of(text.encode(), "model.yaml")
+    shown = set(yaml.safe_load(text)) | set(re.findall(r"^# (\w+):", text, re.MULTILINE))
+    assert shown == set(Sidecar.model_fields)
+    for reference in told.references or ():
+        assert digest_of(reference_picture(reference.kind, reference.seed, told.size or 0)) == reference.pixels
 
 
 def test_nothing_that_looks_like_a_command_is_passed_over() -> None:

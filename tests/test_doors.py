@@ -125,6 +125,7 @@ DOORS = {
     "UserError": takes_nothing,
     "load_config": takes_load_config,
     "load_model": takes_load_model,
+    "reference_picture": takes_nothing,
     "run": takes_run,
     "submit": takes_submit,
 }

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
@@ -41,10 +42,10 @@ def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone
     return stored(folder_of(choice, environment))
 
 
-def stored(folder: Path) -> tuple[Backbone, Path] | None:
-    """The backbone and flatbuffer that a finished conversion wrote to a folder; None where there is none."""
+def stored(folder: Path, artefact: str = FLATBUFFER) -> tuple[Backbone, Path] | None:
+    """The backbone and artefact that was kept in a folder; None where there is none."""
     try:
-        return Backbone.model_validate_json((folder / FACTS).read_text()), folder / FLATBUFFER
+        return Backbone.model_validate_json((folder / FACTS).read_text()), folder / artefact
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -55,7 +56,17 @@ def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbon
     Raises UserError where its weights are not to be had, or something in the choice does not fit.
     """
     target = folder_of(choice, environment)
-    if found := stored(target):
+    return kept(target, choice.name, FLATBUFFER, lambda made: run_conversion(choice, made, environment))
+
+
+def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -> tuple[Backbone, Path]:
+    """The backbone and artefact of a folder of the cache, made now if this machine has not done so before.
+
+    make: writes artefact and facts to a folder, which appears when it is whole.
+
+    Raises UserError where the cache cannot be written, and what `make` raises.
+    """
+    if found := stored(target, artefact):
         return found
     with ExitStack() as stack:
         try:
@@ -63,18 +74,18 @@ def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbon
             scratch = stack.enter_context(private_folder(target.parent))
         except OSError as error:
             raise UserError(
-                f"{choice.name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
+                f"{name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
                 "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
             ) from error
         made = scratch / "made"  # with the rights of any folder, as the temporary one is its owner's alone
         made.mkdir()
-        run_conversion(choice, made, environment)
+        make(made)
         try:
             made.rename(target)
         except OSError:
             if not (target / FACTS).exists():  # else another process was faster
                 raise
-    return Backbone.model_validate_json((target / FACTS).read_text()), target / FLATBUFFER
+    return Backbone.model_validate_json((target / FACTS).read_text()), target / artefact
 
 
 def folder_of(choice: NetworkChoice, environment: Environment) -> Path:

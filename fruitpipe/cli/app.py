@@ -506,6 +506,15 @@ def convert(
     preset: Preset = None,
     assignments: Set = [],  # noqa: B006
     backbone: Backbone = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the network there too, FILE.onnx or FILE.tflite, and FILE.yaml.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a config's backbone now, so that later runs, or an image, need neither its weights nor TensorFlow."""
@@ -521,11 +530,20 @@ def convert(
         raise nothing from None
     if not isinstance(path := engine.source, Path):
         raise nothing
+    if output:
+        from fruitpipe.backbones.portable_copy import portable_copy
+        from fruitpipe.model.transform import whole_file
+
+        for name, data in portable_copy(config, network, engine, output).items():
+            with whole_file(name, config.s3, Path(name).name) as file:
+                file.write_bytes(data)
     if as_json:
-        print_json(network.model_dump() | {"path": str(path)})
+        print_json(network.model_dump() | {"path": str(path), "output": output})
         return
     print(f"{network.name}, layer {network.layer}: {network.dimension} features of {network.input_size} x "
           f"{network.input_size} pixels, {size(path.stat().st_size)} in {path}")  # fmt: skip
+    if output:
+        print(f"{output}: what `--backbone {output}` takes")
 
 
 @app.command("version")

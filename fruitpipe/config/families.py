@@ -39,10 +39,11 @@ FAMILIES: Registry[type[Family]] = Registry(
         "efficientnet_lite0": "fruitpipe.backbones.efficientnet_lite0:EfficientNetLite0",
         "keras_applications": "fruitpipe.backbones.keras_applications:KerasApplications",
         "visual_words": "fruitpipe.backbones.visual_words:VisualWords",
+        "portable": "fruitpipe.backbones.portable:PortableNetworks",
         "custom": "fruitpipe.backbones.custom:CustomBackbones",
     },
 )
-BACKBONE_KEYS = ("layer", "pooling", "weights", "engine", "precision", "words")
+BACKBONE_KEYS = ("layer", "pooling", "weights", "engine", "precision", "words", "sha256")
 """Keys of a config that only some families take."""
 
 
@@ -87,7 +88,8 @@ def backbone_name(value: str, info: ValidationInfo) -> str:
     return one_of(
         value,
         backbone_names(),
-        "is no backbone: `fruitpipe backbones` lists them, and a class of your own is package.module:Class.",
+        "is no backbone: `fruitpipe backbones` lists them, a network of your own is a file that ends in .onnx or "
+        ".tflite, and a class of your own is package.module:Class.",
     )
 
 

@@ -71,27 +71,35 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     Raises ConfigError where the file is missing, is not YAML, names a key twice or holds no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
-            mark = aliases[0].start_mark
-            mistake = Mistake("", "YAML aliases (*name) are not supported.", mark.line + 1 if mark else None)
-            raise ConfigError([mistake], str(path))
-        node = yaml.compose(text, yaml.SafeLoader)
-        tree = yaml.safe_load(text)
+        return mapping_in(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise UserError(f"no config file {path}: check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: save it so.") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except yaml.YAMLError as error:
+
+
+def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
+    """As `read_yaml`, of a file's text.
+
+    source: what errors call the file.
+    """
+    try:
+        if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
+            mark = aliases[0].start_mark
+            mistake = Mistake("", "YAML aliases (*name) are not supported.", mark.line + 1 if mark else None)
+            raise ConfigError([mistake], source)
+        node = yaml.compose(text, yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of dates and numbers that are none
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else None)], str(path)) from error
+        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else 1)], source) from error
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict):
-        raise ConfigError([Mistake("", "expected `key: value` lines at the top.", 1)], str(path))
+        raise ConfigError([Mistake("", "expected `key: value` lines at the top.", 1)], source)
     lines: Lines = {}
     twice = []
     for key, line in walk(node):
@@ -99,7 +107,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
             twice.append(Mistake(".".join(key), f"named twice, first on line {lines[key]}.", line))
         lines[key] = line
     if twice:
-        raise ConfigError(twice, str(path))
+        raise ConfigError(twice, source)
     return tree, lines
 
 

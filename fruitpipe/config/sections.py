@@ -38,7 +38,7 @@ class NamesSchema:
         return names_schema()
 
 
-BackboneName = Annotated[str, AfterValidator(backbone_name), NamesSchema()]
+BackboneName = Annotated[str, BeforeValidator(text_of), AfterValidator(backbone_name), NamesSchema()]
 Weights = Annotated[
     str,
     NO_SECRET,
@@ -288,7 +288,10 @@ class Config(Section):
     """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
     """What gives the features: efficientnet_lite0, a model of keras.applications, such as resnet50, a bag of visual
-    words (orb or sift), or a class of your own (package.module:Class)."""
+    words (orb or sift), a network in a file (model.onnx or model.tflite, also in a bucket or behind https://) with
+    model.yaml beside it, or a class of your own (package.module:Class)."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 that a network's file must have; without it, none is taken from https://."""
     layer: str | int | None = None
     """Layer whose output is the feature, by name or by index as Keras counts. Where nothing is said, the one before the
     classifier; of VGG, block5_pool: up to `fc2`, it has seven to nine times the weights."""
@@ -367,6 +370,8 @@ class Config(Section):
             is_taken = family is None or name in family.keys
             if not is_taken and name in self.model_dump(exclude_defaults=True):
                 raise ValueError(f"{self.backbone} has no {name}: leave `{name}` out, or choose another backbone")
+        if self.backbone.startswith("https://") and self.sha256 is None:
+            raise ValueError("a backbone from https:// needs its `sha256`, so that it is the one that you mean")
         if self.evaluate and self.labels == "none":
             raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self

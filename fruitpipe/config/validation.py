@@ -66,17 +66,19 @@ def key_of(detail: Any) -> Key:
     return tuple(str(part) for part in detail["loc"] if part not in TAGS)
 
 
-def mistake_in(detail: Any, lines: Lines) -> Mistake:
+def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mistake:
+    """What pydantic found wrong with a document of `root`."""
     location = key_of(detail)
     key, line = ".".join(location), lines.get(location)
     match detail["type"]:
         case "extra_forbidden":
-            fields = fields_at(location[:-1])
+            fields = fields_at(location[:-1], root)
             close = difflib.get_close_matches(location[-1], fields, 1)
-            suggestion = home_of(location[-1], 1.0) or (close[0] if close else home_of(location[-1], 0.8))
+            suggestion = home_of(location[-1], 1.0, root) or (close[0] if close else home_of(location[-1], 0.8, root))
             return Mistake(key, "no such key.", line, suggestion)
         case "missing":
-            return Mistake(key, f"missing: give it on the command line, or as `{key}:` in a config file.")
+            where = "give it on the command line, or as" if root is Config else "add"
+            return Mistake(key, f"missing: {where} `{key}:` in {'a config file' if root is Config else 'the file'}.")
         case "literal_error":
             given = str(quoted(detail["input"]))
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
@@ -104,10 +106,11 @@ def quoted(value: Any) -> Any:
     return re.sub(r"[\w/+=-]{30,}", "…", value) if isinstance(value, str) else value
 
 
-def fields_at(location: tuple[str, ...]) -> list[str]:
-    section: type[Section] = Config
+def fields_at(location: tuple[str, ...], root: type[Section]) -> list[str]:
+    section = root
     for name in location:
-        section = section_in(section.model_fields[name].annotation) or section
+        if name in section.model_fields:  # or it is the number of an item
+            section = section_in(section.model_fields[name].annotation) or section
     return list(section.model_fields)
 
 
@@ -118,12 +121,12 @@ def section_in(annotation: Any) -> type[Section] | None:
     return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
-def home_of(name: str, likeness: float) -> str | None:
+def home_of(name: str, likeness: float, root: type[Section]) -> str | None:
     """The dotted key whose last name is this similar, for a key written at the wrong level."""
-    for key, field in Config.model_fields.items():
+    for key, field in root.model_fields.items():
         if section := section_in(field.annotation):
             close = difflib.get_close_matches(name, section.model_fields, 1, likeness)
             if close:
                 return f"{key}.{close[0]}"
-    close = difflib.get_close_matches(name, Config.model_fields, 1, likeness)
+    close = difflib.get_close_matches(name, root.model_fields, 1, likeness)
     return close[0] if close else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
+from fruitpipe.errors import UserError
+
 LARGE = 20_000_000
 """Parameters of a network from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
 
@@ -24,3 +26,20 @@ def network_kind(
 
     core_for("bf16" if precision == "bf16" else "f32")
     return "openvino_bf16" if precision == "bf16" else "openvino"
+
+
+def onnx_library() -> Literal["openvino", "onnxruntime"]:
+    """What runs ONNX here: OpenVINO, where it is installed.
+
+    CPU time of an image, ms, by OpenVINO and onnxruntime: MobileNetV2 5.4 and 5.9, ResNet50 47 and 50, ViT-S/16 62 and
+    70 (`benchmarks/onnx_libraries.py`).
+
+    Raises UserError where neither is there.
+    """
+    if find_spec("openvino"):
+        return "openvino"
+    if find_spec("onnxruntime"):
+        return "onnxruntime"
+    raise UserError(
+        "nothing that runs ONNX is installed: pip install 'fruitpipe[openvino]', or 'fruitpipe[onnx]' for onnxruntime."
+    )

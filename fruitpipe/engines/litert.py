@@ -36,6 +36,13 @@ def silence() -> Iterator[None]:
             os.close(kept)
 
 
+def interpreter_of(flatbuffer: bytes | Path) -> Any:
+    """LiteRT's interpreter on one thread, before it has room for tensors."""
+    given = {"model_path": str(flatbuffer)} if isinstance(flatbuffer, Path) else {"model_content": flatbuffer}
+    with silence():
+        return Interpreter(**given, num_threads=1)
+
+
 class LiteRt:
     """An interpreter of one flatbuffer, an image at a time."""
 
@@ -44,9 +51,8 @@ class LiteRt:
     def __init__(self, flatbuffer: bytes | Path, device: str = CPU) -> None:
         """Raises UserError for another device than the CPU."""
         require_cpu("LiteRT", device)
-        given = {"model_path": str(flatbuffer)} if isinstance(flatbuffer, Path) else {"model_content": flatbuffer}
+        self._interpreter: Any = interpreter_of(flatbuffer)
         with silence():
-            self._interpreter: Any = Interpreter(**given, num_threads=1)
             self._interpreter.allocate_tensors()
         self._image = self._interpreter.get_input_details()[0]["index"]
         self._feature = self._interpreter.get_output_details()[0]["index"]

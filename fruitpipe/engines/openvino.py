@@ -30,15 +30,8 @@ class OpenVino:
         require_cpu("OpenVINO", device)
         core = core_for(self.precision)
         openvino = load()
-        # One thread, as each Spark task has one core; not pinned, or all workers would be on the first one.
-        settings = {
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "INFERENCE_NUM_THREADS": 1,
-            "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False,
-        }
         with as_file(flatbuffer) as path:
-            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            compiled = core.compile_model(core.read_model(path), "CPU", settings_of(self.precision))
         self._request: Any = compiled.create_infer_request()
         self._image: NDArray[np.float32] = np.zeros(tuple(compiled.input(0).shape), np.float32)
         self._request.set_input_tensor(openvino.Tensor(self._image, shared_memory=True))
@@ -58,6 +51,16 @@ class OpenVinoBf16(OpenVino):
     """The same in bfloat16."""
 
     precision = "bf16"
+
+
+def settings_of(precision: str) -> dict[str, object]:
+    """One thread, as each Spark task has one core; not pinned, or all workers would be on the first one."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
 
 
 @contextmanager

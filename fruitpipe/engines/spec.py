@@ -22,6 +22,8 @@ ENGINES: Registry[Start] = Registry(
         "litert": "fruitpipe.engines.litert:LiteRt",
         "openvino": "fruitpipe.engines.openvino:OpenVino",
         "openvino_bf16": "fruitpipe.engines.openvino:OpenVinoBf16",
+        "onnx": "fruitpipe.engines.portable:PortableNetwork",
+        "tflite": "fruitpipe.engines.portable:PortableNetwork",
         "words": "fruitpipe.engines.visual_words:WordCounts",
         "python": "fruitpipe.engines.custom:CustomEngine",
     },
@@ -30,6 +32,8 @@ FILES = {
     "litert": "backbone.tflite",
     "openvino": "backbone.tflite",
     "openvino_bf16": "backbone.tflite",
+    "onnx": "backbone.zip",
+    "tflite": "backbone.zip",
     "words": "vocabulary.npz",
     "python": "backbone.json",
 }
@@ -47,7 +51,7 @@ class EngineSpec(NamedTuple):
     kind: str
     """one of `ENGINES`"""
     source: bytes | Path
-    """flatbuffer, vocabulary, name and version of a class, or whatever the kind takes"""
+    """flatbuffer, network with its sidecar, vocabulary, name and version of a class, or whatever the kind takes"""
     device: str = CPU
 
     def __repr__(self) -> str:

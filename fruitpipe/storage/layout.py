@@ -73,7 +73,7 @@ OURS = re.compile(
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
-        | model/[\w-]+\.(npz | json | tflite | bin) | work/[\w-]+\.(parquet | npz)
+        | model/[\w-]+\.(npz | json | tflite | zip | bin) | work/[\w-]+\.(parquet | npz)
         | neighbours/(cosine | euclidean)-\d{{1,4}}(\.json | /part-\d{{5,}}\.parquet)
         | sinks/[\w-]+/[\w-][\w.-]*
     )""",

@@ -1,0 +1,71 @@
+"""Run a network from elsewhere for the first time: what it is, and whether its sidecar is right about it.
+
+In a process of its own, which a damaged file may end, and whose memory goes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.convert import FACTS
+from fruitpipe.engines.portable import PortableNetwork
+from fruitpipe.errors import FruitpipeError, UserError
+
+
+def inspect(name: str, folder: Path, artefact: str) -> None:
+    """Write facts about a package beside it. Raises UserError where it does not run, or not as its sidecar says.
+
+    name: what errors call the network.
+    """
+    command = [sys.executable, "-m", __name__, str(folder / artefact), str(folder / FACTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    reason = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode < 0:
+        reason = f"it ended its process (signal {-done.returncode}): it is damaged, or there is too little memory"
+    raise UserError(f"backbone {name}: {reason}")
+
+
+def facts_of(package: Path) -> Backbone:
+    """Facts about a network that runs as its sidecar says. Raises UserError where it does not."""
+    from fruitpipe.engines import EngineSpec
+    from fruitpipe.engines.package import open_package
+
+    found = open_package(package)
+    engine = EngineSpec(Path(found.name).suffix[1:], package).start()
+    assert isinstance(engine, PortableNetwork)
+    sidecar = engine.sidecar
+    deciding = sidecar.model_dump(include={"layout", "size", "output", "pooling", "l2_normalise"})
+    identity = [hashlib.sha256(found.network).hexdigest(), sidecar.levels, deciding]
+    return Backbone(
+        name=found.name,
+        input_size=engine.side,
+        layer=sidecar.output or "",
+        pooling=sidecar.pooling or "none",
+        weights=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        dimension=engine.dimension,
+        parameters=0,
+    )
+
+
+def main() -> None:
+    package, facts = map(Path, sys.argv[1:])
+    try:
+        facts.write_text(facts_of(package).model_dump_json(indent=2))
+    except FruitpipeError as error:
+        print(str(error).partition("\n")[0], file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - whatever a library says of a file that somebody has made
+        said = str(error).partition("\n")[0] or type(error).__name__
+        print(f"it cannot be run: {said}. It is damaged, or of another kind.", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Networks in files from elsewhere, .onnx and .tflite, on disk, in a bucket or behind https://, with a sidecar each."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.convert import kept
+from fruitpipe.backbones.family import WORKER, Learning, Listed
+from fruitpipe.config import Config, Environment
+from fruitpipe.errors import UserError
+
+if TYPE_CHECKING:
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+
+ARTEFACT = "backbone.zip"
+
+
+class PortableNetworks:
+    """Networks by the names of their files."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+    pattern = r"^((s3|gs|az|https)://[^\s?#@]+|[^:\r\n]+)\.(onnx|tflite)$"
+    keys = frozenset({"sha256"})
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    learns = False
+
+    def listed(self, name: str, environment: Environment) -> Listed:
+        """Raises UserError as `resolve` does."""
+        facts, path = prepared(Config(input="IMAGES", output="OUT", backbone=name), environment)
+        return Listed(name, facts.dimension, facts.input_size, None, path.stat().st_size)
+
+    def worker_memory(self, config: Config) -> int:
+        """The base of all workers, and the file three times: as sent, as read, and as packed for the processor.
+
+        Largest seen, MiB: 392 with MobileNetV2 in ONNX, 332 in TFLite. Raises UserError where there is no such file.
+        """
+        from fruitpipe.backbones.network_files import network_size
+
+        return int(-(-(WORKER + 3 * network_size(config) / (1 << 20)) // 10) * 10)
+
+    def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
+        """Reads the network and its sidecar, and holds one against the other where this machine has not done so before.
+
+        Raises UserError where something is missing or wrong in one of them, or the config sees images otherwise.
+        """
+        from fruitpipe.backbones.resolved import ResolvedBackbone
+        from fruitpipe.engines import EngineSpec
+        from fruitpipe.engines.choice import onnx_library
+        from fruitpipe.engines.package import beside, told_in
+
+        if (suffix := suffix_of(config.backbone)) == ".onnx":
+            onnx_library()
+        facts, path = prepared(config, environment)
+        wanted = told_in(path).steps
+        if others := {name: value for name, value in wanted.items() if value != getattr(config.image, name)}:
+            keys = ", ".join(f"{name}: {value}" for name, value in others.items())
+            raise UserError(
+                f"{beside(facts.name)} says that {facts.name} was trained on other pictures: add "
+                f"`image: {{{keys}}}` to the config."
+            )
+        return ResolvedBackbone.of(config, facts, EngineSpec(suffix[1:], path.resolve()))
+
+
+def suffix_of(name: str) -> str:
+    """.onnx or .tflite."""
+    return PurePosixPath(name).suffix
+
+
+def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
+    """Facts about a network and its package in the cache, where it is put once a process of its own has run it.
+
+    What https:// names is known by its `sha256`, and asked for once.
+    """
+    from fruitpipe.backbones.inspection import inspect
+    from fruitpipe.backbones.network_files import read_network
+    from fruitpipe.engines.package import Package
+
+    name = PurePosixPath(config.backbone).name
+    package: Package | None = None
+    if config.backbone.startswith("https://"):
+        identity = f"{config.backbone} {config.sha256}"
+    else:
+        package = Package(name, *read_network(config))
+        identity = f"{hashlib.sha256(package.network).hexdigest()} {hashlib.sha256(package.sidecar).hexdigest()}"
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    stem = re.sub(r"[^\w.-]", "_", name)[:64]
+
+    def make(folder: Path) -> None:
+        found = package or Package(name, *read_network(config))
+        found.write(folder / ARTEFACT)
+        inspect(config.backbone, folder, ARTEFACT)
+
+    return kept(environment.cache / "backbones" / f"{stem}-{key[:16]}", name, ARTEFACT, make)
