@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from command import fruitpipe, one_line_error
 from conftest import unavailable
+from outside import install
 from playwright.sync_api import Browser, expect, sync_playwright
 from published import publish
 from scipy.linalg import orthogonal_procrustes
@@ -441,15 +444,80 @@ def test_pages_of_a_bucket_are_copied_to_where_nobody_else_looks(
     shutil.rmtree(path.parent)
 
 
-def test_a_run_that_is_told_to_writes_the_page(fruits: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def few(fruits: Path, tmp_path: Path) -> Path:
+    """A folder of 20 photographs."""
     for path in sorted(fruits.rglob("*.jpg"))[::16]:
         target = tmp_path / "in" / path.relative_to(fruits)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    command.run(tmp_path / "in", tmp_path / "out", "explore=true", "neighbours.k=5")
+    return tmp_path / "in"
+
+
+def test_a_run_that_is_told_to_writes_the_page(few: Path, tmp_path: Path) -> None:
+    settings = [part for each in (command.BACKBONE, "explore=true", "neighbours.k=5") for part in ("--set", each)]
+    told = fruitpipe("run", few, tmp_path / "out", *settings).stdout
+    assert told.splitlines()[-1] == f"next: fruitpipe open {tmp_path / 'out'}"
     done = open_run(LocalStore(str(tmp_path / "out")))
     assert Path(done.path("explore.html")).read_bytes() == page_of(done)
     assert "Near-duplicates" in Path(done.path("explore.html")).read_text(), (
         "neighbours are judged before it is published"
     )
     assert 'href="explore.html"' in Path(done.path("report.html")).read_text()
+
+
+LATE = """
+    from pathlib import Path
+
+    class Late:
+        \"\"\"A stage that comes after the vectors, and whose package is not all there.\"\"\"
+
+        def wanted(self, config):
+            return True
+
+        def run(self, context):
+            if not Path({flag!r}).exists():
+                raise RuntimeError("token=Zm9vYmFyMTIzNDU2Nzg5 is\\nno key")
+"""
+
+
+def test_what_comes_after_the_vectors_may_fail_and_is_tried_again(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further stage that raises, and a page for which openTSNE cannot be imported: the vectors are published."""
+    (tmp_path / "site").mkdir()
+    flag, out = tmp_path / "mended", tmp_path / "out"
+    install(
+        tmp_path / "site",
+        "late_stage",
+        LATE.replace("{flag!r}", repr(str(flag))),
+        {"fruitpipe.stages": {"late": "late_stage:Late"}},
+        monkeypatch,
+    )
+    (tmp_path / "site/openTSNE.py").write_text("raise ImportError('built for another Python')")
+    monkeypatch.delitem(sys.modules, "openTSNE", raising=False)
+    settings = [part for each in (command.BACKBONE, "explore=true") for part in ("--set", each)]
+    told = fruitpipe("run", few, out, *settings).stdout
+    assert told.splitlines()[-1] == f"next: fruitpipe show {out}"
+    late, page = (line for line in told.splitlines() if line.startswith("note: "))
+    assert "late failed, but the vectors are whole; the same command tries it again" in late
+    assert "Zm9v" not in told
+    first = command.manifest(out)
+    assert first["unfinished"] == ["late", "explore"]
+    assert f"`fruitpipe explore {out} {first['run']}` makes the page" in page
+    assert "built for another Python" in page
+    folder = out / "runs" / first["run"]
+    assert not (folder / "explore.html").exists()
+    assert "explore.html" not in (folder / "report.html").read_text()
+    assert command.vectors(out).num_rows == 20
+
+    flag.touch()
+    (tmp_path / "site/openTSNE.py").unlink()
+    importlib.invalidate_caches()
+    told = fruitpipe("run", few, out, *settings).stdout
+    again = command.manifest(out)
+    assert again["run"] != first["run"]
+    assert again["unfinished"] == again["warnings"] == []
+    assert told.splitlines()[-1] == f"next: fruitpipe open {out}"
+    assert command.same_vectors(command.vectors(out), command.vectors(out, first["run"]))
+    assert "nothing to do" in fruitpipe("run", few, out, *settings).stdout
