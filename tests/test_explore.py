@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -363,7 +361,8 @@ def test_what_it_says_is_what_numpy_says(run: Run) -> None:
 
 def test_a_layout_keeps_neighbours_and_is_the_same_again() -> None:
     vectors, _ = blobs(240)
-    place = lay_out(vectors[::2]) or unavailable("install the extra explore")
+    place = lay_out(vectors[::2])
+    assert place
     points = place(vectors)
     assert points.shape == (240, 2)
     assert trustworthiness(vectors, points, n_neighbors=12) > 0.9
@@ -372,6 +371,7 @@ def test_a_layout_keeps_neighbours_and_is_the_same_again() -> None:
     assert np.array_equal(points, again(vectors))
     assert lay_out(vectors[:5]) is None
     assert lay_out(vectors[:, :1]) is None
+    assert lay_out(np.ones((20, 3), np.float32)) is None
 
 
 def test_the_page_of_a_run_is_the_same_again(run: Run, page: Path) -> None:
@@ -605,14 +605,17 @@ def test_clusters_are_the_same_again_and_keep_to_what_is_apart() -> None:
 LATE = """
     from pathlib import Path
 
+    from fruitpipe.storage import layout
+
     class Late:
-        \"\"\"A stage that comes after the vectors, and whose package is not all there.\"\"\"
+        \"\"\"A stage that fails until there is a file, and puts a folder where the page belongs.\"\"\"
 
         def wanted(self, config):
             return True
 
         def run(self, context):
             if not Path({flag!r}).exists():
+                Path(context.job.store.location(layout.explore(context.job.id))).mkdir()
                 raise RuntimeError("token=Zm9vYmFyMTIzNDU2Nzg5 is\\nno key")
 """
 
@@ -620,7 +623,7 @@ LATE = """
 def test_what_comes_after_the_vectors_may_fail_and_is_tried_again(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A further stage that raises, and a page for which openTSNE cannot be imported: the vectors are published."""
+    """A further stage that raises, and a page that cannot be written: the vectors are published."""
     (tmp_path / "site").mkdir()
     flag, out = tmp_path / "mended", tmp_path / "out"
     install(
@@ -630,8 +633,6 @@ def test_what_comes_after_the_vectors_may_fail_and_is_tried_again(
         {"fruitpipe.stages": {"late": "late_stage:Late"}},
         monkeypatch,
     )
-    (tmp_path / "site/openTSNE.py").write_text("raise ImportError('built for another Python')")
-    monkeypatch.delitem(sys.modules, "openTSNE", raising=False)
     settings = [part for each in (command.BACKBONE, "explore=true") for part in ("--set", each)]
     told = fruitpipe("run", few, out, *settings).stdout
     assert told.splitlines()[-1] == f"next: fruitpipe show {out}"
@@ -641,15 +642,13 @@ def test_what_comes_after_the_vectors_may_fail_and_is_tried_again(
     first = command.manifest(out)
     assert first["unfinished"] == ["late", "explore"]
     assert f"`fruitpipe explore {out} {first['run']}` makes the page" in page
-    assert "built for another Python" in page
+    assert "irectory" in page
     folder = out / "runs" / first["run"]
-    assert not (folder / "explore.html").exists()
-    assert "explore.html" not in (folder / "report.html").read_text()
+    assert not (folder / "explore.html").is_file()
+    assert 'href="explore.html"' not in (folder / "report.html").read_text()
     assert command.vectors(out).num_rows == 20
 
     flag.touch()
-    (tmp_path / "site/openTSNE.py").unlink()
-    importlib.invalidate_caches()
     told = fruitpipe("run", few, out, *settings).stdout
     again = command.manifest(out)
     assert again["run"] != first["run"]
