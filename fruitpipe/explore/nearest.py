@@ -16,7 +16,7 @@ from fruitpipe.tasks.reduce import spread
 
 MOST = 12
 """Of each image."""
-ROOM = 125_000
+ROOM = 60_000
 """Images that have them: all, or those in lists and others between them, evenly spaced."""
 
 
