@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fruitpipe.findings.neighbours import Neighbours
+from fruitpipe.numeric.neighbours import Metric, Nearest
 from fruitpipe.pipeline.stages import to_parquet
 from fruitpipe.result.manifest import Counts, Manifest
 from fruitpipe.result.runs import Run, point_latest
@@ -18,6 +20,8 @@ from fruitpipe.sinks import to_table
 from fruitpipe.sinks.files import Parquet
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.neighbours import FindNeighbours
+from fruitpipe.tasks.vector_part import Vectors
 
 RELEASED = Path(__file__).parent / "golden/released/result/runs/20261126-203525-2f91/manifest.json"
 PART = 65_536
@@ -66,3 +70,29 @@ def publish(
     store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
     point_latest(store, run_id)
     return Run(store, manifest)
+
+
+def find_nearest(run: Run, k: int, within: int | None = None) -> None:
+    """Put the neighbours of a run beside it, by cosine, without Spark.
+
+    within: look for them only among so many images that follow one another, for a result of the same size in less time.
+    """
+    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    metric: Metric = "cosine"
+    task, files = FindNeighbours(vectors, k, metric, together=1), []
+    for number in range(len(vectors.files)):
+        if within is None:
+            files += task(number, lambda: None)[0]
+            continue
+        lists, first = [], vectors.positions(number)[0]
+        every = task.compared(number)
+        for start in range(0, len(every), within):
+            some = every[start : start + within]
+            positions = np.arange(first + start, first + start + len(some))
+            nearest = Nearest(some, positions, k, metric)
+            nearest.add(some, positions)
+            lists.append((nearest.distances, nearest.positions))
+        distances, found = map(np.concatenate, zip(*lists, strict=True))
+        files.append(task.write(number, distances, found))
+    record = Neighbours(run=run.id, k=k, metric=metric, images=len(vectors), earlier=None, taken=0, parts=files)
+    run.store.put(layout.neighbours(run.id, metric, k), record.model_dump_json().encode())

@@ -14,18 +14,23 @@ from typing import Any
 import command
 import numpy as np
 import pytest
+import trust
 from command import fruitpipe, one_line_error
 from conftest import unavailable
+from outside import install
 from playwright.sync_api import Browser, expect, sync_playwright
-from published import publish
+from published import find_nearest, publish
 from scipy.linalg import orthogonal_procrustes
 from seaweed import BUCKET, Server
 from sklearn.manifold import trustworthiness
+from sklearn.metrics.pairwise import cosine_distances
 from test_report import BROWSERS
 
 from fruitpipe.config import S3Config
+from fruitpipe.explore.clusters import by_size, cluster
 from fruitpipe.explore.comparison import aligned, compare
 from fruitpipe.explore.facts import facts_of
+from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.layout2d import lay_out
 from fruitpipe.explore.page import add_page, page_of
 from fruitpipe.result.garbage import find_garbage
@@ -357,15 +362,20 @@ def test_what_it_says_is_what_numpy_says(run: Run) -> None:
 
 def test_a_layout_keeps_neighbours_and_is_the_same_again() -> None:
     vectors, _ = blobs(240)
-    place = lay_out(vectors[::2]) or unavailable("install the extra explore")
+    place = lay_out(vectors[::2])
+    assert place
     points = place(vectors)
     assert points.shape == (240, 2)
-    assert trustworthiness(vectors, points, n_neighbors=12) > 0.9
+    kept = trustworthiness(vectors, points, n_neighbors=12)
+    assert kept > 0.9
+    measured = trust.trustworthiness(vectors, points, judged=240)
+    assert measured == pytest.approx(kept, abs=1e-4), "as benchmarks do; only two equal vectors come in another order"
     again = lay_out(vectors[::2])
     assert again
     assert np.array_equal(points, again(vectors))
     assert lay_out(vectors[:5]) is None
     assert lay_out(vectors[:, :1]) is None
+    assert lay_out(np.ones((20, 3), np.float32)) is None
 
 
 def test_the_page_of_a_run_is_the_same_again(run: Run, page: Path) -> None:
@@ -398,6 +408,13 @@ def test_runs_are_compared(run: Run) -> None:
     assert [(names[each.image], each.value) for each in relabelled.entries] == [(paths[50], "fruit 0 → other")]
     assert [names[each.image] for each in came.entries] == ["new.jpg"]
     assert [each.image for each in gone.entries] == paths[:10]
+    since = facts.groupings[-1]
+    assert [since.names[each] for each in since.group[[0, names.index(paths[50]), -1]]] == [
+        "new",
+        "another label",
+        "there before",
+    ]
+    assert np.bincount(since.group).tolist() == [1, 1, 589]
     old, new = vectors[10:], later[10:]
     centred = old - old.mean(axis=0), new - new.mean(axis=0)
     assert aligned(old, new) == pytest.approx(
@@ -441,15 +458,205 @@ def test_pages_of_a_bucket_are_copied_to_where_nobody_else_looks(
     shutil.rmtree(path.parent)
 
 
-def test_a_run_that_is_told_to_writes_the_page(fruits: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def few(fruits: Path, tmp_path: Path) -> Path:
+    """A folder of 20 photographs."""
     for path in sorted(fruits.rglob("*.jpg"))[::16]:
         target = tmp_path / "in" / path.relative_to(fruits)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    command.run(tmp_path / "in", tmp_path / "out", "explore=true", "neighbours.k=5")
+    return tmp_path / "in"
+
+
+def test_a_run_that_is_told_to_writes_the_page(few: Path, tmp_path: Path) -> None:
+    settings = [part for each in (command.BACKBONE, "explore=true", "neighbours.k=5") for part in ("--set", each)]
+    told = fruitpipe("run", few, tmp_path / "out", *settings).stdout
+    assert told.splitlines()[-1] == f"next: fruitpipe open {tmp_path / 'out'}"
     done = open_run(LocalStore(str(tmp_path / "out")))
     assert Path(done.path("explore.html")).read_bytes() == page_of(done)
     assert "Near-duplicates" in Path(done.path("explore.html")).read_text(), (
         "neighbours are judged before it is published"
     )
     assert 'href="explore.html"' in Path(done.path("report.html")).read_text()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same images without failures, with their 15 nearest by cosine."""
+    store = LocalStore(str(tmp_path_factory.mktemp("judged") / "out"))
+    store.create()
+    vectors, labels = blobs(600)
+    vectors[100:103] = vectors[103]
+    vectors[300] = vectors[301]
+    done = publish(store, FIRST, paths_of(labels), labels, vectors)
+    find_nearest(done, 15)
+    return done
+
+
+@pytest.fixture
+def judged_tab(browser: Browser, judged: Run, tmp_path: Path) -> Iterator[Tab]:
+    (tmp_path / "page.html").write_bytes(page_of(judged))
+    opened = Tab(browser, tmp_path / "page.html")
+    yield opened
+    assert not opened.said
+    assert opened.asked == [opened.own]
+    opened.page.close()
+
+
+def shown_nearest(tab: Tab, row: int) -> tuple[str, list[tuple[int, float]]]:
+    """What the page says that the nearest images of one are, and by what."""
+    tab.page.evaluate(
+        """(row) => {
+            const line = document.createElement("button");
+            line.dataset.row = row;
+            document.body.append(line);
+            line.click();
+            line.remove();
+        }""",
+        row,
+    )
+    lines = tab.page.locator("#image [data-row]").all()
+    found = [(int(line.get_attribute("data-row") or -1), float(line.locator(".value").inner_text())) for line in lines]
+    return tab.page.inner_text("#image h4"), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [1000, 600, 599, 200])
+def test_the_nearest_are_those_that_the_run_found_as_far_as_there_is_room(
+    browser: Browser, judged: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """As scikit-learn finds them, by cosine; of all images, or of those that are listed and some between."""
+    monkeypatch.setattr("fruitpipe.explore.nearest.ROOM", room)
+    monkeypatch.setattr("fruitpipe.explore.facts.MOST_LISTED", 20)
+    monkeypatch.setattr("fruitpipe.explore.judgement.MOST_LISTED", 20)
+    (tmp_path / "page.html").write_bytes(page_of(judged))
+    tab = Tab(browser, tmp_path / "page.html")
+    vectors, _ = blobs(600)
+    vectors[100:103] = vectors[103]
+    vectors[300] = vectors[301]
+    far = cosine_distances(vectors)
+    np.fill_diagonal(far, np.inf)
+    listed = tab.page.locator("#lists [data-row]").evaluate_all("(lines) => lines.map((line) => +line.dataset.row)")
+    exact = 0
+    for row in sorted({0, 1, 2, 100, 299, 301, 598, 599, *range(7, 600, 41), *listed[::9]}):
+        by, found = shown_nearest(tab, row)
+        if "exactly, by cosine of all 12 components" in by:
+            exact += 1
+            nearest = np.sort(far[row])[:12]
+            assert len(found) == 12
+            assert far[row][[each for each, _ in found]] == pytest.approx(nearest, abs=1e-5)
+            assert [value for _, value in found] == pytest.approx(nearest, abs=0.01)
+        else:
+            assert by == "Nearest, by 12 of 12 components"
+            assert room < 600
+            assert row not in listed
+    assert exact >= len(set(listed[::9]))
+    assert not tab.said
+    tab.page.close()
+
+
+@pytest.mark.slow
+def test_groups_and_ranges_are_shown_alone(judged_tab: Tab, judged: Run, tmp_path: Path) -> None:
+    facts = judge(facts_of(judged), judged)
+    page = judged_tab.page
+    for grouping in facts.groupings:
+        page.select_option("#colour", label=grouping.title)
+        counts = np.bincount(grouping.group, minlength=len(grouping.names)).tolist()
+        lines = page.locator("#legend .entry")
+        told = [(line.locator(".name").inner_text(), line.locator(".value").inner_text()) for line in lines.all()]
+        assert told == [(name, str(count)) for name, count in zip(grouping.names, counts, strict=True)]
+        page.click("#legend [data-group='0']")
+        assert judged_tab.status() == f"{counts[0]} of 600 images"
+        page.keyboard.press("v")
+        chosen = [row for row, there in zip(rows_of(blobs(600)[1]), grouping.group == 0, strict=True) if there]
+        found = judged_tab.csv(tmp_path / "chosen.csv")
+        assert [(path.removeprefix("'"), label) for path, label in found] == chosen
+        page.click("#tab-labels")
+        page.click("#legend [data-group='']")
+        assert judged_tab.status() == "600 images"
+    for measure in facts.measures:
+        page.select_option("#colour", label=measure.title)
+        told = [int(each) for each in page.locator("#legend .entry .value").all_inner_texts()]
+        expected = np.histogram(measure.levels, np.arange(11) * 25.5)[0][::-1]
+        assert told == expected[expected > 0].tolist()
+        page.locator("#legend .entry").first.click()
+        assert judged_tab.status() == f"{told[0]} of 600 images"
+        page.click("#labels [data-label='3']")
+        highest = measure.levels >= 25.5 * (9 - int(np.argmax(expected > 0)))
+        assert judged_tab.status() == f"{np.count_nonzero(highest & (facts.label == 3))} of 600 images"
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        assert judged_tab.status() == "600 images"
+
+
+def test_clusters_are_the_same_again_and_keep_to_what_is_apart() -> None:
+    """Six groups of vectors, far from one another: no cluster has images of two."""
+    vectors, _ = blobs(600, seed=4)
+    vectors[2] = vectors[3]
+    own = np.arange(600) * 6 // 600
+    found = cluster(vectors[::2])(vectors)
+    assert 6 <= len(set(found.tolist())) <= 12
+    assert all(len(set(own[found == each].tolist())) == 1 for each in set(found.tolist()))
+    assert np.array_equal(found, cluster(vectors[::2])(vectors))
+    numbered, names = by_size(found, own, [f"fruit {each}" for each in range(6)])
+    sizes = np.bincount(numbered)
+    assert sizes.tolist() == sorted(sizes.tolist(), reverse=True)
+    for number, name in enumerate(names):
+        assert name == f"{number + 1}: 100% fruit {own[numbered == number][0]}"
+    assert set(cluster(np.ones((9, 3), np.float32))(np.ones((9, 3), np.float32)).tolist()) == {0}
+
+
+LATE = """
+    from pathlib import Path
+
+    from fruitpipe.storage import layout
+
+    class Late:
+        \"\"\"A stage that fails until there is a file, and puts a folder where the page belongs.\"\"\"
+
+        def wanted(self, config):
+            return True
+
+        def run(self, context):
+            if not Path({flag!r}).exists():
+                Path(context.job.store.location(layout.explore(context.job.id))).mkdir()
+                raise RuntimeError("token=Zm9vYmFyMTIzNDU2Nzg5 is\\nno key")
+"""
+
+
+def test_what_comes_after_the_vectors_may_fail_and_is_tried_again(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further stage that raises, and a page that cannot be written: the vectors are published."""
+    (tmp_path / "site").mkdir()
+    flag, out = tmp_path / "mended", tmp_path / "out"
+    install(
+        tmp_path / "site",
+        "late_stage",
+        LATE.replace("{flag!r}", repr(str(flag))),
+        {"fruitpipe.stages": {"late": "late_stage:Late"}},
+        monkeypatch,
+    )
+    settings = [part for each in (command.BACKBONE, "explore=true") for part in ("--set", each)]
+    told = fruitpipe("run", few, out, *settings).stdout
+    assert told.splitlines()[-1] == f"next: fruitpipe show {out}"
+    late, page = (line for line in told.splitlines() if line.startswith("note: "))
+    assert "late failed, but the vectors are whole; the same command tries it again" in late
+    assert "Zm9v" not in told
+    first = command.manifest(out)
+    assert first["unfinished"] == ["late", "explore"]
+    assert f"`fruitpipe explore {out} {first['run']}` makes the page" in page
+    assert "irectory" in page
+    folder = out / "runs" / first["run"]
+    assert not (folder / "explore.html").is_file()
+    assert 'href="explore.html"' not in (folder / "report.html").read_text()
+    assert command.vectors(out).num_rows == 20
+
+    flag.touch()
+    told = fruitpipe("run", few, out, *settings).stdout
+    again = command.manifest(out)
+    assert again["run"] != first["run"]
+    assert again["unfinished"] == again["warnings"] == []
+    assert told.splitlines()[-1] == f"next: fruitpipe open {out}"
+    assert command.same_vectors(command.vectors(out), command.vectors(out, first["run"]))
+    assert "nothing to do" in fruitpipe("run", few, out, *settings).stdout

@@ -24,6 +24,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from fruitpipe.explore.facts import facts_of
 from fruitpipe.explore.judgement import judge
+from fruitpipe.explore.loss import measure_loss
 from fruitpipe.findings import curate, find_neighbours
 from fruitpipe.findings.neighbours import places_of
 from fruitpipe.result.runs import open_run
@@ -135,6 +136,9 @@ def test_the_page_of_all_images_says_what_curate_says(out: Path) -> None:
     assert far == sorted(table, key=lambda row: -row["neighbour_distance"])
     paths = facts.paths.to_pylist()
     assert paths == [row["path"] for row in table]
+    (own,) = [each for each in measure_loss(facts, done).measures if each.title == "reconstruction error"]
+    errors = np.array([row["reconstruction_error"] for row in table])
+    assert own.levels == pytest.approx(np.clip(errors / np.median(errors) / 3, 0, 1) * 255, abs=0.51)
 
 
 def test_curate_does_without_features(out: Path, tmp_path: Path) -> None:

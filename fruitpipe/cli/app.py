@@ -147,7 +147,8 @@ def run(
     from fruitpipe.pipeline.progress import reporter_for
 
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
-    config = Given(config_file, assignments, preset, direct).config(places or [])
+    given = Given(config_file, assignments, preset, direct)
+    config = given.config(places or [])
     listening = place_of(metrics, configs.Environment.read().in_pod) if metrics is not None else None
     reporter = reporter_for(sys.stderr, log)
     try:
@@ -160,9 +161,9 @@ def run(
         return
     present.print_outcome(done)
     environment = configs.Environment.read()
-    # A pod's files are nobody else's.
-    given = Given(None, settings_of(config.s3)) if environment.in_pod else Given(config_file, assignments)
-    print(f"next: fruitpipe show {given.again(config.output)}")
+    if environment.in_pod:  # whose files are nobody else's
+        given = Given(None, settings_of(config.s3))
+    print(f"next: fruitpipe {'open' if done.manifest.has_page else 'show'} {given.on_result(config.output)}")
     if environment.termination_log:
         environment.termination_log.write_text(present.outcome_line(done))
 
@@ -392,7 +393,7 @@ def explore(
         return
     print(f"{place}: {shown.manifest.counts.ok} images, {size(len(page))}")
     if not file:
-        print(f"next: fruitpipe open {given.again(out, shown.id)}")
+        print(f"next: fruitpipe open {given.on_result(out, shown.id)}")
 
 
 @app.command("open")
@@ -471,7 +472,7 @@ def gc(
         old, new = (sum(len(getattr(each, name)) for each in merged) for name in ("replaced", "parts"))
         print(f"merged {old} feature parts into {new}" if merged else "merged nothing: no two feature parts are small")
     if (found.objects or found.uploads) and not delete:
-        print(f"next: fruitpipe gc {given.again(out)} --delete")
+        print(f"next: fruitpipe gc {given.on_result(out)} --delete")
 
 
 @app.command()

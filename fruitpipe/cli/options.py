@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -107,6 +108,12 @@ class Given:
         return [
             (option, value) for option, value in self.direct.items() if value not in (None, []) and value is not False
         ]
+
+    def on_result(self, *places: str) -> str:
+        """Arguments of a command on a result, the first of places: of the options, those that say how to reach it."""
+        if self.config(["IMAGES", places[0]]).s3 == S3Config():
+            return join(places)
+        return Given(self.file, [each for each in self.assignments if re.match(r"s3\b", each)]).again(*places)
 
     def again(self, *places: str) -> str:
         """Arguments of a command for other places with the same options."""

@@ -10,13 +10,15 @@ async function bytesOf(name) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** A column of one-byte numbers, or of two-byte ones, whose low bytes come first and then all high ones. */
+/** A column of one-byte numbers, or of longer ones, whose low bytes come first and then all next ones. */
 async function numbersOf(name, Type) {
   const bytes = await bytesOf(name);
   if (Type === Uint8Array) return bytes;
-  const count = bytes.length / 2;
+  const size = Type.BYTES_PER_ELEMENT, count = bytes.length / size;
   const numbers = new Type(count);
-  for (let row = 0; row < count; row++) numbers[row] = bytes[row] | (bytes[count + row] << 8);
+  for (let place = 0, plane = 0; plane < size; plane++) {
+    for (let row = 0; row < count; row++, place++) numbers[row] |= bytes[place] << (8 * plane);
+  }
   return numbers;
 }
 

@@ -16,7 +16,7 @@ BLOCK = 32
 LONGEST = 0xFFFF
 """Bytes of a text; what is longer is cut. No path is."""
 
-Numbers = NDArray[np.int16] | NDArray[np.uint16] | NDArray[np.uint8]
+Numbers = NDArray[np.int16] | NDArray[np.uint32] | NDArray[np.uint16] | NDArray[np.uint8]
 
 
 def packed(data: bytes) -> str:
@@ -25,7 +25,7 @@ def packed(data: bytes) -> str:
 
 
 def numbers(values: Numbers) -> str:
-    """A column. Of two-byte numbers, first all low bytes and then all high ones, which compress better."""
+    """A column. Of longer numbers than bytes, first all low bytes and then all next ones, which compress better."""
     size = values.dtype.itemsize
     little = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<")))
     return packed(little.view(np.uint8).reshape(-1, size).T.tobytes())

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.explore.facts import MOST_LISTED, Entry, Facts, Listing, Measure, images_of, levels
+from fruitpipe.explore.facts import MOST_LISTED, Entry, Facts, Grouping, Listing, Measure, images_of, levels
 from fruitpipe.result.runs import Run
 
 
@@ -30,9 +30,13 @@ def compare(facts: Facts, other: Run) -> Facts:
     most = np.argsort(-far, kind="stable")[:MOST_LISTED].tolist()
     how = "" if one_model else ", after the best rotation, since another model gave those vectors"
     since = f"since run {other.id}"
+    group = np.full(len(ours), 2, np.uint8)
+    group[came] = 0
+    group[[row for row, _ in changed]] = 1
     return replace(
         facts,
         compared=other.id,
+        groupings=[*facts.groupings, Grouping(since, ["new", "another label", "there before"], group, rest=True)],
         measures=[*facts.measures, Measure(f"moved {since}", levels(far, 1), 1, "times the spread of all")],
         listings=[
             Listing(

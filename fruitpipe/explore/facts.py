@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fruitpipe.explore.clusters import by_size, cluster
 from fruitpipe.explore.layout2d import LANDMARKS, lay_out
+from fruitpipe.explore.nearest import Nearest
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run
 from fruitpipe.sinks import vectors_of
@@ -67,6 +69,19 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """Groups of images, by which the map can be coloured."""
+
+    title: str
+    names: list[str]
+    """of the groups, 256 at most"""
+    group: NDArray[np.uint8]
+    """(n,): numbers of names"""
+    rest: bool = False
+    """whether the last group is of those that are in none"""
+
+
+@dataclass(frozen=True)
 class Label:
     """Images of a label; name is empty for those that have none."""
 
@@ -102,10 +117,13 @@ class Facts:
     positions: Points | None
     """(n, 2): a layout that keeps neighbourhoods; None where there is none"""
     causes: list[Cause]
+    groupings: list[Grouping]
     measures: list[Measure]
     listings: list[Listing]
     compared: str | None = None
     """the other run, where there is one"""
+    nearest: Nearest | None = None
+    """where the run has neighbours"""
 
 
 class Labels:
@@ -167,14 +185,17 @@ def facts_of(run: Run) -> Facts:
     images = images_of(run)
     label, counts = images.label, np.bincount(images.label)
     distance, positions = np.empty(len(label), np.float32), np.empty((len(label), 2), np.float32)
-    place = lay_out(images.landmarks)
+    clusters = np.empty(len(label), np.int64)
+    place, cluster_of = lay_out(images.landmarks), cluster(images.landmarks)
     for rows, _, vectors in blocks(run):
         distance[rows] = np.linalg.norm(vectors - images.centres[label[rows]], axis=1)
+        clusters[rows] = cluster_of(vectors)
         if place:
             positions[rows] = place(vectors)
     spreads = np.sqrt(np.bincount(label, distance.astype(np.float64) ** 2) / counts)
     relative = distance / np.maximum(spreads, np.finfo(np.float32).tiny)[label]
     order = np.lexsort((np.array(images.names), -counts))
+    clusters, named = by_size(clusters, label, images.names)
     return Facts(
         manifest=run.manifest,
         paths=images.paths,
@@ -183,6 +204,7 @@ def facts_of(run: Run) -> Facts:
         components=images.components,
         positions=positions if place else None,
         causes=causes(run),
+        groupings=[Grouping("cluster", named, clusters.astype(np.uint8))],
         measures=[Measure("distance from the label's mean", levels(relative, FAR), FAR, "times the spread")],
         listings=[outliers(relative)],
     )

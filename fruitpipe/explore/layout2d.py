@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fruitpipe.numeric.one_thread import one_thread
 
 LANDMARKS = 20_000
 """Images that are laid out together, evenly spaced; each other one is put among those that it is nearest to."""
@@ -14,6 +15,8 @@ COMPONENTS = 50
 """That a layout sees: later ones hardly change who is near whom, and cost as much."""
 FEWEST = 10
 """Images that have a layout: fewer have no neighbourhoods to keep."""
+ITERATIONS = 750
+"""Of which the first 250 spread groups out: 1,000 take a third longer, and keep neighbours as well."""
 NEAREST = 3
 """Landmarks that decide where another image is."""
 
@@ -23,13 +26,13 @@ Vectors = NDArray[np.float32]
 def lay_out(landmarks: Vectors) -> Callable[[Vectors], Vectors] | None:
     """Places of vectors, shape (n, k), as points, (n, 2), once the landmarks have theirs.
 
-    None where there is no layout: landmarks are too few, or have one component, or the extra `explore` is missing.
+    None where there is no layout: landmarks are too few, or have one component, or are all the same.
     """
-    if len(landmarks) < FEWEST or landmarks.shape[1] < 2 or find_spec("openTSNE") is None:
+    seen = np.ascontiguousarray(landmarks[:, :COMPONENTS])
+    if len(seen) < FEWEST or seen.shape[1] < 2 or (seen == seen[0]).all():
         return None
     from sklearn.neighbors import NearestNeighbors
 
-    seen = np.ascontiguousarray(landmarks[:, :COMPONENTS])
     points = embedded(seen)
     index = NearestNeighbors(n_neighbors=NEAREST, algorithm="brute").fit(seen)
 
@@ -49,8 +52,9 @@ def embedded(vectors: Vectors) -> Vectors:
 
     On one thread: how many there are decides the order of additions, and so the layout.
     """
-    from openTSNE import TSNE
+    from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    points = TSNE(perplexity=perplexity, neighbors="exact", random_state=0, n_jobs=1).fit(vectors)
+    with one_thread():
+        points = TSNE(perplexity=perplexity, max_iter=ITERATIONS, random_state=0).fit_transform(vectors)
     return np.asarray(points, np.float32)

@@ -33,6 +33,8 @@ class Page {
     this.hovered = -1;
     this.lasso = null;
     this.near = [];
+    this.colourings = [];
+    this.legend = new Legend(byId("legend"));
   }
 
   /** Unpack what the map needs, show it, then the rest. */
@@ -65,24 +67,30 @@ class Page {
     for (let number = this.components.length; number < facts.components; number++) {
       this.components.push(await numbersOf(`component-${number}`, Int16Array));
     }
-    this.measures = [];
-    for (const number of facts.measures.keys()) this.measures.push(await numbersOf(`measure-${number}`, Uint8Array));
+    for (const [number, each] of facts.groupings.entries()) {
+      this.colourings.push(new Groups(each, await numbersOf(`grouping-${number}`, Uint8Array)));
+    }
+    for (const [number, each] of facts.measures.entries()) {
+      this.colourings.push(new Ranges(each, await numbersOf(`measure-${number}`, Uint8Array)));
+    }
+    if (facts.nearest) this.exact = await Nearest.of(facts.nearest);
     this.ready = true;
     document.documentElement.dataset.ready = "";
   }
 
   // ---- what is shown
 
-  /** Whether images are emphasised, by row: those selected, else those of the chosen labels, else all. */
+  /** Whether images are emphasised, by row: those selected, else those of the chosen labels and groups, else all. */
   emphasis() {
     if (this.selection) {
       const chosen = new Uint8Array(this.facts.images);
       for (const row of this.selection) chosen[row] = 1;
       return (row) => chosen[row];
     }
-    if (!this.focus.size) return () => 1;
+    const among = this.legend.wanted();
+    if (!this.focus.size) return among ?? (() => 1);
     const wanted = Uint8Array.from(this.facts.labels, (_, number) => this.focus.has(number));
-    return (row) => wanted[this.label[row]];
+    return (row) => wanted[this.label[row]] && (!among || among(row));
   }
 
   paint() {
@@ -93,21 +101,21 @@ class Page {
     };
     const palette = Array.from({ length: 8 }, (_, number) => rgb(`--c${number}`));
     const dim = rgb("--dim");
-    const measure = byId("colour").value;
+    const { by } = this.legend;
     const order = new Map([...this.focus].map((label, number) => [label, number]));
     const ofLabel = this.facts.labels.map((_, number) => palette[(order.get(number) ?? number) % 8]);
     const scale = this.scale(Array.from({ length: 5 }, (_, number) => rgb(`--s${number}`)));
-    const levels = measure === "" ? null : this.measures?.[measure];
+    const codes = by?.codes ?? this.label, inks = by?.colours({ palette, scale, dim }) ?? ofLabel;
     const shown = this.emphasis();
     const colours = new Uint8Array(4 * this.facts.images);
     let count = 0;
     for (let row = 0, place = 0; row < this.facts.images; row++, place += 4) {
       const bright = shown(row);
-      const [red, green, blue] = !bright ? dim : levels ? scale[levels[row]] : ofLabel[this.label[row]];
+      const [red, green, blue, alpha = 255] = bright ? inks[codes[row]] : dim;
       colours[place] = red;
       colours[place + 1] = green;
       colours[place + 2] = blue;
-      colours[place + 3] = bright ? 255 : 110;
+      colours[place + 3] = bright ? alpha : 110;
       count += bright ? 1 : 0;
     }
     this.map?.paint(colours);
@@ -115,12 +123,13 @@ class Page {
       const label = Number(button.dataset.label);
       const on = !this.focus.size || this.focus.has(label);
       button.setAttribute("aria-pressed", this.focus.has(label));
-      button.querySelector("i").style.backgroundColor = on && !levels ? `rgb(${ofLabel[label]})` : "var(--dim)";
+      button.querySelector("i").style.backgroundColor = on && !by ? `rgb(${ofLabel[label]})` : "var(--dim)";
     }
     byId("all").hidden = !this.focus.size;
     const [low, , high] = byId("scale").children;
-    byId("scale").hidden = !levels;
-    if (levels) [low.textContent, high.textContent] = ["0", `${this.facts.measures[measure].most} ${this.facts.measures[measure].unit}`];
+    byId("scale").hidden = !by?.unit;
+    if (by?.unit) [low.textContent, high.textContent] = ["0", `${by.most} ${by.unit}`];
+    this.legend.mark(inks);
     const all = inWords(this.facts.images);
     if (this.map) byId("status").textContent = count === this.facts.images ? `${all} images` : `${inWords(count)} of ${all} images`;
   }
@@ -221,23 +230,20 @@ class Page {
       else each.removeAttribute("aria-current");
     }
     if (row >= 0 && this.ready) {
-      const near = this.nearest(row);
+      const exact = this.exact?.to(row), near = exact ?? this.nearest(row);
       this.near = near.map(([each]) => each);
       const [name, folder] = this.named(row);
       const facts = element("dl");
       const add = (key, value) => facts.append(element("dt", {}, key), element("dd", {}, value));
       add("label", this.ofLabel(row));
-      for (const [number, { title, most, unit }] of this.facts.measures.entries()) {
-        const level = this.measures[number][row];
-        add(title, `${level === 255 ? "≥ " : ""}${((level / 255) * most).toFixed(1)} ${unit}`);
-      }
+      for (const each of this.colourings) add(each.title, each.said(row));
       const list = element("ol", {}, ...near.map(([each, far]) => this.entry(each, far.toFixed(2))));
       const copy = element("button", { type: "button", class: "small" }, "Copy path");
       copy.onclick = () => navigator.clipboard?.writeText(this.paths.at(row)).then(() => (copy.textContent = "Copied"));
       card.append(
         element("div", { class: "row" }, element("h3", {}, name), copy),
         element("p", { class: "folder" }, folder), facts,
-        element("h4", {}, `Nearest, by ${this.facts.components} of ${this.facts.kept} ${this.facts.axis.toLowerCase()}s`), list,
+        element("h4", {}, `Nearest, ${exact ? `exactly, by ${this.exact.metric} of all` : `by ${this.facts.components} of`} ${this.facts.kept} ${this.facts.axis.toLowerCase()}s`), list,
       );
       this.map?.reveal(row);
       if (tab) this.tab("chosen");
@@ -339,7 +345,11 @@ class Page {
       this.map.draw();
     };
     for (const id of ["view", "across", "up"]) byId(id).onchange = view;
-    byId("colour").onchange = () => this.paint();
+    byId("colour").onchange = () => {
+      this.legend.show(this.colourings[byId("colour").value] ?? null);
+      this.tab("labels");
+      this.paint();
+    };
     byId("all").onclick = () => this.filter(null);
     byId("lasso").onclick = () => this.toggleLasso();
     byId("inview").onclick = () => this.selectInView();
@@ -354,9 +364,10 @@ class Page {
     };
     byId("search").onsubmit = (event) => event.preventDefault();
     document.addEventListener("click", (event) => {
-      const button = event.target.closest("[data-row], [data-label]");
+      const button = event.target.closest("[data-row], [data-label], [data-group]");
       if (button?.dataset.row) this.show(Number(button.dataset.row), button.closest("#lists") === null);
-      else if (button) this.filter(Number(button.dataset.label));
+      else if (button?.dataset.label) this.filter(Number(button.dataset.label));
+      else if (button) this.only(button.dataset.group === "" ? null : Number(button.dataset.group));
     });
     document.addEventListener("keydown", (event) => this.key(event));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
@@ -367,8 +378,13 @@ class Page {
   filter(label) {
     if (label === null) this.focus.clear();
     else if (!this.focus.delete(label)) this.focus.add(label);
-    if (this.selection) this.select(null);
-    else this.paint();
+    this.select(null);
+  }
+
+  /** Choose a group of the legend, or leave it out again; null for all of them. */
+  only(group) {
+    this.legend.choose(group);
+    this.select(null);
   }
 
   /** Select what lies in a polygon of pixels, whatever was selected before. */
@@ -475,6 +491,7 @@ class Page {
     if (this.drawing) this.toggleLasso();
     else if (this.current >= 0) this.show(-1);
     else if (this.selection) this.select(null);
+    else if (this.legend.chosen.size) this.only(null);
     else if (this.focus.size) this.filter(null);
   }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.resources import files
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of
 from fruitpipe.explore.judgement import judge
+from fruitpipe.explore.loss import measure_loss
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
@@ -22,7 +24,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.tasks.reduce import spread
 
-SCRIPTS = ("columns.js", "map.js", "page.js")
+SCRIPTS = ("columns.js", "map.js", "legend.js", "nearest.js", "page.js")
 COLOURS = 8
 MOST_LABELS, TOLD_APART = 2000, 60_000
 """Labels that are listed, and those whose names images have; two bytes hold no more."""
@@ -63,7 +65,10 @@ def render(facts: Facts) -> str:
     names = [label.name for label in facts.labels[:TOLD_APART]]
     names += ["a rarer label"] if len(facts.labels) > TOLD_APART else []
     columns["label"] = numbers(codes(np.minimum(facts.label, TOLD_APART), len(names)))
+    columns |= {f"grouping-{number}": numbers(each.group) for number, each in enumerate(facts.groupings)}
     columns |= {f"measure-{number}": numbers(each.levels) for number, each in enumerate(facts.measures)}
+    nearest, lists = facts.nearest.columns(listed(facts)) if facts.nearest else (None, {})
+    columns |= lists
     columns |= {f"path-{name}": column for name, column in texts(facts.paths.to_pylist()).items()}
     return PAGES.get_template("page.html").render(
         script="\n".join(map(read, SCRIPTS)),
@@ -77,6 +82,7 @@ def render(facts: Facts) -> str:
         laid_out=facts.positions is not None,
         axis_name=axis,
         axes=[f"{axis[0]}{number + 1}" for number in range(kept)],
+        groupings=facts.groupings,
         measures=facts.measures,
         dots=still(facts),
         listings=[shown(facts, listing, root) for listing in facts.listings],
@@ -96,6 +102,8 @@ def render(facts: Facts) -> str:
             "step": step,
             "root": root,
             "axis": axis,
+            "nearest": nearest,
+            "groupings": [{"title": each.title, "names": each.names, "rest": each.rest} for each in facts.groupings],
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
         columns=columns,
@@ -104,7 +112,7 @@ def render(facts: Facts) -> str:
 
 def page_of(run: Run, other: Run | None = None) -> bytes:
     """The page of a published run, with what differs in another one. Raises UserError where either is damaged."""
-    facts = judge(facts_of(run), run)
+    facts = judge(measure_loss(facts_of(run), run), run)
     return render(facts if other is None else compare(facts, other)).encode()
 
 
@@ -143,6 +151,11 @@ def scaled(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     """From 0 to a length."""
     low, extent = values.min(), float(np.ptp(values))
     return (values - low) * np.float32(length / extent) if extent else np.full_like(values, length / 2)
+
+
+def listed(facts: Facts) -> Iterator[int]:
+    """Rows of the images in lists."""
+    return (entry.image for each in facts.listings for entry in each.entries if isinstance(entry.image, int))
 
 
 def shown(facts: Facts, listing: Listing, root: str) -> dict[str, Any]:

@@ -28,14 +28,11 @@ def reconstruction_errors(run: Run, vectors: Vectors) -> NDArray[np.float64]:
     feature which gives its vector.
     """
     errors = np.full(len(vectors), np.nan)
-    pca = run.model.pca
-    if not isinstance(pca, Pca):
-        return errors
-    published = np.concatenate([vectors.vectors(number) for number in range(len(vectors.files))])
     names = filter(layout.is_feature_part, sorted(with_merged(run.manifest.feature_parts, read_merges(run.store))))
     parts = [facts.filter(pc.equal(facts["status"], OK)) for name in names if (facts := read_facts(run.store, name))]
-    if not parts:
+    if not parts or not isinstance(pca := run.model.pca, Pca):
         return errors
+    published = np.concatenate([vectors.vectors(number) for number in range(len(vectors.files))])
     paths = pa.chunked_array([chunk for facts in parts for chunk in facts["path"].chunks], pa.string())
     positions = vectors.positions_of(paths.combine_chunks())
     for facts, places in zip(parts, np.split(positions, np.cumsum([len(facts) for facts in parts])[:-1]), strict=True):

@@ -51,6 +51,8 @@ class Job:
     id: str = field(default_factory=layout.new_run_id)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     warnings: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+    """further stages that failed, and have a warning each"""
     sinks: tuple[Sink, ...] = field(init=False)
     """what takes the vectors"""
     audience: Audience = field(init=False)

@@ -26,13 +26,17 @@ def digest_of(config: Config) -> str:
 
 
 def precedents(store: Store, config: Config) -> list[Manifest]:
-    """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest."""
+    """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest.
+
+    None of which a further stage failed: the next run tries that again.
+    """
     latest = latest_run(store)
     recent = [run_id for run_id in reversed(run_ids(store)[-RECENT:]) if run_id != latest]
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(partial(readable_manifest, store), [*filter(None, [latest]), *recent]))
     digest, ours = digest_of(config), version("fruitpipe")
-    return [each for each in found if each and (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
+    same = [each for each in found if each and (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
+    return [each for each in same if not each.unfinished]
 
 
 def readable_manifest(store: Store, run_id: str) -> Manifest | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import add
+from typing import Any
 
 import duckdb
 
@@ -179,15 +181,16 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
             feature_parts=[*job.plan.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
             worker_memory=spark.worker_memory,
-            warnings=values_without_secrets(job.warnings),
             versions=versions(),
+            **notes(job),
             **records,
         )
-        sample = [row for part in projected for row in part.sample]
-        job.store.put(layout.report(job.id), render(manifest, sample).encode())
     if job.config.explore:
-        with job.reporter.stage("explore"):
+        with going_on(job, "explore", f"`fruitpipe explore {job.store.url} {job.id}` makes the page"):
             job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))
+        manifest = manifest.model_copy(update=notes(job))
+    sample = [row for part in projected for row in part.sample]
+    job.store.put(layout.report(job.id), render(manifest, sample).encode())
     job.keep_log()
     lease.require_held()
     job.published = True
@@ -232,10 +235,27 @@ def records_of(further: Mapping[str, Stage | None], context: Context) -> dict[st
     for name, stage in further.items():
         records[name] = None
         if stage:
-            with context.job.reporter.stage(name):
+            with going_on(context.job, name, "the same command tries it again"):
                 found = stage.run(context)
-            records[name] = found and Record.model_validate(values_without_secrets(found.model_dump(mode="json")))
+                records[name] = found and Record.model_validate(values_without_secrets(found.model_dump(mode="json")))
     return records
+
+
+@contextmanager
+def going_on(job: Job, stage: str, advice: str) -> Iterator[None]:
+    """A further stage, whose failure is noted: there are vectors, which need it no more."""
+    with job.reporter.stage(stage):
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever is the matter, it is not the vectors
+            said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
+            job.unfinished.append(stage)
+            job.warnings.append(f"{stage} failed, but the vectors are whole; {advice}. The cause: {said.rstrip('.')}")
+
+
+def notes(job: Job) -> dict[str, Any]:
+    """What the run has to tell by now, as keys of a manifest."""
+    return {"warnings": values_without_secrets(job.warnings), "unfinished": list(job.unfinished)}
 
 
 def backbone_facts(backbone: ResolvedBackbone) -> BackboneFacts:

@@ -46,7 +46,10 @@ class Stage(Protocol):
         """Whether a run of this config has this stage."""
 
     def run(self, context: Context) -> Record | None:
-        """Do the work; return None where there is nothing to report."""
+        """Do the work; return None where there is nothing to report.
+
+        Whatever it raises becomes a note of the run, which goes on: it has its vectors.
+        """
 
 
 STAGES: Registry[type[Stage]] = Registry(

@@ -182,6 +182,8 @@ class Manifest(BaseModel):
     worker_memory: int
     """largest resident set of a Python worker, bytes"""
     warnings: list[str]
+    unfinished: list[str] = []
+    """further stages that failed, of which warnings tell"""
     versions: dict[str, str]
 
     @field_validator("config", mode="before")
@@ -200,6 +202,11 @@ class Manifest(BaseModel):
         """Records of further stages by the stages' names."""
         extra = (self.model_extra or {}).items()
         return {name: value for name, value in extra if isinstance(value, Record)}
+
+    @property
+    def has_page(self) -> bool:
+        """Whether the run made a page of all images."""
+        return self.config.explore and "explore" not in self.unfinished
 
     @property
     def images_per_second(self) -> float | None:

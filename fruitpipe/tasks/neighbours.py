@@ -100,7 +100,7 @@ class FindNeighbours:
                 for part in sorted(range(len(self.vectors.files)), key=lambda part: part not in todo):
                     self._add(list(sought.values()), part, earlier)
             for part, each in sought.items():
-                files[part] = self._write(part, *each.lists)
+                files[part] = self.write(part, *each.lists)
                 taken += int(each.known.sum())
         return [files[part] for part in mine], taken
 
@@ -150,7 +150,8 @@ class FindNeighbours:
     def _name(self, number: int) -> str:
         return layout.neighbours_part(self.vectors.run, self.metric, self.k, number)
 
-    def _write(self, number: int, distances: NDArray[np.float32], positions: NDArray[np.int64]) -> File:
+    def write(self, number: int, distances: NDArray[np.float32], positions: NDArray[np.int64]) -> File:
+        """Put the neighbours of a part, (n, k) each."""
         there = positions != NOWHERE
         columns = [
             self.vectors.rows_at(positions[there], ["path"])["path"].combine_chunks(),
