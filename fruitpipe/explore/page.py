@@ -15,6 +15,7 @@ from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of
 from fruitpipe.explore.judgement import judge
+from fruitpipe.explore.pictures import LARGEST_PAGE, pictures_of
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
@@ -22,7 +23,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.tasks.reduce import spread
 
-SCRIPTS = ("columns.js", "map.js", "page.js")
+SCRIPTS = ("columns.js", "map.js", "pictures.js", "page.js")
 COLOURS = 8
 MOST_LABELS, TOLD_APART = 2000, 60_000
 """Labels that are listed, and those whose names images have; two bytes hold no more."""
@@ -49,8 +50,8 @@ class Line(NamedTuple):
     value: str
 
 
-def render(facts: Facts) -> str:
-    """The page."""
+def render(facts: Facts, run: Run) -> str:
+    """The page of a run. Raises FruitpipeError where features are damaged that its pictures need."""
     manifest, model = facts.manifest, facts.manifest.model
     reduced = model.explained is not None
     axis = "Component" if reduced else "Feature"
@@ -65,6 +66,8 @@ def render(facts: Facts) -> str:
     columns["label"] = numbers(codes(np.minimum(facts.label, TOLD_APART), len(names)))
     columns |= {f"measure-{number}": numbers(each.levels) for number, each in enumerate(facts.measures)}
     columns |= {f"path-{name}": column for name, column in texts(facts.paths.to_pylist()).items()}
+    pictures = pictures_of(run, facts, LARGEST_PAGE - sum(map(len, columns.values())))
+    columns |= pictures.columns if pictures else {}
     return PAGES.get_template("page.html").render(
         script="\n".join(map(read, SCRIPTS)),
         style=read("page.css"),
@@ -96,6 +99,7 @@ def render(facts: Facts) -> str:
             "step": step,
             "root": root,
             "axis": axis,
+            "pictures": pictures and pictures.facts,
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
         columns=columns,
@@ -105,7 +109,7 @@ def render(facts: Facts) -> str:
 def page_of(run: Run, other: Run | None = None) -> bytes:
     """The page of a published run, with what differs in another one. Raises UserError where either is damaged."""
     facts = judge(facts_of(run), run)
-    return render(facts if other is None else compare(facts, other)).encode()
+    return render(facts if other is None else compare(facts, other), run).encode()
 
 
 def add_page(run: Run, page: bytes) -> str:

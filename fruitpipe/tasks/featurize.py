@@ -22,6 +22,7 @@ from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Picture
 from fruitpipe.vision.decoder import decode_within_limits
+from fruitpipe.vision.thumbnails import Sheet, shape_of, thumbnail
 
 SAMPLED = 16
 """Images of a task of `FeaturizeSample`."""
@@ -97,14 +98,19 @@ class Featurize:
     """of the features: see `features_digest`"""
     image: ImageConfig
     reader: Reader
+    thumbnails: int | None = None
+    """their side, pixels; None where none are made"""
 
     def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> Done:
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         engine = load_engine(self.digest, spec)
-        facts, features = featurize(images, engine, self.image, self.reader)
+        sheet = Sheet(len(images), self.thumbnails) if self.thumbnails else None
+        facts, features = featurize(images, engine, self.image, self.reader, sheet)
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
+        if sheet:  # before the part, so that a part which is there has its thumbnails
+            self.store.put(layout.thumbnails(name, sheet.side), sheet.encoded())
         self.store.put(name, to_parquet(facts.to_table(), features))
         return Done(name, Counter(facts.status), facts.bytes)
 
@@ -139,9 +145,12 @@ def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
 
 
 def featurize(
-    images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader
+    images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader, sheet: Sheet | None = None
 ) -> tuple[Facts, NDArray[np.float32]]:
-    """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`."""
+    """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`.
+
+    sheet: takes thumbnails of those that are, if they are wanted.
+    """
     facts = Facts()
     features = np.zeros((len(images), engine.dimension), np.float32)
     fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))
@@ -154,8 +163,11 @@ def featurize(
             read.append(Read.of(data))
             seen.append(decode_into(row, data, rules))
         infer(engine, pixels, seen, features[start : start + len(group)])
-        for image, each, outcome in zip(group, read, seen, strict=True):
+        for number, (image, each, outcome) in enumerate(zip(group, read, seen, strict=True)):
             facts.add(image, each, outcome)
+            if sheet and isinstance(outcome, Seen):
+                shape = shape_of(*outcome, sheet.side, rules)
+                sheet.place(start + number, thumbnail(pixels[number], shape))
     return facts, features
 
 
