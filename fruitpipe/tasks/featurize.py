@@ -22,7 +22,7 @@ from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Picture
 from fruitpipe.vision.decoder import decode_within_limits
-from fruitpipe.vision.thumbnails import Sheet, shape_of, thumbnail
+from fruitpipe.vision.thumbnails import Sheet, thumbnail
 
 SAMPLED = 16
 """Images of a task of `FeaturizeSample`."""
@@ -149,7 +149,7 @@ def featurize(
 ) -> tuple[Facts, NDArray[np.float32]]:
     """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`.
 
-    sheet: takes thumbnails of those that are, if they are wanted.
+    sheet: takes a thumbnail of each that could be decoded, if they are wanted.
     """
     facts = Facts()
     features = np.zeros((len(images), engine.dimension), np.float32)
@@ -159,24 +159,28 @@ def featurize(
         pixels = np.empty((len(group), engine.side, engine.side, 1 if rules.grey else 3), np.uint8)
         read: list[Read] = []
         seen: list[Seen | BadImage] = []
-        for row, data in zip(pixels, fetched, strict=False):  # the bytes of one at a time
+        for number, (row, data) in enumerate(zip(pixels, fetched, strict=False), start):  # the bytes of one at a time
             read.append(Read.of(data))
-            seen.append(decode_into(row, data, rules))
+            seen.append(decode_into(row, data, rules, sheet, number))
         infer(engine, pixels, seen, features[start : start + len(group)])
-        for number, (image, each, outcome) in enumerate(zip(group, read, seen, strict=True)):
+        for image, each, outcome in zip(group, read, seen, strict=True):
             facts.add(image, each, outcome)
-            if sheet and isinstance(outcome, Seen):
-                shape = shape_of(*outcome, sheet.side, rules)
-                sheet.place(start + number, thumbnail(pixels[number], shape))
     return facts, features
 
 
-def decode_into(row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig) -> Seen | BadImage:
-    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture."""
+def decode_into(
+    row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig, sheet: Sheet | None = None, cell: int = 0
+) -> Seen | BadImage:
+    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture.
+
+    sheet, cell: where its thumbnail goes, if it is wanted.
+    """
     picture = decoded(data, len(row), rules)
     if isinstance(picture, BadImage):
         return picture
     row[...] = picture.pixels[..., : row.shape[-1]]
+    if sheet:
+        sheet.place(cell, thumbnail(picture, sheet.side, rules))
     return Seen(picture.width, picture.height)
 
 

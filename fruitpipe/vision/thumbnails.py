@@ -16,6 +16,7 @@ from PIL import Image, WebPImagePlugin  # noqa: F401 - or the first one saved wo
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.cost import webp_size
+from fruitpipe.vision.decode import Picture
 from fruitpipe.vision.decoder import decode_within_limits
 
 Cells = NDArray[np.uint8]
@@ -41,10 +42,11 @@ def shape_of(width: int, height: int, side: int, rules: ImageConfig) -> Shape:
     return Shape(max(round(width * scale), 1), max(round(height * scale), 1))
 
 
-def thumbnail(pixels: NDArray[np.uint8], shape: Shape) -> Image.Image:
-    """What a backbone sees, shape (s, s, 1 or 3), as a thumbnail."""
-    picture = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
-    return picture.resize(shape, Image.Resampling.BOX)
+def thumbnail(picture: Picture, side: int, rules: ImageConfig) -> Image.Image:
+    """What a backbone sees, small: means of some pixels, and then the exact size."""
+    shape = shape_of(picture.width, picture.height, side, rules)
+    image = picture.image or Image.fromarray(np.ascontiguousarray(picture.pixels))
+    return image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1)
 
 
 class Sheet:
