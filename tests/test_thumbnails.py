@@ -1,4 +1,4 @@
-"""Thumbnails: what they look like, that nothing else changes by them, how they live and die, and what the page shows."""
+"""Thumbnails: what they look like, that nothing else changes by them, how they live and die, what the page shows."""
 
 from __future__ import annotations
 
