@@ -323,6 +323,9 @@ class Config(Section):
     8, 16, 32 … components: what the reduction costs."""
     explore: bool = False
     """Write a page that shows all images on a map, beside the report, as `fruitpipe explore` does."""
+    thumbnails: int | None = Field(None, ge=16, le=96, multiple_of=16)
+    """Keep a small picture of each image beside its features, with so many pixels a side, such as 48: for the page of
+    all images. Images whose features are known already get none."""
     neighbours: NeighboursConfig | None = None
     """Find the nearest images of each image, all compared with all."""
     image: ImageConfig = Field(default_factory=ImageConfig)

@@ -1,12 +1,16 @@
 // Columns, as columns.py packs them.
 
-/** The bytes of a column of the page, which is then no longer there. */
-async function bytesOf(name) {
+/** What a column of the page holds as it is packed; the column is then no longer there. */
+function packedOf(name) {
   const element = document.getElementById(`column-${name}`);
   const text = element.textContent;
   element.remove();
-  const packed = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+}
+
+/** The bytes of a column, unpacked. */
+async function bytesOf(name) {
+  const stream = new Blob([packedOf(name)]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 

@@ -202,6 +202,18 @@ class PointMap {
     return found;
   }
 
+  /** Shown points in view; null where there are more than `most`. */
+  inView(most) {
+    const rows = [];
+    for (const row of this.#inside([0, 0, this.width, this.height])) {
+      const [left, top] = this.pixel(row);
+      if (left < 0 || left > this.width || top < 0 || top > this.height) continue;
+      if (rows.length === most) return null;
+      rows.push(row);
+    }
+    return rows;
+  }
+
   /** Shown points within a polygon of pixels, [left, top] each, in the order of rows. */
   within(polygon) {
     const lefts = polygon.map(([left]) => left), tops = polygon.map(([, top]) => top);

@@ -56,7 +56,10 @@ class Page {
     }
     if (this.map) {
       byId("still").setAttribute("hidden", "");
-      this.map.onDraw = () => this.mark();
+      this.map.onDraw = () => {
+        this.pictures?.over(this.map, byId("pictures"), this.current);
+        this.mark();
+      };
       this.map.place(x, y, Boolean(facts.layout));
       this.paint();
       this.pointer();
@@ -74,6 +77,9 @@ class Page {
       this.colourings.push(new Ranges(each, await numbersOf(`measure-${number}`, Uint8Array)));
     }
     if (facts.nearest) this.exact = await Nearest.of(facts.nearest);
+    this.pictures = await Pictures.of(facts.pictures);
+    for (const each of document.querySelectorAll("#lists [data-row]")) each.prepend(this.picture(Number(each.dataset.row), LINE));
+    this.map?.draw();
     this.ready = true;
     document.documentElement.dataset.ready = "";
   }
@@ -152,7 +158,7 @@ class Page {
     };
     const ring = (row, name, more) => {
       const [cx, cy] = this.map.pixel(row);
-      make("circle", { class: name, cx, cy, r: this.map.radius + more });
+      make("circle", { class: name, cx, cy, r: Math.max(this.map.radius, this.pictures?.reach ?? 0) + more });
     };
     if (this.map) {
       for (const row of this.near) ring(row, "near", 2);
@@ -179,6 +185,11 @@ class Page {
     return visible(this.facts.labels[this.label[row]]) || "no label";
   }
 
+  /** What shows a picture of an image; a text of nothing where there is none. */
+  picture(row, side) {
+    return this.pictures?.element(row, side) ?? "";
+  }
+
   hover(row, left, top) {
     const tip = byId("tip");
     if (row !== this.hovered) {
@@ -188,7 +199,7 @@ class Page {
         const [name, , folder] = this.named(row), swatch = element("i", { class: "swatch" });
         swatch.style.backgroundColor = `rgb(${this.map.colours.subarray(4 * row, 4 * row + 3).join()})`;
         const of = element("span", { class: "of" }, swatch, this.ofLabel(row));
-        tip.replaceChildren(element("b", {}, name), element("span", { class: "of" }, folder), of);
+        tip.replaceChildren(this.picture(row, TIP), element("b", {}, name), element("span", { class: "of" }, folder), of);
       }
       tip.hidden = row < 0 || !this.paths;
       this.mark();
@@ -237,12 +248,13 @@ class Page {
       const add = (key, value) => facts.append(element("dt", {}, key), element("dd", {}, value));
       add("label", this.ofLabel(row));
       for (const each of this.colourings) add(each.title, each.said(row));
-      const list = element("ol", {}, ...near.map(([each, far]) => this.entry(each, far.toFixed(2))));
+      const list = this.list(near.map(([each, far]) => [each, far.toFixed(2)]));
       const copy = element("button", { type: "button", class: "small" }, "Copy path");
       copy.onclick = () => navigator.clipboard?.writeText(this.paths.at(row)).then(() => (copy.textContent = "Copied"));
       card.append(
         element("div", { class: "row" }, element("h3", {}, name), copy),
-        element("p", { class: "folder" }, folder), facts,
+        element("p", { class: "folder" }, folder),
+        element("p", { class: "seen" }, this.picture(row, this.pictures?.large), linkTo(this.paths.at(row))), facts,
         element("h4", {}, `Nearest, ${exact ? `exactly, by ${this.exact.metric} of all` : `by ${this.facts.components} of`} ${this.facts.kept} ${this.facts.axis.toLowerCase()}s`), list,
       );
       this.map?.reveal(row);
@@ -251,13 +263,19 @@ class Page {
     this.map?.draw();
   }
 
-  /** A line that shows an image when it is chosen. */
-  entry(row, value = "") {
+  /** A list of images with what is said of each, as [row, value] pairs. */
+  list(entries) {
+    const look = this.pictures?.list(entries.map(([row]) => row)) ?? "lines";
+    return element("ol", { class: look }, ...entries.map(([row, value]) => this.entry(row, value, look === "tiles" ? TILE : LINE)));
+  }
+
+  /** A line or tile that shows an image when it is chosen. */
+  entry(row, value, side) {
     const [name, , folder] = this.named(row), label = this.ofLabel(row);
     const swatch = element("i", { class: "swatch" });
     if (this.map) swatch.style.backgroundColor = `rgb(${this.map.colours.subarray(4 * row, 4 * row + 3).join()})`;
     const path = element("span", { class: "path" }, element("b", {}, name), element("span", {}, folder === `${label}/` ? label : `${label} · ${folder}`));
-    return element("li", {}, element("button", { type: "button", class: "entry", "data-row": row }, swatch, path, element("span", { class: "value" }, value)));
+    return element("li", {}, element("button", { type: "button", class: "entry", "data-row": row, title: `${name} (${label})` }, this.picture(row, side), swatch, path, element("span", { class: "value" }, value)));
   }
 
   // ---- several images
@@ -274,10 +292,10 @@ class Page {
       csv.onclick = () => this.save(rows);
       const clear = element("button", { type: "button", class: "small" }, "Clear");
       clear.onclick = () => this.select(null);
-      const few = Array.from(rows.subarray(0, LISTED), (row) => this.entry(row));
+      const few = this.list(Array.from(rows.subarray(0, LISTED), (row) => [row, ""]));
       box.replaceChildren(
         element("div", { class: "row" }, element("span", {}, `${inWords(rows.length)} ${rows.length === 1 ? "image" : "images"} ${what}`), csv, clear),
-        element("ol", {}, ...few),
+        few,
       );
       if (rows.length > LISTED) box.append(element("p", { class: "muted" }, `The first ${LISTED}; the CSV has all.`));
       csv.disabled = !rows.length;
@@ -404,6 +422,11 @@ class Page {
     this.selectWithin([[0, 0], [width, 0], [width, height], [0, height]], "in view");
   }
 
+  /** How far from a point it may be pointed at, pixels. */
+  reach() {
+    return Math.max(REACH, this.pictures?.reach ?? 0);
+  }
+
   pointer() {
     const canvas = byId("canvas"), held = new Map();
     let moved = 0;
@@ -420,7 +443,7 @@ class Page {
     };
     canvas.onpointermove = (event) => {
       const here = place(event), before = held.get(event.pointerId);
-      if (!before) return this.hover(this.map.pick(...here, REACH), ...here);
+      if (!before) return this.hover(this.map.pick(...here, this.reach()), ...here);
       moved += Math.hypot(here[0] - before[0], here[1] - before[1]);
       held.set(event.pointerId, here);
       if (this.lasso) {
@@ -444,7 +467,7 @@ class Page {
       if (lasso && moved > 10) {
         if (this.drawing) this.toggleLasso();
         this.selectWithin(lasso, "in the lasso");
-      } else if (event.type === "pointerup" && moved <= 4) this.show(this.map.pick(...here, event.pointerType === "touch" ? 24 : REACH));
+      } else if (event.type === "pointerup" && moved <= 4) this.show(this.map.pick(...here, event.pointerType === "touch" ? 24 : this.reach()));
       this.mark();
     };
     canvas.onpointerleave = () => this.hover(-1);

@@ -17,6 +17,7 @@ from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
+from fruitpipe.explore.pictures import LARGEST_PAGE, pictures_of
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
@@ -24,7 +25,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.tasks.reduce import spread
 
-SCRIPTS = ("columns.js", "map.js", "legend.js", "nearest.js", "page.js")
+SCRIPTS = ("columns.js", "map.js", "legend.js", "nearest.js", "pictures.js", "page.js")
 COLOURS = 8
 MOST_LABELS, TOLD_APART = 2000, 60_000
 """Labels that are listed, and those whose names images have; two bytes hold no more."""
@@ -51,8 +52,8 @@ class Line(NamedTuple):
     value: str
 
 
-def render(facts: Facts) -> str:
-    """The page."""
+def render(facts: Facts, run: Run) -> str:
+    """The page of a run. Raises FruitpipeError where features are damaged that its pictures need."""
     manifest, model = facts.manifest, facts.manifest.model
     reduced = model.explained is not None
     axis = "Component" if reduced else "Feature"
@@ -70,6 +71,8 @@ def render(facts: Facts) -> str:
     nearest, lists = facts.nearest.columns(listed(facts)) if facts.nearest else (None, {})
     columns |= lists
     columns |= {f"path-{name}": column for name, column in texts(facts.paths.to_pylist()).items()}
+    pictures = pictures_of(run, facts, LARGEST_PAGE - sum(map(len, columns.values())))
+    columns |= pictures.columns if pictures else {}
     return PAGES.get_template("page.html").render(
         script="\n".join(map(read, SCRIPTS)),
         style=read("page.css"),
@@ -104,6 +107,7 @@ def render(facts: Facts) -> str:
             "axis": axis,
             "nearest": nearest,
             "groupings": [{"title": each.title, "names": each.names, "rest": each.rest} for each in facts.groupings],
+            "pictures": pictures and pictures.facts,
             "measures": [{"title": each.title, "most": each.most, "unit": each.unit} for each in facts.measures],
         },
         columns=columns,
@@ -113,7 +117,7 @@ def render(facts: Facts) -> str:
 def page_of(run: Run, other: Run | None = None) -> bytes:
     """The page of a published run, with what differs in another one. Raises UserError where either is damaged."""
     facts = judge(measure_loss(facts_of(run), run), run)
-    return render(facts if other is None else compare(facts, other)).encode()
+    return render(facts if other is None else compare(facts, other), run).encode()
 
 
 def add_page(run: Run, page: bytes) -> str:

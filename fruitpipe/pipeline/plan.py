@@ -274,8 +274,13 @@ class Plan:
         query = f"SELECT DISTINCT part FROM joined WHERE status = '{OK}' ORDER BY 1"
         return [name for (name,) in self._database.execute(query).fetchall()]
 
-    def _row(self, query: str) -> tuple[Any, ...]:
-        (row,) = self._database.execute(query).fetchall()
+    def count_in(self, parts: list[str]) -> int:
+        """Images whose features the run takes from these parts."""
+        query = f"SELECT count(*) FROM joined WHERE status = '{OK}' AND list_contains(?, part)"
+        return int(self._row(query, parts)[0])
+
+    def _row(self, query: str, *values: Any) -> tuple[Any, ...]:
+        (row,) = self._database.execute(query, values).fetchall()
         return tuple(row)
 
     def _write(self, query: str, path: Path, sizes: list[int]) -> None:

@@ -153,6 +153,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
         spark = job.spark
         job.warnings += filter(None, [spark.note])
     stages.featurize(job)
+    stages.look_for_thumbnails(job)
     counts = stages.count(job)
     parts = stages.index(job)
     pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job, parts)

@@ -17,6 +17,7 @@ from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
+from fruitpipe.tasks.feature_part import have_thumbnails
 from fruitpipe.tasks.featurize import Done, Featurize
 from fruitpipe.vision.bad_image import OK
 
@@ -32,7 +33,8 @@ def featurize(job: Job) -> None:
         return
     name = layout.work(job.id, layout.TODO)
     job.store.upload(todo, name)
-    task, engine = Featurize(job.store, name, job.backbone.features, job.config.image, job.reader), job.engine
+    engine, thumbnails = job.engine, job.config.thumbnails
+    task = Featurize(job.store, name, job.backbone.features, job.config.image, job.reader, thumbnails)
 
     def watch(done: Done) -> None:
         job.reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
@@ -40,6 +42,17 @@ def featurize(job: Job) -> None:
     with job.reporter.stage("featurize", sum(sizes)):
         done = job.spark.map(lambda number: task(number, engine), len(sizes), watch, job.reporter.poll)
     job.plan.add_parts(job.store, [each.part for each in done])
+
+
+def look_for_thumbnails(job: Job) -> None:
+    """Warn of images that have none, though they are wanted: their features were known already."""
+    side = job.config.thumbnails
+    if side is None:
+        return
+    parts = job.plan.feature_parts()
+    if missing := job.plan.count_in(sorted({*parts} - {*have_thumbnails(job.store, parts, side)})):
+        images = "1 image has" if missing == 1 else f"{missing} images have"
+        job.warnings.append(f"{images} no thumbnails, as features are not made again for them")
 
 
 ADVICE = {

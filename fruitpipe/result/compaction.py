@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from pydantic import BaseModel
 
 from fruitpipe.errors import FruitpipeError
@@ -18,6 +20,8 @@ from fruitpipe.storage.file import File, named
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged_part, read_facts, read_features, to_parquet
+from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.thumbnails import Sheet, cells
 
 SMALL = LARGEST_PART // 2
 """Parts with fewer rows are merged. Merged ones have as many or more, so that a second time there is nothing to do."""
@@ -46,6 +50,8 @@ class Part(NamedTuple):
     """path of its first image, as far as its file says it"""
     name: str
     rows: int
+    sides: tuple[int, ...] = ()
+    """of the thumbnails that its images have: parts with others are not merged with it"""
 
 
 def compact(store: Store) -> list[Merge]:
@@ -59,15 +65,23 @@ def compact(store: Store) -> list[Merge]:
     with Lease(store, "fruitpipe gc --compact") as lease:
         names = {name for name, _ in store.names(layout.FEATURES)}
         for each in read_merges(store):
-            left = names.intersection(each.replaced)  # by a crash
+            left = with_thumbnails(each.replaced, names)  # by a crash
             if left and are_intact(store, each.parts):
                 delete(store, left, lease)
         for folder in store.folders(layout.FEATURES):
-            for batch in batches(small_parts(store, folder)):
-                made = merge_batch(store, folder, batch)
-                delete(store, made.replaced, lease)
-                done.append(made)
+            parts = small_parts(store, folder)
+            for sides in sorted({part.sides for part in parts}):
+                for batch in batches(part for part in parts if part.sides == sides):
+                    made = merge_batch(store, folder, batch)
+                    delete(store, with_thumbnails(made.replaced, names), lease)
+                    done.append(made)
     return done
+
+
+def with_thumbnails(parts: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Those of some names that are of feature parts or of their thumbnails, sorted."""
+    wanted = set(parts)
+    return sorted(name for name in names if (layout.of_thumbnails(name) or (name,))[0] in wanted)
 
 
 def read_merges(store: Store) -> list[Merge]:
@@ -98,9 +112,14 @@ def with_merged(names: Iterable[str], merges: Iterable[Merge]) -> set[str]:
 
 def small_parts(store: Store, folder: str) -> list[Part]:
     """The small parts of a folder below `features`, ordered by their first images."""
-    ours = [name for name, _ in store.names(f"{layout.FEATURES}/{folder}") if layout.is_feature_part(name)]
+    names = [name for name, _ in store.names(f"{layout.FEATURES}/{folder}")]
+    sides: dict[str, list[int]] = {}
+    for part, side in filter(None, map(layout.of_thumbnails, names)):
+        sides.setdefault(part, []).append(side)
     with ThreadPoolExecutor(READERS) as pool:
-        return sorted(part for part in pool.map(partial(part_of, store), ours) if part.rows < SMALL)
+        parts = pool.map(partial(part_of, store), filter(layout.is_feature_part, names))
+        small = [part._replace(sides=tuple(sorted(sides.get(part.name, ())))) for part in parts if part.rows < SMALL]
+    return sorted(small)
 
 
 def part_of(store: Store, name: str) -> Part:
@@ -136,6 +155,8 @@ def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
         data = to_parquet(facts.select(layout.FACTS.names), read_features(store, facts["part"], facts["row"]))
         images = zip(facts["path"].to_pylist(), facts["etag"].to_pylist(), strict=True)
         name = layout.feature_part(folder, images)
+        for side in batch[0].sides:
+            store.put(layout.thumbnails(name, side), merge_thumbnails(store, batch, facts, side))
         store.put(name, data)
         parts.append(File.of(name, data, len(facts)))
     if not are_intact(store, parts):
@@ -145,6 +166,25 @@ def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
     made = Merge(parts=parts, replaced=sorted({part.name for part in batch} - {part.name for part in parts}))
     store.put(layout.merge_record(made.replaced), made.model_dump_json().encode())
     return made
+
+
+def merge_thumbnails(store: Store, batch: list[Part], facts: pa.Table, side: int) -> bytes:
+    """Thumbnails of the images of a new part, whose facts say in which old ones they are.
+
+    Raises FruitpipeError where some are damaged.
+    """
+    sheet, part = Sheet(len(facts), side), np.array(facts["part"].to_pylist())
+    for old in batch:
+        places, name = np.flatnonzero(part == old.name), layout.thumbnails(old.name, side)
+        if not len(places):
+            continue
+        try:
+            found = cells(store.get(name), old.rows, side)
+        except BadImage as error:
+            raise damaged_part(store, name) from error
+        for place, row in zip(places.tolist(), facts["row"].take(places).to_pylist(), strict=True):
+            sheet.place(place, Image.fromarray(found[row]))
+    return sheet.encoded()
 
 
 def rows_of(store: Store, batch: list[Part]) -> pa.Table:

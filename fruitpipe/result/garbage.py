@@ -49,7 +49,8 @@ def find_garbage(store: Store) -> Garbage:
     def is_needed(name: str) -> bool:
         folder, _, rest = name.partition("/")
         if folder == layout.FEATURES:
-            return name in used
+            part, _ = layout.of_thumbnails(name) or (name, 0)
+            return part in used
         run_id = rest.partition("/")[0]
         if (record := layout.neighbours_of(name)) and record not in names:
             return False

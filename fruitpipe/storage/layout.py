@@ -9,6 +9,7 @@ OUT/
   latest.json                          the published run
   _delta_log/                          delta-rs's own, with `publish: {delta: …}`
   features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
+  features/<features digest>/thumbnails-<side>/part-<rows digest>.webp   of the images of that part
   features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
   features/vocabularies/<digest of what it was learnt from>.npz   likewise
   runs/<run id>/
@@ -68,7 +69,7 @@ RUN = rf"\d{{8}}-\d{{6}}-{HEX}{{4}}"
 OURS = re.compile(
     rf"""
     features/(
-        {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json)
+        {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json | thumbnails-\d{{2}}/part-{HEX}{{32}}\.webp)
         | vocabularies/{HEX}{{32}}\.npz
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
@@ -80,6 +81,9 @@ OURS = re.compile(
     re.VERBOSE | re.ASCII,
 )
 FEATURE_PART = re.compile(rf"features/{HEX}{{16}}/part-{HEX}{{32}}\.parquet")
+THUMBNAILS = re.compile(
+    rf"(?P<folder>features/{HEX}{{16}})/thumbnails-(?P<side>\d{{2}})/(?P<part>part-{HEX}{{32}})\.webp", re.ASCII
+)
 VOCABULARY = re.compile(rf"features/vocabularies/{HEX}{{32}}\.npz")
 NEIGHBOURS = re.compile(rf"(?P<found>runs/{RUN}/neighbours/(cosine|euclidean)-\d{{1,4}})(\.json|/.+)", re.ASCII)
 MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
@@ -94,6 +98,7 @@ MOST_BYTES = {
     "vocabulary.npz": 64 * MIB,
 }
 MOST_OF_A_MERGE = 8 * MIB
+MOST_OF_THUMBNAILS = 64 * MIB
 MOST_OF_ANY = 4096 * MIB
 """Flatbuffers have half of it at most."""
 
@@ -102,6 +107,8 @@ def most_bytes(name: str) -> int:
     """How large an object of this name may be, in a result or a model's folder."""
     if is_merge(name):
         return MOST_OF_A_MERGE
+    if THUMBNAILS.fullmatch(name):
+        return MOST_OF_THUMBNAILS
     return MIB if is_neighbours(name) else MOST_BYTES.get(name.rpartition("/")[2], MOST_OF_ANY)
 
 
@@ -129,6 +136,12 @@ def is_run_file(name: str) -> bool:
 
 def is_feature_part(name: str) -> bool:
     return FEATURE_PART.fullmatch(name) is not None
+
+
+def of_thumbnails(name: str) -> tuple[str, int] | None:
+    """The feature part whose images an object shows small, and their side in pixels, where it is one of thumbnails."""
+    found = THUMBNAILS.fullmatch(name)
+    return (f"{found['folder']}/{found['part']}.parquet", int(found["side"])) if found else None
 
 
 def is_merge(name: str) -> bool:
@@ -181,6 +194,12 @@ def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
     for path, etag in rows:
         hashed.update(f"{len(path)} {path} {etag}\n".encode())
     return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
+
+
+def thumbnails(part: str, side: int) -> str:
+    """Thumbnails of the images of a feature part, with so many pixels a side, beside it."""
+    folder, _, name = part.removesuffix(".parquet").rpartition("/")
+    return f"{folder}/thumbnails-{side}/{name}.webp"
 
 
 def merge_record(replaced: Iterable[str]) -> str:

@@ -88,6 +88,12 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
     return found
 
 
+def have_thumbnails(store: Store, parts: Iterable[str], side: int) -> list[str]:
+    """Those of some parts whose images have thumbnails of this side, pixels."""
+    found = {layout.of_thumbnails(name) for name, _ in store.names(layout.FEATURES)}
+    return [part for part in parts if (part, side) in found]
+
+
 def in_advance(store: Store, names: Iterable[str]) -> Iterator[tuple[str, Future[bytes]]]:
     """Names of objects and their bytes, in order, AHEAD of them fetched before their turn."""
     with ThreadPoolExecutor(AHEAD) as pool:

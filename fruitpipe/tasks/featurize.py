@@ -22,6 +22,7 @@ from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Picture
 from fruitpipe.vision.decoder import decode_within_limits
+from fruitpipe.vision.thumbnails import Sheet, thumbnail
 
 SAMPLED = 16
 """Images of a task of `FeaturizeSample`."""
@@ -97,14 +98,19 @@ class Featurize:
     """of the features: see `features_digest`"""
     image: ImageConfig
     reader: Reader
+    thumbnails: int | None = None
+    """their side, pixels; None where none are made"""
 
     def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> Done:
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         engine = load_engine(self.digest, spec)
-        facts, features = featurize(images, engine, self.image, self.reader)
+        sheet = Sheet(len(images), self.thumbnails) if self.thumbnails else None
+        facts, features = featurize(images, engine, self.image, self.reader, sheet)
         name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
+        if sheet:  # before the part, so that a part which is there has its thumbnails
+            self.store.put(layout.thumbnails(name, sheet.side), sheet.encoded())
         self.store.put(name, to_parquet(facts.to_table(), features))
         return Done(name, Counter(facts.status), facts.bytes)
 
@@ -139,9 +145,12 @@ def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
 
 
 def featurize(
-    images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader
+    images: list[Image], engine: Engine, rules: ImageConfig, reader: Reader, sheet: Sheet | None = None
 ) -> tuple[Facts, NDArray[np.float32]]:
-    """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`."""
+    """Facts about images, and their features of shape (n, d), float32; zeros where the status is not `ok`.
+
+    sheet: takes a thumbnail of each that could be decoded, if they are wanted.
+    """
     facts = Facts()
     features = np.zeros((len(images), engine.dimension), np.float32)
     fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))
@@ -150,21 +159,28 @@ def featurize(
         pixels = np.empty((len(group), engine.side, engine.side, 1 if rules.grey else 3), np.uint8)
         read: list[Read] = []
         seen: list[Seen | BadImage] = []
-        for row, data in zip(pixels, fetched, strict=False):  # the bytes of one at a time
+        for number, (row, data) in enumerate(zip(pixels, fetched, strict=False), start):  # the bytes of one at a time
             read.append(Read.of(data))
-            seen.append(decode_into(row, data, rules))
+            seen.append(decode_into(row, data, rules, sheet, number))
         infer(engine, pixels, seen, features[start : start + len(group)])
         for image, each, outcome in zip(group, read, seen, strict=True):
             facts.add(image, each, outcome)
     return facts, features
 
 
-def decode_into(row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig) -> Seen | BadImage:
-    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture."""
+def decode_into(
+    row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig, sheet: Sheet | None = None, cell: int = 0
+) -> Seen | BadImage:
+    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture.
+
+    sheet, cell: where its thumbnail goes, if it is wanted.
+    """
     picture = decoded(data, len(row), rules)
     if isinstance(picture, BadImage):
         return picture
     row[...] = picture.pixels[..., : row.shape[-1]]
+    if sheet:
+        sheet.place(cell, thumbnail(picture, sheet.side, rules))
     return Seen(picture.width, picture.height)
 
 

@@ -14,7 +14,7 @@ from fruitpipe.vision.bad_image import BadImage, OutOfMemory
 from fruitpipe.vision.colours import to_rgb
 from fruitpipe.vision.formats import TIFF, largest, open_image, stated_size
 from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
-from fruitpipe.vision.preprocess import preprocess
+from fruitpipe.vision.preprocess import pixels_of, preprocess
 from fruitpipe.vision.scale import ENOUGH, Twin, load, scale_for, smallest_scaled
 
 DECODE_RULES = 1
@@ -38,6 +38,8 @@ class Picture:
     width: int
     """of the original as seen, after its EXIF orientation, pixels"""
     height: int
+    image: Image.Image | None = None
+    """the same pixels, as Pillow has them; None where another process decoded them"""
 
 
 def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
@@ -84,7 +86,8 @@ def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
             whole = turned(whole, picture.size, upward)
             picture = picture.transpose(upward)
             width, height = (height, width) if upward in SWAPPED else (width, height)
-        return Picture(preprocess(picture, whole, side, rules), width, height)
+        seen = preprocess(picture, whole, side, rules)
+        return Picture(pixels_of(seen), width, height, seen)
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:

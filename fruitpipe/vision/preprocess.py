@@ -36,12 +36,10 @@ def density(box: Box, side: int, rules: ImageConfig) -> float:
     return (max(width, height) if rules.resize == "pad" else min(width, height)) / side
 
 
-def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
-    """An RGB picture of any size as the backbone is to see it, shape (side, side, 3), which may not be written to.
+def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) -> Image.Image:
+    """An RGB picture of any size as the backbone is to see it, side x side, RGB or L.
 
     whole: the box that the picture fills, whose edges may be fractions.
-
-    What was made grey is one channel in memory, seen three times.
     """
     box = cropped(trimmed(image) if rules.background == "trim" else whole, rules)
     image = resized(image.convert("L") if rules.grey else image, box, side, rules)
@@ -53,8 +51,16 @@ def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) ->
         image = equalised(image, adaptive=rules.equalise == "adaptive")
     if rules.contrast:
         image = ImageOps.autocontrast(image, CUTOFF, preserve_tone=True)
+    return image
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Of an RGB or L picture, shape (height, width, 3), which may not be written to.
+
+    What is grey is one channel in memory, seen three times.
+    """
     pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (side, side, 3))
+    return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (*pixels.shape, 3))
 
 
 def cropped(box: Box, rules: ImageConfig) -> Box:
