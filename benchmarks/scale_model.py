@@ -24,7 +24,6 @@ from fruitpipe.numeric.moments import TOGETHER
 from fruitpipe.objects.bucket import BUFFER, PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
 from fruitpipe.pipeline.plan import READERS, part_sizes
-from fruitpipe.pipeline.stages import SAMPLE
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks.reduce import vector_parts
@@ -344,7 +343,6 @@ def modelled(check: dict[str, Any]) -> float:
 
 
 LIMITS: list[tuple[str, Callable[[Scale], bool]]] = [
-    ("the report has no picture of the images", lambda at: len(at.vector_parts) > SAMPLE),
     ("on 100 cores, the driver alone takes an hour", lambda at: at.seconds.driver > 3600),
     (
         "tasks read more bytes of footers of the plan's files than of features",

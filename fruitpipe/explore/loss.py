@@ -21,7 +21,7 @@ def measure_loss(facts: Facts, run: Run) -> Facts:
 
     Raises FruitpipeError where a part is missing or damaged.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
     if len(vectors) * run.manifest.model.components > MOST:
         return facts
     errors = in_medians(reconstruction_errors(run, vectors))

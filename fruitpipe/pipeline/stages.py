@@ -131,7 +131,7 @@ def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduc
         "fruitpipe.components": str(fitted.length),
         "fruitpipe.backbone": job.backbone.facts.name,
     }
-    task = reduce.Project(job.store, job.id, job.sinks, metadata, SAMPLE // parts)
+    task = reduce.Project(job.store, job.id, job.sinks, metadata, max(SAMPLE // parts, 1))
     shared = job.spark.share(fitted)
     with job.reporter.stage("project"):
         projected = job.spark.map(lambda number: task(number, shared), parts, poll=job.reporter.poll)
