@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.findings.neighbours import Neighbours
 from fruitpipe.numeric.neighbours import Metric, Nearest
-from fruitpipe.pipeline.stages import to_parquet
 from fruitpipe.result.manifest import Counts, Manifest
 from fruitpipe.result.runs import Run, point_latest
 from fruitpipe.sinks import to_table
@@ -38,13 +38,15 @@ def publish(
 ) -> Run:
     """The run, published, of vectors (n, k) in as many parts as a run would have, and failures: path, status, error."""
     released = Manifest.read(RELEASED.read_bytes())
-    files, sink = [], Parquet(store, run_id)
+    files, parquet = [], Parquet(store, run_id)
     for number, start in enumerate(range(0, len(paths), PART)):
         part = slice(start, start + PART)
         columns = pa.chunked_array([paths[part]], pa.string()), pa.chunked_array([labels[part]], pa.string())
-        files.append(sink.write(number, to_table(*columns, vectors[part], {})))
+        files.append(parquet.write(number, to_table(*columns, vectors[part], {})))
     failed = pa.Table.from_pylist([dict(zip(FAILED.names, each, strict=True)) for each in failures], FAILED)
-    store.put(layout.failures(run_id), to_parquet(failed))
+    sink = pa.BufferOutputStream()
+    pq.write_table(failed, sink)
+    store.put(layout.failures(run_id), sink.getvalue().to_pybytes())
     variance = np.sort(vectors.var(axis=0, dtype=np.float64))[::-1]
     ratio = variance / max(variance.sum(), 1e-9)
     model = released.model.model_copy(

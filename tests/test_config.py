@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +17,13 @@ from fruitpipe import config as configs
 from fruitpipe.backbones.keras_applications import NETWORKS
 from fruitpipe.config import PRESETS, Config, ConfigError, Environment, environment, load_config
 from fruitpipe.errors import UserError
+from fruitpipe.secret_patterns import SECRET_VALUE, says_secret
 
 VALIDATOR = jsonschema.Draft202012Validator(Config.model_json_schema())
 MINIMAL = "input: photos\noutput: out\n"
-TEXT = st.text(min_size=1).filter(lambda text: ":/" not in text)  # which may be a scheme that is not known
+# Hypothesis draws words of the program, too, such as TOKEN; and `:/` may be of a scheme that is not known.
+ANY_TEXT = st.text().filter(lambda text: not says_secret(text) and not re.search(SECRET_VALUE, text))
+TEXT = ANY_TEXT.filter(lambda text: text and ":/" not in text)
 TREES = st.fixed_dictionaries(
     {"input": TEXT, "output": TEXT},
     optional={
@@ -61,7 +65,7 @@ TREES = st.fixed_dictionaries(
             optional={
                 "master": TEXT,
                 "memory": st.from_regex(r"[1-9][0-9]{0,3}[kmgt]", fullmatch=True),
-                "conf": st.dictionaries(TEXT, st.text()),
+                "conf": st.dictionaries(TEXT, ANY_TEXT),
             },
         ),
     },
