@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.findings.neighbours import Neighbours
 from fruitpipe.numeric.neighbours import Metric, Nearest
-from fruitpipe.pipeline.stages import to_parquet
 from fruitpipe.result.manifest import Counts, Manifest
 from fruitpipe.result.runs import Run, point_latest
 from fruitpipe.sinks import to_table
@@ -44,7 +44,9 @@ def publish(
         columns = pa.chunked_array([paths[part]], pa.string()), pa.chunked_array([labels[part]], pa.string())
         files.append(sink.write(number, to_table(*columns, vectors[part], {})))
     failed = pa.Table.from_pylist([dict(zip(FAILED.names, each, strict=True)) for each in failures], FAILED)
-    store.put(layout.failures(run_id), to_parquet(failed))
+    written = pa.BufferOutputStream()
+    pq.write_table(failed, written)
+    store.put(layout.failures(run_id), memoryview(written.getvalue()))
     variance = np.sort(vectors.var(axis=0, dtype=np.float64))[::-1]
     ratio = variance / max(variance.sum(), 1e-9)
     model = released.model.model_copy(
@@ -77,7 +79,7 @@ def find_nearest(run: Run, k: int, within: int | None = None) -> None:
 
     within: look for them only among so many images that follow one another, for a result of the same size in less time.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
     metric: Metric = "cosine"
     task, files = FindNeighbours(vectors, k, metric, together=1), []
     for number in range(len(vectors.files)):
