@@ -79,7 +79,7 @@ def find_nearest(run: Run, k: int, within: int | None = None) -> None:
 
     within: look for them only among so many images that follow one another, for a result of the same size in less time.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files)
+    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
     metric: Metric = "cosine"
     task, files = FindNeighbours(vectors, k, metric, together=1), []
     for number in range(len(vectors.files)):
