@@ -101,7 +101,7 @@ def by_fruitpipe(images: Path, out: Path, *settings: str) -> Rows:
     unscaled = run(images, out, f"pca.components={DIMENSION}", "pca.scale=false", *settings)
     unreduced = run(images, out, "pca=none", *settings)
     paths, labels, features = features_of(unreduced, images)
-    starts = Vectors.among(unreduced.store, unreduced.id, unreduced.manifest.files).starts.tolist()
+    starts = published(unreduced).starts.tolist()
     most = max(SAMPLE // (len(starts) - 1), 1)
     return Rows(
         paths,
@@ -115,11 +115,16 @@ def by_fruitpipe(images: Path, out: Path, *settings: str) -> Rows:
 
 def features_of(unreduced: Run, images: Path) -> tuple[list[str], NDArray[np.str_], NDArray[np.float32]]:
     """Paths below the folder of images, labels, and features (n, d) of a run without a PCA, ordered by path."""
-    parts = Vectors.among(unreduced.store, unreduced.id, unreduced.manifest.files)
+    parts = published(unreduced)
     tables = list(parts.each(["path", "label", "vector"]))
     paths = [str(Path(path).relative_to(images)) for table in tables for path in table["path"].to_pylist()]
     labels = np.array([label for table in tables for label in table["label"].to_pylist()])
     return paths, labels, np.concatenate([vectors_of(table) for table in tables])
+
+
+def published(unreduced: Run) -> Vectors:
+    manifest = unreduced.manifest
+    return Vectors.among(unreduced.store, unreduced.id, manifest.files, manifest.model.components)
 
 
 def run(images: Path, out: Path, *settings: str) -> Run:

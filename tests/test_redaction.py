@@ -442,12 +442,27 @@ LEAKY = """
             with urlopen((FOLDER / "metrics").read_text()) as answer:
                 (FOLDER / "metrics").write_bytes(answer.read())
             return Record(label="leak", title="leak", note=SAID, columns=["said"], rows=[[SAID]])
+
+
+    class Sink:
+        def __init__(self, store, run, one_file):
+            pass
+
+        def write(self, number, table):
+            pass
+
+        def commit(self, parts, scratch):
+            at("commit")
+            return []
+
+        def abort(self):
+            pass
 """
 
 
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory: pytest.TempPathFactory, variables: Mapping[str, str]) -> Iterator[Path]:
-    """The folder of a backbone and a stage that say all secrets, with a picture at which the backbone fails."""
+    """The folder of a backbone, a stage and a sink that say all secrets, with a picture at which the backbone fails."""
     folder = tmp_path_factory.mktemp("leaky")
     (folder / "said").write_text(SAID)
     (folder / "images").mkdir()
@@ -456,12 +471,14 @@ def leaky(tmp_path_factory: pytest.TempPathFactory, variables: Mapping[str, str]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        install(folder, "leaky", LEAKY, {"fruitpipe.stages": {"leaky": "leaky:Stage"}}, patch)
+        parts = {"fruitpipe.stages": {"leaky": "leaky:Stage"}, "fruitpipe.sinks": {"leaky": "leaky:Sink"}}
+        install(folder, "leaky", LEAKY, parts, patch)
         patch.setenv("JAVA_TOOL_OPTIONS", f"-Dhttps.proxyPassword={secret('java')}")
         yield folder
 
 
 OPTIONS = ("--backbone", "leaky:Backbone", "--set", "failures.max_rate=0.9")
+SINK = ("--format", "leaky")
 
 
 @pytest.fixture(scope="module")
@@ -488,8 +505,8 @@ def failed(leaky: Path) -> dict[str, str]:
     """The same of one that fails, and whose messages of Spark are shown; a task has failed before."""
     out = leaky / "failed"
     (leaky / "load").touch()
-    (leaky / "stage").touch()
-    done = process("run", leaky / "images", out, *OPTIONS, "--verbose", code=1)
+    (leaky / "commit").touch()
+    done = process("run", leaky / "images", out, *OPTIONS, *SINK, "--verbose", code=1)
     (run,) = (out / "runs").iterdir()
     _, traceback, after = done.stderr.rpartition("Traceback (most recent call last)")
     return {
@@ -501,6 +518,16 @@ def failed(leaky: Path) -> dict[str, str]:
         "runs": fruitpipe("runs", out).stdout,
         "runs --json": fruitpipe("runs", out, "--json").stdout,
     }
+
+
+@pytest.fixture(scope="module")
+def noted(leaky: Path) -> dict[str, str]:
+    """The same of one that is published without what a further stage was to find."""
+    out = leaky / "noted"
+    (leaky / "stage").touch()
+    done = process("run", leaky / "images", out, *OPTIONS)
+    (run,) = (out / "runs").iterdir()
+    return {"note": done.stdout.partition("\n")[0], "manifest.json": (run / "manifest.json").read_text()}
 
 
 @pytest.fixture(scope="module")
@@ -516,6 +543,7 @@ def unwell(leaky: Path) -> dict[str, str]:
 WAYS = {
     "published": ["standard error", "manifest.json", "report.html", "failures.parquet", "show", "show --json"],
     "failed": ["spark", "standard error", "traceback", "termination log", "outcome.json", "runs --json"],
+    "noted": ["note", "manifest.json"],
     "unwell": ["doctor", "doctor --json"],
 }
 
