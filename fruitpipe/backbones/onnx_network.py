@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 from fruitpipe.backbones.convert import QUIET
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.extras import require
 from fruitpipe.scratch import private_folder
 
 OPSET = 18
@@ -22,8 +22,7 @@ def to_onnx(flatbuffer: bytes) -> bytes:
 
     Raises UserError where tf2onnx is not installed, FruitpipeError where it cannot translate the network.
     """
-    if find_spec("tf2onnx") is None:
-        raise UserError("tf2onnx is not installed, which translates networks: pip install 'fruitpipe[onnx]'.")
+    require("tf2onnx", "onnx", "translates networks")
     with private_folder() as folder:
         source, target = folder / "backbone.tflite", folder / "backbone.onnx"
         source.write_bytes(flatbuffer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Protocol
 
 from fruitpipe.config import PublishConfig
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.extras import require
 from fruitpipe.result.runs import Run
 from fruitpipe.storage.store import Store
 
@@ -50,21 +50,16 @@ def open_tables(publish: PublishConfig, store: Store) -> list[Table]:
     """Raises UserError where a library is not installed."""
     tables: list[Table] = []
     if publish.iceberg:
-        require("pyiceberg", "iceberg")
+        require("pyiceberg", "iceberg", "publish.iceberg needs")
         from fruitpipe.catalogs.iceberg import Iceberg
 
         tables.append(Iceberg(publish.iceberg))
     if publish.delta:
-        require("deltalake", "delta")
+        require("deltalake", "delta", "publish.delta needs")
         from fruitpipe.catalogs.delta import Delta
 
         tables.append(Delta(store.url, publish.delta.storage))
     return tables
-
-
-def require(library: str, extra: str) -> None:
-    if find_spec(library) is None:
-        raise UserError(f"{library} is not installed, which publish.{extra} needs: pip install 'fruitpipe[{extra}]'.")
 
 
 def said_of(error: Exception) -> str:

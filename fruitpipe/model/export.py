@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from fruitpipe.backbones.onnx_network import to_onnx
 from fruitpipe.errors import UserError
+from fruitpipe.extras import require
 from fruitpipe.model.model import Model
 from fruitpipe.numeric.pca import Pca
 
@@ -32,8 +32,7 @@ def exported(model: Model) -> bytes:
             f"the model's backbone, {model.card.backbone}, is no network that fruitpipe has converted in float32, and "
             "only those become ONNX: take a model of one."
         )
-    if find_spec("onnx") is None:
-        raise UserError("onnx is not installed, which writes the file: pip install 'fruitpipe[onnx]'.")
+    require("onnx", "onnx", "writes the file")
     import onnx
 
     made = onnx.load_from_string(to_onnx(model.engine.data))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from fruitpipe.config import TrackConfig
-from fruitpipe.errors import UserError
+from fruitpipe.extras import require
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.runs import Run
 from fruitpipe.tracking.tracker import Begun, Tracker, Unfinished
@@ -40,18 +39,13 @@ class Audience:
 def open_trackers(track: TrackConfig) -> list[Tracker]:
     trackers: list[Tracker] = []
     if track.mlflow:
-        require("mlflow", "mlflow")
+        require("mlflow", "mlflow", "track.mlflow needs")
         from fruitpipe.tracking.mlflow import Mlflow
 
         trackers.append(Mlflow(track.mlflow))
     if track.openlineage:
-        require("openlineage", "openlineage")
+        require("openlineage", "openlineage", "track.openlineage needs")
         from fruitpipe.tracking.lineage import OpenLineage
 
         trackers.append(OpenLineage(track.openlineage))
     return trackers
-
-
-def require(library: str, extra: str) -> None:
-    if find_spec(library) is None:
-        raise UserError(f"{library} is not installed, which track.{extra} needs: pip install 'fruitpipe[{extra}]'.")

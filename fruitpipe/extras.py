@@ -1,0 +1,13 @@
+"""Libraries that come with an extra of the package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from fruitpipe.errors import UserError
+
+
+def require(library: str, extra: str, use: str) -> None:
+    """Raise UserError where a library is not installed. use: what for, after "which"."""
+    if find_spec(library) is None:
+        raise UserError(f"{library} is not installed, which {use}: pip install 'fruitpipe[{extra}]'.")
