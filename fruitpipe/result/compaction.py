@@ -63,9 +63,9 @@ def compact(store: Store) -> list[Merge]:
     """
     done = []
     with Lease(store, "fruitpipe gc --compact") as lease:
-        names = {name for name, _ in store.names(layout.FEATURES)}
+        objects = by_part(name for name, _ in store.names(layout.FEATURES))
         for each in read_merges(store):
-            left = with_thumbnails(each.replaced, names)  # by a crash
+            left = with_thumbnails(each.replaced, objects)  # by a crash
             if left and are_intact(store, each.parts):
                 delete(store, left, lease)
         for folder in store.folders(layout.FEATURES):
@@ -73,15 +73,23 @@ def compact(store: Store) -> list[Merge]:
             for sides in sorted({part.sides for part in parts}):
                 for batch in batches(part for part in parts if part.sides == sides):
                     made = merge_batch(store, folder, batch)
-                    delete(store, with_thumbnails(made.replaced, names), lease)
+                    delete(store, with_thumbnails(made.replaced, objects), lease)
                     done.append(made)
     return done
 
 
-def with_thumbnails(parts: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Those of some names that are of feature parts or of their thumbnails, sorted."""
-    wanted = set(parts)
-    return sorted(name for name in names if (layout.of_thumbnails(name) or (name,))[0] in wanted)
+def by_part(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of objects, by the feature part that each is or whose thumbnails it has."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        part, _ = layout.of_thumbnails(name) or (name, 0)
+        found.setdefault(part, []).append(name)
+    return found
+
+
+def with_thumbnails(parts: Iterable[str], objects: dict[str, list[str]]) -> list[str]:
+    """Those of some parts that are there, and their thumbnails, sorted. objects: as `by_part` has them."""
+    return sorted(name for part in parts for name in objects.get(part, ()))
 
 
 def read_merges(store: Store) -> list[Merge]:
