@@ -114,6 +114,40 @@ def resident(process: psutil.Process) -> int:
         return 0
 
 
+def is_java(process: psutil.Process) -> bool:
+    try:
+        return "java" in process.name()
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Memory(Sampler):
+    """Largest resident memory of this process, its JVM and its workers, bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver = self.worker = self.python = self.all = 0
+        """this process with the JVM; the largest other; all but the JVM; all together"""
+
+    def sample(self) -> None:
+        own, java, workers = resident(psutil.Process()), 0, [0]
+        for process in psutil.Process().children(recursive=True):
+            if is_java(process):
+                java += resident(process)
+            else:
+                workers.append(resident(process))
+        self.driver = max(self.driver, own + java)
+        self.worker = max(self.worker, *workers)
+        self.python = max(self.python, own + sum(workers))
+        self.all = max(self.all, own + java + sum(workers))
+
+
+def cpu_time() -> float:
+    """Seconds of processor time of this process and of all below it that live."""
+    times = [each.cpu_times() for each in (psutil.Process(), *psutil.Process().children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
 class Row(NamedTuple):
     """fruitpipe against another contender: seconds of each round, in the same order."""
 

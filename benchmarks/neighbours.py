@@ -28,10 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,7 +37,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import EVERY, fruitpipe, output, resident
+from common import EVERY, Memory, cpu_time, fruitpipe, output, resident
 from numpy.typing import NDArray
 from planted import KINDS, plant, swapped
 
@@ -88,45 +85,6 @@ for clock, start in zip((time.perf_counter, time.process_time), began):
 """
 MOST, SOME = 50_000, 20_000
 """Images whose neighbours the others look for, at most; and of more, how many of them."""
-
-
-class Peak:
-    """Largest resident memory of this process and all below it, bytes, while a block runs."""
-
-    def __init__(self) -> None:
-        self.python = self.all = 0
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(EVERY):
-                family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-                sizes = [(resident(process), "java" in name_of(process)) for process in family]
-                self.python = max(self.python, sum(size for size, is_java in sizes if not is_java))
-                self.all = max(self.all, sum(size for size, _ in sizes))
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-
-def cpu_time() -> float:
-    """Seconds of this process and of all below it that live."""
-    times = [each.cpu_times() for each in (psutil.Process(), *psutil.Process().children(recursive=True))]
-    return sum(each.user + each.system for each in times)
-
-
-def name_of(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def made_up(store: Store, count: int, width: int) -> Vectors:
@@ -188,7 +146,7 @@ def recall(vectors: Vectors, parts: list[File], points: NDArray[np.float32], k: 
 def race(vectors: Vectors, k: int, cores: int, sample: int, folder: Path) -> None:
     count = len(vectors)
     print(f"{count} vectors of {vectors.width} numbers, k = {k}, {cores} cores", flush=True)
-    peak, clock = Peak(), folder / "seconds"
+    peak, clock = Memory(), folder / "seconds"
     spark_config, warm_up = SparkConfig(master=f"local[{cores}]"), WarmUp(vectors.store, ())
     with cluster(spark_config, Environment.read(), folder / "spark.log", first=warm_up) as spark:
         began = time.perf_counter() - (float(clock.read_text()) if clock.exists() else 0)
@@ -202,7 +160,7 @@ def race(vectors: Vectors, k: int, cores: int, sample: int, folder: Path) -> Non
             print(f"{done} of {count} images, {ours:.0f} s", file=sys.stderr, flush=True)
 
         used = cpu_time()
-        with peak.watched():
+        with peak:
             found = seek(spark, vectors, RUN, k, "cosine", watch)
         ours, used = time.perf_counter() - began, cpu_time() - used
     print(f"fruitpipe: {ours:.1f} s, CPU {used:.1f} s; {peak.python / 1e9:.2f} GB of Python, {peak.all / 1e9:.2f} GB "
@@ -279,7 +237,7 @@ def labels(images: Path, folder: Path, k: int, cores: int, backbone: str) -> Non
     found = curate(done, require_neighbours(done.store, done.manifest)).table
     names = [Path(path).name for path in found["path"].to_pylist()]
     truth = np.array([name in wrong for name in names])
-    parts = Vectors.among(done.store, done.id, done.manifest.files, done.manifest.model.components)
+    parts = done.vector_parts
     points = np.concatenate([vectors_of(part) for part in parts.each(["vector"])])
     answers = {"fruitpipe curate": np.asarray(found["label_suspect"])}
     answers |= others(points, found["label"].to_pylist(), k)

@@ -14,7 +14,6 @@ import argparse
 import io
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import EVERY, resident
+from common import Memory, cpu_time
 from numpy.typing import NDArray
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
-from fruitpipe.numeric.moments import Moments, added
+from fruitpipe.numeric.moments import added
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.sinks import open_sinks, vectors_of
@@ -118,50 +116,13 @@ def listing(images: int) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=LISTING)
 
 
-class Peaks(threading.Thread):
-    """The largest memory that the driver with its JVM, and a worker, had, while the block runs."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.driver = self.worker = 0
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(EVERY):
-            below = psutil.Process().children(recursive=True)
-            java = [process for process in below if is_java(process)]
-            self.driver = max(self.driver, resident(psutil.Process()) + sum(map(resident, java)))
-            self.worker = max([self.worker, *(resident(process) for process in below if process not in java)])
-
-    def __enter__(self) -> Peaks:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-
-
-def is_java(process: psutil.Process) -> bool:
-    try:
-        return "java" in process.name()
-    except psutil.NoSuchProcess:
-        return False
-
-
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    before, used = time.perf_counter(), processor()
-    with Peaks() as peaks:
+    before, used = time.perf_counter(), cpu_time()
+    with Memory() as peaks:
         yield
-    figures = (time.perf_counter() - before, processor() - used, peaks.driver / MEGABYTE, peaks.worker / MEGABYTE)
+    figures = (time.perf_counter() - before, cpu_time() - used, peaks.driver / MEGABYTE, peaks.worker / MEGABYTE)
     print(f"  {name:<10}{figures[0]:>9.1f}{figures[1]:>9.1f}{figures[2]:>12.0f}{figures[3]:>12.0f}", flush=True)
-
-
-def processor() -> float:
-    """Seconds of processor time of this process and all below it, of which none ends meanwhile."""
-    times = [process.cpu_times() for process in [psutil.Process(), *psutil.Process().children(recursive=True)]]
-    return sum(each.user + each.system for each in times)
 
 
 def done(store: Generated, spark: Cluster, k: int, folder: Path) -> tuple[pca.Pca, list[reduce.Projected]]:
@@ -195,7 +156,7 @@ def check(store: Generated, fitted: pca.Pca, projected: list[reduce.Projected], 
                 held = np.concatenate([held, next(stream)])
             part, held = held[:size], held[size:]
             firsts.append(part[:10])
-            moments.append(added(Moments.of(part[row : row + reduce.BLOCK]) for row in range(0, size, reduce.BLOCK)))
+            moments.append(reduce.moments_of(part[row : row + reduce.BLOCK] for row in range(0, size, reduce.BLOCK)))
         again = pca.fit(added(moments), components=k)
         same = all(
             np.array_equal(getattr(again, each), getattr(fitted, each)) for each in ("mean", "scale", "components")
