@@ -67,4 +67,5 @@ def added(moments: Iterable[Moments]) -> Moments:
             sums[-1] += each
         else:
             sums.append(each)
+    assert sums, "there are some"
     return sums[0] if len(sums) == 1 else added(sums)
