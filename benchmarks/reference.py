@@ -32,7 +32,6 @@ from fruitpipe.result.runs import Run, open_run
 from fruitpipe.sinks import vectors_of
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks.reduce import spread
-from fruitpipe.tasks.vector_part import Vectors
 
 SIDE = 224
 SHAPE = (SIDE, SIDE, 3)
@@ -101,7 +100,7 @@ def by_fruitpipe(images: Path, out: Path, *settings: str) -> Rows:
     unscaled = run(images, out, f"pca.components={DIMENSION}", "pca.scale=false", *settings)
     unreduced = run(images, out, "pca=none", *settings)
     paths, labels, features = features_of(unreduced, images)
-    starts = published(unreduced).starts.tolist()
+    starts = unreduced.vector_parts.starts.tolist()
     most = max(SAMPLE // (len(starts) - 1), 1)
     return Rows(
         paths,
@@ -115,16 +114,11 @@ def by_fruitpipe(images: Path, out: Path, *settings: str) -> Rows:
 
 def features_of(unreduced: Run, images: Path) -> tuple[list[str], NDArray[np.str_], NDArray[np.float32]]:
     """Paths below the folder of images, labels, and features (n, d) of a run without a PCA, ordered by path."""
-    parts = published(unreduced)
+    parts = unreduced.vector_parts
     tables = list(parts.each(["path", "label", "vector"]))
     paths = [str(Path(path).relative_to(images)) for table in tables for path in table["path"].to_pylist()]
     labels = np.array([label for table in tables for label in table["label"].to_pylist()])
     return paths, labels, np.concatenate([vectors_of(table) for table in tables])
-
-
-def published(unreduced: Run) -> Vectors:
-    manifest = unreduced.manifest
-    return Vectors.among(unreduced.store, unreduced.id, manifest.files, manifest.model.components)
 
 
 def run(images: Path, out: Path, *settings: str) -> Run:

@@ -21,7 +21,6 @@ from fruitpipe.sinks.files import Parquet
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.neighbours import FindNeighbours
-from fruitpipe.tasks.vector_part import Vectors
 
 RELEASED = Path(__file__).parent / "golden/released/result/runs/20261126-203525-2f91/manifest.json"
 PART = 65_536
@@ -79,7 +78,7 @@ def find_nearest(run: Run, k: int, within: int | None = None) -> None:
 
     within: look for them only among so many images that follow one another, for a result of the same size in less time.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    vectors = run.vector_parts
     metric: Metric = "cosine"
     task, files = FindNeighbours(vectors, k, metric, together=1), []
     for number in range(len(vectors.files)):

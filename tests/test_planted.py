@@ -17,7 +17,6 @@ from fruitpipe.findings import Curation, curate, find_neighbours
 from fruitpipe.result.runs import open_run
 from fruitpipe.sinks import vectors_of
 from fruitpipe.storage.store import LocalStore
-from fruitpipe.tasks.vector_part import Vectors
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +26,7 @@ def curated(images: Path, out: Path) -> tuple[Curation, np.ndarray]:
     done = open_run(LocalStore(str(out)))
     neighbours = find_neighbours(done.store, done.manifest)
     assert neighbours
-    parts = Vectors.among(done.store, done.id, done.manifest.files, done.manifest.model.components)
+    parts = done.vector_parts
     return curate(done, neighbours), np.concatenate([vectors_of(part) for part in parts.each(["vector"])])
 
 

@@ -19,7 +19,6 @@ from fruitpipe.sinks import vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged
 from fruitpipe.tasks.reduce import spread
-from fruitpipe.tasks.vector_part import Vectors
 
 ROWS = 8192
 """Rows held at once, beside the columns that are kept."""
@@ -232,7 +231,7 @@ def blocks(run: Run) -> Iterator[tuple[slice, pa.Table, Points]]:
 
     Raises UserError where they are not what the manifest says, and FruitpipeError where they cannot be read.
     """
-    parts = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    parts = run.vector_parts
     if len(parts) != run.manifest.counts.ok:
         raise damaged(run.store, layout.manifest(run.id), "it counts other images than there are vectors")
     start = 0

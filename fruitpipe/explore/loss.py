@@ -10,7 +10,6 @@ from fruitpipe.explore.facts import FAR, Facts, Measure, levels
 from fruitpipe.findings.curation import in_medians
 from fruitpipe.findings.reconstruction import reconstruction_errors
 from fruitpipe.result.runs import Run
-from fruitpipe.tasks.vector_part import Vectors
 
 MOST = 1 << 28
 """Numbers of all vectors together, which are held for it: 1 GiB."""
@@ -21,7 +20,7 @@ def measure_loss(facts: Facts, run: Run) -> Facts:
 
     Raises FruitpipeError where a part is missing or damaged.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    vectors = run.vector_parts
     if len(vectors) * run.manifest.model.components > MOST:
         return facts
     errors = in_medians(reconstruction_errors(run, vectors))

@@ -16,7 +16,6 @@ from fruitpipe.numeric import curation
 from fruitpipe.numeric.neighbours import prepared
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.result.runs import Run
-from fruitpipe.tasks.vector_part import Vectors
 
 MAJORITY, FEW = 0.5, 0.1
 """A label is doubtful where a larger share than this of the neighbours has one and the same other label, and no larger
@@ -109,7 +108,7 @@ def curate(
     Raises FruitpipeError where a part is missing or damaged.
     """
     lists = neighbours.read(run)
-    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    vectors = run.vector_parts
     duplicates = find_duplicates(lists, limit)
     voted, confidence, suspect = doubts(lists)
     distance = mean_distances(lists)

@@ -69,7 +69,7 @@ class Neighbours(BaseModel):
         Raises FruitpipeError where a part is missing or damaged.
         """
         store = run.store
-        vectors = Vectors.among(store, self.run, run.manifest.files, run.manifest.model.components)
+        vectors = run.vector_parts
         if [file.rows for file in self.parts] != [file.rows for file in vectors.files]:
             raise damaged(store, layout.neighbours(self.run, self.metric, self.k), "it is of other images")
         images = pa.concat_tables(vectors.each(["path", "label"])).combine_chunks()

@@ -62,7 +62,7 @@ def find_similar(
 
     Raises UserError where an image cannot be read, FruitpipeError where the run is damaged.
     """
-    vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+    vectors = run.vector_parts
     positions = places_of(vectors, images)
     queries = np.zeros((len(images), run.manifest.model.components), np.float32)
     new = positions == NOWHERE
@@ -85,7 +85,7 @@ class Gallery:
 
     def __init__(self, run: Run, metric: Metric) -> None:
         """Raises FruitpipeError where the run is damaged."""
-        vectors = Vectors.among(run.store, run.id, run.manifest.files, run.manifest.model.components)
+        vectors = run.vector_parts
         self.run, self.metric, self.count = run, metric, len(vectors)
         self._blocks = list(blocks_in(vectors, metric))
         self._images = pa.concat_tables(vectors.each(["path", "label"])).combine_chunks()

@@ -22,6 +22,7 @@ from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.file import File
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.vector_part import Vectors
 
 OfRun = TypeVar("OfRun", Manifest, Outcome)
 
@@ -56,9 +57,14 @@ class Run:
         return self.store.location(layout.run(self.id, name))
 
     @property
+    def vector_parts(self) -> Vectors:
+        """Its vectors, part by part."""
+        return Vectors.among(self.store, self.id, self.manifest.files, self.manifest.model.components)
+
+    @property
     def vector_files(self) -> list[File]:
         """The Parquet files with columns path, label, vector, in order."""
-        return [file for file in self.manifest.files if file.name.startswith(f"{layout.FOLDER['parquet']}/")]
+        return list(self.vector_parts.files)
 
     @property
     def vectors(self) -> str:
