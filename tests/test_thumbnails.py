@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from parts import Image as Row
 from parts import put_part
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser
 from test_compaction import Crash, Failing, parts_of
 from test_crash import held, running
-from test_explore import Tab, browser, launch
+from test_explore import Tab, browser, launch, tab
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.errors import FruitpipeError
@@ -36,7 +35,7 @@ from fruitpipe.tasks.feature_part import read_facts
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.thumbnails import Sheet, across, cells, shape_of
 
-__all__ = ["browser", "launch"]  # fixtures
+__all__ = ["browser", "launch", "tab"]  # fixtures
 
 SIDE, SETTING = 48, "thumbnails=48"
 ALIKE, ON_AVERAGE = 15, 7
@@ -344,15 +343,6 @@ def page(shown: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "explore.html"
     file.write_bytes(page_of(shown))
     return file
-
-
-@pytest.fixture
-def tab(browser: Browser, page: Path) -> Iterator[Tab]:
-    opened = Tab(browser, page)
-    yield opened
-    assert not opened.said
-    assert opened.asked == [opened.own]
-    opened.page.close()
 
 
 LEVELS = """(canvas) => [canvas.width, canvas.height, Array.from(
