@@ -305,6 +305,24 @@ def test_a_network_is_run_once_before_it_is_taken_and_what_happens_is_one_line(t
         resolved((tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
 
 
+def test_where_the_cache_cannot_be_written_a_network_is_the_processs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where only /tmp can: it is looked at once, and gone when the process is."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    first = resolved(write(tmp_path))
+    assert resolved(tmp_path / "patches.onnx") == first
+    assert first.engine.source.exists()
+    assert not first.engine.source.is_relative_to("/proc")
+    program = "import sys, test_portable as here; print(here.resolved(sys.argv[1]).engine.source)"
+    command = [sys.executable, "-c", program, str(tmp_path / "patches.onnx")]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).parents[1].exists()
+    with pytest.raises(UserError, match="which cannot be written"):
+        resolved("efficientnet_lite0")
+
+
 def test_another_file_than_the_config_means_is_refused(tmp_path: Path) -> None:
     network = write(tmp_path)
     actual = hashlib.sha256(network.read_bytes()).hexdigest()
