@@ -18,7 +18,9 @@ import numpy as np
 import onnxruntime
 import pyspark
 import pytest
+import yaml
 from card import Computed, computed
+from chart import CHART, helm
 from command import fruitpipe, manifest, vectors
 from networks import SIDE, WIDTH, mean_of_patches, onnx_network, write
 from numpy.typing import NDArray
@@ -224,6 +226,52 @@ def test_tasks_compute_on_the_cards_that_spark_gives_them(fruits: Path, tmp_path
     np.testing.assert_allclose(there["vector"].to_pylist(), here["vector"].to_pylist(), rtol=1e-4, atol=1e-4)
     said = [manifest(tmp_path / name)["warnings"] for name in ("onnx", "lite0")]
     assert said == [[], [without_gpu("litert")]]
+
+
+POD = """
+import json, sys
+from pathlib import Path
+from pyspark import SparkContext
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.spark.cluster import cluster
+log, given = json.loads(sys.argv[1])
+with cluster(SparkConfig(master="local[1]"), Environment.read(), Path(log)):
+    java = SparkContext.getOrCreate()._jvm
+    spark, kubernetes = java.org.apache.spark, java.org.apache.spark.deploy.k8s
+    only = lambda name: java.java.lang.Class.forName(f"{name}$").getField("MODULE$").get(None)
+    conf = spark.SparkConf(False)
+    for name, value in given.items():
+        conf.set(name, value)
+    nothing, profiles = only("scala.None"), only("org.apache.spark.resource.ResourceProfile")
+    profiles.clearDefaultProfile()
+    profile = profiles.getOrCreateDefaultProfile(conf)
+    secret = only("org.apache.spark.internal.config.package").AUTH_SECRET_FILE()
+    security = spark.SecurityManager(conf, nothing, secret)
+    executor = only("org.apache.spark.deploy.k8s.KubernetesConf").createExecutorConf(conf, "1", "app", nothing, 0)
+    step = kubernetes.features.BasicExecutorFeatureStep(executor, security, profile)
+    pod = step.configurePod(only("org.apache.spark.deploy.k8s.SparkPod").initialPod())
+    limits = pod.container().getResources().getLimits()
+    print(json.dumps({name: limits[name].getAmount() for name in limits}))
+"""
+
+
+@pytest.mark.slow
+def test_spark_asks_kubernetes_for_the_gpus_of_the_chart(tmp_path: Path) -> None:
+    """In the limits of an executor's container, as Spark itself makes it of the chart's settings."""
+    wanted = {
+        "pipeline": {"input": "s3://a/b", "output": "s3://a/c"},
+        "executor": {"cores": 4, "gpu": {"amount": 2, "resource": "amd.com/gpu"}},
+        "operator": "apache",  # which has all of Spark's settings in one place
+    }
+    rendered = helm("template", "fruits", str(CHART), "--values=-", given=wanted)
+    (application,) = [
+        each for each in yaml.safe_load_all(rendered.stdout) if each and each["kind"] == "SparkApplication"
+    ]
+    others = {"spark.driver.host": "driver", "spark.authenticate": "false"}
+    given = json.dumps([str(tmp_path / "log"), application["spec"]["sparkConf"] | others])
+    done = subprocess.run([sys.executable, "-c", POD, given], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert json.loads(done.stdout)["amd.com/gpu"] == "2"
 
 
 @contextmanager
