@@ -18,6 +18,7 @@ from typing import Any
 
 import networks
 import numpy as np
+import onnx_bucket
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -483,6 +484,19 @@ def test_a_converted_network_in_onnx_gives_litert_features(lite0: tuple[Backbone
     fruitpipe("convert", "--backbone", "efficientnet_lite0", "-o", tmp_path / "mine.onnx")
     found = features(resolved(tmp_path / "mine.onnx").engine, drawn(224))
     np.testing.assert_allclose(found, features(EngineSpec("litert", lite0[1]), drawn(224)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_and_images_in_a_bucket_become_vectors(
+    server: Server, s3: S3Config, admin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tests/test_cluster.py` has it on a cluster; here, too, with a cache that cannot be written."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    network = onnx_bucket.fill(admin, "portable-run", tmp_path)
+    images, out = (f"s3://{BUCKET}/portable-run/{name}" for name in ("images", "out"))
+    arguments = ("--backbone", network, "--components", onnx_bucket.COMPONENTS, *options(server.endpoint))
+    fruitpipe("run", images, out, *arguments)
+    onnx_bucket.require_right(admin, "portable-run/out")
 
 
 @pytest.mark.slow
