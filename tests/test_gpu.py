@@ -179,6 +179,20 @@ def test_the_discovery_script_prints_what_spark_reads(tmp_path: Path) -> None:
     assert subprocess.run([DISCOVERY], env={"PATH": "/usr/bin:/bin"}, capture_output=True, check=False).returncode
 
 
+def test_the_benchmark_prints_a_row_for_each_network_or_why_there_is_none(tmp_path: Path) -> None:
+    """On a card that there is not, which is the CPU again: the same features."""
+    network = write(tmp_path, onnx_network(shape=FREE))
+    command = [sys.executable, "benchmarks/gpu.py", str(network), "--seconds=0.01"]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    pretended = os.environ | card.install(tmp_path)
+    done = subprocess.run(command, cwd=root, env=pretended, capture_output=True, text=True, check=False)
+    *_, row = done.stdout.splitlines()
+    assert row.split()[:2] == ["patches.onnx", "64"]
+    assert float(row.split()[-1]) > 0.99999
+
+
 ON_CARDS = """
 import json, sys
 from pathlib import Path
