@@ -66,6 +66,16 @@ def test_every_version_has_hashes(path):
         assert "--hash=sha256:" in entry, entry
 
 
+def test_an_image_for_gpus_has_one_onnxruntime(tmp_path):
+    """What the build deletes from the lock of `onnx`, where `gpu` is wanted too."""
+    (deletion,) = re.findall(r"sed -i '([^']+)' extras/onnx\.lock", (ROOT / "docker/Dockerfile").read_text())
+    path = shutil.copy(ROOT / "docker/extras/onnx.lock", tmp_path)
+    before = locked(Path(path))
+    subprocess.run(["sed", "-i", deletion, path], check=True)
+    assert {name: before[name] for name in before if name != "onnxruntime"} == locked(Path(path))
+    assert "onnxruntime-gpu" in locked(ROOT / "docker/extras/gpu.lock")
+
+
 def copied(stages: str) -> list[tuple[list[str], str]]:
     """Sources in the context, and the target, of each COPY."""
     found = [line.split() for line in re.findall(r"^COPY ((?:(?!--).)+?)$", stages.replace("\\\n", ""), re.MULTILINE)]

@@ -18,6 +18,7 @@ from typing import Any
 
 import networks
 import numpy as np
+import onnx_bucket
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -305,6 +306,24 @@ def test_a_network_is_run_once_before_it_is_taken_and_what_happens_is_one_line(t
         resolved((tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
 
 
+def test_where_the_cache_cannot_be_written_a_network_is_the_processs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where only /tmp can: it is looked at once, and gone when the process is."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    first = resolved(write(tmp_path))
+    assert resolved(tmp_path / "patches.onnx") == first
+    assert first.engine.source.exists()
+    assert not first.engine.source.is_relative_to("/proc")
+    program = "import sys, test_portable as here; print(here.resolved(sys.argv[1]).engine.source)"
+    command = [sys.executable, "-c", program, str(tmp_path / "patches.onnx")]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).parents[1].exists()
+    with pytest.raises(UserError, match="which cannot be written"):
+        resolved("efficientnet_lite0")
+
+
 def test_another_file_than_the_config_means_is_refused(tmp_path: Path) -> None:
     network = write(tmp_path)
     actual = hashlib.sha256(network.read_bytes()).hexdigest()
@@ -465,6 +484,19 @@ def test_a_converted_network_in_onnx_gives_litert_features(lite0: tuple[Backbone
     fruitpipe("convert", "--backbone", "efficientnet_lite0", "-o", tmp_path / "mine.onnx")
     found = features(resolved(tmp_path / "mine.onnx").engine, drawn(224))
     np.testing.assert_allclose(found, features(EngineSpec("litert", lite0[1]), drawn(224)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_and_images_in_a_bucket_become_vectors(
+    server: Server, s3: S3Config, admin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tests/test_cluster.py` has it on a cluster; here, too, with a cache that cannot be written."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    network = onnx_bucket.fill(admin, "portable-run", tmp_path)
+    images, out = (f"s3://{BUCKET}/portable-run/{name}" for name in ("images", "out"))
+    arguments = ("--backbone", network, "--components", onnx_bucket.COMPONENTS, *options(server.endpoint))
+    fruitpipe("run", images, out, *arguments)
+    onnx_bucket.require_right(admin, "portable-run/out")
 
 
 @pytest.mark.slow

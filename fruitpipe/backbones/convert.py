@@ -34,6 +34,10 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND
 """Variables of a process that imports TensorFlow."""
 
 
+class Unwritable(UserError):
+    """The cache takes no more folders."""
+
+
 def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path] | None:
     """A backbone and its flatbuffer, if this machine has converted it before.
 
@@ -64,7 +68,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
 
     make: writes artefact and facts to a folder, which appears when it is whole.
 
-    Raises UserError where the cache cannot be written, and what `make` raises.
+    Raises Unwritable where the cache cannot be written, and what `make` raises.
     """
     if found := stored(target, artefact):
         return found
@@ -73,7 +77,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(private_folder(target.parent))
         except OSError as error:
-            raise UserError(
+            raise Unwritable(
                 f"{name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
                 "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
             ) from error

@@ -9,10 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import kept
+from fruitpipe.backbones.convert import Unwritable, kept
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import UserError
+from fruitpipe.scratch import folder_of_process
 
 if TYPE_CHECKING:
     from fruitpipe.backbones.resolved import ResolvedBackbone
@@ -74,7 +75,8 @@ def suffix_of(name: str) -> str:
 def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
     """Facts about a network and its package in the cache, where it is put once a process of its own has run it.
 
-    What https:// names is known by its `sha256`, and asked for once.
+    What https:// names is known by its `sha256`, and asked for once. Where the cache cannot be written, as in a
+    container, the package is one of this process.
     """
     from fruitpipe.backbones.inspection import inspect
     from fruitpipe.backbones.network_files import read_network
@@ -95,4 +97,8 @@ def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
         found.write(folder / ARTEFACT)
         inspect(config.backbone, folder, ARTEFACT)
 
-    return kept(environment.cache / "backbones" / f"{stem}-{key[:16]}", name, ARTEFACT, make)
+    target = environment.cache / "backbones" / f"{stem}-{key[:16]}"
+    try:
+        return kept(target, name, ARTEFACT, make)
+    except Unwritable:
+        return kept(folder_of_process() / target.name, name, ARTEFACT, make)

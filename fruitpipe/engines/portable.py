@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.config.sidecar import NAMED, Reference, Sidecar
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
+from fruitpipe.engines.gpu import Gpu
 from fruitpipe.engines.package import open_package
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
 from fruitpipe.engines.runtimes import Port, Runtime, Shape, runtime_of
@@ -26,27 +27,34 @@ POOLINGS = {2: (None,), 3: ("mean", "cls"), 4: ("average",)}
 
 
 class PortableNetwork:
-    """A network, an image at a time."""
-
-    batch = BATCH
+    """A network: on the CPU an image at a time, on a graphics card as many as it takes."""
 
     def __init__(self, source: bytes | Path, device: str = CPU) -> None:
         """Raises UserError where something must be said in the sidecar, or a reference has another vector, and for
         another device; ValueError where the artefact is no package."""
         package = open_package(source)
         self._name, self._beside = package.name, package.beside
-        require_cpu(self._name, device)
-        self._runtime: Runtime = runtime_of(PurePosixPath(package.name).suffix, package.network)
+        suffix = PurePosixPath(package.name).suffix
+        gpu = Gpu.named(device) if suffix == ".onnx" else None
+        if gpu is None:
+            require_cpu(self._name, device)
+        self._runtime: Runtime = runtime_of(suffix, package.network, gpu)
         self.sidecar = self._completed(package.told)
         """with all that was read from the network"""
         self.side: int = self.sidecar.size or 0
+        self._at_once = len(self._runtime.images)
+        self.batch = BATCH if self._at_once == 1 else self._at_once
         self._take(self.sidecar)
         self.dimension = len(self._feature(np.zeros((self.side, self.side, 3), np.uint8)))
         self._check(self.sidecar.references or ())
 
     def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
-        for pixels, feature in zip(batch, out, strict=True):
-            feature[...] = self._feature(pixels)
+        for start in range(0, len(batch), self._at_once):
+            group = batch[start : start + self._at_once]
+            for number, pixels in enumerate(group):
+                self._show(pixels, number)
+            for feature, output in zip(out[start : start + len(group)], self._runtime.infer(), strict=False):
+                feature[...] = self._pooled(output)
         return {}
 
     def _take(self, sidecar: Sidecar) -> None:
@@ -67,9 +75,9 @@ class PortableNetwork:
         """A picture's axes in the network's order."""
         return picture.transpose(2, 0, 1) if self._channels_first else picture
 
-    def _show(self, pixels: NDArray[np.uint8]) -> None:
-        """Write pixels to the input, which LiteRT wants nobody to hold when it runs."""
-        image = self._runtime.image[0]
+    def _show(self, pixels: NDArray[np.uint8], number: int = 0) -> None:
+        """Write pixels to the input as one of its images. LiteRT wants nobody to hold that when it runs."""
+        image = self._runtime.images[number]
         given = self._in_order(pixels[..., ::-1] if self._backwards else pixels)
         if self._as_they_are:
             image[...] = given
@@ -79,7 +87,10 @@ class PortableNetwork:
 
     def _feature(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._show(pixels)
-        feature = pooled(self._runtime.infer()[0], self._pooling, self._channels_first)
+        return self._pooled(self._runtime.infer()[0])
+
+    def _pooled(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        feature = pooled(output, self._pooling, self._channels_first)
         if self._l2:
             feature = feature / (float(np.linalg.norm(feature)) or 1.0)
         return feature
@@ -175,8 +186,10 @@ class PortableNetwork:
                 f"{self._beside}: a reference has {min(lengths)} numbers, and {self._name} gives {self.dimension}: "
                 "output or pooling is likely to be another."
             )
-        for reference, picture, vector in zip(references, pictures, wanted, strict=True):
-            feature = self._feature(picture)
+        features = np.empty((len(pictures), self.dimension), np.float32)
+        if pictures:  # together, as a graphics card computes them
+            self.run(np.stack(pictures), features)
+        for reference, feature, vector in zip(references, features, wanted, strict=True):
             if (found := cosine(feature, vector)) < LEAST:
                 raise UserError(
                     f"{self._beside}: the reference {reference} has cosine {found:.4f} to what {self._name} gives, "

@@ -31,6 +31,9 @@ def featurize(job: Job) -> None:
     sizes = job.plan.write_todo(todo, job.spark.slots)
     if not sizes:
         return
+    if said := job.idle_gpus:
+        job.reporter.note(said)
+        job.warnings.append(said)
     name = layout.work(job.id, layout.TODO)
     job.store.upload(todo, name)
     engine, thumbnails = job.engine, job.config.thumbnails

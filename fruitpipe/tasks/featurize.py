@@ -133,15 +133,18 @@ class FeaturizeSample:
         return facts.status, features
 
 
-_engines: dict[str, Engine] = {}
+_engines: dict[str, dict[str, Engine]] = {}
+"""By key and device."""
 
 
 def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
-    """This process' engine. Tasks share a process one after the other, never at once."""
+    """This process' engine on the task's device. Tasks share a process one after the other, never at once."""
     if key not in _engines:
         _engines.clear()
-        _engines[key] = spec().start()
-    return _engines[key]
+    engines, wanted = _engines.setdefault(key, {}), spec()
+    if wanted.device not in engines:
+        engines[wanted.device] = wanted.start()
+    return engines[wanted.device]
 
 
 def featurize(
