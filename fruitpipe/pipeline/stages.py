@@ -7,7 +7,7 @@ from functools import partial
 import yaml
 
 from fruitpipe.errors import FruitpipeError, TooManyFailures
-from fruitpipe.model.model import Card, Model
+from fruitpipe.model.model import TEXT, Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.one_thread import one_thread
@@ -147,7 +147,7 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
     images: that it was fitted on.
     errors: reconstruction errors of this run's images.
     """
-    portable = job.backbone.portable
+    portable, text = job.backbone.portable, job.backbone.text
     card = Card(
         run=job.id,
         backbone=job.backbone.facts.name,
@@ -158,9 +158,10 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
         reconstruction_error_p99=errors.quantile(0.99),
         extractor=portable.digest,
         engine=portable.kind,
+        text=File.at(TEXT, text).sha256 if text else None,
         unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
     )
-    return Model(card, fitted, portable)
+    return Model(card, fitted, portable, text=text.read_bytes if text else None)
 
 
 def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:
