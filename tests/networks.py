@@ -119,6 +119,7 @@ def write(folder: Path, network: bytes | None = None, name: str = "patches.onnx"
 
 PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[END]"
 LENGTH = 8
+WORDS = ("a", "photo", "of", "ripe", "green", "apple", "banana", "kiwi", "mango")
 
 
 def tokenizer(words: Sequence[str], lowercase: bool = True, **changes: Any) -> bytes:
@@ -142,6 +143,11 @@ def tokens(text: str, words: Sequence[str], length: int = LENGTH) -> tuple[NDArr
     ids, mask = np.zeros((2, length), np.int64)
     ids[: len(found)], mask[: len(found)] = found, 1
     return ids, mask
+
+
+def text_table(words: Sequence[str]) -> NDArray[np.float32]:
+    """Seeded rows of PAD, UNKNOWN, END and words."""
+    return np.random.default_rng(3).normal(size=(len(words) + 3, WIDTH)).astype(np.float32)
 
 
 def text_network(table: NDArray[np.float32], **others: Any) -> bytes:
@@ -217,6 +223,25 @@ def keras_networks() -> dict[str, tuple[Any, int]]:
     return {"convnet": (convnet, 96), "vit": (vit(64, 16, 64, 2), 64)}
 
 
+def text_in_tflite(words: Sequence[str]) -> bytes:
+    """`text_network` of `text_table`, of int32, by TensorFlow's converter."""
+    import tensorflow as tf
+
+    takes = [tf.TensorSpec((1, LENGTH), tf.int32, name=name) for name in ("input_ids", "attention_mask")]
+    served = tf.Module()
+    served.table = tf.Variable(text_table(words))
+
+    def added(input_ids: Any, attention_mask: Any) -> Any:
+        there = tf.cast(attention_mask, tf.float32)[:, :, None]
+        return tf.reduce_sum(tf.gather(served.table, input_ids) * there, axis=1)
+
+    served.feature = tf.function(added, input_signature=takes)
+    with TemporaryDirectory() as saved:
+        tf.saved_model.save(served, saved, signatures=served.feature.get_concrete_function())
+        data: bytes = tf.lite.TFLiteConverter.from_saved_model(saved).convert()
+    return data
+
+
 def served_by(network: Any, takes: Any) -> Any:
     """A network as TensorFlow saves it, with the weights that it does not see in Keras' own."""
     import tensorflow as tf
@@ -232,6 +257,7 @@ def main() -> None:
     import tf2onnx
 
     folder = Path(sys.argv[1])
+    (folder / "text.tflite").write_bytes(text_in_tflite(WORDS))
     for name, (network, side) in keras_networks().items():
         pictures = np.stack([reference_picture(kind, seed, side) for kind, seed in PICTURES]).astype(np.float32)
         given = np.concatenate([network(picture[None] / 127.5 - 1, training=False) for picture in pictures])

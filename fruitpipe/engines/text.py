@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # an extra
     from tokenizers import Tokenizer
 
 IDS, MASK = "input_ids", "attention_mask"
-"""Names that need no word in a sidecar."""
+"""Names that need no word in a sidecar; TensorFlow writes them as serving_default_input_ids:0."""
 TYPES = {"ids": ("int64", "int32"), "mask": ("int64", "int32", "float32", "bool")}
 
 
@@ -112,8 +112,8 @@ class TextEncoder:
         """Which inputs there are, and what the sidecar must say of them. Raises UserError for any others."""
         ports = self._runtime.inputs
         names = [str(port) for port in ports]
-        ids = self._named(told.ids, "ids") if told.ids else self._like(IDS)
-        mask = self._named(told.mask, "mask") if told.mask else self._like(MASK)
+        ids = self._named(told.ids, "ids") if told.ids else self._usual(IDS)
+        mask = self._named(told.mask, "mask") if told.mask else self._usual(MASK)
         if ids is None and len(ports) == 1:
             ids = 0
         if len(ports) > 2:
@@ -132,14 +132,16 @@ class TextEncoder:
 
     def _named(self, name: str, key: str) -> int:
         """The input that a key of the sidecar names."""
-        if (number := self._like(name)) is None:
+        found = [number for number, port in enumerate(self._runtime.inputs) if name in port.names]
+        if not found:
             names = ", ".join(map(str, self._runtime.inputs))
             raise UserError(f"text: {key} {name} is none of {self._name}: it takes {names}.")
-        return number
+        return found[0]
 
-    def _like(self, name: str) -> int | None:
-        """The input of a name."""
-        return next((number for number, port in enumerate(self._runtime.inputs) if name in port.names), None)
+    def _usual(self, name: str) -> int | None:
+        """The input of a usual name."""
+        usual = {name, f"serving_default_{name}:0"}
+        return next((at for at, port in enumerate(self._runtime.inputs) if usual.intersection(port.names)), None)
 
     def _require_fit(self, port: Port, kind: str) -> None:
         if port.dtype not in TYPES[kind] or (port.shape and (len(port.shape) != 2 or port.shape[0] not in {None, 1})):
