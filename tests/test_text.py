@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from fruitpipe.backbones import resolve
 from fruitpipe.config import Config, Environment, S3Config
 from fruitpipe.config.sidecar import TextTower, sidecar_of
-from fruitpipe.engines.package import TEXT, TextPackage
+from fruitpipe.engines.package import MEMBERS, TextPackage
 from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import UserError
 from fruitpipe.findings.texts import find_described
@@ -198,7 +198,7 @@ def test_a_package_is_made_of_what_it_is_made_of_and_of_nothing_else(tmp_path: P
     told = TextTower(network="t.onnx", tokenizer="t.json", references=())
     assert packed(TextPackage(told, b"1", b"2")) == packed(TextPackage(told, b"1", b"2"))
     for number, (names, kind) in enumerate(
-        [(TEXT[:2], 0), ((*TEXT, "more"), 0), (("../text", *TEXT[1:]), 0), (TEXT, zipfile.ZIP_DEFLATED)]
+        [(MEMBERS[:2], 0), ((*MEMBERS, "more"), 0), (("../text", *MEMBERS[1:]), 0), (MEMBERS, zipfile.ZIP_DEFLATED)]
     ):
         with zipfile.ZipFile(bad := tmp_path / f"{number}.zip", "w", kind) as archive:
             for name in names:

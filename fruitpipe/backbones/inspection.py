@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import FACTS
-from fruitpipe.backbones.portable import TEXT
+from fruitpipe.engines.package import TEXT
 from fruitpipe.engines.portable import PortableNetwork
 from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import FruitpipeError, UserError

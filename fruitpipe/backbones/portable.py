@@ -17,7 +17,7 @@ from fruitpipe.errors import UserError
 if TYPE_CHECKING:
     from fruitpipe.backbones.resolved import ResolvedBackbone
 
-ARTEFACT, TEXT = "backbone.zip", "text.zip"
+ARTEFACT = "backbone.zip"
 
 
 class PortableNetworks:
@@ -51,7 +51,7 @@ class PortableNetworks:
         from fruitpipe.backbones.resolved import ResolvedBackbone
         from fruitpipe.engines import EngineSpec
         from fruitpipe.engines.choice import onnx_library
-        from fruitpipe.engines.package import beside, told_in
+        from fruitpipe.engines.package import TEXT, beside, told_in
 
         if (suffix := suffix_of(config.backbone)) == ".onnx":
             onnx_library()
@@ -81,7 +81,7 @@ def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
     """
     from fruitpipe.backbones.inspection import inspect
     from fruitpipe.backbones.network_files import read_network, read_text_tower
-    from fruitpipe.engines.package import Package, TextPackage
+    from fruitpipe.engines.package import TEXT, Package, TextPackage
 
     name = PurePosixPath(config.backbone).name
 

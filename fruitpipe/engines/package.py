@@ -15,8 +15,10 @@ MOST = 2 << 30
 """Bytes of a network: neither format has more in one file."""
 MOST_OF_A_TOKENIZER = 128 << 20
 """Bytes; SigLIP 2's, of 256,000 tokens, has 34 MB."""
-TEXT = ("text", "text.json", "tokenizer.json")
-"""Members of the archive of a text tower: network, what the sidecar says of it, tokenizer."""
+TEXT = "text.zip"
+"""Name of the archive of a text tower, beside that of its network."""
+MEMBERS = ("text", "text.json", "tokenizer.json")
+"""Of it: network, what the sidecar says of it, tokenizer."""
 
 
 class Package(NamedTuple):
@@ -53,7 +55,7 @@ class TextPackage(NamedTuple):
     def write(self, path: Path) -> None:
         """The same bytes for the same tower, whatever else its sidecar says."""
         parts = (self.network, self.told.model_dump_json(indent=2).encode(), self.tokenizer)
-        pack(path, dict(zip(TEXT, parts, strict=True)))
+        pack(path, dict(zip(MEMBERS, parts, strict=True)))
 
 
 def pack(path: Path, files: Mapping[str, bytes]) -> None:
@@ -84,11 +86,11 @@ def told_in(path: Path) -> Sidecar:
 
 def open_text_package(source: bytes | Path) -> TextPackage:
     """The parts of an archive of a text tower. Raises ValueError where it is none."""
-    if [each.filename for each in listed(source)] != list(TEXT):
+    if [each.filename for each in listed(source)] != list(MEMBERS):
         raise ValueError("no package of a text tower")
     require_small(listed(source), (MOST, MOST_BYTES, MOST_OF_A_TOKENIZER))
     with archive_of(source) as archive:
-        network, told, tokenizer = map(archive.read, TEXT)
+        network, told, tokenizer = map(archive.read, MEMBERS)
     return TextPackage(TextTower.model_validate_json(told), network, tokenizer)
 
 

@@ -23,6 +23,7 @@ from pydantic import AliasChoices, BaseModel, Field
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.engines.custom import class_of
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Linear, Pca, Unreduced
@@ -34,7 +35,7 @@ from fruitpipe.storage.store import Store, open_store
 if TYPE_CHECKING:  # texts are rare
     from fruitpipe.engines.text import TextEncoder
 
-PCA, CARD, TEXT = "pca.npz", "model.json", "text.zip"
+PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
 Place = str | os.PathLike[str]
 FORMAT = 2

@@ -8,8 +8,8 @@ from functools import partial
 from importlib.metadata import version
 
 from fruitpipe.config import Config
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import TEXT
 from fruitpipe.pipeline.job import Job
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import find_manifest, latest_run, run_ids

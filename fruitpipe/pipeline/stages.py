@@ -6,8 +6,9 @@ from functools import partial
 
 import yaml
 
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import FruitpipeError, TooManyFailures
-from fruitpipe.model.model import TEXT, Card, Model
+from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.one_thread import one_thread
