@@ -65,7 +65,7 @@ def row(file: Path, gpu: Gpu, seconds: float) -> str:
     pictures = np.stack([reference_picture("tiles", seed, ours.side) for seed in range(PICTURES)])
     found = [np.empty((PICTURES, engine.dimension), np.float32) for engine in engines]
     alone = opened(file, gpu, ours.side)
-    count = len(alone.images)
+    count = len(alone.given[0])
     rates = [
         rate(lambda: ours.run(pictures, found[0]), PICTURES, seconds),
         rate(alone.infer, count, seconds),
@@ -83,8 +83,8 @@ def opened(file: Path, gpu: Gpu, side: int) -> CudaRuntime:
     runtime = CudaRuntime(file.read_bytes(), gpu)
     shape = runtime.inputs[0].shape
     channels_last = shape is not None and shape[3] == 3
-    runtime.open((1, side, side, 3) if channels_last else (1, 3, side, side), 0)
-    runtime.images[...] = np.random.default_rng(7).normal(size=runtime.images.shape)
+    runtime.open([(1, side, side, 3) if channels_last else (1, 3, side, side)], 0)
+    runtime.given[0][...] = np.random.default_rng(7).normal(size=runtime.given[0].shape)
     return runtime
 
 

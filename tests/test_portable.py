@@ -32,10 +32,11 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import WORKER, family_of
 from fruitpipe.config import Config, Environment, S3Config, load_config
-from fruitpipe.config.sidecar import NAMED, sidecar_of
+from fruitpipe.config.sidecar import NAMED, TextTower, sidecar_of
 from fruitpipe.engines import EngineSpec
-from fruitpipe.engines.package import Package
+from fruitpipe.engines.package import Package, TextPackage
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
+from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
 
@@ -477,6 +478,18 @@ def test_networks_of_keras_give_what_keras_gives(
         other = {"mean": "cls", "cls": "mean"}[pooling]
         wrong = write(tmp_path, network, file, references=held, pooling=other)
         assert f"with pooling: {pooling}, all references fit" in refused(wrong)
+
+
+@pytest.mark.slow
+def test_a_text_tower_in_tflite_gives_what_numpy_gives(of_keras: Path, tmp_path: Path) -> None:
+    """Its inputs come in an order of TensorFlow's, by names of its making."""
+    words, texts, package = networks.WORDS, ["a ripe banana", "kiwi"], tmp_path / "text.zip"
+    told = TextTower(network="text.tflite", tokenizer="tokenizer.json", padding=networks.PAD, references=())
+    TextPackage(told, (of_keras / "text.tflite").read_bytes(), networks.tokenizer(words)).write(package)
+    table, numbers = networks.text_table(words), [networks.tokens(text, words) for text in texts]
+    expected = np.stack([mask @ table[ids] for ids, mask in numbers])
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(TextEncoder(package).vectors(texts), expected / lengths, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from rich.text import Text
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.escapes import visible
-from fruitpipe.findings.similar import Similar
+from fruitpipe.findings.similar import Described, Similar
 from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
@@ -158,11 +158,14 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
         print(f"note: {visible(note, kept='')}")
 
 
-def print_similar(found: Iterable[Similar]) -> None:
-    """Print a table of what is most like some images."""
+def print_similar(found: Iterable[Similar | Described]) -> None:
+    """Print a table of what is most like some images and texts."""
     rows = []
     for each in found:
-        rows += [[each.image, "", "", "" if each.of_run else "new"]]
+        if isinstance(each, Described):
+            rows += [[each.text, "", "", "text"]]
+        else:
+            rows += [[each.image, "", "", "" if each.of_run else "new"]]
         rows += [[f"  {match.path}", match.label or "", f"{match.distance:.4g}"] for match in each.matches]
     print_table(("image", "label"), ("distance",), rows)
 

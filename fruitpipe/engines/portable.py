@@ -14,7 +14,7 @@ from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.engines.gpu import Gpu
 from fruitpipe.engines.package import open_package
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
-from fruitpipe.engines.runtimes import Port, Runtime, Shape, runtime_of
+from fruitpipe.engines.runtimes import Port, Runtime, Shape, chosen_output, runtime_of, shown
 from fruitpipe.errors import UserError
 from fruitpipe.vision.bad_image import BadImage
 
@@ -42,7 +42,7 @@ class PortableNetwork:
         self.sidecar = self._completed(package.told)
         """with all that was read from the network"""
         self.side: int = self.sidecar.size or 0
-        self._at_once = len(self._runtime.images)
+        self._at_once = len(self._runtime.given[0])
         self.batch = BATCH if self._at_once == 1 else self._at_once
         self._take(self.sidecar)
         self.dimension = len(self._feature(np.zeros((self.side, self.side, 3), np.uint8)))
@@ -77,7 +77,7 @@ class PortableNetwork:
 
     def _show(self, pixels: NDArray[np.uint8], number: int = 0) -> None:
         """Write pixels to the input as one of its images. LiteRT wants nobody to hold that when it runs."""
-        image = self._runtime.images[number]
+        image = self._runtime.given[0][number]
         given = self._in_order(pixels[..., ::-1] if self._backwards else pixels)
         if self._as_they_are:
             image[...] = given
@@ -108,13 +108,13 @@ class PortableNetwork:
             missing.append("size (pixels)")
         if told.levels is None:
             missing.append(f"preprocessing ({', '.join(NAMED)}) or mean and std")
-        number, rank = self._output(told)
+        number, rank = chosen_output(self._runtime, told.output, self._name, self._beside)
         if number is None:
             missing.append(f"output ({' or '.join(map(str, self._runtime.outputs))})")
         if layout and size and number is not None:
             shape = (1, 3, size, size) if layout == "NCHW" else (1, size, size, 3)
             self._require_fit(port, shape)
-            self._runtime.open(shape, number)
+            self._runtime.open([shape], number)
             rank = self._runtime.infer().ndim
         pooling = told.pooling or (None if rank == 3 else POOLINGS.get(rank or 2, (None,))[0])
         if rank == 3 and pooling is None:
@@ -146,22 +146,6 @@ class PortableNetwork:
                 f"{self._name} takes {port.dtype} of {shown(port.shape)}: export one that takes float32 of four axes."
             )
         return port
-
-    def _output(self, told: Sidecar) -> tuple[int | None, int | None]:
-        """Number of the output, None where it must be said, and of its axes, None where they are not known."""
-        outputs = self._runtime.outputs
-        number = 0 if len(outputs) == 1 else None
-        if told.output:
-            number = next((at for at, each in enumerate(outputs) if told.output in each.names), None)
-            if number is None:
-                names = ", ".join(map(str, outputs))
-                raise UserError(f"{self._beside}: output {told.output} is none of {self._name}: it gives {names}.")
-        if number is None:
-            return None, None
-        if outputs[number].dtype != "float32":
-            raise UserError(f"{self._name} gives {outputs[number].dtype}: choose an output in float32, or export one.")
-        shape = outputs[number].shape
-        return number, None if shape is None else len(shape)
 
     def _require_fit(self, port: Port, shape: tuple[int, ...]) -> None:
         if any(there not in {None, here} for there, here in zip(port.shape or shape, shape, strict=True)):
@@ -261,8 +245,3 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         return 0.0
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else float(np.array_equal(a, b))
-
-
-def shown(shape: Shape | None) -> str:
-    """A shape for people."""
-    return "any shape" if shape is None else " x ".join("?" if each is None else str(each) for each in shape)

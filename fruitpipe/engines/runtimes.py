@@ -46,12 +46,12 @@ class Runtime(Protocol):
     def outputs(self) -> Sequence[Port]:
         """Likewise."""
 
-    def open(self, shape: tuple[int, ...], output: int) -> None:
-        """Make ready for images of this shape, of which the first axis is one, and for an output by its number."""
+    def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
+        """Make ready for inputs of these shapes, in the file's order, and for an output by its number."""
 
     @property
-    def images(self) -> NDArray[np.float32]:
-        """The input, to be written to: as many images as are computed at once."""
+    def given(self) -> Sequence[NDArray[Any]]:
+        """The inputs, of the types that the file says, to be written to."""
 
     def infer(self) -> NDArray[np.float32]:
         """The output, until the next one."""
@@ -81,17 +81,18 @@ class LiteRtRuntime:
         self._details = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs, self.outputs = ([port_of(each) for each in details] for details in self._details)
 
-    def open(self, shape: tuple[int, ...], output: int) -> None:
+    def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
         from fruitpipe.engines.litert import silence
 
-        self._input, self._output = self._details[0][0]["index"], self._details[1][output]["index"]
+        self._inputs, self._output = [each["index"] for each in self._details[0]], self._details[1][output]["index"]
         with silence():
-            self._interpreter.resize_tensor_input(self._input, shape)
+            for index, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
             self._interpreter.allocate_tensors()
 
     @property
-    def images(self) -> NDArray[np.float32]:
-        return cast(NDArray[np.float32], self._interpreter.tensor(self._input)())
+    def given(self) -> Sequence[NDArray[Any]]:
+        return [self._interpreter.tensor(index)() for index in self._inputs]
 
     def infer(self) -> NDArray[np.float32]:
         self._interpreter.invoke()
@@ -118,18 +119,15 @@ class OpenVinoRuntime:
             for ports in (self._model.inputs, self._model.outputs)
         )
 
-    def open(self, shape: tuple[int, ...], output: int) -> None:
+    def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
         from fruitpipe.engines.openvino import load, settings_of
 
-        self._model.reshape({self._model.inputs[0]: list(shape)})
+        self._model.reshape({port: list(shape) for port, shape in zip(self._model.inputs, shapes, strict=True)})
         self._request: Any = self._core.compile_model(self._model, "CPU", settings_of("f32")).create_infer_request()
         self._output, self._model = output, None  # whose weights would stay in memory beside the packed ones
-        self._images: NDArray[np.float32] = np.zeros(shape, np.float32)
-        self._request.set_input_tensor(load().Tensor(self._images, shared_memory=True))
-
-    @property
-    def images(self) -> NDArray[np.float32]:
-        return self._images
+        self.given = zeros(self.inputs, shapes)
+        for number, each in enumerate(self.given):
+            self._request.set_input_tensor(number, load().Tensor(each, shared_memory=True))
 
     def infer(self) -> NDArray[np.float32]:
         self._request.infer()
@@ -139,7 +137,8 @@ class OpenVinoRuntime:
 def type_in(port: Any) -> str:
     """Its type as NumPy names it."""
     name: str = port.element_type.get_type_name()
-    return {"f32": "float32", "u8": "uint8", "f16": "float16", "i64": "int64"}.get(name, name)
+    known = {"f32": "float32", "u8": "uint8", "f16": "float16", "i64": "int64", "i32": "int32", "boolean": "bool"}
+    return known.get(name, name)
 
 
 def shape_in(shape: Any) -> Shape | None:
@@ -168,16 +167,18 @@ class OnnxRuntime:
             for ports in (self._session.get_inputs(), self._session.get_outputs())
         )
 
-    def open(self, shape: tuple[int, ...], output: int) -> None:
-        self._images: NDArray[np.float32] = np.zeros(shape, np.float32)
-        self._given, self._output = {str(self.inputs[0]): self._images}, [str(self.outputs[output])]
-
-    @property
-    def images(self) -> NDArray[np.float32]:
-        return self._images
+    def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
+        self.given = zeros(self.inputs, shapes)
+        self._named = dict(zip(map(str, self.inputs), self.given, strict=True))
+        self._output = [str(self.outputs[output])]
 
     def infer(self) -> NDArray[np.float32]:
-        return cast(NDArray[np.float32], self._session.run(self._output, self._given)[0])
+        return cast(NDArray[np.float32], self._session.run(self._output, self._named)[0])
+
+
+def zeros(ports: Sequence[Port], shapes: Sequence[tuple[int, ...]]) -> list[NDArray[Any]]:
+    """Room for inputs."""
+    return [np.zeros(shape, port.dtype) for port, shape in zip(ports, shapes, strict=True)]
 
 
 class CudaRuntime(OnnxRuntime):
@@ -204,11 +205,12 @@ class CudaRuntime(OnnxRuntime):
                 "the libraries that come with fruitpipe[gpu]."
             )
 
-    def open(self, shape: tuple[int, ...], output: int) -> None:
+    def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
         """Tries how many images the card and the network take at once, from many to one."""
-        most = min(AT_ONCE, INPUT // (4 * int(np.prod(shape)))) if is_free(self.inputs[0].shape) else 1
+        free = all(is_free(port.shape) for port in self.inputs)
+        most = min(AT_ONCE, INPUT // (4 * int(np.prod(shapes[0])))) if free else 1
         for count in (*halves(most), 1):
-            super().open((count, *shape[1:]), output)
+            super().open([(count, *shape[1:]) for shape in shapes], output)
             try:
                 if len(self.infer()) == count:
                     return
@@ -238,3 +240,30 @@ def dtype_of(name: str) -> str:
     """onnxruntime's type, such as tensor(float), as NumPy names it."""
     inner = name.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(inner, inner)
+
+
+def chosen_output(runtime: Runtime, wanted: str | None, name: str, told: str) -> tuple[int | None, int | None]:
+    """Number of an output, None where it must be said, and of its axes, None where they are not known.
+
+    wanted: its name, where there is one. name: of the network. told: what says `wanted`, for errors.
+
+    Raises UserError where there is no such output, or it is not in float32.
+    """
+    outputs = runtime.outputs
+    number = 0 if len(outputs) == 1 else None
+    if wanted:
+        number = next((at for at, each in enumerate(outputs) if wanted in each.names), None)
+        if number is None:
+            names = ", ".join(map(str, outputs))
+            raise UserError(f"{told}: output {wanted} is none of {name}: it gives {names}.")
+    if number is None:
+        return None, None
+    if outputs[number].dtype != "float32":
+        raise UserError(f"{name} gives {outputs[number].dtype}: choose an output in float32, or export one.")
+    shape = outputs[number].shape
+    return number, None if shape is None else len(shape)
+
+
+def shown(shape: Shape | None) -> str:
+    """A shape for people."""
+    return "any shape" if shape is None else " x ".join("?" if each is None else str(each) for each in shape)
