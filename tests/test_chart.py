@@ -607,6 +607,10 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "4548m"
     assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "4548m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
+    assert overhead("executor.cores=4", "pipeline.backbones={mobilenet_v2}") == "4548m"
+    several = ("pipeline.backbones[0]=mobilenet_v2", "pipeline.backbones[1].backbone=vgg16")
+    assert overhead("executor.cores=4", *several) == "5228m", "both networks beside what any worker needs"
+    assert overhead("executor.cores=4", *several, "pipeline.backbones[1].layer=fc2") == "10908m"
     assert overhead(f"pipeline.image.max_memory={64 << 20}") == "914m", "what an image may take"
 
 

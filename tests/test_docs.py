@@ -130,7 +130,7 @@ def runs(desk: Desk, words: list[str]) -> None:
     known = get_command(app).commands[verb]
     if not rest and any(each.param_type_name == "argument" for each in known.params):
         rest = ["--help"]
-    if verb in {"run", "plan", "doctor", "convert"} and "backbone=" not in " ".join(rest):
+    if verb in {"run", "plan", "doctor", "convert"} and not re.search("backbones?=", " ".join(rest)):
         rest += ["--set", BACKBONE]  # whose weights are wherever pip is
     if verb == "run" and (places := list(takewhile(lambda word: not word.startswith("-"), rest))):
         out = places[-1].rstrip("/")

@@ -117,7 +117,7 @@ def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
     recorded: str, phase: str, code: int | None, cause: str
 ) -> None:
     seen = Observation("fruits", NAMESPACE, **APACHES[recorded])
-    assert phase_of(seen, None) == (phase, code)
+    assert phase_of(seen) == (phase, code)
     if phase != "done":
         assert str(cause_of(seen) or "").startswith(cause)
     assert executors_of(seen).wanted == 2
@@ -170,7 +170,7 @@ def test_of_two_applications_the_one_that_stays_is_the_release() -> None:
         assert (row.name, row.phase) == ("fruits", phase)
         seen = find(Recorded(*objects), "fruits")
         assert seen
-        assert phase_of(seen, None) == (phase, None)
+        assert phase_of(seen) == (phase, None)
     assert find(Recorded(earlier), "fruits") is None
 
 

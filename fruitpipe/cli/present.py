@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
 from fruitpipe.findings.similar import Described, Similar
 from fruitpipe.result.garbage import Garbage
@@ -66,9 +67,20 @@ def facts_of(run: Run) -> dict[str, Any]:
     }
 
 
-def print_outcome(run: Run) -> None:
-    """Print the result of a run that has just ended, or that there was no need for."""
+def facts_of_several(runs: Mapping[str, Run], errors: Mapping[str, FruitpipeError]) -> dict[str, Any]:
+    """The same of runs by their names, and of those that have failed."""
+    failed = {name: {"status": "failed", "reason": str(error)} for name, error in errors.items()}
+    return {name: facts_of(run) for name, run in runs.items()} | failed
+
+
+def print_outcome(run: Run, name: str = "") -> None:
+    """Print the result of a run that has just ended, or that there was no need for.
+
+    name: of the run, where there are several.
+    """
     manifest = run.manifest
+    if name:
+        print(f"\n{visible(name)}")
     if run.reason:
         print(f"\n{run.reason}.")
         print_places(run)
@@ -89,18 +101,21 @@ def print_outcome(run: Run) -> None:
     print_places(run)
 
 
-def outcome_line(run: Run) -> str:
-    """What Kubernetes shows of a run that has ended well."""
+def outcome_line(name: str, run: Run) -> str:
+    """What Kubernetes shows of a run that has ended well. name: as `print_outcome` has it."""
     counts = run.manifest.counts
-    return f"{run.reason or f'published run {run.id}'}: {counts.ok} images, {counts.failed} failed"
+    said = f"{run.reason or f'published run {run.id}'}: {counts.ok} images, {counts.failed} failed"
+    return f"{name}: {said}" if name else said
 
 
 def print_places(run: Run) -> None:
     print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
 
 
-def print_plan(summary: Summary, config: Config) -> None:
-    """Print a plan."""
+def print_plan(summary: Summary, config: Config, name: str = "") -> None:
+    """Print a plan. name: as `print_outcome` has it."""
+    if name:
+        print(f"{visible(name)}\n")
     print_rows(summary.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
     print(

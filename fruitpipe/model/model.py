@@ -144,16 +144,17 @@ class Model:
 
         Raises UserError as `transform_images` does.
         """
-        from fruitpipe.tasks.featurize import decode_into, infer
+        from fruitpipe.tasks.featurize import decoded, inferred, place
         from fruitpipe.vision.bad_image import OK, BadImage
+        from fruitpipe.vision.decode import Look
 
         self.require_named_code()
         engine = self._started
         pixels = np.empty((1, engine.side, engine.side, 3), np.uint8)
         features = np.zeros((1, engine.dimension), np.float32)
-        seen = [decode_into(pixels[0], data, self.card.image)]
-        infer(engine, pixels, seen, features)
-        if isinstance(bad := seen[0], BadImage):
+        (picture,) = decoded(data, [Look(engine.side, self.card.image)])
+        (bad,) = inferred(engine, pixels, [place(pixels[0], picture)], features)
+        if isinstance(bad, BadImage):
             return Vector("", bad.status, str(bad), None)
         return Vector("", OK, None, self.transform(features)[0])
 

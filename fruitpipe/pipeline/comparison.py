@@ -35,7 +35,7 @@ class ComparePrecisions:
         images = tuple(Image(path, etag) for path, etag, _ in sample)
         exact_engine = share(job.spark, job.backbone.exact)
         # In this order: workers have the run's engine from the stages before.
-        rounded, good = featurize_sample(job, images, job.backbone.features, job.engine)
+        rounded, good = featurize_sample(job, images, job.engine_key, job.engine)
         exact, sound = featurize_sample(job, images, f"{job.backbone.features} in float32", exact_engine)
         ok = good & sound
         if not ok.any():

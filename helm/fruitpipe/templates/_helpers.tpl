@@ -53,16 +53,22 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ toYaml .Values.pipeline }}
 {{- end }}
 
-{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network and its
+{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its networks and its
      decoder, with what the largest image may take there. */}}
 {{- define "fruitpipe.overhead" -}}
 {{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) (default "" .Values.pipeline.preset) -}}
-{{- $backbone := coalesce .Values.pipeline.backbone $preset "mobilenet_v2" -}}
 {{- $workers := .Files.Get "files/workers.yaml" | fromYaml -}}
-{{- $another := or (hasKey .Values.pipeline "layer") (hasKey .Values.pipeline "weights") -}}
+{{- $base := int (get $workers "worker") -}}
+{{- $worker := $base -}}
+{{- range default (list .Values.pipeline) .Values.pipeline.backbones -}}
+{{- $given := kindIs "map" . | ternary . (dict "backbone" .) -}}
+{{- $backbone := coalesce $given.backbone $preset "mobilenet_v2" -}}
+{{- $another := or (hasKey $given "layer") (hasKey $given "weights") -}}
 {{- $whole := $another | ternary (get $workers (printf "%s as a whole" $backbone)) "" -}}
-{{- $worker := default (get $workers $backbone) $whole -}}
-{{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1600m: 300m, and for each core 1012m and its network." $backbone) }}{{ end -}}
+{{- $one := default (get $workers $backbone) $whole -}}
+{{- if not (or $one $.Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1600m: 300m, and for each core 1012m and its network." $backbone) }}{{ end -}}
+{{- $worker = add $worker (sub (int $one) $base) -}}
+{{- end -}}
 {{- $image := default (get $workers "max_memory") (dig "image" "max_memory" nil .Values.pipeline) -}}
 {{- $decoder := add (get $workers "decoder") (div (add (int64 $image) 1048575) 1048576) -}}
 {{- default (printf "%dm" (add 300 (mul (add (int $worker) $decoder) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
