@@ -395,6 +395,11 @@ def test_a_network_behind_https_is_asked_for_once_and_held_to_its_digest(
     asked.clear()
     assert resolved(f"{url}/patches.onnx", sha256=digest) == first
     assert asked == []
+    (tmp_path / "web" / "text.onnx").write_bytes(networks.text_network(networks.text_table(networks.WORDS)))
+    (tmp_path / "web" / "words.json").write_bytes(networks.tokenizer(networks.WORDS))
+    told = {"network": "text.onnx", "tokenizer": "words.json", "padding": networks.PAD, "references": []}
+    write(tmp_path / "web", name="two.onnx", l2_normalise=True, references=[], text=told)
+    assert TextEncoder(resolved(f"{url}/two.onnx", sha256=digest).text).dimension == WIDTH
     for name, said in (("gone.onnx", "there is no"), ("moved/patches.onnx", "redirects to a place without TLS")):
         with pytest.raises(UserError, match=said) as caught:
             resolved(f"{url}/{name}", sha256=digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -332,6 +333,21 @@ def test_texts_find_the_images_that_whole_features_find(towers: Towers) -> None:
     np.testing.assert_allclose(found_far, np.sort(apart, axis=0).T, atol=1e-5)
 
 
+def test_a_search_by_text_imports_neither_spark_nor_tensorflow_nor_pandas(towers: Towers) -> None:
+    """Nor what tokenizers would download by."""
+    told = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('imported', *sys.modules, file=sys.stderr))\n"
+        "from fruitpipe.cli.app import main; main()"
+    )
+    words = [sys.executable, "-c", told, "similar", str(towers.out), "--text", "kiwi", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert len(json.loads(done.stdout)[0]["matches"]) == 12
+    imported = set(done.stderr.split())
+    assert {"imported", "tokenizers"} <= imported
+    assert not {"pyspark", "tensorflow", "pandas", "huggingface_hub"} & imported
+
+
 def rebuilt(towers: Towers, k: int) -> NDArray[np.float64]:
     """Features as scikit-learn rebuilds them of k components."""
     scaler, other = StandardScaler(), PCA(k)
@@ -402,6 +418,7 @@ def test_labels_are_checked_by_texts(towers: Towers, tmp_path: Path) -> None:
     assert "zero_shot" not in pq.read_schema(file).names
 
 
+@pytest.mark.slow
 def test_without_a_scale_confidence_is_the_margin(towers: Towers, tmp_path: Path) -> None:
     network, out, file = tmp_path / towers.network.name, tmp_path / "out", tmp_path / "curated.parquet"
     shutil.copyfile(towers.network, network)

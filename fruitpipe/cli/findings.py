@@ -111,7 +111,7 @@ def curate(
 def similar(
     out: Result,
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Paths of the run, or other images.")
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Paths of the run, or other images.")
     ] = None,
     texts: Annotated[
         list[str], typer.Option("--text", metavar="TEXT", help="A description; several by repeating it.")
