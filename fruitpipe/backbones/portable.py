@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import kept
+from fruitpipe.backbones.convert import kept, kept_in
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import UserError
@@ -87,12 +86,10 @@ def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
     else:
         package = Package(name, *read_network(config))
         identity = f"{hashlib.sha256(package.network).hexdigest()} {hashlib.sha256(package.sidecar).hexdigest()}"
-    key = hashlib.sha256(identity.encode()).hexdigest()
-    stem = re.sub(r"[^\w.-]", "_", name)[:64]
 
     def make(folder: Path) -> None:
         found = package or Package(name, *read_network(config))
         found.write(folder / ARTEFACT)
         inspect(config.backbone, folder, ARTEFACT)
 
-    return kept(environment.cache / "backbones" / f"{stem}-{key[:16]}", name, ARTEFACT, make)
+    return kept(kept_in(environment, name, identity), name, ARTEFACT, make)
