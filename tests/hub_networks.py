@@ -1,8 +1,9 @@
 """Small networks of the classes that keras-hub's presets have, seeded, and what Keras itself makes of pictures.
 
 python tests/hub_networks.py FOLDER BACKBONE..., where keras-hub is installed, writes to FOLDER a preset of each class
-as NAME, its features of some pictures as NAME.npy, and what it is converted to as NAME.converted; further backbones
-are converted as well. It prints what was said of those that cannot be.
+as NAME, its features of some pictures as NAME.npy, and what it is converted to as NAME.converted; of NAME@SIDE, the
+latter two. Further backbones are converted as well. It prints what was said of those
+that cannot be, and the parameters of keras-hub's own presets.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from fruitpipe.engines.reference_pictures import Kind, reference_picture
 
 PICTURES: tuple[tuple[Kind, int], ...] = (("tiles", 0), ("tiles", 1), ("noise", 2))
-ENCODER = {"hidden_dim": 32, "num_layers": 2, "num_heads": 2}
+ENCODER = {"hidden_dim": 32, "num_layers": 1, "num_heads": 2}
 VIT = ENCODER | {"patch_size": 8, "image_shape": (32, 32, 3)}
 TEXT = ENCODER | {"vocabulary_size": 64, "embedding_dim": 32, "intermediate_dim": 64, "max_sequence_length": 8}
 MLP = {"intermediate_dim": 64}
@@ -57,15 +58,6 @@ EFFICIENTNET_LITE = {
     "stackwise_depth_coefficients": [1.0, 1.0],
     "activation": "relu6",
 }
-RESNET = {
-    "input_conv_filters": [64],
-    "input_conv_kernel_sizes": [7],
-    "stackwise_num_filters": [64, 128],
-    "stackwise_num_blocks": [1, 1],
-    "stackwise_num_strides": [1, 2],
-    "block_type": "bottleneck_block",
-}
-SWIN = {"image_shape": (64, 64, 3), "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4}
 DINO_V2 = ENCODER | {"patch_size": 14, "image_shape": (70, 70, 3), "position_embedding_shape": (70, 70)}
 
 
@@ -76,9 +68,8 @@ def class_token(network: Any, images: Any) -> Any:
 
 
 def mean(network: Any, images: Any) -> Any:
-    """Of tokens or maps."""
-    found = np.asarray(network(images, training=False))
-    return found.mean(axis=tuple(range(1, found.ndim - 1)))
+    """Of maps."""
+    return np.asarray(network(images, training=False)).mean(axis=(1, 2))
 
 
 def embedding(network: Any, images: Any) -> Any:
@@ -94,31 +85,36 @@ CLASSES: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]] 
     "dinov2": ("DINOV2", lambda models: models.DINOV2Backbone(**DINO_V2, **MLP, num_register_tokens=2), class_token),
     "dinov3": ("DINOV3", lambda models: models.DINOV3Backbone(**VIT, **MLP), class_token),
     "vit": ("ViT", lambda models: models.ViTBackbone(**VIT, mlp_dim=64), class_token),
-    "vit_gap": ("ViT", lambda models: models.ViTBackbone(**VIT, mlp_dim=64, use_class_token=False), mean),
-    "deit": ("DeiT", lambda models: models.DeiTBackbone(**VIT, **MLP), class_token),
     "siglip": ("SigLIP", lambda models: two_towers(models, "SigLIP", TEXT | {"projection_dim": 32}), embedding),
     "clip": ("CLIP", lambda models: two_towers(models, "CLIP", TEXT, projection_dim=16), embedding),
-    "metaclip2": ("MetaCLIP2", lambda models: two_towers(models, "MetaCLIP2", TEXT, projection_dim=16), embedding),
-    "swin": ("SwinTransformer", lambda models: models.SwinTransformerBackbone(**SWIN), mean),
     "mobilenetv5": ("MobileNetV5", lambda models: models.MobileNetV5Backbone(**MOBILENET_V5), mean),
-    "efficientnet_lite": ("EfficientNet", lambda models: models.EfficientNetBackbone(**EFFICIENTNET_LITE), mean),
-    "resnet": ("ResNet", lambda models: models.ResNetBackbone(**RESNET), mean),
+    "efficientnet_lite": (
+        "EfficientNet",
+        lambda models: models.EfficientNetBackbone(**EFFICIENTNET_LITE),
+        mean,
+    ),
 }
 """Name in front of Backbone and ImageConverter, a small network, and what its feature is."""
 
 
 def write(name: str, folder: Path) -> None:
-    """A preset, and its features of the pictures."""
+    """A preset, and its features of the pictures; of NAME@SIDE, the features alone, of the preset that is there."""
     from keras_hub import layers, models
 
-    of, make, feature = CLASSES[name]
-    network = make(models)
+    plain, _, other = name.partition("@")
+    of, make, feature = CLASSES[plain]
+    preset = str(folder / plain)
+    if other:
+        network = models.Backbone.from_preset(preset, image_shape=(int(other), int(other), 3))
+    else:
+        network = make(models)
+        network.save_to_preset(preset)
     side = getattr(getattr(network, "vision_encoder", network), "image_shape", (None,))[0] or 64
     converter = getattr(layers, f"{of}ImageConverter")(
         image_size=(side, side), scale=[0.017, 0.0175, 0.0174], offset=[-2.1, -2.0, -1.8]
     )
-    network.save_to_preset(str(folder / name))
-    converter.save_to_preset(str(folder / name))
+    if not other:
+        converter.save_to_preset(preset)
     pictures = np.stack([reference_picture(kind, seed, side) for kind, seed in PICTURES]).astype(np.float32)
     np.save(folder / f"{name}.npy", np.asarray(feature(network, converter(pictures))))
 
@@ -133,6 +129,7 @@ def write_text(folder: Path) -> None:
 
 def main() -> None:
     import keras
+    from keras_hub.models import Backbone
 
     from fruitpipe.backbones.convert import convert
     from fruitpipe.backbones.hub import SCHEME, choice_of
@@ -145,7 +142,7 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         for name in names:
             made, backbone = Path(scratch), name
-            if name in CLASSES:
+            if name.partition("@")[0] in CLASSES:
                 write(name, folder)
                 made, backbone = folder / f"{name}.converted", f"{SCHEME}{folder / name}"
                 made.mkdir()
@@ -153,7 +150,8 @@ def main() -> None:
                 convert(choice_of(backbone), made)
             except UserError as error:
                 refused[name] = str(error)
-    print(json.dumps(refused))
+    known = {name: told["metadata"]["params"] for name, told in Backbone.presets.items()}
+    print(json.dumps({"refused": refused, "parameters": known}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from test_docs import PAGES, read
 
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.catalogue import catalogue
 from fruitpipe.backbones.convert import FACTS, FLATBUFFER, QUIET
 from fruitpipe.backbones.hub import choice_of, split
 from fruitpipe.config import Config, Environment
@@ -34,8 +34,7 @@ from fruitpipe.errors import UserError
 ROOT = Path(__file__).parents[1]
 (COMMAND,) = [command for command in read(PAGES["configuration.md"].read_text()).commands if command.startswith("uvx")]
 OVERRIDES = re.search(r'<\(echo "(.+?)"\)', COMMAND)
-LITERT_ALONE = {"swin"}
-"""Classes with an operator that OpenVINO does not know."""
+NETWORKS = [*hub_networks.CLASSES, "dinov2@56"]
 
 
 class Elsewhere:
@@ -78,6 +77,8 @@ class Presets(NamedTuple):
 
     folder: Path
     refused: dict[str, str]
+    parameters: dict[str, int]
+    """of keras-hub's own presets, texts' side included"""
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +87,10 @@ def presets(elsewhere: Elsewhere, tmp_path_factory: pytest.TempPathFactory) -> P
     others = [f"keras_hub:{name}" for name in ("dinov2_smal", "dinov2_small", folder / "text", f"{folder}/siglip@64")]
     nobody_listens = "http://127.0.0.1:9"
     offline = {"https_proxy": nobody_listens, "http_proxy": nobody_listens, "no_proxy": ""}
-    done = elsewhere.run(ROOT / "tests/hub_networks.py", folder, *hub_networks.CLASSES, *others, **offline)
-    refused = json.loads(done.stdout.splitlines()[-1])
-    assert refused.keys() == set(others)
-    return Presets(folder, refused)
+    done = elsewhere.run(ROOT / "tests/hub_networks.py", folder, *NETWORKS, *others, **offline)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["refused"].keys() == set(others)
+    return Presets(folder, **told)
 
 
 def features(engine: EngineSpec) -> NDArray[np.float32]:
@@ -108,15 +109,15 @@ def assert_same(found: NDArray[np.float32], expected: NDArray[np.float32]) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", hub_networks.CLASSES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_preset_gives_kerass_features(presets: Presets, name: str) -> None:
     expected = np.load(presets.folder / f"{name}.npy")
     made = presets.folder / f"{name}.converted"
-    for kind in ["litert"] if name in LITERT_ALONE else ["litert", "openvino"]:
+    for kind in ("litert", "openvino"):
         assert_same(features(EngineSpec(kind, made / FLATBUFFER)), expected)
     facts = Backbone.model_validate_json((made / FACTS).read_text())
     assert facts.dimension == expected.shape[1]
-    assert facts.name == f"keras_hub:{name}"
+    assert facts.name == f"keras_hub:{name.partition('@')[0]}"
     others = np.roll(expected, 1, axis=0)
     assert not np.allclose(others, expected, rtol=1e-2), "so that the comparison can tell"
 
@@ -125,21 +126,19 @@ def test_a_preset_gives_kerass_features(presets: Presets, name: str) -> None:
 def test_the_command_of_the_page_writes_a_file_that_runs_here(
     elsewhere: Elsewhere, presets: Presets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the preset's own size, and at another; whatever the folder is called, the same features are meant."""
+    """It gives the same features as the preset, and so does the preset's name from the cache, without keras-hub."""
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(COMMAND.partition("'fruitpipe[hub]' fruitpipe ")[2])
+    _, _, *words = shlex.split(COMMAND[COMMAND.index("--from ") :])
     preset, output = words[words.index("--backbone") + 1], words[words.index("--output") + 1]
-    shutil.copytree(presets.folder / "dinov2", tmp_path / "moved/dinov2")
-    given = {preset: "keras_hub:moved/dinov2", output: "dinov2.tflite"}
-    told = elsewhere.run("-m", "fruitpipe", *(given.get(word, word) for word in words), FRUITPIPE_CACHE=str(tmp_path))
+    folder = f"keras_hub:{presets.folder}/dinov2"
+    given = {"fruitpipe": "-m fruitpipe", preset: folder, output: "dinov2.tflite"}
+    command = " ".join(given.get(word, word) for word in words).split()
+    told = elsewhere.run(*command, FRUITPIPE_CACHE=str(tmp_path / "cache"))
     assert "keras_hub:dinov2, layer DINOV2Backbone: 32 features of 70 x 70 pixels" in told.stdout
-    resolved = resolve(Config(input="a", output="b", backbone="dinov2.tflite"), Environment.read())
-    assert_same(features(resolved.engine), np.load(presets.folder / "dinov2.npy"))
-    smaller = "keras_hub:moved/dinov2@56"
-    elsewhere.run("-m", "fruitpipe", "convert", "--backbone", smaller, FRUITPIPE_CACHE=str(tmp_path))
-    monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path))
-    facts, engine, *_ = resolve(Config(input="a", output="b", backbone=smaller), Environment.read())
-    assert facts.input_size == engine.start().side == 56, "from the cache, without keras-hub"
+    monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path / "cache"))
+    for backbone in ("dinov2.tflite", folder):
+        resolved = resolve(Config(input="a", output="b", backbone=backbone), Environment.read())
+        assert_same(features(resolved.engine), np.load(presets.folder / "dinov2.npy"))
 
 
 @pytest.mark.slow
@@ -156,6 +155,21 @@ def test_a_preset_that_cannot_be_used_is_one_line(presets: Presets, backbone: st
     (said,) = [text for name, text in presets.refused.items() if name.endswith(backbone.removeprefix("PRESETS"))]
     assert re.search(reason, said)
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_catalogue_names_presets_that_there_are(presets: Presets) -> None:
+    """With their parameters, of networks for images alone. DINOv2's has fewer positions at 224 than at its own 518."""
+    entries = [entry for entry in catalogue(Environment.read()) if entry.preset]
+    assert len(entries) > 5
+    for entry in entries:
+        preset, side = split(entry.backbones[0])
+        told = presets.parameters[preset]
+        if entry.name.startswith(("dinov2", "vit")):
+            fewer = (518 // 14) ** 2 - (224 // 14) ** 2 if side else 0
+            assert entry.parameters == told - fewer * entry.dimension
+        else:
+            assert (entry.parameters or 0) < 1.001 * told
 
 
 @pytest.mark.slow
