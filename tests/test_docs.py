@@ -165,6 +165,14 @@ def names_extras(desk: Desk, words: list[str]) -> None:
         assert name == "." or (found and set(found[1].split(",")) <= set(PROJECT["optional-dependencies"])), name
 
 
+def runs_in_an_environment(desk: Desk, words: list[str]) -> None:
+    """Of an extra; tests/test_hub.py runs it."""
+    asked = words.index("--from") + 1
+    names_extras(desk, ["pip", "install", words[asked]])
+    assert words[asked + 1] == "fruitpipe"
+    parses(words[asked + 2 :])
+
+
 def runs_in_the_image(desk: Desk, words: list[str]) -> None:
     """Options are some of those that docker and podman share; what follows the image is a command line."""
     parser = argparse.ArgumentParser(exit_on_error=False)
@@ -317,6 +325,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"fruitpipe --": is_an_option,
     r"make ": is_a_target,
     r"pip ": names_extras,
+    r"uvx ": runs_in_an_environment,
     r"(docker|podman) ": runs_in_the_image,
     r"helm (install|upgrade) ": renders,
     r"helm test ": has_a_test,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import Unwritable, kept
+from fruitpipe.backbones.convert import Unwritable, kept, kept_in
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import UserError
@@ -98,8 +97,6 @@ def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
         package, text = read_already = read()
         parts = [package.network, package.sidecar, *([text.network, text.tokenizer] if text else [])]
         identity = " ".join(hashlib.sha256(part).hexdigest() for part in parts)
-    key = hashlib.sha256(identity.encode()).hexdigest()
-    stem = re.sub(r"[^\w.-]", "_", name)[:64]
 
     def make(folder: Path) -> None:
         package, text = read_already or read()
@@ -108,7 +105,7 @@ def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
             text.write(folder / TEXT)
         inspect(config.backbone, folder, ARTEFACT)
 
-    target = environment.cache / "backbones" / f"{stem}-{key[:16]}"
+    target = kept_in(environment, name, identity)
     try:
         return kept(target, name, ARTEFACT, make)
     except Unwritable:
