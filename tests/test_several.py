@@ -218,6 +218,8 @@ def test_what_is_for_one_backbone_is_refused_in_one_line(fruits: Path, tmp_path:
     config = load_config(input=fruits, output=tmp_path / "out", backbones=[NAME])
     with pytest.raises(api.UserError, match="run_several runs them"):
         api.run(config)
+    with pytest.raises(api.UserError, match=r"fruitpipe\.run runs it"):
+        api.run_several(load_config(input=fruits, output=tmp_path / "out"))
     (tmp_path / "run.yaml").write_text(f"backbones: [{NAME}]\n")
     said = one_line_error(fruitpipe("convert", "--config", tmp_path / "run.yaml", code=2))
     assert "convert one at a time" in said
