@@ -33,6 +33,8 @@ VARIABLES = {
 SETTINGS = {"type": "object", "propertyNames": SETTING_NAME, "additionalProperties": SECRET_FREE}
 """Any names and values but those that are credentials."""
 NUMBER = {"type": "integer", "minimum": 1}
+TASK_AMOUNTS = [{"exclusiveMinimum": 0, "maximum": 0.5}, {"const": 1}, {"const": None}]
+"""Of a GPU: as much as several tasks share, or a whole one."""
 FIELD = "[0-9A-Za-z*/,?-]+"
 CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9hms.]+|({FIELD} +){{4}}{FIELD})?$"
 """As github.com/robfig/cron takes it, by which the operator starts schedules."""
@@ -51,6 +53,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "executor.memory": MEMORY,
     "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
     "executor.env": VARIABLES,
+    "executor.gpu.amount": {"type": "integer", "minimum": 0},
+    "executor.gpu.resource": {"type": "string", "pattern": "^[a-z0-9.-]+/gpu$"},
+    "executor.gpu.taskAmount": {"type": ["number", "null"], "anyOf": TASK_AMOUNTS},
     "sparkConf": SETTINGS,
     "executor.dynamicAllocation.minimum": NUMBER,
     "executor.dynamicAllocation.maximum": NUMBER,

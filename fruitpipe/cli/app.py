@@ -492,12 +492,31 @@ def gc(
 
 
 @app.command()
-def backbones(as_json: AsJson = False) -> None:
+def backbones(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One network: all that is known of it, and how to use it.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Today's image networks, too, which a config takes as a preset or a file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the backbones that a config may name, and which of them are converted on this machine."""
+    from fruitpipe.backbones.catalogue import catalogue, entry_of
     from fruitpipe.backbones.family import all_families
     from fruitpipe.cli import present
 
     environment = configs.Environment.read()
+    if name or everything:
+        entries = [entry_of(name, environment)] if name else catalogue(environment)
+        documents = [entry.model_dump() | {"backbones": entry.backbones} for entry in entries]
+        if as_json:
+            print_json(documents[0] if name else documents)
+        elif name:
+            present.print_entry(entries[0])
+        else:
+            present.print_catalogue(entries)
+        return
     rows = [family.listed(name, environment) for family in all_families() for name in family.names]
     if as_json:
         print_json([row._asdict() for row in rows])

@@ -16,7 +16,8 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
-from fruitpipe.engines import EngineSpec
+from fruitpipe.engines import ENGINES, EngineSpec
+from fruitpipe.engines.choice import without_gpu
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline.learning import RunImages
@@ -163,6 +164,12 @@ class Job:
         return share(self.spark, self.backbone.engine)
 
     @property
+    def idle_gpus(self) -> str | None:
+        """What to know where tasks have GPUs that the engine leaves alone."""
+        kind = self.backbone.engine.kind
+        return without_gpu(kind) if self.spark.gpu_tasks and kind in ENGINES.own else None
+
+    @property
     def begun(self) -> Begun:
         return Begun(self.id, self.started, self.config)
 
@@ -193,8 +200,17 @@ class Job:
 
 
 def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:
-    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM."""
-    return spark.share(engine if spark.local else engine.packed())
+    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM.
+
+    Where tasks have GPUs and the engine runs on such, it is on the task's.
+    """
+    shared: Callable[[], EngineSpec] = spark.share(engine if spark.local else engine.packed())
+    if not spark.gpu_tasks or engine.kind not in ENGINES.own or without_gpu(engine.kind):
+        return shared
+    from fruitpipe.spark.cluster import gpu_address
+
+    tasks = spark.gpu_tasks
+    return lambda: shared().on_gpu(gpu_address(), tasks)
 
 
 @contextmanager

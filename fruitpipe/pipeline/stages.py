@@ -7,6 +7,7 @@ from functools import partial
 
 import yaml
 
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import FruitpipeError, TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
@@ -39,6 +40,10 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others))
     if not sizes:
         return 0
+    for job in jobs:
+        if said := job.idle_gpus:
+            job.reporter.note(said)
+            job.warnings.append(said)
     name = layout.work(first.id, layout.TODO)
     first.store.upload(todo, name)
     wanted = [wanted_by(job) for job in jobs]
@@ -164,7 +169,7 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
     images: that it was fitted on.
     errors: reconstruction errors of this run's images.
     """
-    portable = job.backbone.portable
+    portable, text = job.backbone.portable, job.backbone.text
     card = Card(
         run=job.id,
         backbone=job.backbone.facts.name,
@@ -175,9 +180,10 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
         reconstruction_error_p99=errors.quantile(0.99),
         extractor=portable.digest,
         engine=portable.kind,
+        text=File.at(TEXT, text).sha256 if text else None,
         unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
     )
-    return Model(card, fitted, portable)
+    return Model(card, fitted, portable, text=text.read_bytes if text else None)
 
 
 def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:

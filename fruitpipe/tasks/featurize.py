@@ -157,21 +157,25 @@ class FeaturizeSample:
         return facts.status, features
 
 
-_engines: dict[str, Engine] = {}
+_engines: dict[tuple[str, str], Engine] = {}
+"""By key and device."""
 
 
 def load_engines(specs: Mapping[str, Callable[[], EngineSpec]]) -> Callable[[str], Engine]:
-    """This process' engines by their keys, started when they are asked for; others than these are dropped.
+    """This process' engines on the task's device by their keys, started when they are asked for; others than these are
+    dropped.
 
     Tasks share a process one after the other, never at once.
     """
-    for key in _engines.keys() - specs.keys():
-        del _engines[key]
+    for key, device in list(_engines):
+        if key not in specs:
+            del _engines[key, device]
 
     def engine(key: str) -> Engine:
-        if key not in _engines:
-            _engines[key] = specs[key]().start()
-        return _engines[key]
+        wanted = specs[key]()
+        if (key, wanted.device) not in _engines:
+            _engines[key, wanted.device] = wanted.start()
+        return _engines[key, wanted.device]
 
     return engine
 

@@ -185,6 +185,14 @@ spec:
 {{- end }}
 {{- end }}
 
+{{/* What a task has of a GPU: so little that there are tasks for all cores, by four places, rounded down. */}}
+{{- define "fruitpipe.gpu.task" -}}
+{{- $gpu := .Values.executor.gpu -}}
+{{- if gt (int $gpu.amount) (int .Values.executor.cores) }}{{ fail (printf "executor.gpu.amount: %d GPUs for the tasks of executor.cores, which are %d at a time. Lower one or raise the other." (int $gpu.amount) (int .Values.executor.cores)) }}{{ end -}}
+{{- $tasks := ceil (divf .Values.executor.cores $gpu.amount) | int -}}
+{{- default (eq $tasks 1 | ternary "1" (divf (div 10000 $tasks) 10000 | toString)) $gpu.taskAmount -}}
+{{- end }}
+
 {{/* Settings of Spark that all runs have. */}}
 {{- define "fruitpipe.conf" -}}
 spark.decommission.enabled: "true"
@@ -208,6 +216,15 @@ spark.kubernetes.driver.service.deleteOnTermination: "false"
 spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
 # The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
 spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
+{{- with .Values.executor.gpu }}
+{{- if .amount }}
+# Spark itself asks Kubernetes for them by these; what Kubeflow's operator has besides needs its webhook.
+spark.executor.resource.gpu.amount: {{ int64 .amount | quote }}
+spark.executor.resource.gpu.vendor: {{ trimSuffix "/gpu" .resource }}
+spark.executor.resource.gpu.discoveryScript: {{ .discoveryScript }}
+spark.task.resource.gpu.amount: {{ include "fruitpipe.gpu.task" $ | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.metrics.enabled }}
 spark.ui.prometheus.enabled: "true"
 {{- end }}
