@@ -371,6 +371,8 @@ def test_the_schema_is_one():
     [
         ("pipeline.pca.varianc=0.9", "pipeline/pca", "varianc"),
         ("pipeline.preset=vgg16", "pipeline/preset", "vgg16-csv"),
+        ("pipeline.backbones[0].layr=fc2", "pipeline/backbones/0", "layr"),
+        ("pipeline.backbones={mobilenet_v3}", "pipeline/backbones/0", "mobilenet_v3_small"),
         ("executor.core=2", "executor", "core"),
         ("pipline.output=s3://photos/out", "pipline", '"pipeline"'),
         ("executor.core=2", "executor", '"cores"'),

@@ -116,7 +116,7 @@ def print_places(run: Run) -> None:
 def print_plan(summary: Summary, config: Config, name: str = "") -> None:
     """Print a plan. name: as `print_outcome` has it."""
     if name:
-        print(f"{visible(name)}\n")
+        print(f"\n{visible(name)}")
     print_rows(summary.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
     print(

@@ -91,8 +91,10 @@ def plan_several(config: Config) -> dict[str, Summary]:
 
 
 def parts_of(config: Config) -> dict[str, Config]:
-    """A config for each backbone. Raises UserError where the output is the result of one backbone."""
-    if config.backbones and is_result(open_store(config.output, config.s3)):
+    """A config for each backbone. Raises UserError where there is but one, or the output is the result of one."""
+    if not config.backbones:
+        raise UserError("this config has one backbone: fruitpipe.run runs it.")
+    if is_result(open_store(config.output, config.s3)):
         raise UserError(f"{config.output} is the result of one backbone: choose another output for several.")
     return config.parts
 
@@ -127,11 +129,14 @@ class Several:
             self.take_over(jobs)
             is_featurized = self.featurize(jobs)
             for name, job in jobs.items():
-                with self.apart(name), told(job):
-                    if not is_featurized:
-                        job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
-                        stages.featurize([job], job.reporter)
-                    self.end(name, carry_out(job, self.further[name], self.leases[name], ahead[name]))
+                with self.apart(name):
+                    with told(job):
+                        if not is_featurized:
+                            job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
+                            stages.featurize([job], job.reporter)
+                        run = carry_out(job, self.further[name], self.leases[name], ahead[name])
+                        clear_work(job)
+                    self.end(name, run)
 
     def look_ahead(self) -> dict[str, Ahead]:
         """What there is to do, by the names of those that have something to do."""
@@ -143,8 +148,9 @@ class Several:
         self.take_over(self.jobs)
         ahead = {}
         for name, job in self.jobs.items():
-            with self.apart(name), told(job):
-                found = look_ahead(job, self.leases[name], images_digest, earlier[name])
+            with self.apart(name):
+                with told(job):
+                    found = look_ahead(job, self.leases[name], images_digest, earlier[name])
                 if isinstance(found, Run):
                     self.end(name, found)
                 else:
@@ -163,7 +169,6 @@ class Several:
 
     def end(self, name: str, run: Run) -> None:
         """A run is published, or there was nothing to do."""
-        clear_work(self.jobs[name])
         self.done[name] = run
         finish(self.jobs[name], run)
 
