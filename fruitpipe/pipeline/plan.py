@@ -310,7 +310,8 @@ class Plan:
 
     def _write(self, query: str, path: Path, sizes: list[int]) -> None:
         reader = self._database.sql(query).to_arrow_reader(LARGEST_PART)
-        with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        # A task reads one row group by its number, and a footer that has as many of them as there are tasks.
+        with pq.ParquetWriter(path, reader.schema, compression="zstd", write_statistics=False) as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
 
