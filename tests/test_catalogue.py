@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 from command import fruitpipe, one_line_error
 
+from fruitpipe.backbones import resolve
 from fruitpipe.backbones.catalogue import FILE, Entry, catalogue
 from fruitpipe.backbones.efficientnet_lite0 import EfficientNetLite0
 from fruitpipe.backbones.hub import HubPresets
@@ -16,14 +18,14 @@ from fruitpipe.backbones.keras_applications import KerasApplications
 from fruitpipe.backbones.keras_model import pick
 from fruitpipe.backbones.network_family import NetworkFamily
 from fruitpipe.backbones.portable import PortableNetworks
-from fruitpipe.config import Environment, find_family
+from fruitpipe.config import Config, Environment, find_family
 from fruitpipe.config.sidecar import sidecar_of
 
 FAMILIES: dict[str, NetworkFamily] = {
     name: family for family in (EfficientNetLite0(), KerasApplications()) for name in family.names
 }
-LARGE = 40_000_000
-"""Parameters from which even drawing them takes seconds."""
+LARGE = 10_000_000
+"""Parameters from which drawing them takes seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +71,24 @@ def test_sidecars_are_complete(entries: dict[str, Entry]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].networks[name].parameters < LARGE])
 def test_dimension_input_and_parameters_are_kerass(name: str, entries: dict[str, Entry]) -> None:
-    """Of those that are drawn soon; larger ones of the same families have the same code."""
+    """Of those that are drawn soon: larger ones are their relatives."""
     family, entry = FAMILIES[name], entries[name]
     network = family.architecture(name, trained=False)
     assert network.count_params() == entry.parameters
-    assert network.input_shape[1:3] == (entry.size, entry.size)
+    assert set(network.input_shape[1:3]) <= {None, entry.size}
     assert pick(network, family.choose(name).layer).output.shape[-1] == entry.dimension
+
+
+@pytest.mark.slow
+def test_a_network_of_keras_becomes_a_file_with_sidecar_and_references(tmp_path: Path) -> None:
+    """As that of pip does in test_portable.py and presets in test_hub.py; there is nothing to convert of others."""
+    output = tmp_path / "mine.tflite"
+    network = ["--backbone", "mobilenet_v3_small", "--set", "weights=random:7"]
+    fruitpipe("convert", *network, "--output", output)
+    told = sidecar_of(output.with_suffix(".yaml").read_bytes(), "mine.yaml")
+    assert len(told.references or ()) == 4
+    facts, *_ = resolve(Config(input="a", output="b", backbone=str(output)), Environment.read())
+    assert (facts.dimension, facts.input_size) == (1024, 224), "and its references hold"
 
 
 def test_the_table_and_its_json(entries: dict[str, Entry]) -> None:

@@ -6,6 +6,7 @@ keras-hub has an environment of its own, made once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.catalogue import catalogue
 from fruitpipe.backbones.convert import FACTS, FLATBUFFER, QUIET
 from fruitpipe.backbones.hub import choice_of, split
+from fruitpipe.backbones.onnx_network import to_onnx
 from fruitpipe.config import Config, Environment
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.reference_pictures import reference_picture
@@ -136,7 +138,8 @@ def test_the_command_of_the_page_writes_a_file_that_runs_here(
     told = elsewhere.run(*command, FRUITPIPE_CACHE=str(tmp_path / "cache"))
     assert "keras_hub:dinov2, layer DINOV2Backbone: 32 features of 70 x 70 pixels" in told.stdout
     monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path / "cache"))
-    for backbone in ("dinov2.tflite", folder):
+    fruitpipe("convert", "--backbone", folder, "--output", "dinov2.onnx")
+    for backbone in ("dinov2.tflite", "dinov2.onnx", folder):
         resolved = resolve(Config(input="a", output="b", backbone=backbone), Environment.read())
         assert_same(features(resolved.engine), np.load(presets.folder / "dinov2.npy"))
 
@@ -180,6 +183,30 @@ def test_the_environment_has_one_tensorflow_and_no_torch(elsewhere: Elsewhere) -
     assert "keras-hub" in there
     assert len({"tensorflow", "tensorflow-cpu"} & there) == 1
     assert not {"torch", "tensorflow-text"} & there
+
+
+@pytest.mark.slow
+def test_gelu_exact_and_by_tanh_becomes_onnx(tmp_path: Path) -> None:
+    """The operator of most of these networks, by its definition."""
+    import keras
+    import onnxruntime
+    import tensorflow as tf
+
+    served = tf.Module()
+    served.both = tf.function(  # of x and -x, or they would have a part in common
+        lambda x: [keras.activations.gelu(x), keras.activations.gelu(-x, approximate=True)],
+        input_signature=[tf.TensorSpec((1, 64), tf.float32, name="x")],
+    )
+    tf.saved_model.save(served, str(tmp_path), signatures=served.both.get_concrete_function())
+    flatbuffer = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()
+    session = onnxruntime.InferenceSession(to_onnx(flatbuffer))
+    x = np.linspace(-6, 6, 64, dtype=np.float32)[np.newaxis]
+    exact = x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    by_tanh = x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    found = session.run(None, {session.get_inputs()[0].name: x})
+    for gelu in (exact, by_tanh[:, ::-1]):
+        assert min(np.abs(each - gelu).max() for each in found) < 2e-6
+    assert np.abs(exact - by_tanh).max() > 1e-4, "so that the comparison can tell"
 
 
 def test_without_keras_hub_the_line_says_where_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
