@@ -47,7 +47,7 @@ class Runtime(Protocol):
         """Likewise."""
 
     def open(self, shapes: Sequence[tuple[int, ...]], output: int) -> None:
-        """Make ready for inputs of these shapes, in the file's order, and for an output by its number."""
+        """Make ready for inputs of these shapes, in the file's order, all zero, and for an output by its number."""
 
     @property
     def given(self) -> Sequence[NDArray[Any]]:
@@ -89,6 +89,8 @@ class LiteRtRuntime:
             for index, shape in zip(self._inputs, shapes, strict=True):
                 self._interpreter.resize_tensor_input(index, shape)
             self._interpreter.allocate_tensors()
+        for index in self._inputs:  # whatever lay in that memory may be no tokens
+            self._interpreter.tensor(index)()[...] = 0
 
     @property
     def given(self) -> Sequence[NDArray[Any]]:
