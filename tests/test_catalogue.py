@@ -107,4 +107,6 @@ def test_one_network_with_what_to_write_beside_it() -> None:
     assert sidecar_of(sidecar.encode(), "clip_vit_b32.yaml").output == "image_embeds"
     assert json.loads(fruitpipe("backbones", "clip_vit_b32", "--json").stdout)["dimension"] == 512
     assert "backbone    resnet50\n" in fruitpipe("backbones", "resnet50").stdout
-    assert "`fruitpipe backbones --all` lists it" in one_line_error(fruitpipe("backbones", "clip_vit_b33", code=2))
+    said = one_line_error(fruitpipe("backbones", "clip_vit_b33", code=2))
+    assert "`fruitpipe backbones --all` lists it" in said
+    assert "Did you mean 'clip_vit_b32'?" in said

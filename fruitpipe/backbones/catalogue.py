@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fruitpipe.backbones.family import all_families
 from fruitpipe.config import Environment
+from fruitpipe.config.names import meant
 from fruitpipe.errors import UserError
 
 FILE = Path(__file__).with_name("catalogue.yaml")
@@ -70,7 +71,8 @@ def catalogue(environment: Environment) -> list[Entry]:
 
 def entry_of(name: str, environment: Environment) -> Entry:
     """One network. Raises UserError where there is none of that name."""
-    for entry in catalogue(environment):
-        if entry.name == name:
-            return entry
-    raise UserError(f"{name} is not in the catalogue: `fruitpipe backbones --all` lists it.")
+    entries = {entry.name: entry for entry in catalogue(environment)}
+    if name not in entries:
+        hint = f" Did you mean {close!r}?" if (close := meant(name, entries)) else ""
+        raise UserError(f"{name} is not in the catalogue: `fruitpipe backbones --all` lists it.{hint}")
+    return entries[name]

@@ -5,7 +5,6 @@ keras-hub is needed for the conversion alone, which says what an image's feature
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import flatbuffer
-from fruitpipe.backbones.family import Learning, Listed
+from fruitpipe.backbones.family import Learning, Listed, memory_of
 from fruitpipe.backbones.network_choice import NetworkChoice
-from fruitpipe.backbones.network_family import resolved, worker_memory
+from fruitpipe.backbones.network_family import FLOAT, resolved
 from fruitpipe.backbones.weights import folder_digest
 from fruitpipe.config import Config, Environment
+from fruitpipe.config.names import meant
 from fruitpipe.errors import NoWeights, UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class HubPresets:
     def worker_memory(self, config: Config) -> int:
         """As of other networks. Converts the preset to know how large it is."""
         facts, _ = flatbuffer(choice_of(config.backbone), Environment.read())
-        return worker_memory(facts.parameters)
+        return memory_of(FLOAT * facts.parameters)
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
         """Converts the preset if this machine has not done so before.
@@ -119,8 +119,8 @@ def loaded(preset: str, side: int | None) -> tuple[Any, Any, int]:
 
     known = keras_hub.models.Backbone.presets
     if "/" not in preset and preset not in known:
-        close = difflib.get_close_matches(preset, known, 1)
-        raise UserError(f"keras-hub has no preset {preset}: {f'{close[0]} is one' if close else FOLDER}.")
+        close = meant(preset, known)
+        raise UserError(f"keras-hub has no preset {preset}: {f'{close} is one' if close else FOLDER}.")
     try:
         converter = keras_hub.layers.ImageConverter.from_preset(preset)
         network = keras_hub.models.Backbone.from_preset(preset, dtype="float32")

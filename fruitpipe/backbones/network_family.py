@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import converted, flatbuffer
-from fruitpipe.backbones.family import WORKER, Learning, Listed
+from fruitpipe.backbones.family import Learning, Listed, memory_of
 from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
 from fruitpipe.config import Config, Environment
 from fruitpipe.config.weights import is_whole_model
 
 if TYPE_CHECKING:
     from fruitpipe.backbones.resolved import ResolvedBackbone
+
+FLOAT = 4
+"""Bytes of a parameter."""
 
 
 class NetworkFamily(ABC):
@@ -68,7 +71,7 @@ class NetworkFamily(ABC):
     def worker_memory(self, config: Config) -> int:
         known = self.networks[config.backbone]
         is_cut = known.used is not None and self.chosen(config).layer == known.layer
-        return worker_memory(known.used if known.used is not None and is_cut else known.parameters)
+        return memory_of(FLOAT * (known.used if known.used is not None and is_cut else known.parameters))
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
         """Converts the network if this machine has not done so before."""
@@ -83,14 +86,6 @@ class NetworkFamily(ABC):
         from fruitpipe.backbones.keras_model import build
 
         return build(choice, self)
-
-
-def worker_memory(parameters: int) -> int:
-    """The base of all workers, and the weights three times: as sent, as read, and as packed for the processor. MiB.
-
-    Largest seen, MiB: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2.
-    """
-    return int(-(-(WORKER + 12 * parameters / (1 << 20)) // 10) * 10)
 
 
 def resolved(config: Config, backbone: Backbone, path: Path, parameters: int) -> ResolvedBackbone:

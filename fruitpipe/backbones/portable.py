@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import Unwritable, kept, kept_in
-from fruitpipe.backbones.family import WORKER, Learning, Listed
+from fruitpipe.backbones.family import Learning, Listed, memory_of
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import UserError
 from fruitpipe.scratch import folder_of_process
@@ -35,13 +35,10 @@ class PortableNetworks:
         return Listed(name, facts.dimension, facts.input_size, None, path.stat().st_size)
 
     def worker_memory(self, config: Config) -> int:
-        """The base of all workers, and the file three times: as sent, as read, and as packed for the processor.
-
-        Largest seen, MiB: 392 with MobileNetV2 in ONNX, 332 in TFLite. Raises UserError where there is no such file.
-        """
+        """Raises UserError where there is no such file."""
         from fruitpipe.backbones.network_files import network_size
 
-        return int(-(-(WORKER + 3 * network_size(config) / (1 << 20)) // 10) * 10)
+        return memory_of(network_size(config))
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
         """Reads the network and its sidecar, and holds one against the other where this machine has not done so before.

@@ -360,7 +360,7 @@ def runs(
 @app.command()
 def show(
     out: Result,
-    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")] = "latest",
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
@@ -379,9 +379,9 @@ def show(
 @app.command()
 def explore(
     out: Result,
-    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")] = "latest",
     other: Annotated[
-        str | None, typer.Argument(metavar="[OTHER]", help="Another run of OUT: what moved, came and went since.")
+        str | None, typer.Argument(metavar="OTHER", help="Another run of OUT: what moved, came and went since.")
     ] = None,
     file: Annotated[
         str | None,
@@ -415,7 +415,7 @@ def explore(
 @app.command("open")
 def open_page(
     out: Result,
-    run_id: Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")] = "latest",
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run id.")] = "latest",
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
@@ -494,7 +494,7 @@ def gc(
 @app.command()
 def backbones(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One network: all that is known of it, and how to use it.")
+        str | None, typer.Argument(metavar="NAME", help="One network: all that is known of it, and how to use it.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Today's image networks, too, which a config takes as a preset or a file.")

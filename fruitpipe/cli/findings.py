@@ -21,7 +21,7 @@ class MetricName(StrEnum):
     euclidean = "euclidean"
 
 
-RunArgument = Annotated[str, typer.Argument(metavar="[RUN]", help="Run id.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
 Neighbours = Annotated[int, typer.Option("--k", min=1, max=1000, help="How many of the nearest.")]
 ByMetric = Annotated[MetricName, typer.Option("--metric", help="By the angle between vectors, or by their distance.")]
 

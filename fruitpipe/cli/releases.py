@@ -68,7 +68,7 @@ def submit(
 @commands.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Name of the release; all of them unless said.")
+        str | None, typer.Argument(metavar="NAME", help="Name of the release; all of them unless said.")
     ] = None,
     context: Context = None,
     namespace: Namespace = None,

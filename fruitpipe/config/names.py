@@ -20,5 +20,9 @@ def one_of(value: str, names: Iterable[str], message: LiteralString) -> str:
     found = list(names)
     if value in found:
         return value
-    close = difflib.get_close_matches(value, found, 1)
-    raise PydanticCustomError("unknown_name", message, {"meant": close[0] if close else "", "names": ", ".join(found)})
+    raise PydanticCustomError("unknown_name", message, {"meant": meant(value, found), "names": ", ".join(found)})
+
+
+def meant(value: str, names: Iterable[str]) -> str:
+    """The one of some names that a misspelt one is likely to be; empty where it is like none."""
+    return next(iter(difflib.get_close_matches(value, [*names], 1)), "")

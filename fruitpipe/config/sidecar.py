@@ -71,11 +71,6 @@ class Reference(Section):
     def __str__(self) -> str:
         return f"{self.kind} {self.seed}"
 
-    @property
-    def vector_bytes(self) -> bytes:
-        """The numbers of the vector."""
-        return base64.b64decode(self.vector)
-
 
 class Words(Section):
     """A text, and the vector that the text tower gives for it."""
@@ -85,11 +80,6 @@ class Words(Section):
 
     def __str__(self) -> str:
         return repr(self.text)
-
-    @property
-    def vector_bytes(self) -> bytes:
-        """The numbers of the vector."""
-        return base64.b64decode(self.vector)
 
 
 def with_place(prompt: str) -> str:

@@ -86,9 +86,10 @@ def told_in(path: Path) -> Sidecar:
 
 def open_text_package(source: bytes | Path) -> TextPackage:
     """The parts of an archive of a text tower. Raises ValueError where it is none."""
-    if [each.filename for each in listed(source)] != list(MEMBERS):
+    found = listed(source)
+    if [each.filename for each in found] != list(MEMBERS):
         raise ValueError("no package of a text tower")
-    require_small(listed(source), (MOST, MOST_BYTES, MOST_OF_A_TOKENIZER))
+    require_small(found, (MOST, MOST_BYTES, MOST_OF_A_TOKENIZER))
     with archive_of(source) as archive:
         network, told, tokenizer = map(archive.read, MEMBERS)
     return TextPackage(TextTower.model_validate_json(told), network, tokenizer)

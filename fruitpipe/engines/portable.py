@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.config.sidecar import NAMED, Reference, Sidecar
+from fruitpipe.config.sidecar import NAMED, Reference, Sidecar, Words
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.engines.gpu import Gpu
 from fruitpipe.engines.package import open_package
@@ -156,20 +157,14 @@ class PortableNetwork:
 
     def _check(self, references: tuple[Reference, ...]) -> None:
         """Raises UserError where a reference has another vector than the network gives."""
-        for reference in references:
-            picture = reference_picture(reference.kind, reference.seed, self.side)
+        pictures = [reference_picture(each.kind, each.seed, self.side) for each in references]
+        for reference, picture in zip(references, pictures, strict=True):
             if digest_of(picture) != reference.pixels:
                 raise UserError(
                     f"{self._beside}: the reference {reference} has other pixels at {self.side} x {self.side}: its "
                     "kind, seed or pixels are wrong, or size is."
                 )
-        pictures = [reference_picture(each.kind, each.seed, self.side) for each in references]
-        wanted = [np.frombuffer(each.vector_bytes, "<f4") for each in references]
-        if lengths := {len(vector) for vector in wanted} - {self.dimension}:
-            raise UserError(
-                f"{self._beside}: a reference has {min(lengths)} numbers, and {self._name} gives {self.dimension}: "
-                "output or pooling is likely to be another."
-            )
+        wanted = vectors_of(references, self.dimension, self._beside, self._name, "output or pooling")
         features = np.empty((len(pictures), self.dimension), np.float32)
         if pictures:  # together, as a graphics card computes them
             self.run(np.stack(pictures), features)
@@ -236,6 +231,24 @@ def pooled(output: NDArray[np.float32], pooling: str | None, channels_first: boo
         first = width == last and (height != width or channels_first)
         return np.asarray(output.mean(axis=(1, 2) if first else (0, 1)))
     return output
+
+
+def vectors_of(
+    references: Sequence[Reference | Words], dimension: int, told: str, name: str, likely: str
+) -> list[NDArray[np.float32]]:
+    """Vectors of references, (dimension,) each.
+
+    told, name, likely: for errors, what has the references, the network, and keys that may be wrong.
+
+    Raises UserError where one has another length.
+    """
+    vectors = [np.frombuffer(base64.b64decode(each.vector), "<f4") for each in references]
+    if lengths := {len(vector) for vector in vectors} - {dimension}:
+        raise UserError(
+            f"{told}: a reference has {min(lengths)} numbers, and {name} gives {dimension}: {likely} is likely to be "
+            "another."
+        )
+    return vectors
 
 
 def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

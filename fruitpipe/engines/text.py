@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.config.sidecar import PLACE, TextTower, Words
 from fruitpipe.engines.package import open_text_package
-from fruitpipe.engines.portable import LEAST, cosine
+from fruitpipe.engines.portable import LEAST, cosine, vectors_of
 from fruitpipe.engines.runtimes import Port, Runtime, chosen_output, runtime_of, shown
 from fruitpipe.errors import UserError
 from fruitpipe.extras import require
@@ -170,12 +170,7 @@ class TextEncoder:
 
     def _check(self, references: Sequence[Words]) -> None:
         """Raises UserError where a reference has another vector than the network gives."""
-        wanted = [np.frombuffer(each.vector_bytes, "<f4") for each in references]
-        if lengths := {len(vector) for vector in wanted} - {self.dimension}:
-            raise UserError(
-                f"text: a reference has {min(lengths)} numbers, and {self._name} gives {self.dimension}: output is "
-                "likely to be another."
-            )
+        wanted = vectors_of(references, self.dimension, "text", self._name, "output")
         for reference, found in zip(references, self._cosines(references, wanted), strict=True):
             if found < LEAST:
                 raise UserError(
