@@ -25,7 +25,7 @@ class NetworkFamily(ABC):
 
     networks: Mapping[str, KnownNetwork]
     pattern: ClassVar[None] = None
-    keys = frozenset({"layer", "pooling", "weights", "engine", "precision"})
+    keys = frozenset({"layer", "pooling", "weights", "engine", "precision", "min_cosine"})
     defaults: ClassVar[Mapping[str, Any]] = {}
     learns = False
 
@@ -74,17 +74,21 @@ class NetworkFamily(ABC):
         return int(-(-(WORKER + 12 * parameters / (1 << 20)) // 10) * 10)
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
-        """Converts the network if this machine has not done so before."""
+        """Converts the network if this machine has not done so before; in int8, see `calibrated`."""
+        from fruitpipe.backbones.calibrated import calibrated
         from fruitpipe.backbones.resolved import ResolvedBackbone
         from fruitpipe.engines import EngineSpec
         from fruitpipe.engines.choice import network_kind
 
-        backbone, path = flatbuffer(self.chosen(config), environment)
+        backbone, found = flatbuffer(self.chosen(config), environment)
+        path = found.resolve()  # as workers may be in another folder
+        if config.precision == "int8":
+            return calibrated(config, backbone, path, learning)
         # A known network counts as a whole: up to its maps, VGG16 has few weights and as much to compute.
         known = self.networks[config.backbone]
         parameters = backbone.parameters if is_whole_model(config.weights) else known.parameters
         kind = network_kind(config.engine, config.precision, parameters)
-        engine = EngineSpec(kind, path.resolve())  # as workers may be in another folder
+        engine = EngineSpec(kind, path)
         return ResolvedBackbone.of(
             config,
             backbone,

@@ -21,6 +21,7 @@ from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, 
 from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
+from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
@@ -152,6 +153,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     with job.reporter.stage("start"):
         spark = job.spark
         job.warnings += filter(None, [spark.note])
+    require_bound(job)
     stages.featurize(job)
     stages.look_for_thumbnails(job)
     counts = stages.count(job)
