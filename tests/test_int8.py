@@ -145,7 +145,7 @@ def test_biases_are_corrected_whatever_the_convolution() -> None:
     x = layers.Conv2D(16, (3, 2), dilation_rate=2, activation="relu")(x)
     x = layers.Conv2D(24, 3, groups=4, padding="same", activation="relu")(x)
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="valid", activation="relu")(x)
-    x = layers.Dense(10, activation="relu")(x)
+    x = layers.Dense(10, activation="relu", use_bias=False)(x)
     network = keras.Model(image, layers.Dense(7)(layers.Flatten()(x)))
     for variable in network.weights:
         variable.assign(variable + 0.05 * keras.random.uniform(variable.shape, seed=5))

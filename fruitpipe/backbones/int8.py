@@ -9,7 +9,6 @@ few channels. `benchmarks/precision.py` prints what each is worth.
 
 from __future__ import annotations
 
-import copy
 import re
 import threading
 from collections.abc import Sequence
@@ -33,6 +32,8 @@ INTEGER = (*CONVOLUTIONS, "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "MAX_POOL_2
 LEVELS = 127
 MOST_OF_A_BIAS = 1 << 30
 """A bias is an integer of 32 bits, in steps of the input times those of the weights."""
+NONE = -1
+"""Number of a tensor that is not there."""
 SMALLEST = 1e-9
 """Range of values that is told from none."""
 KINDS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
@@ -56,7 +57,7 @@ class Seen(NamedTuple):
 
 
 class Convolution:
-    """An operator with weights and biases, in a flatbuffer."""
+    """An operator with weights, in a flatbuffer."""
 
     def __init__(self, kind: str, operator: Any, model: Any) -> None:
         tensors = model.subgraphs[0].tensors
@@ -67,12 +68,12 @@ class Convolution:
         self.kind, self.operator = kind, operator
         self.input, weights, bias = operator.inputs
         self.output, self.weights = tensors[operator.outputs[0]], tensors[weights]
-        self.bias = array(bias)
         stored = array(weights)
         if kind == DENSE:
             stored = stored[:, np.newaxis, np.newaxis]
         self.kernel = stored.transpose(3, 1, 2, 0) if kind == DEPTHWISE else stored
         """(outputs, height, width, inputs of a group)"""
+        self.bias = array(bias) if bias != NONE else np.zeros(len(self.kernel), np.float32)
 
     def seen(self, given: NDArray[np.float32]) -> NDArray[np.float64]:
         """Means of what its kernel meets, (height, width, channels), of an input."""
@@ -101,12 +102,10 @@ class Convolution:
         return [len(self.bias) if number == axis else 1 for number in range(len(self.weights.shape))]
 
     def set_bias(self, bias: NDArray[np.float32], model: Any) -> None:
-        """Give the operator a bias of its own: several may have one buffer, if not one tensor."""
-        tensors = model.subgraphs[0].tensors
-        tensor = copy.copy(tensors[self.operator.inputs[2]])
-        tensor.name, tensor.buffer = self.output.name + b"/bias", len(model.buffers)
+        """Give the operator a bias of its own: several may have one buffer, if not one tensor, and some have none."""
+        tensors, name = model.subgraphs[0].tensors, self.output.name + b"/bias"
         model.buffers.append(schema.BufferT(data=np.frombuffer(bias.tobytes(), np.uint8)))
-        tensors.append(tensor)
+        tensors.append(schema.TensorT([len(bias)], schema.TensorType.FLOAT32, len(model.buffers) - 1, name))
         self.operator.inputs = [*self.operator.inputs[:2], len(tensors) - 1]
 
     def bounds(self, step: float) -> NDArray[np.float32]:
