@@ -25,7 +25,7 @@ from fruitpipe.config import Config, Environment
 from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Image
 from fruitpipe.tasks.featurize import featurize
-from fruitpipe.vision.decode import decode
+from fruitpipe.vision.decode import decode_for
 
 GROUP = 16
 
@@ -43,8 +43,8 @@ def main() -> None:
     reader = Reader(config.s3, config.image.max_bytes)
 
     def seconds(group: list[Image], bounds: bool) -> float:
-        within = "fruitpipe.tasks.featurize.decode_within_limits"
-        with nullcontext() if bounds else patch(within, decode):
+        within = "fruitpipe.tasks.featurize.decode_for_all"
+        with nullcontext() if bounds else patch(within, decode_for):
             start = time.process_time()
             featurize(group, engine, config.image, reader)
             return time.process_time() - start

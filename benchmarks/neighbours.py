@@ -4,8 +4,9 @@ All search the same vectors, in processes of their own with as many threads as f
 tasks read Parquet parts and write others; the others get an array in memory, and their seconds are those of the search.
 Of more than 50,000 images, the others look for the neighbours of some that are evenly spaced, and their seconds are
 multiplied: what an exact search takes grows with its queries. Recall is the share of neighbours that are as near as
-those which scikit-learn's brute force finds in float64, for some of the images. imagededup needs gigabytes of PyTorch
-for CUDA even for its search, which is scikit-learn's matrix of all pairs: where it is installed, that is timed, too.
+those which scikit-learn's brute force finds in float64, for some of the images. Of imagededup, the search alone is
+imported, which is scikit-learn's matrix of all pairs: its packages ask for PyTorch, and that does not. To have it,
+`pip install tqdm && pip install --no-deps imagededup`.
 
 With --folder, what was begun is gone on with, and its seconds count.
 
@@ -57,6 +58,8 @@ RUN = "20260101-000000-0000"
 PART = 4096
 SEARCH = """
 import sys, time
+from importlib.util import find_spec
+from types import ModuleType
 import numpy as np
 from threadpoolctl import threadpool_limits
 name, file, k, threads, queries = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
@@ -77,6 +80,10 @@ with threadpool_limits(threads):
         began = time.perf_counter(), time.process_time()
         fitted.kneighbors(chosen)
     else:
+        for package in ("imagededup", "imagededup.utils"):
+            found = find_spec(package).submodule_search_locations
+            sys.modules[package] = ModuleType(package)
+            sys.modules[package].__path__ = found
         from imagededup.handlers.search.retrieval import get_cosine_similarity
         began = time.perf_counter(), time.process_time()
         np.argpartition(-get_cosine_similarity(points), k, axis=1)
@@ -173,7 +180,7 @@ def race(vectors: Vectors, k: int, cores: int, sample: int, folder: Path) -> Non
     print(f"recall {recall(vectors, found.parts, points, k, sample):.6f}", flush=True)
     queries = count if count <= MOST else SOME
     told = "" if queries == count else f", by {queries} of the queries"
-    for name, module in (("faiss", "faiss"), ("scikit-learn", "sklearn"), ("imagededup", "torch")):
+    for name, module in (("faiss", "faiss"), ("scikit-learn", "sklearn"), ("imagededup", "imagededup")):
         if find_spec(module) is None:
             print(f"{name}: {module} is not installed")
         elif name == "imagededup" and count > MOST:

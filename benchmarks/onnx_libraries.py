@@ -37,8 +37,8 @@ def main() -> None:
 def opened(runtime: Runtime) -> np.ndarray:
     """What a network gives for noise, float64 in a row."""
     given = runtime.inputs[0].shape or (1, 3, SIDE, SIDE)
-    runtime.open(tuple(length or (SIDE if at else 1) for at, length in enumerate(given)), 0)
-    runtime.image[...] = np.random.default_rng(7).normal(size=runtime.image.shape)
+    runtime.open([tuple(length or (SIDE if at else 1) for at, length in enumerate(given))], 0)
+    runtime.given[0][...] = np.random.default_rng(7).normal(size=runtime.given[0].shape)
     return runtime.infer().astype(np.float64).ravel()
 
 

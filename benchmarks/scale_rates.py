@@ -21,8 +21,8 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import EVERY, fruitpipe, resident, subset
-from scale import DIMENSION, MEGABYTE, Generated, Peaks, facts, features, is_java, listing, paths, processor
+from common import EVERY, Memory, cpu_time, fruitpipe, is_java, resident, subset
+from scale import DIMENSION, MEGABYTE, Generated, facts, features, listing, paths
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
@@ -62,9 +62,9 @@ def plan(images: int, folder: Path) -> Iterator[tuple[str, float]]:
     store = Generated(str(folder / "planned"), images)
     scratch = folder / "scratch"
     scratch.mkdir()
-    before = processor()
+    before = cpu_time()
     the_plan = Plan(scratch, verify_content=False, retry="transient")
-    with Peaks() as peaks:
+    with Memory() as peaks:
         the_plan.add_images(listing(images), LISTING)
         the_plan.digest()
         the_plan.add_features(store, "e" * 64)
@@ -78,7 +78,7 @@ def plan(images: int, folder: Path) -> Iterator[tuple[str, float]]:
         the_plan.feature_parts()
         size = size_of(scratch)
     the_plan.close()
-    yield "plan, CPU seconds for a million", (processor() - before) / images * 1e6
+    yield "plan, CPU seconds for a million", (cpu_time() - before) / images * 1e6
     yield "plan, bytes of its files for an image", size / images
     yield "plan, megabytes of memory", peaks.driver / MEGABYTE
     for name in (layout.TODO, layout.INDEX):
@@ -110,11 +110,11 @@ def tasks(count: int, folder: Path) -> Iterator[tuple[str, float]]:
         java = [each for each in psutil.Process().children(recursive=True) if is_java(each)]
         yield "driver's JVM, megabytes", sum(map(resident, java)) / MEGABYTE
         spark.map(abs, 100)
-        whole, driver = processor(), used(psutil.Process(), *java)
+        whole, driver = cpu_time(), used(psutil.Process(), *java)
         spark.map(abs, count)
         driver = used(psutil.Process(), *java) - driver
         yield "task, CPU seconds of driver and JVM", driver / count
-        yield "task, CPU seconds of workers", (processor() - whole - driver) / count
+        yield "task, CPU seconds of workers", (cpu_time() - whole - driver) / count
 
 
 def used(*processes: psutil.Process) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fruitpipe.errors import FruitpipeError, Interrupted, TooManyFailures, UserError
     from fruitpipe.model.model import Model, load_model
     from fruitpipe.pipeline.run import run
+    from fruitpipe.pipeline.several import SomeFailed, run_several
     from fruitpipe.releases.release import Release, submit
     from fruitpipe.result.runs import Run
 
@@ -28,12 +29,14 @@ HOMES = {
     "Model": "model.model",
     "Release": "releases.release",
     "Run": "result.runs",
+    "SomeFailed": "pipeline.several",
     "TooManyFailures": "errors",
     "UserError": "errors",
     "load_config": "config",
     "load_model": "model.model",
     "reference_picture": "engines.reference_pictures",
     "run": "pipeline.run",
+    "run_several": "pipeline.several",
     "submit": "releases.release",
 }
 
@@ -46,12 +49,14 @@ __all__ = [
     "Model",
     "Release",
     "Run",
+    "SomeFailed",
     "TooManyFailures",
     "UserError",
     "load_config",
     "load_model",
     "reference_picture",
     "run",
+    "run_several",
     "submit",
 ]
 

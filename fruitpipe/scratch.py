@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import re
@@ -9,7 +10,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 PATIENCE = 2.0
@@ -39,6 +41,14 @@ def private_folder(within: Path | None = None) -> Iterator[Path]:
         while not removed(folder) and time.monotonic() < end:
             time.sleep(0.05)  # what others still write there by then, the next one clears away
         os.close(lock)
+
+
+@cache
+def folder_of_process() -> Path:
+    """A private folder that goes when this process ends. Raises OSError where it cannot be made."""
+    held = ExitStack()
+    atexit.register(held.close)
+    return held.enter_context(private_folder())
 
 
 def removed(folder: Path) -> bool:

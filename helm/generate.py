@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from kubeflow_spark_api.models import SparkV1beta2BatchSchedulerConfiguration
 
-from fruitpipe.backbones.family import DECODER, all_families
+from fruitpipe.backbones.family import DECODER, WORKER, all_families
 from fruitpipe.config import PRESETS, Config, ImageConfig
 from fruitpipe.config.secrets import SECRET_FREE, SETTING_NAME
 from fruitpipe.secret_patterns import SECRET_NAME
@@ -33,6 +33,8 @@ VARIABLES = {
 SETTINGS = {"type": "object", "propertyNames": SETTING_NAME, "additionalProperties": SECRET_FREE}
 """Any names and values but those that are credentials."""
 NUMBER = {"type": "integer", "minimum": 1}
+TASK_AMOUNTS = [{"exclusiveMinimum": 0, "maximum": 0.5}, {"const": 1}, {"const": None}]
+"""Of a GPU: as much as several tasks share, or a whole one."""
 FIELD = "[0-9A-Za-z*/,?-]+"
 CRON = rf"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|@every [0-9hms.]+|({FIELD} +){{4}}{FIELD})?$"
 """As github.com/robfig/cron takes it, by which the operator starts schedules."""
@@ -51,6 +53,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "executor.memory": MEMORY,
     "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
     "executor.env": VARIABLES,
+    "executor.gpu.amount": {"type": "integer", "minimum": 0},
+    "executor.gpu.resource": {"type": "string", "pattern": "^[a-z0-9.-]+/gpu$"},
+    "executor.gpu.taskAmount": {"type": ["number", "null"], "anyOf": TASK_AMOUNTS},
     "sparkConf": SETTINGS,
     "executor.dynamicAllocation.minimum": NUMBER,
     "executor.dynamicAllocation.maximum": NUMBER,
@@ -61,6 +66,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """Where a default says too little."""
 EXTENSIBLE: dict[str, dict[str, Any]] = {
     "backbone": {"type": ["string", "null"]},
+    "backbones": {"type": ["array", "null"], "items": {"type": ["string", "object"]}},
     "formats": {"type": "array", "items": {"type": "string"}},
 }
 KUBERNETES = "1.36"
@@ -252,9 +258,9 @@ def config(**values: str) -> Config:
 
 
 def workers() -> str:
-    """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole. And of its decoder,
-    MiB, with the most that an image may take there unless the config says otherwise, bytes."""
-    needed = {"decoder": DECODER, "max_memory": ImageConfig().max_memory}
+    """Memory of a Python worker by backbone, MiB; of some, also where it may be used as a whole. And of any worker, and
+    of its decoder, MiB, with the most that an image may take there unless the config says otherwise, bytes."""
+    needed = {"worker": WORKER, "decoder": DECODER, "max_memory": ImageConfig().max_memory}
     for family in all_families():
         for name in family.names:
             needed[name] = family.worker_memory(config(backbone=name))

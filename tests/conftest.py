@@ -197,7 +197,8 @@ def cluster_image() -> str:
 
 @pytest.fixture(scope="session")
 def example_image() -> str:
-    """Name there of the image that examples/Dockerfile makes with the network `mobilenet` of the weights `random:7`."""
+    """Name there of the image that examples/Dockerfile makes with the network `mobilenet` of the weights `random:7`,
+    and with onnxruntime on its PYTHONPATH."""
     if not (name := os.environ.get("FRUITPIPE_CLUSTER_EXAMPLE")):
         unavailable("set FRUITPIPE_CLUSTER_EXAMPLE to the name of examples/Dockerfile's image on the cluster")
     return name

@@ -110,6 +110,13 @@ MISHAPS = (
         runs=True,
     ),
     Mishap(
+        "executors with GPUs, which no node has",
+        r"no node takes the executor .*nvidia\.com/gpu",
+        r"executor\.gpu",
+        {"executor": {"gpu": {"amount": 1}}},
+        runs=True,
+    ),
+    Mishap(
         "a priority class that is missing",
         "no PriorityClass none-such",
         "make it",

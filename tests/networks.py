@@ -6,6 +6,7 @@ python tests/networks.py FOLDER writes small networks of Keras, seeded, and what
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -116,6 +117,86 @@ def write(folder: Path, network: bytes | None = None, name: str = "patches.onnx"
     return folder / name
 
 
+PAD, UNKNOWN, END = "[PAD]", "[UNK]", "[END]"
+LENGTH = 8
+WORDS = ("a", "photo", "of", "ripe", "green", "apple", "banana", "kiwi", "mango")
+
+
+def tokenizer(words: Sequence[str], lowercase: bool = True, **changes: Any) -> bytes:
+    """A file of the library tokenizers: words by number, from 3, and then the END. changes: of the document."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    numbers = {word: number for number, word in enumerate([PAD, UNKNOWN, END, *words])}
+    made = Tokenizer(models.WordLevel(numbers, unk_token=UNKNOWN))
+    if lowercase:
+        made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, 2)])
+    return json.dumps(json.loads(made.to_str()) | changes).encode()
+
+
+def tokens(text: str, words: Sequence[str], length: int = LENGTH) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What that makes of a text of words and spaces, by hand: numbers and mask, (length,) each."""
+    known = list(words)
+    numbers = [known.index(word) + 3 if word in known else 1 for word in text.lower().split()]
+    found = [*numbers[: length - 1], 2]
+    ids, mask = np.zeros((2, length), np.int64)
+    ids[: len(found)], mask[: len(found)] = found, 1
+    return ids, mask
+
+
+def text_table(words: Sequence[str]) -> NDArray[np.float32]:
+    """Seeded rows of PAD, UNKNOWN, END and words."""
+    return np.random.default_rng(3).normal(size=(len(words) + 3, WIDTH)).astype(np.float32)
+
+
+def text_network(table: NDArray[np.float32], **others: Any) -> bytes:
+    """The rows of a table, (words, d), of the tokens of a text, added: where there is a mask, of those alone.
+
+    others: mask: its type, or None for none; ids: their type; shape: of both; gives: outputs; names: of the inputs;
+    further: name of another input.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    mask, shape = others.get("mask", TensorProto.INT64), others.get("shape", [1, LENGTH])
+    names = others.get("names", ["input_ids", "attention_mask"])
+    inputs = [helper.make_tensor_value_info(names[0], others.get("ids", TensorProto.INT64), shape)]
+    nodes = [
+        helper.make_node("Gather", ["table", names[0]], ["rows"]),
+        helper.make_node("ReduceSum", ["masked", "one"], ["text_embeds"], keepdims=0),
+    ]
+    if mask is None:
+        nodes.insert(1, helper.make_node("Identity", ["rows"], ["masked"]))
+    else:
+        inputs.append(helper.make_tensor_value_info(names[1], mask, shape))
+        nodes[1:1] = [
+            helper.make_node("Cast", [names[1]], ["counted"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["counted", "last"], ["column"]),
+            helper.make_node("Mul", ["rows", "column"], ["masked"]),
+        ]
+    if further := others.get("further"):
+        inputs.append(helper.make_tensor_value_info(further, TensorProto.FLOAT, [1, 1, 1]))
+        nodes[-1:-1] = [helper.make_node("Add", ["masked", further], ["more"])]
+        nodes[-1].input[0] = "more"
+    width = table.shape[1]
+    axes = {"text_embeds": [None, width], "rows": [None, None, width], "masked": [None, None, width]}
+    outputs = others.get("gives", ["text_embeds"])
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        inputs,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, axes[name]) for name in outputs],
+        [
+            numpy_helper.from_array(table.astype(np.float32), "table"),
+            numpy_helper.from_array(np.array([1]), "one"),
+            numpy_helper.from_array(np.array([2]), "last"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    data: bytes = model.SerializeToString()
+    return data
+
+
 def keras_networks() -> dict[str, tuple[Any, int]]:
     """Small networks of the kinds that there are, seeded, from what they take to what they give; and their sides."""
     import keras
@@ -142,6 +223,25 @@ def keras_networks() -> dict[str, tuple[Any, int]]:
     return {"convnet": (convnet, 96), "vit": (vit(64, 16, 64, 2), 64)}
 
 
+def text_in_tflite(words: Sequence[str]) -> bytes:
+    """`text_network` of `text_table`, of int32, by TensorFlow's converter."""
+    import tensorflow as tf
+
+    takes = [tf.TensorSpec((1, LENGTH), tf.int32, name=name) for name in ("input_ids", "attention_mask")]
+    served = tf.Module()
+    served.table = tf.Variable(text_table(words))
+
+    def added(input_ids: Any, attention_mask: Any) -> Any:
+        there = tf.cast(attention_mask, tf.float32)[:, :, None]
+        return tf.reduce_sum(tf.gather(served.table, input_ids) * there, axis=1)
+
+    served.feature = tf.function(added, input_signature=takes)
+    with TemporaryDirectory() as saved:
+        tf.saved_model.save(served, saved, signatures=served.feature.get_concrete_function())
+        data: bytes = tf.lite.TFLiteConverter.from_saved_model(saved).convert()
+    return data
+
+
 def served_by(network: Any, takes: Any) -> Any:
     """A network as TensorFlow saves it, with the weights that it does not see in Keras' own."""
     import tensorflow as tf
@@ -157,6 +257,7 @@ def main() -> None:
     import tf2onnx
 
     folder = Path(sys.argv[1])
+    (folder / "text.tflite").write_bytes(text_in_tflite(WORDS))
     for name, (network, side) in keras_networks().items():
         pictures = np.stack([reference_picture(kind, seed, side) for kind, seed in PICTURES]).astype(np.float32)
         given = np.concatenate([network(picture[None] / 127.5 - 1, training=False) for picture in pictures])

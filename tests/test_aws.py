@@ -115,9 +115,10 @@ def test_none_of_the_rights_is_too_many(
     assert action in said
 
 
-def rendered() -> list[dict[str, Any]]:
-    """The release `fruits` of values-eks.yaml in the namespace `fruits`."""
-    done = helm("template", "fruits", str(CHART), "--namespace=fruits", f"--values={CHART}/values-eks.yaml")
+def rendered(*further: Path) -> list[dict[str, Any]]:
+    """The release `fruits` of values-eks.yaml, and of further values, in the namespace `fruits`."""
+    values = [f"--values={file}" for file in (CHART / "values-eks.yaml", *further)]
+    done = helm("template", "fruits", str(CHART), "--namespace=fruits", *values)
     assert not done.returncode, done.stderr
     return [each for each in yaml.safe_load_all(done.stdout) if each]
 
@@ -139,14 +140,19 @@ def test_the_places_are_those_of_the_values() -> None:
     assert granted == {f"arn:aws:s3:::{pipeline[key].removeprefix('s3://')}/*" for key in ("input", "output")}
 
 
-def test_node_pools_are_where_pods_want_to_be() -> None:
+@pytest.mark.parametrize(
+    ("further", "executors"), [((), "fruitpipe-executors"), ((AWS / "values-gpu.yaml",), "fruitpipe-gpus")]
+)
+def test_node_pools_are_where_pods_want_to_be(further: tuple[Path, ...], executors: str) -> None:
     """Each role's pods have one pool whose nodes they ask for and whose taints they bear."""
     pools = {}
-    for each in yaml.safe_load_all((AWS / "karpenter.yaml").read_text()):
+    for each in (part for file in sorted(AWS.glob("karpenter*.yaml")) for part in yaml.safe_load_all(file.read_text())):
         validate(each, SCHEMA[each["kind"]])
         if each["kind"] == "NodePool":
-            pools[each["metadata"]["name"]] = each["spec"]["template"]["spec"]
-    (application,) = [each for each in rendered() if each["kind"] == "SparkApplication"]
+            name = each["metadata"]["name"]
+            pools[name] = each["spec"]["template"]["spec"]
+            pools[name]["requirements"].append({"key": "karpenter.sh/nodepool", "values": [name]})  # as its nodes say
+    (application,) = [each for each in rendered(*further) if each["kind"] == "SparkApplication"]
     for role in ("driver", "executor"):
         pod = application["spec"][role]["template"]["spec"]
         borne = {(each["key"], each["effect"]) for each in pod.get("tolerations", [])}
@@ -161,4 +167,4 @@ def test_node_pools_are_where_pods_want_to_be() -> None:
             )
             and {(each["key"], each["effect"]) for each in pool.get("taints", [])} <= borne
         ]
-        assert fit == ["fruitpipe-driver" if role == "driver" else "fruitpipe-executors"]
+        assert fit == ["fruitpipe-driver" if role == "driver" else executors]

@@ -189,7 +189,10 @@ def test_apaches_operator_knows_the_application_too(settings: tuple[str, ...]):
         is_a_pod(application["spec"][f"{role}Spec"]["podTemplateSpec"])
 
 
-@pytest.mark.parametrize("settings", [(), ("executor.dynamicAllocation.enabled=true", "driver.coreRequest=100m")])
+GPUS = ("executor.gpu.amount=1", "executor.cores=4", "executor.nodeSelector.gpu=t4", "executor.tolerations[0].key=gpu")
+
+
+@pytest.mark.parametrize("settings", [(), ("executor.dynamicAllocation.enabled=true", "driver.coreRequest=100m"), GPUS])
 def test_both_operators_run_the_same(settings: tuple[str, ...]):
     """Of Kubeflow's fields, those that are settings of Spark for Apache's."""
     theirs, ours = apache(*settings)["spec"], one(render(*settings), "SparkApplication")["spec"]
@@ -213,6 +216,41 @@ def test_both_operators_run_the_same(settings: tuple[str, ...]):
     assert conf.get("spark.dynamicAllocation.enabled") == ("true" if allocation else None)
     for name in ("initialExecutors", "minExecutors", "maxExecutors"):
         assert conf.get(f"spark.dynamicAllocation.{name}", "None") == str(allocation.get(name))
+
+
+@pytest.mark.parametrize(
+    ("settings", "each", "task"),
+    [
+        (("amount=1",), "1", "0.25"),
+        (("amount=2",), "2", "0.5"),
+        (("amount=3",), "3", "0.5"),
+        (("amount=4",), "4", "1"),
+        (("amount=1", "taskAmount=1"), "1", "1"),
+        (("amount=1", "taskAmount=0.2"), "1", "0.2"),
+    ],
+)
+def test_executors_have_gpus_that_their_tasks_share(settings: tuple[str, ...], each: str, task: str):
+    """By Spark's settings, with either operator; `tests/test_gpu.py` shows them to Spark."""
+    given = ("executor.cores=4", *(f"executor.gpu.{setting}" for setting in settings))
+    for spec in (one(render(*given), "SparkApplication")["spec"], apache(*given)["spec"]):
+        assert {name: value for name, value in spec["sparkConf"].items() if ".gpu." in name} == {
+            "spark.executor.resource.gpu.amount": each,
+            "spark.executor.resource.gpu.vendor": "nvidia.com",
+            "spark.executor.resource.gpu.discoveryScript": "/opt/gpus.sh",
+            "spark.task.resource.gpu.amount": task,
+        }
+    assert "gpu" not in json.dumps(render("executor.cores=4"))
+
+
+def test_a_part_of_a_gpu_is_rounded_so_that_all_cores_have_one():
+    """Spark has as many tasks for one as their parts go into it."""
+    for cores in (3, 7, 48):
+        conf = one(render("executor.gpu.amount=1", f"executor.cores={cores}"), "SparkApplication")["spec"]["sparkConf"]
+        assert int(1 / float(conf["spark.task.resource.gpu.amount"])) == cores
+
+
+def test_gpus_that_no_task_would_use_are_refused():
+    assert "executor.gpu.amount: 2 GPUs for the tasks of executor.cores" in refusal(*PLACES, "executor.gpu.amount=2")
 
 
 def test_apaches_operator_runs_another_config_as_another_application():
@@ -333,6 +371,8 @@ def test_the_schema_is_one():
     [
         ("pipeline.pca.varianc=0.9", "pipeline/pca", "varianc"),
         ("pipeline.preset=vgg16", "pipeline/preset", "vgg16-csv"),
+        ("pipeline.backbones[0].layr=fc2", "pipeline/backbones/0", "layr"),
+        ("pipeline.backbones={mobilenet_v3}", "pipeline/backbones/0", "mobilenet_v3_small"),
         ("executor.core=2", "executor", "core"),
         ("pipline.output=s3://photos/out", "pipline", '"pipeline"'),
         ("executor.core=2", "executor", '"cores"'),
@@ -352,6 +392,9 @@ def test_the_schema_is_one():
         ("pipeline.output=/data/out", "pipeline/output", "give a bucket"),
         ("pipeline.output=file:///data/out", "pipeline/output", "give a bucket"),
         ("image.digest=sha256:12", "image/digest", "pattern"),
+        ("executor.gpu.resource=nvidia.com/mig-1g.5gb", "executor/gpu/resource", "pattern"),
+        ("executor.gpu.taskAmount=0.7", "executor/gpu/taskAmount", "0.5"),
+        ("executor.gpu.amount=-1", "executor/gpu/amount", "0"),
     ],
 )
 def test_a_mistake_is_refused_with_its_key(setting: str, place: str, word: str):
@@ -566,6 +609,10 @@ def test_memory_beside_the_heap_grows_with_the_cores():
     assert overhead("executor.cores=4", "pipeline.layer=global_average_pooling2d") == "4548m"
     assert overhead("executor.cores=4", "pipeline.preset=vgg16-csv", "pipeline.backbone=mobilenet_v2") == "4548m"
     assert overhead("executor.cores=4", "executor.memoryOverhead=3g") == "3g"
+    assert overhead("executor.cores=4", "pipeline.backbones={mobilenet_v2}") == "4548m"
+    several = ("pipeline.backbones[0]=mobilenet_v2", "pipeline.backbones[1].backbone=vgg16")
+    assert overhead("executor.cores=4", *several) == "5228m", "both networks beside what any worker needs"
+    assert overhead("executor.cores=4", *several, "pipeline.backbones[1].layer=fc2") == "10908m"
     assert overhead(f"pipeline.image.max_memory={64 << 20}") == "914m", "what an image may take"
 
 

@@ -35,7 +35,7 @@ def test_in_a_pod_the_reason_is_where_kubernetes_looks_for_it(tmp_path, monkeypa
         ("run --bckbone=orb", "error: No such option: --bckbone (Possible options: --backbone): `fruitpipe run"),
         ("plan a b --limit x", "error: Invalid value for '--limit': "),
         ("publish out", "error: Missing argument 'RUN': `fruitpipe publish --help` shows what there is."),
-        ("backbones all", "error: Got unexpected extra argument(s) (all): `fruitpipe backbones --help` shows"),
+        ("presets all", "error: Got unexpected extra argument(s) (all): `fruitpipe presets --help` shows"),
     ],
 )
 def test_a_mistyped_command_is_one_line(mistyped: str, told: str) -> None:

@@ -9,9 +9,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, wait_for
+from onnx_bucket import COMPONENTS, fill, require_right
+from release import release
 from seaweed import Server
 
 pytestmark = pytest.mark.cluster
@@ -34,6 +38,21 @@ def test_executors_that_are_told_to_go_finish_their_tasks(places: Server, cluste
     assert "Lost task" not in log
     assert "[cds" not in log, "Java says so where it cannot use the archive of Spark's classes"
     assert counts(client, "told-to-go") == {"ok": many}
+
+
+def test_a_network_in_onnx_and_images_in_a_bucket_become_vectors(
+    places: Server, example_image: str, tmp_path: Path
+) -> None:
+    """By the chart; the example's image has onnxruntime, and nowhere to keep the network but /tmp."""
+    client = places.client(places.identities["admin"])
+    pipeline = {"pipeline__backbone": fill(client, "onnx", tmp_path), "pipeline__pca": {"components": COMPONENTS}}
+    pods: dict[str, Any] = {
+        "driver": {"coreRequest": "100m"},  # with the chart's memory, as it looks at the network in another process
+        "executor": {"instances": 1, "cores": 2, "coreRequest": "100m", "memoryOverhead": "2400m"},
+    }
+    with release("from-onnx", example_image, places, "onnx/images", **pipeline, **pods) as made:
+        made.completed()
+    require_right(client, "from-onnx")
 
 
 def running() -> list[str]:

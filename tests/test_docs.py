@@ -37,7 +37,7 @@ from typer.main import get_command
 from fruitpipe import config
 from fruitpipe.cli.app import app
 from fruitpipe.cli.releases import commands
-from fruitpipe.config.sidecar import Sidecar, sidecar_of
+from fruitpipe.config.sidecar import Sidecar, TextTower, sidecar_of
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,8 @@ ON_A_CLUSTER = {each.name or getattr(each.callback, "__name__", "") for each in 
 """Verbs that tests/test_releases.py runs."""
 ENDLESS = {"serve"}
 """Verbs that end when they are told to; tests of their own run them."""
+OF_TEXTS = {"similar": "--text", "curate": "--labels"}
+"""Options that need a network with a text tower; tests/test_text.py gives them to one."""
 BLOCK = re.compile(r"^```(.*)\n((?s:.*?))^```$", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -121,14 +123,14 @@ class Desk:
 def runs(desk: Desk, words: list[str]) -> None:
     """A verb by itself is a mention of one, where it takes arguments. A run onto a result that is there is planned."""
     verb, *rest = words[1:]
-    if verb in ON_A_CLUSTER | ENDLESS:
+    if verb in ON_A_CLUSTER | ENDLESS or OF_TEXTS.get(verb) in rest:
         if rest:  # a verb by itself is a mention of one
             parses(words[1:])
         return
     known = get_command(app).commands[verb]
     if not rest and any(each.param_type_name == "argument" for each in known.params):
         rest = ["--help"]
-    if verb in {"run", "plan", "doctor", "convert"} and "backbone=" not in " ".join(rest):
+    if verb in {"run", "plan", "doctor", "convert"} and not re.search("backbones?=", " ".join(rest)):
         rest += ["--set", BACKBONE]  # whose weights are wherever pip is
     if verb == "run" and (places := list(takewhile(lambda word: not word.startswith("-"), rest))):
         out = places[-1].rstrip("/")
@@ -161,6 +163,14 @@ def names_extras(desk: Desk, words: list[str]) -> None:
     for name in words[2:]:
         found = re.fullmatch(r"fruitpipe\[(.+)\]", name)
         assert name == "." or (found and set(found[1].split(",")) <= set(PROJECT["optional-dependencies"])), name
+
+
+def runs_in_an_environment(desk: Desk, words: list[str]) -> None:
+    """Of an extra; tests/test_hub.py runs it."""
+    asked = words.index("--from") + 1
+    names_extras(desk, ["pip", "install", words[asked]])
+    assert words[asked + 1] == "fruitpipe"
+    parses(words[asked + 2 :])
 
 
 def runs_in_the_image(desk: Desk, words: list[str]) -> None:
@@ -315,6 +325,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"fruitpipe --": is_an_option,
     r"make ": is_a_target,
     r"pip ": names_extras,
+    r"uvx ": runs_in_an_environment,
     r"(docker|podman) ": runs_in_the_image,
     r"helm (install|upgrade) ": renders,
     r"helm test ": has_a_test,
@@ -386,10 +397,13 @@ def test_yaml_is_a_config(name: str, tmp_path: Path) -> None:
 
 
 def is_a_sidecar(text: str) -> None:
-    """It has all keys, and its pictures are those that it says."""
+    """It has all keys, or all of a text tower, and its pictures are those that it says."""
     told = sidecar_of(text.encode(), "model.yaml")
-    shown = set(yaml.safe_load(text)) | set(re.findall(r"^# (\w+):", text, re.MULTILINE))
-    assert shown == set(Sidecar.model_fields)
+    if told.text:
+        assert set(yaml.safe_load(text)["text"]) == set(TextTower.model_fields)
+    else:
+        shown = set(yaml.safe_load(text)) | set(re.findall(r"^# (\w+):", text, re.MULTILINE))
+        assert shown == set(Sidecar.model_fields)
     for reference in told.references or ():
         assert digest_of(reference_picture(reference.kind, reference.seed, told.size or 0)) == reference.pixels
 

@@ -15,9 +15,9 @@ from command import BACKBONE, fruitpipe, process
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Server
 
-from fruitpipe.backbones.family import family_of
+from fruitpipe.backbones.family import WORKER, family_of, worker_memory
 from fruitpipe.cli import doctor as diagnosis
-from fruitpipe.config import Config
+from fruitpipe.config import Config, load_config
 from fruitpipe.errors import UserError
 
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
@@ -230,3 +230,11 @@ def test_memory_is_what_the_chosen_part_of_a_network_needs() -> None:
         assert needed("vgg16", **whole) > 3 * needed("vgg16")
     assert needed("vgg16", weights="mine.weights.h5") == needed("vgg16")
     assert needed("orb") == needed("package.module:Class") < 450
+
+
+def test_memory_for_several_backbones_is_that_of_all_networks_in_one_worker() -> None:
+    entries = ["mobilenet_v2", "orb", {"backbone": "vgg16", "layer": "fc2"}]
+    several = load_config(input="a", output="b", backbones=entries).parts.values()
+    networks = [family_of(each.backbone).worker_memory(each) - WORKER for each in several]
+    assert worker_memory(several) == WORKER + sum(networks)
+    assert networks[1] == 0

@@ -90,6 +90,11 @@ def takes_run(given: Given) -> None:
     assert fruitpipe.run(given.config(backbone=NAME, limit=3)).manifest.counts.ok == 3
 
 
+def takes_run_several(given: Given) -> None:
+    (made,) = fruitpipe.run_several(given.config(backbones=[{"backbone": NAME, "name": "one"}], limit=3)).values()
+    assert made.manifest.counts.ok == 3
+
+
 def takes_load_model(given: Given) -> None:
     assert fruitpipe.load_model(given.one(given.done.path("model"))).card == given.done.model.card
 
@@ -121,12 +126,14 @@ DOORS = {
     "Model": takes_model,
     "Release": takes_nothing,
     "Run": takes_nothing,
+    "SomeFailed": takes_nothing,
     "TooManyFailures": takes_nothing,
     "UserError": takes_nothing,
     "load_config": takes_load_config,
     "load_model": takes_load_model,
     "reference_picture": takes_nothing,
     "run": takes_run,
+    "run_several": takes_run_several,
     "submit": takes_submit,
 }
 

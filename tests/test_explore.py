@@ -153,6 +153,28 @@ def tab(browser: Browser, page: Path) -> Iterator[Tab]:
     opened.page.close()
 
 
+def test_a_line_of_the_lists_opens_where_it_is(tab: Tab) -> None:
+    """And a second click closes it; the images nearest to it come in its place, not below themselves."""
+    tab.page.click("#tab-lists")
+    line = tab.page.locator("#lists > ol > li").first
+    opened, title = line.locator("button").first, line.locator("#image h3")
+    path = opened.locator(".path").inner_text()
+    opened.click()
+    assert title.inner_text() == path.rpartition("/")[2]
+    near = line.locator("#image ol [data-row]").nth(2)
+    name = near.locator("b").inner_text()
+    near.click()
+    expect(title).to_have_text(name)
+    opened.click()
+    expect(title).not_to_have_text(name)
+    opened.click()
+    expect(tab.page.locator("#image")).to_be_empty()
+    opened.click()
+    ((x, y),) = tab.places()
+    tab.page.locator("#canvas").click(position={"x": x, "y": y})
+    tab.page.wait_for_selector("#chosen #image ol")
+
+
 def test_a_click_shows_an_image_and_the_nearest_to_it(tab: Tab, run: Run) -> None:
     """The nearest are those of brute force, by all twelve components."""
     tab.page.click("#tab-lists")

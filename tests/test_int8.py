@@ -287,3 +287,16 @@ def test_a_network_that_was_damaged_is_made_anew(result: Path, fruits: Path) -> 
     mended = run(fruits, result, "precision=int8", "pca.components=3")
     assert (mended["plan"]["known"], network.read_bytes()) == (320, before), "made anew, to the bit"
     assert not [name for name in json.loads(fruitpipe("gc", result, "--json").stdout)["objects"] if "networks" in name]
+
+
+@pytest.mark.slow
+def test_of_several_backbones_one_that_is_refused_is_so_alone(result: Path, fruits: Path, tmp_path: Path) -> None:
+    eight = {"backbone": BACKBONE.partition("=")[2], "precision": "int8"}
+    backbones = [eight | {"name": "near"}, eight | {"name": "far", "min_cosine": 0.9999}]
+    told = fruitpipe("run", fruits, tmp_path / "out", "--set", f"backbones={json.dumps(backbones)}", code=2)
+    assert "far: precision: int8 changes features of these images too much" in one_line_error(told)
+    assert not [*(tmp_path / "out" / "far").glob("features/*/part-*")]
+    assert network_of(tmp_path / "out" / "near").read_bytes() == network_of(result).read_bytes()
+    near, alone = manifest(tmp_path / "out" / "near"), manifest(result)
+    assert near["comparison"]["worst_cosine"] == alone["comparison"]["worst_cosine"]
+    assert near["features_digest"] == alone["features_digest"]

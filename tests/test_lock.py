@@ -55,15 +55,25 @@ def test_extras_go_together():
     assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
 
 
-def test_an_image_may_have_every_extra_but_helm():
-    """Which `submit` needs, on the machine of whoever types it."""
-    assert {*EXTRAS, *EVERYWHERE, "helm", "dev"} == set(PROJECT["optional-dependencies"])
+def test_an_image_may_have_every_extra_but_two():
+    """`submit` needs helm on the machine of whoever types it; hub needs an environment of its own."""
+    assert {*EXTRAS, *EVERYWHERE, "helm", "hub", "dev"} == set(PROJECT["optional-dependencies"])
 
 
 @pytest.mark.parametrize("path", [LOCK, *(ROOT / "docker/extras").iterdir()], ids=lambda path: path.stem)
 def test_every_version_has_hashes(path):
     for entry in re.split(r"\n(?=[a-z])", path.read_text())[1:]:
         assert "--hash=sha256:" in entry, entry
+
+
+def test_an_image_for_gpus_has_one_onnxruntime(tmp_path):
+    """What the build deletes from the lock of `onnx`, where `gpu` is wanted too."""
+    (deletion,) = re.findall(r"sed -i '([^']+)' extras/onnx\.lock", (ROOT / "docker/Dockerfile").read_text())
+    path = shutil.copy(ROOT / "docker/extras/onnx.lock", tmp_path)
+    before = locked(Path(path))
+    subprocess.run(["sed", "-i", deletion, path], check=True)
+    assert {name: before[name] for name in before if name != "onnxruntime"} == locked(Path(path))
+    assert "onnxruntime-gpu" in locked(ROOT / "docker/extras/gpu.lock")
 
 
 def copied(stages: str) -> list[tuple[list[str], str]]:

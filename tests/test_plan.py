@@ -51,6 +51,36 @@ def todo(the_plan: Plan, tmp_path: Path) -> list[str]:
     return pq.read_table(tmp_path / "todo.parquet")["path"].to_pylist()
 
 
+def test_images_that_several_miss_are_in_groups_by_who_misses_them(make: Any, store: Store, tmp_path: Path) -> None:
+    images = [Image(f"{number:03}") for number in range(300)]
+    first = make(images)
+    plans = [first, first.beside("second"), first.beside("third")]
+    known = [range(100), range(50, 250), range(0)]
+    for number, (plan, these) in enumerate(zip(plans, known, strict=True)):
+        digest = str(number) * 64
+        put_part(store, digest, [images[each] for each in these])
+        plan.add_features(store, digest)
+    assert [plan.summary().todo for plan in plans] == [200, 100, 300]
+    sizes = first.write_todo(tmp_path / "todo.parquet", 2, *plans[1:])
+    found = groups(tmp_path / "todo.parquet")
+    assert [len(each) for each in found] == sizes
+    missing: dict[str, int] = {}
+    for group in found:
+        (bits,) = set(group["missing"].to_pylist())
+        assert group["path"].to_pylist() == sorted(group["path"].to_pylist())
+        missing |= dict.fromkeys(group["path"].to_pylist(), bits)
+    assert missing == {
+        image.path: sum(1 << which for which, these in enumerate(known) if number not in these)
+        for number, image in enumerate(images)
+    }
+    fresh = [Image(path) for path, bits in missing.items() if bits & 2]
+    plans[1].add_parts(store, [put_part(store, "1" * 64, fresh)])
+    assert [plan.summary().todo for plan in plans] == [200, 0, 300]
+    assert [plan.summary().images for plan in plans] == 3 * [300]
+    for plan in plans[1:]:
+        plan.close()
+
+
 def failures(the_plan: Plan, tmp_path: Path) -> pa.Table:
     count = the_plan.write_failures(tmp_path / "failures.parquet")
     table = pq.read_table(tmp_path / "failures.parquet")

@@ -18,6 +18,7 @@ from typing import Any
 
 import networks
 import numpy as np
+import onnx_bucket
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -31,10 +32,11 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import WORKER, family_of
 from fruitpipe.config import Config, Environment, S3Config, load_config
-from fruitpipe.config.sidecar import NAMED, sidecar_of
+from fruitpipe.config.sidecar import NAMED, TextTower, sidecar_of
 from fruitpipe.engines import EngineSpec
-from fruitpipe.engines.package import Package
+from fruitpipe.engines.package import Package, TextPackage
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
+from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
 
@@ -305,6 +307,24 @@ def test_a_network_is_run_once_before_it_is_taken_and_what_happens_is_one_line(t
         resolved((tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
 
 
+def test_where_the_cache_cannot_be_written_a_network_is_the_processs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where only /tmp can: it is looked at once, and gone when the process is."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    first = resolved(write(tmp_path))
+    assert resolved(tmp_path / "patches.onnx") == first
+    assert first.engine.source.exists()
+    assert not first.engine.source.is_relative_to("/proc")
+    program = "import sys, test_portable as here; print(here.resolved(sys.argv[1]).engine.source)"
+    command = [sys.executable, "-c", program, str(tmp_path / "patches.onnx")]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).parents[1].exists()
+    with pytest.raises(UserError, match="which cannot be written"):
+        resolved("efficientnet_lite0")
+
+
 def test_another_file_than_the_config_means_is_refused(tmp_path: Path) -> None:
     network = write(tmp_path)
     actual = hashlib.sha256(network.read_bytes()).hexdigest()
@@ -375,6 +395,11 @@ def test_a_network_behind_https_is_asked_for_once_and_held_to_its_digest(
     asked.clear()
     assert resolved(f"{url}/patches.onnx", sha256=digest) == first
     assert asked == []
+    (tmp_path / "web" / "text.onnx").write_bytes(networks.text_network(networks.text_table(networks.WORDS)))
+    (tmp_path / "web" / "words.json").write_bytes(networks.tokenizer(networks.WORDS))
+    told = {"network": "text.onnx", "tokenizer": "words.json", "padding": networks.PAD, "references": []}
+    write(tmp_path / "web", name="two.onnx", l2_normalise=True, references=[], text=told)
+    assert TextEncoder(resolved(f"{url}/two.onnx", sha256=digest).text).dimension == WIDTH
     for name, said in (("gone.onnx", "there is no"), ("moved/patches.onnx", "redirects to a place without TLS")):
         with pytest.raises(UserError, match=said) as caught:
             resolved(f"{url}/{name}", sha256=digest)
@@ -461,10 +486,35 @@ def test_networks_of_keras_give_what_keras_gives(
 
 
 @pytest.mark.slow
+def test_a_text_tower_in_tflite_gives_what_numpy_gives(of_keras: Path, tmp_path: Path) -> None:
+    """Its inputs come in an order of TensorFlow's, by names of its making."""
+    words, texts, package = networks.WORDS, ["a ripe banana", "kiwi"], tmp_path / "text.zip"
+    told = TextTower(network="text.tflite", tokenizer="tokenizer.json", padding=networks.PAD, references=())
+    TextPackage(told, (of_keras / "text.tflite").read_bytes(), networks.tokenizer(words)).write(package)
+    table, numbers = networks.text_table(words), [networks.tokens(text, words) for text in texts]
+    expected = np.stack([mask @ table[ids] for ids, mask in numbers])
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(TextEncoder(package).vectors(texts), expected / lengths, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_converted_network_in_onnx_gives_litert_features(lite0: tuple[Backbone, Path], tmp_path: Path) -> None:
     fruitpipe("convert", "--backbone", "efficientnet_lite0", "-o", tmp_path / "mine.onnx")
     found = features(resolved(tmp_path / "mine.onnx").engine, drawn(224))
     np.testing.assert_allclose(found, features(EngineSpec("litert", lite0[1]), drawn(224)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_network_and_images_in_a_bucket_become_vectors(
+    server: Server, s3: S3Config, admin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `tests/test_cluster.py` has it on a cluster; here, too, with a cache that cannot be written."""
+    monkeypatch.setenv("FRUITPIPE_CACHE", "/proc/nowhere")
+    network = onnx_bucket.fill(admin, "portable-run", tmp_path)
+    images, out = (f"s3://{BUCKET}/portable-run/{name}" for name in ("images", "out"))
+    arguments = ("--backbone", network, "--components", onnx_bucket.COMPONENTS, *options(server.endpoint))
+    fruitpipe("run", images, out, *arguments)
+    onnx_bucket.require_right(admin, "portable-run/out")
 
 
 @pytest.mark.slow

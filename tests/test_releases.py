@@ -21,7 +21,7 @@ from release import Release, values_for
 from seaweed import BUCKET, Server
 
 from fruitpipe.errors import UserError
-from fruitpipe.releases.causes import Cause, cause_of
+from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm
 from fruitpipe.releases.observation import Observation, find, find_installed
@@ -117,13 +117,27 @@ def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
     recorded: str, phase: str, code: int | None, cause: str
 ) -> None:
     seen = Observation("fruits", NAMESPACE, **APACHES[recorded])
-    assert phase_of(seen, None) == (phase, code)
+    assert phase_of(seen) == (phase, code)
     if phase != "done":
         assert str(cause_of(seen) or "").startswith(cause)
     assert executors_of(seen).wanted == 2
     begun = seen.submitted
     assert begun
     assert begun.isoformat() >= APACHES[recorded]["application"]["metadata"]["creationTimestamp"].removesuffix("Z")
+
+
+@pytest.mark.parametrize(
+    ("reasons", "advice"),
+    [
+        ("3 Insufficient nvidia.com/gpu", "lower executor.gpu.amount, or add nodes with free GPUs"),
+        ("1 Insufficient nvidia.com/gpu, 2 node(s) had untolerated taint {nvidia.com/gpu: true}", "add a toleration"),
+        ("1 Insufficient memory, 2 Insufficient cpu", "lower executor.memory or executor.cores"),
+    ],
+)
+def test_what_no_node_has_is_told_with_the_value_that_asks_for_it(reasons: str, advice: str) -> None:
+    cause = unschedulable("executor", f"0/3 nodes are available: {reasons}. preemption: 0/3 nodes are available.")
+    assert cause.what == f"no node takes the executor ({reasons})"
+    assert cause.advice.startswith(advice)
 
 
 class Recorded(Connection):
@@ -156,7 +170,7 @@ def test_of_two_applications_the_one_that_stays_is_the_release() -> None:
         assert (row.name, row.phase) == ("fruits", phase)
         seen = find(Recorded(*objects), "fruits")
         assert seen
-        assert phase_of(seen, None) == (phase, None)
+        assert phase_of(seen) == (phase, None)
     assert find(Recorded(earlier), "fruits") is None
 
 

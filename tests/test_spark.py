@@ -21,7 +21,7 @@ from fruitpipe.objects import open_bucket
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage.store import LocalStore, open_store
-from fruitpipe.tasks.featurize import Featurize
+from fruitpipe.tasks.featurize import Featurize, Wanted
 
 IN_A_WORKER = """
 import json, sys
@@ -140,11 +140,15 @@ def test_settings_of_s3_are_in_a_task_once(s3: S3Config) -> None:
     s3 = s3.model_copy(update={"tags": {"project": "a-tag-of-ours"}})
     assert hash(s3) == hash(s3.model_copy(update={"tags": {"project": "a-tag-of-ours"}}))
     bucket = open_bucket("s3://fruits", s3)
-    task = Featurize(open_store("s3://fruits/out", s3), "todo", "d", ImageConfig(), Reader(s3, 1, (bucket,)))
+    stores = [open_store(f"s3://fruits/out/{name}", s3) for name in ("one", "other")]
+    wanted = tuple(Wanted(store, "d", "d by litert", ImageConfig()) for store in stores)
+    task = Featurize(stores[0], "todo", wanted, Reader(s3, 1, (bucket,)))
     assert pickle.dumps(task).count(b"a-tag-of-ours") == 1
     assert open_bucket("s3://fruits/elsewhere", s3.model_copy()) is bucket, "one answer for equal settings"
 
 
 def test_a_local_task_needs_no_s3(tmp_path: Path) -> None:
-    task = Featurize(LocalStore(str(tmp_path)), "todo", "d", ImageConfig(), Reader(S3Config(), 1))
+    store = LocalStore(str(tmp_path))
+    wanted = (Wanted(store, "d", "d by litert", ImageConfig()),)
+    task = Featurize(store, "todo", wanted, Reader(S3Config(), 1))
     assert pickle.loads(pickle.dumps(task)).reader == task.reader

@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
-from typing import cast
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, cast
 
 from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import family_of
-from fruitpipe.backbones.keras_model import Architectures, build
 from fruitpipe.backbones.network_choice import NetworkChoice
 from fruitpipe.backbones.weights import content_digest
 from fruitpipe.config import Environment
@@ -32,6 +32,20 @@ from fruitpipe.scratch import private_folder
 FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
 """Variables of a process that imports TensorFlow."""
+
+
+class Unwritable(UserError):
+    """The cache takes no more folders."""
+
+
+class Buildable(Protocol):
+    """The part of a family that a conversion needs."""
+
+    def build(self, choice: NetworkChoice) -> tuple[Any, Backbone]:
+        """The Keras model from RGB values of 0 to 255, shape (1, side, side, 3), to features, shape (1, d); its facts.
+
+        Raises UserError where something is missing or does not fit.
+        """
 
 
 def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path] | None:
@@ -64,7 +78,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
 
     make: writes artefact and facts to a folder, which appears when it is whole.
 
-    Raises UserError where the cache cannot be written, and what `make` raises.
+    Raises Unwritable where the cache cannot be written, and what `make` raises.
     """
     if found := stored(target, artefact):
         return found
@@ -73,7 +87,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = stack.enter_context(private_folder(target.parent))
         except OSError as error:
-            raise UserError(
+            raise Unwritable(
                 f"{name} is not in the cache {target.parent}, which cannot be written ({error.strerror}): set "
                 "FRUITPIPE_CACHE, or run `fruitpipe convert` where it can be, as in a Dockerfile."
             ) from error
@@ -98,8 +112,13 @@ def folder_of(choice: NetworkChoice, environment: Environment) -> Path:
             raise UserError(
                 f"weights: cannot read {error.filename} ({error.strerror}): give a file or SavedModel that is there."
             ) from error
-    key = hashlib.sha256(json.dumps(choice._replace(weights=weights)).encode()).hexdigest()
-    return environment.cache / "backbones" / f"{choice.name}-{key[:16]}"
+    return kept_in(environment, choice.name, json.dumps(choice._replace(weights=weights)))
+
+
+def kept_in(environment: Environment, name: str, identity: str) -> Path:
+    """The folder of the cache for what has an identity, under the last part of its name."""
+    stem = re.sub(r"[^\w.-]", "_", PurePosixPath(name).name)[:64]
+    return environment.cache / "backbones" / f"{stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
@@ -137,7 +156,7 @@ def save(choice: NetworkChoice, folder: str) -> Backbone:
     """Write a backbone as a SavedModel."""
     import tensorflow as tf
 
-    model, facts = build(choice, cast(Architectures, family_of(choice.name)))
+    model, facts = cast(Buildable, family_of(choice.name)).build(choice)
     image = tf.TensorSpec((1, facts.input_size, facts.input_size, 3), tf.float32, name="image")
     served = tf.Module()
     # TensorFlow 2.21 does not see the variables in Keras 3's own, and would leave the weights out.

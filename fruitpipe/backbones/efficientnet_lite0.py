@@ -35,7 +35,7 @@ STAGES = (
 class EfficientNetLite0(NetworkFamily):
     """The family of EfficientNet-Lite0 alone."""
 
-    networks = {"efficientnet_lite0": KnownNetwork(INPUT_SIZE, 1280, 4652008)}  # noqa: RUF012 - a constant of the class
+    networks = {"efficientnet_lite0": KnownNetwork(INPUT_SIZE, 1280, 4694024)}  # noqa: RUF012 - a constant of the class
 
     def architecture(self, name: str, trained: bool) -> Any:
         return classifier(trained)

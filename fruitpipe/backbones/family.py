@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast
 
 from fruitpipe.config import Config, Environment, Family, families, find_family
@@ -96,3 +96,8 @@ def family_of(name: str) -> BackboneFamily:
     if (family := find_family(name)) is None:
         raise UserError(f"{name} is no backbone: `fruitpipe backbones` lists them.")
     return cast(BackboneFamily, family)
+
+
+def worker_memory(configs: Iterable[Config]) -> int:
+    """Memory of a Python worker that runs the backbones of some configs side by side, MiB."""
+    return WORKER + sum(family_of(config.backbone).worker_memory(config) - WORKER for config in configs)

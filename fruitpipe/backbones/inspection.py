@@ -13,7 +13,9 @@ from pathlib import Path
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import FACTS
+from fruitpipe.engines.package import TEXT
 from fruitpipe.engines.portable import PortableNetwork
+from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import FruitpipeError, UserError
 
 
@@ -41,6 +43,8 @@ def facts_of(package: Path) -> Backbone:
     engine = EngineSpec(Path(found.name).suffix[1:], package).start()
     assert isinstance(engine, PortableNetwork)
     sidecar = engine.sidecar
+    if (text := package.with_name(TEXT)).exists():
+        require_one_space(TextEncoder(text), engine, found.name)
     deciding = sidecar.model_dump(include={"layout", "size", "output", "pooling", "l2_normalise"})
     identity = [hashlib.sha256(found.network).hexdigest(), sidecar.levels, deciding]
     return Backbone(
@@ -52,6 +56,15 @@ def facts_of(package: Path) -> Backbone:
         dimension=engine.dimension,
         parameters=0,
     )
+
+
+def require_one_space(encoder: TextEncoder, engine: PortableNetwork, name: str) -> None:
+    """Raise UserError where texts and images have no vectors of one length."""
+    if encoder.dimension != engine.dimension:
+        raise UserError(
+            f"{encoder.told.network} gives {encoder.dimension} numbers, and {name} {engine.dimension}: choose the "
+            "outputs of both that are compared, such as text_embeds and image_embeds, or export them."
+        )
 
 
 def main() -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import converted, flatbuffer
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
@@ -64,35 +66,57 @@ class NetworkFamily(ABC):
         return Listed(name, known.dimension, known.side, known.parameters, size)
 
     def worker_memory(self, config: Config) -> int:
-        """The base of all workers, and the weights three times: as sent, as read, and as packed for the processor.
-
-        Largest seen, MiB: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2.
-        """
         known = self.networks[config.backbone]
         is_cut = known.used is not None and self.chosen(config).layer == known.layer
-        parameters = known.used if known.used is not None and is_cut else known.parameters
-        return int(-(-(WORKER + 12 * parameters / (1 << 20)) // 10) * 10)
+        return worker_memory(known.used if known.used is not None and is_cut else known.parameters)
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
-        """Converts the network if this machine has not done so before; in int8, see `calibrated`."""
-        from fruitpipe.backbones.calibrated import calibrated
-        from fruitpipe.backbones.resolved import ResolvedBackbone
-        from fruitpipe.engines import EngineSpec
-        from fruitpipe.engines.choice import network_kind
-
-        backbone, found = flatbuffer(self.chosen(config), environment)
-        path = found.resolve()  # as workers may be in another folder
-        if config.precision == "int8":
-            return calibrated(config, backbone, path, learning)
+        """Converts the network if this machine has not done so before; see `resolved`."""
+        backbone, path = flatbuffer(self.chosen(config), environment)
         # A known network counts as a whole: up to its maps, VGG16 has few weights and as much to compute.
         known = self.networks[config.backbone]
         parameters = backbone.parameters if is_whole_model(config.weights) else known.parameters
-        kind = network_kind(config.engine, config.precision, parameters)
-        engine = EngineSpec(kind, path)
-        return ResolvedBackbone.of(
-            config,
-            backbone,
-            engine,
-            portable=engine._replace(kind="litert") if kind == "openvino" else engine,
-            exact=engine._replace(kind="openvino") if kind == "openvino_bf16" else None,
-        )
+        return resolved(config, backbone, path, parameters, learning)
+
+    def build(self, choice: NetworkChoice) -> tuple[Any, Backbone]:
+        """See `fruitpipe.backbones.convert.Buildable`."""
+        from fruitpipe.backbones.keras_model import build
+
+        return build(choice, self)
+
+
+def worker_memory(parameters: int) -> int:
+    """The base of all workers, and the weights three times: as sent, as read, and as packed for the processor. MiB.
+
+    Largest seen, MiB: 380 with mobilenet_v2, 610 with resnet50, 1860 with vgg16 up to fc2.
+    """
+    return int(-(-(WORKER + 12 * parameters / (1 << 20)) // 10) * 10)
+
+
+def resolved(
+    config: Config, backbone: Backbone, path: Path, parameters: int, learning: Learning | None
+) -> ResolvedBackbone:
+    """A converted network, run as a config says.
+
+    parameters: how large it is, to choose the engine by.
+    learning: what one in int8 is made from.
+
+    Raises UserError and NotLearnt as `calibrated` does, UserError where the engine is not to be had here.
+    """
+    from fruitpipe.backbones.calibrated import calibrated
+    from fruitpipe.backbones.resolved import ResolvedBackbone
+    from fruitpipe.engines import EngineSpec
+    from fruitpipe.engines.choice import network_kind
+
+    path = path.resolve()  # as workers may be in another folder
+    if config.precision == "int8":
+        return calibrated(config, backbone, path, learning)
+    kind = network_kind(config.engine, config.precision, parameters)
+    engine = EngineSpec(kind, path)
+    return ResolvedBackbone.of(
+        config,
+        backbone,
+        engine,
+        portable=engine._replace(kind="litert") if kind == "openvino" else engine,
+        exact=engine._replace(kind="openvino") if kind == "openvino_bf16" else None,
+    )

@@ -14,7 +14,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from fruitpipe import units
 from fruitpipe.config import Config, is_remote
 from fruitpipe.config.sidecar import MOST_BYTES
-from fruitpipe.engines.package import MOST, beside
+from fruitpipe.engines.package import MOST, MOST_OF_A_TOKENIZER, Package, TextPackage, beside
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import open_bucket, split
 
@@ -38,8 +38,7 @@ def read_network(config: Config) -> tuple[bytes, bytes]:
     Raises UserError where there is no network, it is too large, or not the one of `sha256`.
     """
     name = config.backbone
-    if (network := found(config, name, MOST)) is None:
-        raise UserError(f"backbone: there is no {name}: check its name.")
+    network = required(config, name, MOST, "check its name")
     actual = hashlib.sha256(network).hexdigest()
     if config.sha256 not in {None, actual}:
         raise UserError(
@@ -47,6 +46,26 @@ def read_network(config: Config) -> tuple[bytes, bytes]:
             "changed. Ask whoever it is from, and correct one of them."
         )
     return network, found(config, beside(name), MOST_BYTES) or b""
+
+
+def read_text_tower(config: Config, package: Package) -> TextPackage | None:
+    """The text tower that the sidecar of a network names; None where it names none.
+
+    Raises ConfigError where the sidecar is none, UserError where a file is missing or too large.
+    """
+    if (told := package.told.text) is None:
+        return None
+    folder = config.backbone.removesuffix(package.name)
+    advice = f"put it there, or correct {package.beside}"
+    network = required(config, f"{folder}{told.network}", MOST, advice)
+    return TextPackage(told, network, required(config, f"{folder}{told.tokenizer}", MOST_OF_A_TOKENIZER, advice))
+
+
+def required(config: Config, name: str, most: int, advice: str) -> bytes:
+    """A file. Raises UserError as `found` does, and where there is none."""
+    if (data := found(config, name, most)) is None:
+        raise UserError(f"backbone: there is no {name}: {advice}.")
+    return data
 
 
 def network_size(config: Config) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import kept
+from fruitpipe.backbones.convert import Unwritable, kept, kept_in
 from fruitpipe.backbones.family import WORKER, Learning, Listed
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import UserError
+from fruitpipe.scratch import folder_of_process
 
 if TYPE_CHECKING:
     from fruitpipe.backbones.resolved import ResolvedBackbone
@@ -51,7 +51,7 @@ class PortableNetworks:
         from fruitpipe.backbones.resolved import ResolvedBackbone
         from fruitpipe.engines import EngineSpec
         from fruitpipe.engines.choice import onnx_library
-        from fruitpipe.engines.package import beside, told_in
+        from fruitpipe.engines.package import TEXT, beside, told_in
 
         if (suffix := suffix_of(config.backbone)) == ".onnx":
             onnx_library()
@@ -63,7 +63,9 @@ class PortableNetworks:
                 f"{beside(facts.name)} says that {facts.name} was trained on other pictures: add "
                 f"`image: {{{keys}}}` to the config."
             )
-        return ResolvedBackbone.of(config, facts, EngineSpec(suffix[1:], path.resolve()))
+        text = path.with_name(TEXT)
+        engine = EngineSpec(suffix[1:], path.resolve())
+        return ResolvedBackbone.of(config, facts, engine, text=text if text.exists() else None)
 
 
 def suffix_of(name: str) -> str:
@@ -72,27 +74,39 @@ def suffix_of(name: str) -> str:
 
 
 def prepared(config: Config, environment: Environment) -> tuple[Backbone, Path]:
-    """Facts about a network and its package in the cache, where it is put once a process of its own has run it.
+    """Facts about a network and its package in the cache, where it is put once a process of its own has run it. Beside
+    it is that of its text tower, where it has one.
 
-    What https:// names is known by its `sha256`, and asked for once.
+    What https:// names is known by its `sha256`, and asked for once. Where the cache cannot be written, as in a
+    container, the package is one of this process.
     """
     from fruitpipe.backbones.inspection import inspect
-    from fruitpipe.backbones.network_files import read_network
-    from fruitpipe.engines.package import Package
+    from fruitpipe.backbones.network_files import read_network, read_text_tower
+    from fruitpipe.engines.package import TEXT, Package, TextPackage
 
     name = PurePosixPath(config.backbone).name
-    package: Package | None = None
+
+    def read() -> tuple[Package, TextPackage | None]:
+        package = Package(name, *read_network(config))
+        return package, read_text_tower(config, package)
+
+    read_already = None
     if config.backbone.startswith("https://"):
         identity = f"{config.backbone} {config.sha256}"
     else:
-        package = Package(name, *read_network(config))
-        identity = f"{hashlib.sha256(package.network).hexdigest()} {hashlib.sha256(package.sidecar).hexdigest()}"
-    key = hashlib.sha256(identity.encode()).hexdigest()
-    stem = re.sub(r"[^\w.-]", "_", name)[:64]
+        package, text = read_already = read()
+        parts = [package.network, package.sidecar, *([text.network, text.tokenizer] if text else [])]
+        identity = " ".join(hashlib.sha256(part).hexdigest() for part in parts)
 
     def make(folder: Path) -> None:
-        found = package or Package(name, *read_network(config))
-        found.write(folder / ARTEFACT)
+        package, text = read_already or read()
+        package.write(folder / ARTEFACT)
+        if text:
+            text.write(folder / TEXT)
         inspect(config.backbone, folder, ARTEFACT)
 
-    return kept(environment.cache / "backbones" / f"{stem}-{key[:16]}", name, ARTEFACT, make)
+    target = kept_in(environment, name, identity)
+    try:
+        return kept(target, name, ARTEFACT, make)
+    except Unwritable:
+        return kept(folder_of_process() / target.name, name, ARTEFACT, make)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.onnx_network import to_onnx
 from fruitpipe.config import Config
 from fruitpipe.config.sidecar import Reference, Sidecar
@@ -46,11 +47,12 @@ def portable_copy(config: Config, facts: Backbone, engine: EngineSpec, place: st
 
 def sidecar_for(config: Config, facts: Backbone, engine: Engine) -> Sidecar:
     """What there is to say of a converted network."""
+    weights = f", {config.weights}" if "weights" in family_of(config.backbone).keys else ""
     return Sidecar(
         layout="NHWC",
         size=facts.input_size,
         preprocessing="levels",
-        source=f"fruitpipe convert: {facts.name}, layer {facts.layer}, pooling {facts.pooling}, {config.weights}",
+        source=f"fruitpipe convert: {facts.name}, layer {facts.layer}, pooling {facts.pooling}{weights}",
         references=tuple(reference_of(engine, kind, seed) for kind, seed in PICTURES),
     )
 

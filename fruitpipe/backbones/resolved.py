@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from fruitpipe.backbones.backbone import Backbone
@@ -26,6 +27,8 @@ class ResolvedBackbone(NamedTuple):
     """in float32, to compare with; None where `engine` is"""
     objects: tuple[str, ...]
     """of the result, that it is made of: kept as long as the run"""
+    text: Path | None
+    """the package of its text tower, where it has one: models alone need it"""
 
     @classmethod
     def of(
@@ -37,8 +40,9 @@ class ResolvedBackbone(NamedTuple):
         portable: EngineSpec | None = None,
         exact: EngineSpec | None = None,
         objects: tuple[str, ...] = (),
+        text: Path | None = None,
     ) -> ResolvedBackbone:
         """portable: defaults to `engine`."""
         features = features_digest(facts.digest, config.image, config.precision)
         twin = twin_features(facts.digest, config.image, config.precision, facts.input_size)
-        return cls(facts, engine, features, twin, portable or engine, exact, objects)
+        return cls(facts, engine, features, twin, portable or engine, exact, objects, text)

@@ -19,6 +19,11 @@ def content_digest(weights: str) -> str:
     if not is_saved_model(weights):
         return file_digest(path)
     (path / SAVED_MODEL).stat()  # any other folder may have terabytes
+    return folder_digest(path)
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256 of the names and bytes of all files of a folder."""
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     listed = "\n".join(f"{file_digest(files[name])} {name}" for name in sorted(files))
     return hashlib.sha256(listed.encode()).hexdigest()

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
+from itertools import starmap
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -145,27 +146,39 @@ def run(
     from fruitpipe.cli.metrics import place_of, serving
     from fruitpipe.pipeline import run as pipeline
     from fruitpipe.pipeline.progress import reporter_for
+    from fruitpipe.pipeline.several import SomeFailed, run_several
 
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])
     listening = place_of(metrics, configs.Environment.read().in_pod) if metrics is not None else None
     reporter = reporter_for(sys.stderr, log)
+    failure: SomeFailed | None = None
     try:
         with serving(reporter, listening):
-            done = pipeline.run(config, reporter, verbose)
+            if config.backbones:
+                done = run_several(config, reporter, verbose)
+            else:
+                done = {"": pipeline.run(config, reporter, verbose)}
+    except SomeFailed as error:
+        done, failure = error.runs, error
     finally:
         reporter.close()
-    if as_json:
-        print_json(present.facts_of(done))
-        return
-    present.print_outcome(done)
     environment = configs.Environment.read()
-    if environment.in_pod:  # whose files are nobody else's
-        given = Given(None, settings_of(config.s3))
-    print(f"next: fruitpipe {'open' if done.manifest.has_page else 'show'} {given.on_result(config.output)}")
-    if environment.termination_log:
-        environment.termination_log.write_text(present.outcome_line(done))
+    if as_json:
+        facts = present.facts_of_several(done, failure.errors if failure else {})
+        print_json(facts.get("", facts))
+    else:
+        if environment.in_pod:  # whose files are nobody else's
+            given = Given(None, settings_of(config.s3))
+        for name, each in done.items():
+            present.print_outcome(each, name)
+            verb = "open" if each.manifest.has_page else "show"
+            print(f"next: fruitpipe {verb} {given.on_result(config.parts[name].output)}")
+    if failure:
+        raise failure
+    if environment.termination_log and not as_json:
+        environment.termination_log.write_text("\n".join(starmap(present.outcome_line, done.items())))
 
 
 @app.command()
@@ -198,16 +211,19 @@ def plan(
     """Say what a run would do, without doing it."""
     from fruitpipe.cli import present
     from fruitpipe.pipeline import run as pipeline
+    from fruitpipe.pipeline.several import plan_several
 
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])
-    summary = pipeline.plan(config)
+    found = plan_several(config) if config.backbones else {"": pipeline.plan(config)}
     if as_json:
-        print_json(summary.model_dump() | {"todo": summary.todo})
+        facts = {name: summary.model_dump() | {"todo": summary.todo} for name, summary in found.items()}
+        print_json(facts.get("", facts))
         return
-    present.print_plan(summary, config)
-    if summary.todo or summary.gone:
+    for name, summary in found.items():
+        present.print_plan(summary, config.parts[name], name)
+    if any(summary.todo or summary.gone for summary in found.values()):
         print(f"next: fruitpipe run {given.again(*config.inputs, config.output)}")
 
 
@@ -476,12 +492,31 @@ def gc(
 
 
 @app.command()
-def backbones(as_json: AsJson = False) -> None:
+def backbones(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One network: all that is known of it, and how to use it.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Today's image networks, too, which a config takes as a preset or a file.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the backbones that a config may name, and which of them are converted on this machine."""
+    from fruitpipe.backbones.catalogue import catalogue, entry_of
     from fruitpipe.backbones.family import all_families
     from fruitpipe.cli import present
 
     environment = configs.Environment.read()
+    if name or everything:
+        entries = [entry_of(name, environment)] if name else catalogue(environment)
+        documents = [entry.model_dump() | {"backbones": entry.backbones} for entry in entries]
+        if as_json:
+            print_json(documents[0] if name else documents)
+        elif name:
+            present.print_entry(entries[0])
+        else:
+            present.print_catalogue(entries)
+        return
     rows = [family.listed(name, environment) for family in all_families() for name in family.names]
     if as_json:
         print_json([row._asdict() for row in rows])
@@ -522,6 +557,8 @@ def convert(
     from fruitpipe.backbones import resolve
 
     config = Given(config_file, assignments, preset, {"--backbone": backbone}).config(["IMAGES", "OUT"])
+    if config.backbones:
+        raise UserError("this config has several backbones: convert one at a time, such as by --backbone NAME alone.")
     # All engines take the same file, and this machine need not be the one that runs it.
     for_any = config.model_copy(update={"engine": "litert", "precision": "float32"})
     nothing = UserError(f"{config.backbone} is used as it is: there is nothing to convert.")

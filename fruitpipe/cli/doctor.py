@@ -17,7 +17,7 @@ import psutil
 
 from fruitpipe import source
 from fruitpipe.backbones import resolve
-from fruitpipe.backbones.family import family_of
+from fruitpipe.backbones.family import worker_memory
 from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.config import Config, Environment, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, NotLearnt, UserError, in_words
@@ -62,7 +62,8 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
     runtime = finding_of("java", lambda: java(environment))
     yield runtime
     yield finding_of("memory", lambda: memory(config))
-    yield finding_of("weights", lambda: weights(config, environment))
+    for part in config.parts.values():
+        yield finding_of("weights", partial(weights, part, environment))
     if runtime.ok:
         yield finding_of("spark", lambda: spark(config, environment))
     if account := environment.account:
@@ -81,8 +82,9 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
     for url in config.inputs:
         if bucket_of(url) not in unwell:
             yield finding_of(f"input {url}", partial(readable, url, config))
-    if bucket_of(config.output) not in unwell:
-        yield finding_of(f"output {config.output}", lambda: writable(config))
+    for part in config.parts.values():
+        if bucket_of(part.output) not in unwell:
+            yield finding_of(f"output {part.output}", partial(writable, part))
 
 
 def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
@@ -104,7 +106,7 @@ def java(environment: Environment) -> str:
 
 def memory(config: Config) -> str:
     slots = workers_here(config.spark.master)
-    worker = family_of(config.backbone).worker_memory(config) << 20
+    worker = worker_memory(config.parts.values()) << 20
     needed, there = slots * worker + JVM, psutil.virtual_memory().available
     if needed > there:
         fitting = int((there - JVM) // worker)

@@ -75,6 +75,10 @@ def curate(
             help="Up to which images are duplicates, if not as the data say.",
         ),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL,LABEL...", help="Check labels: which of these, as texts, fits each image best."),
+    ] = None,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
@@ -90,7 +94,8 @@ def curate(
 
     given = Given(config_file, assignments)
     run = open_run(given.store(out), run_id)
-    found = curated(run, require_neighbours(run.store, run.manifest), representatives, limit)
+    texts = [each.strip() for each in labels.split(",")] if labels is not None else []
+    found = curated(run, require_neighbours(run.store, run.manifest), representatives, limit, texts)
     if file is not None:
         with whole_file(file, given.config(["IMAGES", out]).s3) as temporary:
             pq.write_table(found.table, temporary, compression="zstd")
@@ -105,7 +110,12 @@ def curate(
 @commands.command()
 def similar(
     out: Result,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Paths of the run, or other images.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Paths of the run, or other images.")
+    ] = None,
+    texts: Annotated[
+        list[str], typer.Option("--text", metavar="TEXT", help="A description; several by repeating it.")
+    ] = [],  # noqa: B006
     run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id.")] = "latest",
     k: Neighbours = 12,
     metric: ByMetric = MetricName.cosine,
@@ -117,16 +127,21 @@ def similar(
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Show which images of a run are most like some images: without Spark, in a second or two."""
+    """Show which images of a run are most like some images or texts: without Spark, in a second or two."""
     from fruitpipe.cli import present
     from fruitpipe.errors import UserError
-    from fruitpipe.findings.similar import find_similar, page
+    from fruitpipe.findings.similar import Described, Similar, find_similar, page
+    from fruitpipe.findings.texts import find_described
     from fruitpipe.result.runs import open_run
 
     given = Given(config_file, assignments)
     s3 = given.config(["IMAGES", out]).s3
     run = open_run(given.store(out), run_id)
-    found = find_similar(run, images, k, metric.value, s3, backbone)
+    if not images and not texts:
+        raise UserError("nothing to compare with: name an image, or describe one by --text.")
+    found: list[Similar | Described] = [*find_similar(run, images, k, metric.value, s3, backbone)] if images else []
+    if texts:
+        found += find_described(run, texts, k, metric.value)
     if html is not None:
         try:
             html.write_text(page(run, found, metric.value, s3), encoding="utf-8")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fruitpipe.backbones.catalogue import Entry
 from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
-from fruitpipe.findings.similar import Similar
+from fruitpipe.findings.similar import Described, Similar
 from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
@@ -66,9 +68,20 @@ def facts_of(run: Run) -> dict[str, Any]:
     }
 
 
-def print_outcome(run: Run) -> None:
-    """Print the result of a run that has just ended, or that there was no need for."""
+def facts_of_several(runs: Mapping[str, Run], errors: Mapping[str, FruitpipeError]) -> dict[str, Any]:
+    """The same of runs by their names, and of those that have failed."""
+    failed = {name: {"status": "failed", "reason": str(error)} for name, error in errors.items()}
+    return {name: facts_of(run) for name, run in runs.items()} | failed
+
+
+def print_outcome(run: Run, name: str = "") -> None:
+    """Print the result of a run that has just ended, or that there was no need for.
+
+    name: of the run, where there are several.
+    """
     manifest = run.manifest
+    if name:
+        print(f"\n{visible(name)}")
     if run.reason:
         print(f"\n{run.reason}.")
         print_places(run)
@@ -89,18 +102,21 @@ def print_outcome(run: Run) -> None:
     print_places(run)
 
 
-def outcome_line(run: Run) -> str:
-    """What Kubernetes shows of a run that has ended well."""
+def outcome_line(name: str, run: Run) -> str:
+    """What Kubernetes shows of a run that has ended well. name: as `print_outcome` has it."""
     counts = run.manifest.counts
-    return f"{run.reason or f'published run {run.id}'}: {counts.ok} images, {counts.failed} failed"
+    said = f"{run.reason or f'published run {run.id}'}: {counts.ok} images, {counts.failed} failed"
+    return f"{name}: {said}" if name else said
 
 
 def print_places(run: Run) -> None:
     print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
 
 
-def print_plan(summary: Summary, config: Config) -> None:
-    """Print a plan."""
+def print_plan(summary: Summary, config: Config, name: str = "") -> None:
+    """Print a plan. name: as `print_outcome` has it."""
+    if name:
+        print(f"\n{visible(name)}")
     print_rows(summary.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
     print(
@@ -158,19 +174,58 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
         print(f"note: {visible(note, kept='')}")
 
 
-def print_similar(found: Iterable[Similar]) -> None:
-    """Print a table of what is most like some images."""
+def print_similar(found: Iterable[Similar | Described]) -> None:
+    """Print a table of what is most like some images and texts."""
     rows = []
     for each in found:
-        rows += [[each.image, "", "", "" if each.of_run else "new"]]
+        if isinstance(each, Described):
+            rows += [[each.text, "", "", "text"]]
+        else:
+            rows += [[each.image, "", "", "" if each.of_run else "new"]]
         rows += [[f"  {match.path}", match.label or "", f"{match.distance:.4g}"] for match in each.matches]
     print_table(("image", "label"), ("distance",), rows)
 
 
 def print_backbones(rows: Iterable[Listed]) -> None:
     def cells(row: Listed) -> list[str]:
-        pixels = f"{row.input_size} x {row.input_size}"
-        parameters = f"{row.parameters / 1e6:.1f} M" if row.parameters else ""
-        return [row.name, str(row.dimension), pixels, parameters, size(row.bytes) if row.bytes else ""]
+        disk = size(row.bytes) if row.bytes else ""
+        return [row.name, *shape_cells(row.dimension, row.input_size, row.parameters), disk]
 
     print_table(("backbone",), ("features", "input", "parameters", "on disk"), map(cells, rows))
+
+
+def print_catalogue(entries: Iterable[Entry]) -> None:
+    """Print a line for each network. The speed is that of a core, beside mobilenet_v2's."""
+
+    def cells(entry: Entry) -> list[str]:
+        numbers = shape_cells(entry.dimension, entry.size, entry.parameters)
+        return [entry.name, entry.licence or "", *numbers, times(entry.speed), entry.good_for or ""]
+
+    print_table(("backbone", "licence"), ("features", "input", "parameters", "speed"), map(cells, entries))
+
+
+def print_entry(entry: Entry) -> None:
+    """Print all that is known of a network, and what a config says to have it."""
+    features, pixels, parameters = shape_cells(entry.dimension, entry.size, entry.parameters)
+    speed = f"{times(entry.speed)} mobilenet_v2's images per second" if entry.speed else ""
+    rows = {
+        "good for": entry.good_for,
+        "features": features,
+        "input": pixels,
+        "parameters": parameters,
+        "speed": speed,
+        "licence": entry.licence,
+        "weights": entry.weights,
+        "backbone": " or ".join(entry.backbones),
+    }
+    print_rows((name, value) for name, value in rows.items() if value)
+    if entry.sidecar:
+        print(f"\n# {entry.name}.yaml, beside {entry.file}\n{entry.sidecar_text}", end="")
+
+
+def shape_cells(dimension: int, side: int, parameters: int | None) -> list[str]:
+    return [str(dimension), f"{side} x {side}", f"{parameters / 1e6:.1f} M" if parameters else ""]
+
+
+def times(speed: float | None) -> str:
+    return f"{speed:.2g} x" if speed else ""

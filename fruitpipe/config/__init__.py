@@ -8,6 +8,7 @@ from fruitpipe.config.names import RECORDED
 from fruitpipe.config.places import SCHEME, is_remote, local_path, location
 from fruitpipe.config.presets import PRESETS, about, keys_of
 from fruitpipe.config.sections import (
+    BackboneEntry,
     Config,
     FailuresConfig,
     IcebergConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "RECORDED",
     "SCHEME",
     "SINKS",
+    "BackboneEntry",
     "Config",
     "ConfigError",
     "Environment",

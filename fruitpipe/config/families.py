@@ -39,6 +39,7 @@ FAMILIES: Registry[type[Family]] = Registry(
         "efficientnet_lite0": "fruitpipe.backbones.efficientnet_lite0:EfficientNetLite0",
         "keras_applications": "fruitpipe.backbones.keras_applications:KerasApplications",
         "visual_words": "fruitpipe.backbones.visual_words:VisualWords",
+        "keras_hub": "fruitpipe.backbones.hub:HubPresets",
         "portable": "fruitpipe.backbones.portable:PortableNetworks",
         "custom": "fruitpipe.backbones.custom:CustomBackbones",
     },
@@ -89,7 +90,7 @@ def backbone_name(value: str, info: ValidationInfo) -> str:
         value,
         backbone_names(),
         "is no backbone: `fruitpipe backbones` lists them, a network of your own is a file that ends in .onnx or "
-        ".tflite, and a class of your own is package.module:Class.",
+        ".tflite, a preset is keras_hub:NAME, and a class of your own is package.module:Class.",
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -50,6 +52,7 @@ PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type":
 Text = Annotated[str, StringConstraints(min_length=1), NO_SECRET]
 File = Annotated[Text, BeforeValidator(text_of)]
 Location = Annotated[File, AfterValidator(location)]
+Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
 TAGS = {ONE, SEVERAL, WORD, MAPPING, "[key]"}
 """Which of the forms a value has, or that it is a name itself; no part of a key."""
@@ -62,8 +65,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
-class ImageConfig(Section):
-    """How a file becomes the pixels that a backbone sees, in the order of these keys, and which files are refused."""
+class StepsConfig(Section):
+    """How a file becomes the pixels that a backbone sees, in the order of these keys."""
 
     decode: Literal["scaled", "exact"] = "scaled"
     """Decode large JPEGs at 1/2, 1/4 or 1/8, with at least 5 pixels for each that the backbone sees: two to three times
@@ -90,6 +93,11 @@ class ImageConfig(Section):
     contrast: bool = False
     """Stretch to the full range of brightness, but for the 0.5 % of pixels at either end; all channels alike, so that
     colours stay."""
+
+
+class ImageConfig(StepsConfig):
+    """How a file becomes the pixels that a backbone sees, in the order of these keys, and which files are refused."""
+
     max_bytes: int = Field(64 * MIB, ge=1)
     """Larger files are not read (status `too_large`)."""
     max_pixels: int = Field(50_000_000, ge=1)
@@ -105,7 +113,7 @@ class ImageConfig(Section):
     @property
     def steps(self) -> dict[str, str | bool]:
         """Settings that decide which pixels a backbone sees; part of the features' identity."""
-        return self.model_dump(exclude={name for name in type(self).model_fields if name.startswith("max_")})
+        return self.model_dump(include=set(StepsConfig.model_fields))
 
     @model_validator(mode="before")
     @classmethod
@@ -270,24 +278,9 @@ class TrackConfig(Section):
     of a server comes from OPENLINEAGE_API_KEY."""
 
 
-class Config(Section):
-    """Everything that a run depends on."""
+class BackboneConfig(Section):
+    """What gives the features."""
 
-    input: Annotated[
-        Annotated[Location, Tag(ONE)] | Annotated[list[Location], Field(min_length=1), Tag(SEVERAL)],
-        Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
-        BeforeValidator(listed),
-    ]
-    """Images: a folder, searched recursively, a glob, or a list of them (Parquet, CSV, JSON lines, text, S3 Inventory);
-    on disk or as s3://bucket/folder. Several as a list."""
-    output: Location
-    """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
-    preset: PresetName | None = None
-    """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
-    limit: int | None = Field(None, ge=1)
-    """Take only the first images by path, this many: to try a config."""
-    labels: Literal["parent", "none"] = "parent"
-    """Label of an image: the name of its folder, or none."""
     backbone: BackboneName = "mobilenet_v2"
     """What gives the features: efficientnet_lite0, a model of keras.applications, such as resnet50, a bag of visual
     words (orb or sift), a network in a file (model.onnx or model.tflite, also in a bucket or behind https://) with
@@ -307,12 +300,88 @@ class Config(Section):
     """What runs the network: LiteRT, or OpenVINO where it is installed (the extra `openvino`). auto takes OpenVINO for
     networks of 20 million parameters and more, such as resnet50: it needs less CPU time for those."""
     precision: Literal["float32", "bf16", "int8"] = "float32"
-    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX; int8 by LiteRT on any CPU, as a network
-    that is made of what some of the run's images show (the extra `int8`). Both change features: every run then compares
-    them with float32's on some of its images."""
+    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX. int8 takes little more, on any CPU, by
+    LiteRT and a network that is made of what some of the run's images show (the extra `int8`). Both change features:
+    every run then compares them with float32's on some of its images."""
     min_cosine: float | None = Field(None, ge=0, le=1)
     """Least cosine between features of an image in such a precision and in float32: a run is refused where one of those
     compared has a lower one. By default 0.99 for int8, and none for bf16."""
+    words: WordsConfig = Field(default_factory=WordsConfig)
+
+    @property
+    def least_cosine(self) -> float | None:
+        """Below which a precision is refused; None where there is no bound."""
+        return LEAST_COSINE if self.precision == "int8" and self.min_cosine is None else self.min_cosine
+
+    def check_backbone(self) -> None:
+        """Raise ValueError where keys do not fit the backbone or each other."""
+        if self.precision == "bf16" and self.engine == "litert":
+            raise ValueError("LiteRT does not compute in bf16: leave engine or precision out")
+        if self.precision == "int8" and self.engine == "openvino":
+            raise ValueError("int8 is LiteRT's: leave engine or precision out")
+        if self.precision == "float32" and self.min_cosine is not None:
+            raise ValueError("min_cosine is of a precision that changes features: leave it out, or say precision: int8")
+        family = find_family(self.backbone)
+        for name in BACKBONE_KEYS:
+            is_taken = family is None or name in family.keys
+            if not is_taken and name in self.model_dump(exclude_defaults=True):
+                raise ValueError(f"{self.backbone} has no {name}: leave `{name}` out, or choose another backbone")
+        if self.backbone.startswith("https://") and self.sha256 is None:
+            raise ValueError("a backbone from https:// needs its `sha256`, so that it is the one that you mean")
+
+    @field_validator("weights")
+    @classmethod
+    def served_whole(cls, weights: str, info: ValidationInfo) -> str:
+        if is_saved_model(weights) and info.data.get("layer") is not None:
+            raise ValueError(
+                "a SavedModel has no layers to pick from: leave `layer` out, and export a model that ends at it"
+            )
+        return weights
+
+
+class BackboneEntry(BackboneConfig):
+    """One of several backbones: its own keys."""
+
+    name: Folder | None = None
+    """Folder of its result, below the output; by default the backbone, without the folders of a file."""
+    backbone: BackboneName
+    """As `backbone` of one."""
+    image: StepsConfig = Field(default_factory=StepsConfig)
+    """Steps that differ from `image` for all."""
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        self.check_backbone()
+        return self
+
+
+NameOrEntry = Annotated[
+    Annotated[BackboneName, Tag(WORD)] | Annotated[BackboneEntry, Tag(MAPPING)],
+    Discriminator(lambda value: MAPPING if isinstance(value, Mapping | BackboneEntry) else WORD),
+]
+
+
+class Config(BackboneConfig):
+    """Everything that a run depends on."""
+
+    input: Annotated[
+        Annotated[Location, Tag(ONE)] | Annotated[list[Location], Field(min_length=1), Tag(SEVERAL)],
+        Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+        BeforeValidator(listed),
+    ]
+    """Images: a folder, searched recursively, a glob, or a list of them (Parquet, CSV, JSON lines, text, S3 Inventory);
+    on disk or as s3://bucket/folder. Several as a list."""
+    output: Location
+    """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
+    preset: PresetName | None = None
+    """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first images by path, this many: to try a config."""
+    labels: Literal["parent", "none"] = "parent"
+    """Label of an image: the name of its folder, or none."""
+    backbones: Annotated[list[NameOrEntry], Field(min_length=1)] | None = None
+    """Several instead of `backbone`, each a name or a mapping with `backbone` and its keys, and each with a result of
+    its own in a folder below the output: an image is fetched and decoded once for all."""
     verify_content: bool = False
     """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
@@ -335,7 +404,6 @@ class Config(Section):
     neighbours: NeighboursConfig | None = None
     """Find the nearest images of each image, all compared with all."""
     image: ImageConfig = Field(default_factory=ImageConfig)
-    words: WordsConfig = Field(default_factory=WordsConfig)
     pca: Annotated[
         Annotated[Literal["none"], Tag(WORD)] | Annotated[PcaConfig, Tag(MAPPING)],
         Discriminator(lambda value: WORD if isinstance(value, str) else MAPPING),
@@ -372,38 +440,57 @@ class Config(Section):
     def fits(self, info: ValidationInfo) -> Self:
         if info.context == RECORDED:  # a name in somebody's manifest loads no package that might know it
             return self
-        if self.precision == "bf16" and self.engine == "litert":
-            raise ValueError("LiteRT does not compute in bf16: leave engine or precision out")
-        if self.precision == "int8" and self.engine == "openvino":
-            raise ValueError("int8 is LiteRT's: leave engine or precision out")
-        if self.precision == "float32" and self.min_cosine is not None:
-            raise ValueError("min_cosine is of a precision that changes features: leave it out, or say precision: int8")
-        family = find_family(self.backbone)
-        for name in BACKBONE_KEYS:
-            is_taken = family is None or name in family.keys
-            if not is_taken and name in self.model_dump(exclude_defaults=True):
-                raise ValueError(f"{self.backbone} has no {name}: leave `{name}` out, or choose another backbone")
-        if self.backbone.startswith("https://") and self.sha256 is None:
-            raise ValueError("a backbone from https:// needs its `sha256`, so that it is the one that you mean")
+        if self.backbones is None:
+            self.check_backbone()
+        else:
+            self.check_backbones()
         if self.evaluate and self.labels == "none":
             raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self
 
-    @field_validator("weights")
-    @classmethod
-    def served_whole(cls, weights: str, info: ValidationInfo) -> str:
-        if is_saved_model(weights) and info.data.get("layer") is not None:
+    def check_backbones(self) -> None:
+        """Raise ValueError where keys are of one backbone or one result, and there are several."""
+        if self.preset:
+            raise ValueError(f"preset {self.preset} has a backbone of its own: leave `preset` or `backbones` out")
+        if "backbone" in self.model_fields_set:
+            raise ValueError("say `backbone` or `backbones`, not both")
+        for name in BACKBONE_KEYS:
+            if name in self.model_dump(exclude_defaults=True):
+                raise ValueError(f"{name} is of one backbone: say it there, backbones: [{{backbone: …, {name}: …}}]")
+        if self.model == "reuse" and self.reuse != "latest":
+            raise ValueError("each of several backbones reuses a model of its own: say reuse: latest, or one backbone")
+        if self.publish.iceberg:
             raise ValueError(
-                "a SavedModel has no layers to pick from: leave `layer` out, and export a model that ends at it"
+                "publish.iceberg is one table, which each of several backbones would replace: say one backbone"
             )
-        return weights
-
-    @property
-    def least_cosine(self) -> float | None:
-        """Below which a precision is refused; None where there is no bound."""
-        return LEAST_COSINE if self.precision == "int8" and self.min_cosine is None else self.min_cosine
+        folders = [folder.casefold() for folder in map(folder_of, self.backbones or ())]
+        if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+            raise ValueError(f"two backbones are called {twice}: give each a `name`")
 
     @property
     def inputs(self) -> list[str]:
         """The input as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
+
+    @property
+    def parts(self) -> dict[str, Config]:
+        """A config for each of several backbones by its name, with its own output; of one, this one by no name."""
+        if self.backbones is None:
+            return {"": self}
+        shared = self.model_dump(exclude_unset=True, exclude={"backbones"})
+        limits = self.image.model_dump(exclude=set(StepsConfig.model_fields))
+        found = {}
+        for each in self.backbones:
+            own = {"backbone": each} if isinstance(each, str) else each.model_dump(exclude_unset=True, exclude={"name"})
+            folder = folder_of(each)
+            output = {"output": f"{self.output.rstrip('/')}/{folder}", "image": limits}
+            found[folder] = Config.model_validate(overlaid(overlaid(shared, own), output))
+        return found
+
+
+def folder_of(entry: str | BackboneEntry) -> str:
+    """The folder of a backbone's result."""
+    if isinstance(entry, BackboneEntry) and entry.name:
+        return entry.name
+    backbone = entry if isinstance(entry, str) else entry.backbone
+    return re.sub(r"[^\w.-]+", "-", PurePosixPath(backbone).name, flags=re.ASCII).lstrip(".-")[:64] or "backbone"

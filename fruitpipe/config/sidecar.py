@@ -17,9 +17,11 @@ MOST_BYTES = 1 << 20
 MOST_LINES, MOST_BRACKETS = 1000, 100
 """Likewise: the time that a parser takes grows with the square of those that are open."""
 REFERENCES = 4
-"""Pictures of a sidecar, at most."""
+"""Pictures of a sidecar, at most, and texts."""
 Three = tuple[float, float, float]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+PLACE = "{}"
+"""In a prompt, where the label goes."""
 
 
 class Levels(NamedTuple):
@@ -52,6 +54,10 @@ def numbers(text: str) -> str:
     return text
 
 
+Vector = Annotated[str, AfterValidator(numbers)]
+"""Base64 of a feature, after pooling and normalisation, float32, little-endian."""
+
+
 class Reference(Section):
     """A picture that anybody can draw, and the vector that the network gives for it."""
 
@@ -60,8 +66,7 @@ class Reference(Section):
     seed: int = Field(ge=0, lt=1 << 32)
     pixels: Digest
     """SHA-256 of its pixels, RGB."""
-    vector: Annotated[str, AfterValidator(numbers)]
-    """Base64 of the feature, after pooling and normalisation, float32, little-endian."""
+    vector: Vector
 
     def __str__(self) -> str:
         return f"{self.kind} {self.seed}"
@@ -70,6 +75,56 @@ class Reference(Section):
     def vector_bytes(self) -> bytes:
         """The numbers of the vector."""
         return base64.b64decode(self.vector)
+
+
+class Words(Section):
+    """A text, and the vector that the text tower gives for it."""
+
+    text: Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+    vector: Vector
+
+    def __str__(self) -> str:
+        return repr(self.text)
+
+    @property
+    def vector_bytes(self) -> bytes:
+        """The numbers of the vector."""
+        return base64.b64decode(self.vector)
+
+
+def with_place(prompt: str) -> str:
+    """Raises ValueError where a prompt does not say, once, where the label goes."""
+    if prompt.count(PLACE) != 1:
+        raise ValueError(f"a prompt has {PLACE} once, where the label goes, as in 'a photo of a {PLACE}'")
+    return prompt
+
+
+class TextTower(Section):
+    """The network that gives texts vectors in the space of the image features, as CLIP's and SigLIP's do. What can be
+    read from it and from its tokenizer may be left out."""
+
+    network: Annotated[str, StringConstraints(pattern=r"^[^/\\:\s]+\.(onnx|tflite)$")]
+    """Name of its file, beside the other one."""
+    tokenizer: Annotated[str, StringConstraints(pattern=r"^[^/\\:\s]+\.json$")]
+    """Likewise of what makes tokens of texts, as Hugging Face's tokenizers write it."""
+    lowercase: bool = False
+    """Whether texts lose their capitals before, as with SigLIP 2. Tokenizers that do so themselves need not say it."""
+    length: int | None = Field(None, ge=1, le=4096)
+    """Tokens that it takes: longer texts are cut, shorter ones filled."""
+    padding: Text | None = None
+    """The token that they are filled with."""
+    ids: Text | None = None
+    """Name of the input that takes tokens by number."""
+    mask: Text | None = None
+    """Likewise of the one, where there is one, that takes 1 for each token and 0 for each that fills."""
+    output: Text | None = None
+    """Name of the output that has as many numbers as the image feature."""
+    prompt: Annotated[Text, AfterValidator(with_place)] = f"a photo of a {PLACE}"
+    """Text for a label."""
+    logit_scale: float | None = Field(None, gt=0, le=1e6)
+    """What cosines are multiplied by for a softmax over labels: about 100 for CLIP."""
+    references: tuple[Words, ...] | None = Field(None, max_length=REFERENCES)
+    """Texts and their vectors, which hold all this to account. An empty list says that there are none."""
 
 
 class Sidecar(Section):
@@ -108,6 +163,8 @@ class Sidecar(Section):
     references: tuple[Reference, ...] | None = Field(None, max_length=REFERENCES)
     """Pictures and their vectors, which hold the keys above to account wherever the network starts. An empty list says
     that there are none."""
+    text: TextTower | None = None
+    """The network's text tower, where it has one."""
 
     @model_validator(mode="after")
     def fits(self) -> Self:
@@ -118,6 +175,8 @@ class Sidecar(Section):
         means, stds = self.mean or (), self.std or ()
         if not all(0 <= mean <= 1 for mean in means) or not all(0 < std <= 1 for std in stds):
             raise ValueError("mean and std are of levels from 0 to 1: divide those of 0 to 255 by 255")
+        if self.text and not self.l2_normalise:
+            raise ValueError("texts are compared with features of length 1: say l2_normalise: true, or leave text out")
         return self
 
     @property

@@ -77,8 +77,9 @@ def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mista
             suggestion = home_of(location[-1], 1.0, root) or (close[0] if close else home_of(location[-1], 0.8, root))
             return Mistake(key, "no such key.", line, suggestion)
         case "missing":
-            where = "give it on the command line, or as" if root is Config else "add"
-            return Mistake(key, f"missing: {where} `{key}:` in {'a config file' if root is Config else 'the file'}.")
+            is_option = root is Config and len(location) == 1
+            where = "give it on the command line, or as" if is_option else "add"
+            return Mistake(key, f"missing: {where} `{key}:` in {'a config file' if is_option else 'the file'}.")
         case "literal_error":
             given = str(quoted(detail["input"]))
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]

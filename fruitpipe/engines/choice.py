@@ -7,6 +7,8 @@ from typing import Literal
 
 from fruitpipe.errors import UserError
 
+CUDA = "CUDAExecutionProvider"
+"""What onnxruntime calls NVIDIA's graphics cards."""
 LARGE = 20_000_000
 """Parameters of a network from which OpenVINO takes less CPU time than LiteRT: see `benchmarks/backbones.py`."""
 
@@ -42,4 +44,19 @@ def onnx_library() -> Literal["openvino", "onnxruntime"]:
         return "onnxruntime"
     raise UserError(
         "nothing that runs ONNX is installed: pip install 'fruitpipe[openvino]', or 'fruitpipe[onnx]' for onnxruntime."
+    )
+
+
+def without_gpu(kind: str) -> str | None:
+    """Why an engine of fruitpipe's own does not run on a GPU that a task has, and the next step; None where it does."""
+    if kind != "onnx":
+        return f"features are made on the CPU, as {kind} runs nowhere else: take a network in ONNX, or no GPUs"
+    if find_spec("onnxruntime"):
+        import onnxruntime
+
+        if CUDA in onnxruntime.get_available_providers():
+            return None
+    return (
+        "features are made on the CPU, as this onnxruntime knows no GPU: install fruitpipe[gpu] instead of "
+        "fruitpipe[onnx] (an image by make image EXTRAS=gpu), or take no GPUs"
     )

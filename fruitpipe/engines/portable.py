@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from fruitpipe.config.sidecar import NAMED, Reference, Sidecar
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
+from fruitpipe.engines.gpu import Gpu
 from fruitpipe.engines.package import open_package
 from fruitpipe.engines.reference_pictures import digest_of, reference_picture
-from fruitpipe.engines.runtimes import Port, Runtime, Shape, runtime_of
+from fruitpipe.engines.runtimes import Port, Runtime, Shape, chosen_output, runtime_of, shown
 from fruitpipe.errors import UserError
 from fruitpipe.vision.bad_image import BadImage
 
@@ -26,27 +27,34 @@ POOLINGS = {2: (None,), 3: ("mean", "cls"), 4: ("average",)}
 
 
 class PortableNetwork:
-    """A network, an image at a time."""
-
-    batch = BATCH
+    """A network: on the CPU an image at a time, on a graphics card as many as it takes."""
 
     def __init__(self, source: bytes | Path, device: str = CPU) -> None:
         """Raises UserError where something must be said in the sidecar, or a reference has another vector, and for
         another device; ValueError where the artefact is no package."""
         package = open_package(source)
         self._name, self._beside = package.name, package.beside
-        require_cpu(self._name, device)
-        self._runtime: Runtime = runtime_of(PurePosixPath(package.name).suffix, package.network)
+        suffix = PurePosixPath(package.name).suffix
+        gpu = Gpu.named(device) if suffix == ".onnx" else None
+        if gpu is None:
+            require_cpu(self._name, device)
+        self._runtime: Runtime = runtime_of(suffix, package.network, gpu)
         self.sidecar = self._completed(package.told)
         """with all that was read from the network"""
         self.side: int = self.sidecar.size or 0
+        self._at_once = len(self._runtime.given[0])
+        self.batch = BATCH if self._at_once == 1 else self._at_once
         self._take(self.sidecar)
         self.dimension = len(self._feature(np.zeros((self.side, self.side, 3), np.uint8)))
         self._check(self.sidecar.references or ())
 
     def run(self, batch: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
-        for pixels, feature in zip(batch, out, strict=True):
-            feature[...] = self._feature(pixels)
+        for start in range(0, len(batch), self._at_once):
+            group = batch[start : start + self._at_once]
+            for number, pixels in enumerate(group):
+                self._show(pixels, number)
+            for feature, output in zip(out[start : start + len(group)], self._runtime.infer(), strict=False):
+                feature[...] = self._pooled(output)
         return {}
 
     def _take(self, sidecar: Sidecar) -> None:
@@ -67,9 +75,9 @@ class PortableNetwork:
         """A picture's axes in the network's order."""
         return picture.transpose(2, 0, 1) if self._channels_first else picture
 
-    def _show(self, pixels: NDArray[np.uint8]) -> None:
-        """Write pixels to the input, which LiteRT wants nobody to hold when it runs."""
-        image = self._runtime.image[0]
+    def _show(self, pixels: NDArray[np.uint8], number: int = 0) -> None:
+        """Write pixels to the input as one of its images. LiteRT wants nobody to hold that when it runs."""
+        image = self._runtime.given[0][number]
         given = self._in_order(pixels[..., ::-1] if self._backwards else pixels)
         if self._as_they_are:
             image[...] = given
@@ -79,7 +87,10 @@ class PortableNetwork:
 
     def _feature(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._show(pixels)
-        feature = pooled(self._runtime.infer()[0], self._pooling, self._channels_first)
+        return self._pooled(self._runtime.infer()[0])
+
+    def _pooled(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        feature = pooled(output, self._pooling, self._channels_first)
         if self._l2:
             feature = feature / (float(np.linalg.norm(feature)) or 1.0)
         return feature
@@ -97,13 +108,13 @@ class PortableNetwork:
             missing.append("size (pixels)")
         if told.levels is None:
             missing.append(f"preprocessing ({', '.join(NAMED)}) or mean and std")
-        number, rank = self._output(told)
+        number, rank = chosen_output(self._runtime, told.output, self._name, self._beside)
         if number is None:
             missing.append(f"output ({' or '.join(map(str, self._runtime.outputs))})")
         if layout and size and number is not None:
             shape = (1, 3, size, size) if layout == "NCHW" else (1, size, size, 3)
             self._require_fit(port, shape)
-            self._runtime.open(shape, number)
+            self._runtime.open([shape], number)
             rank = self._runtime.infer().ndim
         pooling = told.pooling or (None if rank == 3 else POOLINGS.get(rank or 2, (None,))[0])
         if rank == 3 and pooling is None:
@@ -136,22 +147,6 @@ class PortableNetwork:
             )
         return port
 
-    def _output(self, told: Sidecar) -> tuple[int | None, int | None]:
-        """Number of the output, None where it must be said, and of its axes, None where they are not known."""
-        outputs = self._runtime.outputs
-        number = 0 if len(outputs) == 1 else None
-        if told.output:
-            number = next((at for at, each in enumerate(outputs) if told.output in each.names), None)
-            if number is None:
-                names = ", ".join(map(str, outputs))
-                raise UserError(f"{self._beside}: output {told.output} is none of {self._name}: it gives {names}.")
-        if number is None:
-            return None, None
-        if outputs[number].dtype != "float32":
-            raise UserError(f"{self._name} gives {outputs[number].dtype}: choose an output in float32, or export one.")
-        shape = outputs[number].shape
-        return number, None if shape is None else len(shape)
-
     def _require_fit(self, port: Port, shape: tuple[int, ...]) -> None:
         if any(there not in {None, here} for there, here in zip(port.shape or shape, shape, strict=True)):
             raise UserError(
@@ -175,8 +170,10 @@ class PortableNetwork:
                 f"{self._beside}: a reference has {min(lengths)} numbers, and {self._name} gives {self.dimension}: "
                 "output or pooling is likely to be another."
             )
-        for reference, picture, vector in zip(references, pictures, wanted, strict=True):
-            feature = self._feature(picture)
+        features = np.empty((len(pictures), self.dimension), np.float32)
+        if pictures:  # together, as a graphics card computes them
+            self.run(np.stack(pictures), features)
+        for reference, feature, vector in zip(references, features, wanted, strict=True):
             if (found := cosine(feature, vector)) < LEAST:
                 raise UserError(
                     f"{self._beside}: the reference {reference} has cosine {found:.4f} to what {self._name} gives, "
@@ -248,8 +245,3 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         return 0.0
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths else float(np.array_equal(a, b))
-
-
-def shown(shape: Shape | None) -> str:
-    """A shape for people."""
-    return "any shape" if shape is None else " x ".join("?" if each is None else str(each) for each in shape)

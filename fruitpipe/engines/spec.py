@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fruitpipe.engines.custom import class_of
 from fruitpipe.engines.engine import CPU, Engine, bytes_of
+from fruitpipe.engines.gpu import Gpu
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.plugins import Registry
 from fruitpipe.units import size
@@ -90,6 +91,10 @@ class EngineSpec(NamedTuple):
             return ENGINES.code_of(self.kind)
         except KeyError:
             raise self._missing() from None
+
+    def on_gpu(self, address: str, tasks: int) -> EngineSpec:
+        """The same on a GPU by Spark's address of it, which so many tasks share. Raises UserError as `Gpu.at` does."""
+        return self._replace(device=str(Gpu.at(address, tasks)))
 
     def start(self) -> Engine:
         """Start the engine. Raises UserError where this machine cannot run it, or its artefact is none."""

@@ -230,10 +230,12 @@ class Page {
     return found.map(([each, square]) => [each, Math.sqrt(square) * facts.step]);
   }
 
-  /** Show an image's facts; -1 for none. */
-  show(row, tab = true) {
+  /** Show an image's facts; -1 for none. line: of the lists, below which they are shown; null for the tab of what is selected. */
+  show(row, line = null) {
     this.current = row;
     const card = byId("image");
+    if (line) line.append(card);
+    else byId("selected").before(card);
     card.replaceChildren();
     this.near = [];
     for (const each of document.querySelectorAll("[data-row]")) {
@@ -258,7 +260,7 @@ class Page {
         element("h4", {}, `Nearest, ${exact ? `exactly, by ${this.exact.metric} of all` : `by ${this.facts.components} of`} ${this.facts.kept} ${this.facts.axis.toLowerCase()}s`), list,
       );
       this.map?.reveal(row);
-      if (tab) this.tab("chosen");
+      if (!line) this.tab("chosen");
     }
     this.map?.draw();
   }
@@ -383,13 +385,20 @@ class Page {
     byId("search").onsubmit = (event) => event.preventDefault();
     document.addEventListener("click", (event) => {
       const button = event.target.closest("[data-row], [data-label], [data-group]");
-      if (button?.dataset.row) this.show(Number(button.dataset.row), button.closest("#lists") === null);
+      if (button?.dataset.row) this.choose(button);
       else if (button?.dataset.label) this.filter(Number(button.dataset.label));
       else if (button) this.only(button.dataset.group === "" ? null : Number(button.dataset.group));
     });
     document.addEventListener("keydown", (event) => this.key(event));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
     if (this.map) new ResizeObserver(() => this.map.resize()).observe(byId("stage"));
+  }
+
+  /** Show the image of a line, where that is; one of the lists is closed again by a second click. */
+  choose(button) {
+    const row = Number(button.dataset.row), line = button.closest("#lists > ol > li");
+    const again = line && row === this.current && !button.closest("#image");
+    this.show(again ? -1 : row, line);
   }
 
   /** Choose a label, or leave it out again; null for all of them. */

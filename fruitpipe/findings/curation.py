@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fruitpipe.findings.duplicates import Duplicates, find_duplicates
 from fruitpipe.findings.neighbours import Lists, Neighbours
 from fruitpipe.findings.reconstruction import reconstruction_errors
+from fruitpipe.findings.texts import ZeroShot, zero_shot
 from fruitpipe.numeric import curation
 from fruitpipe.numeric.neighbours import prepared
 from fruitpipe.numeric.one_thread import one_thread
@@ -27,6 +29,12 @@ NOISE = 1e-6
 """Reconstruction error that is rounding, as where all components are kept."""
 NAMED = 5
 """Images of each kind that the summary names."""
+OF_TEXTS = [
+    pa.field("zero_shot", pa.string(), nullable=False),
+    pa.field("zero_shot_confidence", pa.float32(), nullable=False),
+    pa.field("label_check", pa.bool_()),
+]
+"""Further columns, where labels are to be checked by texts."""
 SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -48,10 +56,11 @@ class Curation:
     """The table, in the order of the run's vectors, and what it says in few words."""
 
     table: pa.Table
-    """as SCHEMA"""
+    """as SCHEMA, and OF_TEXTS where there is a zero shot"""
     duplicates: Duplicates
     neighbours: Neighbours
     """what it was made from"""
+    zero_shot: ZeroShot | None = None
 
     def in_rows(self) -> list[tuple[str, str]]:
         """For people."""
@@ -70,6 +79,7 @@ class Curation:
             *self.named("outlier", far, "outlier", "  {:.1f} times"),
             ("label suspects", f"{int(suspect.sum())} whose neighbours have another label"),
             *self.named("confidence", suspect, "voted_label", "  rather {}"),
+            *self.checked(),
             ("representatives", f"{int(np.asarray(table['representative']).sum())}"),
         ]
 
@@ -87,7 +97,22 @@ class Curation:
             "duplicates": len(table) - table["duplicate_of"].null_count,
             "label_suspects": int(np.asarray(table["label_suspect"]).sum()),
             "representatives": int(np.asarray(table["representative"]).sum()),
-        }
+        } | self.checked_facts()
+
+    def checked(self) -> list[tuple[str, str]]:
+        """What texts say of labels, for people."""
+        if (shot := self.zero_shot) is None:
+            return []
+        count = int(shot.disagrees.sum())
+        said = f"{count} of {shot.checked} whose label is among the {len(shot.labels)} look more like another of them"
+        named = self.named("zero_shot_confidence", shot.disagrees, "zero_shot", "  rather {}")
+        return [("label check", said), *named]
+
+    def checked_facts(self) -> dict[str, Any]:
+        """Likewise for scripts."""
+        if (shot := self.zero_shot) is None:
+            return {}
+        return {"labels_checked": shot.checked, "label_disagreements": int(shot.disagrees.sum())}
 
     def named(self, by: str, chosen: NDArray[np.bool_], column: str, words: str) -> list[tuple[str, str]]:
         """The first few of some images, the largest by a column first, each with another column in words."""
@@ -98,16 +123,22 @@ class Curation:
 
 
 def curate(
-    run: Run, neighbours: Neighbours, representatives: int = REPRESENTATIVES, limit: float | None = None
+    run: Run,
+    neighbours: Neighbours,
+    representatives: int = REPRESENTATIVES,
+    limit: float | None = None,
+    labels: Sequence[str] = (),
 ) -> Curation:
     """Judge all images of a run by their neighbours. Holds all vectors and lists.
 
     representatives: how many images to choose that stand for all.
     limit: distance up to which images are duplicates; None for what the distances say.
+    labels: to choose from for each image by their texts, as a check of its own; none for no such check.
 
-    Raises FruitpipeError where a part is missing or damaged.
+    Raises FruitpipeError where a part is missing or damaged, UserError as `zero_shot` does.
     """
     lists = neighbours.read(run)
+    shot = zero_shot(run, labels, lists.labels) if labels else None
     vectors = run.vector_parts
     duplicates = find_duplicates(lists, limit)
     voted, confidence, suspect = doubts(lists)
@@ -131,7 +162,11 @@ def curate(
         "duplicate_of": lists.paths.take(pa.array(duplicates.centre, mask=duplicates.centre == own)),
         "representative": chosen,
     }
-    return Curation(pa.table(columns, schema=SCHEMA), duplicates, neighbours)
+    table = pa.table(columns, schema=SCHEMA)
+    if shot:
+        for field, column in zip(OF_TEXTS, (shot.chosen, pa.array(shot.confidence), shot.agrees), strict=True):
+            table = table.append_column(field, column)
+    return Curation(table, duplicates, neighbours, shot)
 
 
 def doubts(lists: Lists) -> tuple[pa.Array, NDArray[np.float64], NDArray[np.bool_]]:

@@ -52,6 +52,15 @@ class Similar:
     """nearest first"""
 
 
+@dataclass(frozen=True)
+class Described:
+    """What is most like a text."""
+
+    text: str
+    matches: list[Match]
+    """nearest first"""
+
+
 def find_similar(
     run: Run, images: Sequence[str], k: int, metric: Metric, s3: S3Config | None = None, backbone: str | None = None
 ) -> list[Similar]:
@@ -73,7 +82,7 @@ def find_similar(
     with one_thread():
         nearest = Nearest(prepared(queries, metric), positions, k, metric)
         nearest.add(blocks_in(vectors, metric))
-    found = matches_of(vectors.rows_at(nearest.found, ["path", "label"]), nearest)
+    found = matches_of(vectors.rows_at(nearest.found, ["path", "label"]), nearest.positions, nearest.distances)
     return [
         Similar(image, position != NOWHERE, matches)
         for image, position, matches in zip(images, positions.tolist(), found, strict=True)
@@ -108,7 +117,7 @@ class Gallery:
         with one_thread():
             nearest = Nearest(prepared(vector[None], self.metric), np.array([NOWHERE]), k, self.metric)
             nearest.add(self._blocks)
-        (found,) = matches_of(self._images.take(indices(nearest.found)), nearest)
+        (found,) = matches_of(self._images.take(indices(nearest.found)), nearest.positions, nearest.distances)
         return found
 
 
@@ -141,19 +150,22 @@ def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str 
     return np.stack(found)
 
 
-def matches_of(images: pa.Table, nearest: Nearest) -> list[list[Match]]:
-    """What was found for each query. images: path and label of all, in their order."""
+def matches_of(images: pa.Table, positions: NDArray[np.int64], distances: NDArray[np.float32]) -> list[list[Match]]:
+    """What was found for each query, by positions and distances, (q, k). images: path and label of all, in their
+    order."""
     rows = iter(images.to_pylist())
     return [
-        [Match(**next(rows), distance=distance) for distance in distances[positions != NOWHERE].tolist()]
-        for positions, distances in zip(nearest.positions, nearest.distances, strict=True)
+        [Match(**next(rows), distance=distance) for distance in each[there != NOWHERE].tolist()]
+        for there, each in zip(positions, distances, strict=True)
     ]
 
 
-def page(run: Run, found: Sequence[Similar], metric: Metric, s3: S3Config | None = None) -> str:
+def page(run: Run, found: Sequence[Similar | Described], metric: Metric, s3: S3Config | None = None) -> str:
     """A page that shows what was found, with pictures of the images that can be read. It needs nothing else."""
     reader = Reader(s3 or S3Config(), run.manifest.config.image.max_bytes)
-    pictures = {path: picture(path, reader) for each in found for path in (each.image, *(m.path for m in each.matches))}
+    paths = {match.path for each in found for match in each.matches}
+    paths |= {each.image for each in found if isinstance(each, Similar)}
+    pictures = {path: picture(path, reader) for path in paths}
     template = pages("fruitpipe.findings").get_template("similar.html")
     return template.render(run=run.id, found=found, metric=metric, pictures=pictures, side=SIDE)
 

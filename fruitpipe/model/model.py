@@ -5,14 +5,16 @@ Loading one needs NumPy; images need Pillow and the backbone's engine besides. N
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,17 @@ from pydantic import AliasChoices, BaseModel, Field
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.engines.custom import class_of
-from fruitpipe.errors import UserError
+from fruitpipe.engines.package import TEXT
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.numeric.arrays import read_arrays
-from fruitpipe.numeric.pca import Pca, Unreduced
+from fruitpipe.numeric.pca import Linear, Pca, Unreduced
 from fruitpipe.source import Reader
 from fruitpipe.storage.document import find_document
 from fruitpipe.storage.layout import RunId
 from fruitpipe.storage.store import Store, open_store
+
+if TYPE_CHECKING:  # texts are rare
+    from fruitpipe.engines.text import TextEncoder
 
 PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
@@ -56,6 +62,8 @@ class Card(BaseModel):
     """SHA-256 of its engine's artefact"""
     engine: str = "litert"
     """kind of its engine"""
+    text: str | None = None
+    """SHA-256 of the package of its text tower; None where it has none"""
     unreduced: int | None = Field(None, ge=1)
     """d of the features, where they are the vectors and there is no `pca.npz`"""
 
@@ -84,6 +92,8 @@ class Model:
     engine: EngineSpec
     backbone: str | None = None
     """package.module:Class of code that the caller lets it run; a model on disk may name any"""
+    text: Callable[[], bytes] | None = None
+    """reads the package of its text tower, which nothing else needs"""
 
     def __repr__(self) -> str:
         return f"Model({self.card.backbone}, {self.pca}, run {self.card.run}, {self.card.images} images)"
@@ -134,18 +144,50 @@ class Model:
 
         Raises UserError as `transform_images` does.
         """
-        from fruitpipe.tasks.featurize import decode_into, infer
+        from fruitpipe.tasks.featurize import decoded, inferred, place
         from fruitpipe.vision.bad_image import OK, BadImage
+        from fruitpipe.vision.decode import Look
 
         self.require_named_code()
         engine = self._started
         pixels = np.empty((1, engine.side, engine.side, 3), np.uint8)
         features = np.zeros((1, engine.dimension), np.float32)
-        seen = [decode_into(pixels[0], data, self.card.image)]
-        infer(engine, pixels, seen, features)
-        if isinstance(bad := seen[0], BadImage):
+        (picture,) = decoded(data, [Look(engine.side, self.card.image)])
+        (bad,) = inferred(engine, pixels, [place(pixels[0], picture)], features)
+        if isinstance(bad, BadImage):
             return Vector("", bad.status, str(bad), None)
         return Vector("", OK, None, self.transform(features)[0])
+
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """The text tower. Belongs to one thread. Raises UserError where there is none, or it does not start."""
+        from fruitpipe.engines.text import TextEncoder
+
+        if self.text is None:
+            raise UserError(
+                f"the model of run {self.card.run} was made without a text tower, and texts need one: run with a "
+                "network whose sidecar has `text`, such as CLIP's."
+            )
+        try:
+            found = TextEncoder(self.text())
+        except FruitpipeError:
+            raise
+        except Exception as error:  # whatever a library says of an artefact that somebody else has made
+            said = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"cannot run {TEXT} of the model: {said}. It is damaged: take another model.") from error
+        if found.dimension != self.pca.width:
+            raise UserError(
+                f"the model takes {self.pca.width} features, and its text tower gives {found.dimension}: it was put "
+                "together from two models. Take another one."
+            )
+        return found
+
+    def cosines(self, texts: Sequence[str]) -> Linear:
+        """What the vector of an image tells of the cosine of its feature to each text.
+
+        Raises UserError where there is no text tower, or a text has no direction.
+        """
+        return self.pca.products(self.encoder.vectors(texts))
 
     def require_named_code(self) -> None:
         """Raises UserError where the model's engine is code of others that the caller has not named."""
@@ -178,6 +220,8 @@ class Model:
             CARD: self.card.model_dump_json(indent=2).encode(),
             file_name(self.engine.kind): self.engine.data,
         }
+        if self.text:
+            files[TEXT] = self.text()
         if isinstance(self.pca, Unreduced):
             return files
         arrays = io.BytesIO()
@@ -222,7 +266,8 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
         raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
     if card.format < FORMAT and card.image.grey:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
-    return Model(card, pca, engine, backbone)
+    text = partial(read_text_tower, store, within(TEXT), card) if card.text else None
+    return Model(card, pca, engine, backbone, text)
 
 
 def read_engine(store: Store, name: str, card: Card) -> EngineSpec:
@@ -233,6 +278,14 @@ def read_engine(store: Store, name: str, card: Card) -> EngineSpec:
     if engine.kind == "python":
         class_of(engine.data)
     return engine
+
+
+def read_text_tower(store: Store, name: str, card: Card) -> bytes:
+    """Read the package of a text tower. Raises UserError where it is missing or damaged."""
+    data = store.find(name)
+    if data is None or hashlib.sha256(data).hexdigest() != card.text:
+        raise UserError(f"cannot read the model: {store.location(name)} is {'damaged' if data else 'missing'}.")
+    return data
 
 
 ARRAYS = {"mean": ("f8", 1), "scale": ("f8", 1), "components": ("f8", 2), "explained_variance": ("f8", 1)}

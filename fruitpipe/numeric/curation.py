@@ -1,4 +1,4 @@
-"""What distances say of images: which are the same, which labels are doubtful, which few stand for all."""
+"""What distances say of images: which are the same, which labels are doubtful or fit, which few stand for all."""
 
 from __future__ import annotations
 
@@ -76,6 +76,16 @@ def vote(
     total = np.maximum((codes >= 0).sum(axis=1), 1)
     own = ((codes == labels[:, None]) & (codes >= 0)).sum(axis=1)
     return codes[rows, best], votes[rows, best] / total, own / total
+
+
+def best_of(cosines: NDArray[np.float64], scale: float | None = None) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The label that has the largest of the cosines of each image, (n, m), m >= 2; and how sure that is, (n,): its
+    share in a softmax of the cosines times a scale, else how much larger its cosine is than the next."""
+    best = cosines.argmax(axis=1)
+    below = cosines - cosines.max(axis=1, keepdims=True)
+    if scale is not None:
+        return best, 1 / np.exp(scale * below).sum(axis=1)
+    return best, -np.partition(below, -2, axis=1)[:, -2]
 
 
 def farthest_first(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:

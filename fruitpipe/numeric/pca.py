@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 from fruitpipe.numeric.moments import Float64, Moments
 
 DEFAULT_VARIANCE = 0.95
+
+
+class Linear(NamedTuple):
+    """m linear functions of a vector."""
+
+    weights: Float64
+    """(m, k)"""
+    offsets: Float64
+    """(m,)"""
+
+    def of(self, vectors: NDArray[np.floating]) -> Float64:
+        """Their values, (n, m), of vectors (n, k)."""
+        return np.asarray(vectors.astype(np.float64) @ self.weights.T + self.offsets)
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,6 +75,16 @@ class Pca:
         """Vectors of shape (n, k), float32, of features of shape (n, d). Raises ValueError for another d."""
         return self.transform_with_error(features)[0]
 
+    def products(self, directions: Float64) -> Linear:
+        """What vectors tell of the products of features with directions, (m, d).
+
+        Components, their scale undone, rebuild of a vector y the feature mean + scale * (y @ components), whose product
+        with a direction t is y @ components @ (scale * t) + mean @ t. Of all linear functions of y, this is the one
+        that is nearest to x @ t by least squares, on the features of the fit: components are eigenvectors of their
+        covariance, so that what they leave out does not correlate with y.
+        """
+        return Linear(directions * self.scale @ self.components.T, directions @ self.mean)
+
     def transform_with_error(self, features: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Vectors (n, k) and the reconstruction error of each row (n,): mean squared difference, over the standardised
         features, between the row and what its k components can rebuild.
@@ -94,6 +117,10 @@ class Unreduced:
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
         """The features, float32. Raises ValueError for another d."""
         return self.transform_with_error(features)[0]
+
+    def products(self, directions: Float64) -> Linear:
+        """The products of features, which are the vectors, with directions, (m, d)."""
+        return Linear(directions, np.zeros(len(directions)))
 
     def transform_with_error(self, features: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The features (n, d), and for each row (n,) the error 0: nothing is lost."""

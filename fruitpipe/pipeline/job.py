@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +16,8 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import is_learnt
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
-from fruitpipe.engines import EngineSpec
+from fruitpipe.engines import ENGINES, EngineSpec
+from fruitpipe.engines.choice import without_gpu
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import Model
 from fruitpipe.numeric.precision import Comparison
@@ -66,6 +67,8 @@ class Job:
     """folder on the driver's disk, while the job is open"""
     plan: Plan = field(init=False)
     """the images and what is known of them, while the job is open"""
+    _beside: Job | None = None
+    """an open job, whose Spark and listing this one shares"""
     _spark: AbstractContextManager[Cluster] = field(init=False)
     _starting: Future[Cluster] | None = None
     _started: ExitStack = field(init=False)
@@ -79,10 +82,11 @@ class Job:
         self.sinks = open_sinks(self.config.formats, self.store, self.id, self.config.one_file)
 
     @contextmanager
-    def open(self, verbose: bool) -> Iterator[None]:
+    def open(self, verbose: bool, beside: Job | None = None) -> Iterator[None]:
         """Make the plan's database, while the backbone is resolved on another thread.
 
         verbose: leave Spark's own messages on standard error.
+        beside: an open job on the same images, which stays so for longer.
         """
         from fruitpipe.spark.cluster import cluster
         from fruitpipe.spark.surroundings import leave_deleted_folder
@@ -91,18 +95,26 @@ class Job:
         leave_deleted_folder()
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
+        self._beside = beside
         with private_folder() as self.scratch:
             self._spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
             with (
                 ExitStack() as self._started,
                 background(self._resolve(environment)) as self._resolving,
-                open_plan(self.config, self.scratch) as self.plan,
+                self._open_plan() as self.plan,
             ):
                 yield
+
+    def _open_plan(self) -> AbstractContextManager[Plan]:
+        if self._beside:
+            return closing(self._beside.plan.beside(self.id.replace("-", "_")))
+        return open_plan(self.config, self.scratch)
 
     @contextmanager
     def _resolve(self, environment: Environment) -> Iterator[ResolvedBackbone | None]:
         """Any backbone but one that is learnt, for which images must be listed first."""
+        if self._beside:
+            wait([self._beside._resolving])  # to convert one network takes as much memory as there may be
         yield None if is_learnt(self.config) else resolve(self.config, environment)
 
     @cached_property
@@ -118,6 +130,8 @@ class Job:
 
     def start(self) -> Future[Cluster]:
         """Start Spark on another thread, if it is not started yet."""
+        if self._beside:
+            return self._beside.start()
         if self._starting is None:
             self._starting = self._started.enter_context(background(self._spark))
         return self._starting
@@ -142,10 +156,21 @@ class Job:
         assert resolved is not None, "what is learnt is learnt before it is asked for"
         return resolved
 
+    @property
+    def engine_key(self) -> str:
+        """What tells the engine from others in a worker: of several, features may be the same."""
+        return f"{self.backbone.features} by {self.backbone.engine.kind}"
+
     @cached_property
     def engine(self) -> Callable[[], EngineSpec]:
         """What makes features, sent to every executor once; tasks call it."""
         return share(self.spark, self.backbone.engine)
+
+    @property
+    def idle_gpus(self) -> str | None:
+        """What to know where tasks have GPUs that the engine leaves alone."""
+        kind = self.backbone.engine.kind
+        return without_gpu(kind) if self.spark.gpu_tasks and kind in ENGINES.own else None
 
     @property
     def begun(self) -> Begun:
@@ -178,8 +203,17 @@ class Job:
 
 
 def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:
-    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM."""
-    return spark.share(engine if spark.local else engine.packed())
+    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM.
+
+    Where tasks have GPUs and the engine runs on such, it is on the task's.
+    """
+    shared: Callable[[], EngineSpec] = spark.share(engine if spark.local else engine.packed())
+    if not spark.gpu_tasks or engine.kind not in ENGINES.own or without_gpu(engine.kind):
+        return shared
+    from fruitpipe.spark.cluster import gpu_address
+
+    tasks = spark.gpu_tasks
+    return lambda: shared().on_gpu(gpu_address(), tasks)
 
 
 @contextmanager

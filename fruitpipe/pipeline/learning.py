@@ -22,7 +22,7 @@ from fruitpipe.source.fetching import Data, Image, fetch
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.featurize import decoded
 from fruitpipe.vision.bad_image import BadImage
-from fruitpipe.vision.decode import Picture
+from fruitpipe.vision.decode import Look, Picture
 
 Found = TypeVar("Found")
 
@@ -49,7 +49,7 @@ class RunImages:
             raise NotLearnt("the backbone is learnt by a run, and this is none.")
 
         def each(data: Data | BadImage) -> list[Found]:
-            picture = decoded(data, side, self.rules)
+            (picture,) = decoded(data, [Look(side, self.rules)])
             return [work(picture.pixels)] if isinstance(picture, Picture) else []
 
         found: list[Found] = []

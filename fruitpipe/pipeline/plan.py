@@ -6,6 +6,7 @@ Spark starts. Spark's tasks then read their share of the plan themselves: a row 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections import Counter
@@ -55,6 +56,8 @@ class Plan:
     def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
         self.broken: list[str] = []
         """Feature parts that could not be read; their images are computed again."""
+        self._schema = "main"
+        """of the database: of its own tables, all but those of the images"""
         self._others: Counter[str] = Counter()
         self._verify_content = verify_content
         self._retry = retry
@@ -66,6 +69,16 @@ class Plan:
 
     def close(self) -> None:
         self._database.close()
+
+    def beside(self, name: str) -> Plan:
+        """A plan of the same images with other features, in the same database; it is closed before this one.
+
+        name: of letters and figures, no other's.
+        """
+        other = copy.copy(self)
+        other.broken, other._schema, other._database = [], f"of_{name}", self._database.cursor()
+        other._database.execute(f"CREATE SCHEMA {other._schema}; SET search_path = '{other._schema},main'")
+        return other
 
     def add_images(
         self, listing: Iterable[pa.RecordBatch], schema: pa.Schema, distinct: bool = True, limit: int | None = None
@@ -226,11 +239,23 @@ class Plan:
         query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self._database.execute(f"{query} ORDER BY n DESC, 1").fetchall())
 
-    def write_todo(self, path: Path, slots: int) -> list[int]:
-        """Write the images to featurize as Parquet, ordered by path, a row group per task; return the tasks' sizes."""
-        (count,) = self._row("SELECT count(*) FROM joined WHERE todo")
-        sizes = part_sizes(count, slots)
-        self._write("SELECT path, etag, size FROM joined WHERE todo ORDER BY path", path, sizes)
+    def write_todo(self, path: Path, slots: int, *others: Plan) -> list[int]:
+        """Write the images to featurize as Parquet, ordered by path, a row group per task; return the tasks' sizes.
+
+        The images of a row group are missing in the same plans: bits of its column `missing` say in which, the lowest
+        one in this, further ones in `others`, which are beside it.
+        """
+        plans = (self, *others)
+        tables = " JOIN ".join(
+            f"{plan._schema}.joined AS plan_{number}{' USING (path)' if number else ''}"
+            for number, plan in enumerate(plans)
+        )
+        missing = " + ".join(f"plan_{number}.todo::BIGINT * {1 << number}" for number in range(len(plans)))
+        images = f"SELECT path, plan_0.etag, plan_0.size, {missing} AS missing FROM {tables}"
+        query = f"SELECT missing, count(*) FROM ({images}) WHERE missing > 0 GROUP BY 1 ORDER BY 1 DESC"
+        counts = self._database.execute(query).fetchall()
+        sizes = [size for _, count in counts for size in part_sizes(count, slots)]
+        self._write(f"SELECT * FROM ({images}) WHERE missing > 0 ORDER BY missing DESC, path", path, sizes)
         return sizes
 
     def write_index(self, path: Path, dimension: int) -> list[int]:
@@ -285,7 +310,8 @@ class Plan:
 
     def _write(self, query: str, path: Path, sizes: list[int]) -> None:
         reader = self._database.sql(query).to_arrow_reader(LARGEST_PART)
-        with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        # A task reads one row group by its number, and a footer that has as many of them as there are tasks.
+        with pq.ParquetWriter(path, reader.schema, compression="zstd", write_statistics=False) as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
 

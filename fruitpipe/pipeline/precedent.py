@@ -8,11 +8,13 @@ from functools import partial
 from importlib.metadata import version
 
 from fruitpipe.config import Config
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.job import Job
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import find_manifest, latest_run, run_ids
 from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
 
 RECENT = 32
@@ -48,10 +50,19 @@ def readable_manifest(store: Store, run_id: str) -> Manifest | None:
 
 
 def is_same(job: Job, manifest: Manifest) -> bool:
-    """Whether a precedent of the same images is of the same features and model, and all of its files are there."""
+    """Whether a precedent of the same images is of the same features and model, text tower included, and all of its
+    files are there."""
     if manifest.features_digest != job.backbone.features:
         return False
     if job.reused and manifest.model.fitted_by != job.reused.card.run:  # `latest` was another one's then
         return False
+    if not job.reused and text_in(manifest) != (job.backbone.text and File.at(TEXT, job.backbone.text).sha256):
+        return False
     files = {(layout.run(manifest.run, file.name), file.bytes) for file in manifest.files}
     return files <= set(job.store.names(layout.run(manifest.run)))
+
+
+def text_in(manifest: Manifest) -> str | None:
+    """Digest of the package of the text tower in a run's model; None where it has none."""
+    name = layout.within(manifest.run, layout.model(manifest.run, TEXT))
+    return next((file.sha256 for file in manifest.files if file.name == name), None)

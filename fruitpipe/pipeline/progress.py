@@ -144,6 +144,35 @@ class JsonReporter(Reporter):
         say(json.dumps({"note": without_secrets(message)}), unfiltered(self.stream))
 
 
+@dataclass
+class PartReporter(Reporter):
+    """Of one of several runs at a time: another one tells what it does, with its name."""
+
+    whole: Reporter = field(default_factory=Reporter)
+    name: str = ""
+
+    @contextmanager
+    def stage(self, name: str, total: int = 0) -> Iterator[None]:
+        with self.whole.stage(f"{self.name} {name}", total), super().stage(name, total):
+            yield
+
+    def shared(self) -> None:
+        """Take over the stage that has just ended, which was of all."""
+        name = self.whole.stage_name
+        self.timings[name] = self.timings.get(name, 0.0) + self.whole.timings[name]
+        self._say(self.whole.stage_line)
+
+    def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
+        super().advance(statuses, failed, read)
+        self.whole.advance(statuses, failed, read)
+
+    def poll(self) -> None:
+        self.whole.poll()
+
+    def noted(self, message: str) -> None:
+        self.whole.note(f"{self.name}: {message}")
+
+
 class BarReporter(Reporter):
     """A live bar."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -60,9 +60,28 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     Interrupted: by Ctrl-C or SIGTERM.
     FruitpipeError: Spark, the disk or something unforeseen ended the run; says why.
     """
-    store = open_places(config)
+    if config.backbones:
+        raise UserError("this config has several backbones: fruitpipe.run_several runs them.")
+    job = job_of(config, reporter or Reporter())
     further = wanted_stages(config)
-    job = Job(config, store, reporter or Reporter())
+    with begun(job) as lease:
+        with told(job):
+            with job.open(verbose):
+                done = work(job, further, lease)
+            clear_work(job)
+        finish(job, done)
+        return done
+
+
+def job_of(config: Config, reporter: Reporter) -> Job:
+    """A run that has not begun. Raises UserError for a typo in any place before anything is made there."""
+    return Job(config, open_places(config), reporter)
+
+
+@contextmanager
+def begun(job: Job) -> Iterator[Lease]:
+    """A run with its place, which nobody else writes to. Raises UserError where there is none for it."""
+    store = job.store
     store.create()
     is_result(store)  # or a place for one, but none of another layout
     # In a pod, nobody is there to run it again when the other one has ended.
@@ -73,37 +92,55 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
                 f"{store.url} has no conditional writes: two runs that begin in one moment do not notice each other"
             )
         job.audience.began(job.begun)
-        try:
-            with job.open(verbose):
-                done = work(job, further, lease)
-            for name, _ in list(store.names(layout.work(job.id))):
-                store.delete(name)
-        except KeyboardInterrupt:
-            job.give_up("interrupted", "interrupted")
-            raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
-        except FruitpipeError as error:
-            job.give_up("failed", str(error))
-            raise
-        except Exception as error:
-            failure = failure_of(error)
-            job.give_up("failed", str(failure))
-            raise failure from error
-        job.audience.published(job.begun, done)
-        register(config.publish, done)
-        return done
+        yield lease
+
+
+@contextmanager
+def told(job: Job) -> Iterator[None]:
+    """What a run does; whatever ends it is told as a FruitpipeError, and kept in its result."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        job.give_up("interrupted", "interrupted")
+        raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
+    except FruitpipeError as error:
+        job.give_up("failed", str(error))
+        raise
+    except Exception as error:
+        failure = failure_of(error)
+        job.give_up("failed", str(failure))
+        raise failure from error
+
+
+def clear_work(job: Job) -> None:
+    for name, _ in list(job.store.names(layout.work(job.id))):
+        job.store.delete(name)
+
+
+def finish(job: Job, done: Run) -> None:
+    """Tell those who want to know of a run that has ended well."""
+    job.audience.published(job.begun, done)
+    register(job.config.publish, done)
 
 
 def plan(config: Config) -> Summary:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
+    if config.backbones:
+        raise UserError("this config has several backbones: fruitpipe.pipeline.several.plan_several plans them.")
     store = open_places(config)
     with open_plan(config) as the_plan:
         the_plan.list_images(config)
-        is_result(store)  # or a place for one
-        if backbone := known_backbone(config, store, the_plan):
-            the_plan.add_features(store, backbone.features, backbone.twin)
-        else:
-            the_plan.add_features(store, "unknown")
-        return the_plan.summary()
+        return planned(config, store, the_plan)
+
+
+def planned(config: Config, store: Store, the_plan: Plan) -> Summary:
+    """The plan of images that are listed."""
+    is_result(store)  # or a place for one
+    if backbone := known_backbone(config, store, the_plan):
+        the_plan.add_features(store, backbone.features, backbone.twin)
+    else:
+        the_plan.add_features(store, "unknown")
+    return the_plan.summary()
 
 
 def open_places(config: Config) -> Store:
@@ -135,9 +172,36 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     earlier = precedents(job.store, job.config)
     if not earlier:
         job.start()
-    with job.reporter.stage("list"):
+    images_digest = listed(job, job.reporter)
+    ahead = look_ahead(job, lease, images_digest, earlier)
+    if isinstance(ahead, Run):
+        return ahead
+    with job.reporter.stage("start"):
+        job.spark  # noqa: B018 - waits for it
+    require_bound(job)
+    stages.featurize([job], job.reporter)
+    return carry_out(job, further, lease, ahead)
+
+
+def listed(job: Job, reporter: Reporter) -> str:
+    """List the images; their digest."""
+    with reporter.stage("list"):
         job.plan.list_images(job.config)
-        images_digest = job.plan.digest()
+        return job.plan.digest()
+
+
+class Ahead(NamedTuple):
+    """What is known before there is work."""
+
+    images_digest: str
+    summary: Summary
+
+
+def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifest]) -> Ahead | Run:
+    """What there is to do with the images that are listed, or the run whose result it would only give again.
+
+    earlier: published runs of the same config.
+    """
     earlier = [each for each in earlier if each.images_digest == images_digest]
     if not earlier:
         job.start()
@@ -150,11 +214,12 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
             job.warnings.append(source.passed_over(summary.passed_over))
     if not summary.todo and (same := next((each for each in earlier if is_same(job, each)), None)):
         return instead(job, lease, same)
-    with job.reporter.stage("start"):
-        spark = job.spark
-        job.warnings += filter(None, [spark.note])
-    require_bound(job)
-    stages.featurize(job)
+    return Ahead(images_digest, summary)
+
+
+def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead: Ahead) -> Run:
+    """From features, which are there, to the published run."""
+    job.warnings += filter(None, [job.spark.note])
     stages.look_for_thumbnails(job)
     counts = stages.count(job)
     parts = stages.index(job)
@@ -174,16 +239,16 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
             config_digest=digest_of(job.config),
             backbone=backbone_facts(job.backbone),
             features_digest=job.backbone.features,
-            images_digest=images_digest,
+            images_digest=ahead.images_digest,
             revision=Environment.read().deployed,
             counts=counts,
-            plan=summary,
+            plan=ahead.summary,
             model=model_facts(model),
             drift=drift_of(model.card, errors) if job.reused else None,
             files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
             feature_parts=[*job.plan.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
-            worker_memory=spark.worker_memory,
+            worker_memory=job.spark.worker_memory,
             versions=versions(),
             **notes(job),
             **records,

@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import yaml
 
+from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import FruitpipeError, TooManyFailures
 from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.pipeline.job import Job
+from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.result.manifest import Counts
 from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import have_thumbnails
-from fruitpipe.tasks.featurize import Done, Featurize
+from fruitpipe.tasks.featurize import Done, Featurize, Wanted
 from fruitpipe.vision.bad_image import OK
 
 SAMPLE = 2000
 """Images in the report's picture."""
 
 
-def featurize(job: Job) -> None:
-    """Compute the features that are missing; afterwards the plan knows all."""
-    todo = job.scratch / layout.TODO
-    sizes = job.plan.write_todo(todo, job.spark.slots)
+def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
+    """Compute the features that are missing, each image once for all; afterwards the plans know them.
+
+    Returns how many images there were.
+
+    jobs: open beside one another; of the same limits of images.
+    """
+    first, *others = jobs
+    todo = first.scratch / layout.TODO
+    sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others))
     if not sizes:
-        return
-    name = layout.work(job.id, layout.TODO)
-    job.store.upload(todo, name)
-    engine, thumbnails = job.engine, job.config.thumbnails
-    task = Featurize(job.store, name, job.backbone.features, job.config.image, job.reader, thumbnails)
+        return 0
+    for job in jobs:
+        if said := job.idle_gpus:
+            job.reporter.note(said)
+            job.warnings.append(said)
+    name = layout.work(first.id, layout.TODO)
+    first.store.upload(todo, name)
+    wanted = [wanted_by(job) for job in jobs]
+    task = Featurize(first.store, name, tuple(wanted), first.reader)
+    engines = [job.engine for job in jobs]
 
     def watch(done: Done) -> None:
-        job.reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
+        reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
 
-    with job.reporter.stage("featurize", sum(sizes)):
-        done = job.spark.map(lambda number: task(number, engine), len(sizes), watch, job.reporter.poll)
-    job.plan.add_parts(job.store, [each.part for each in done])
+    with reporter.stage("featurize", sum(sizes)):
+        done = first.spark.map(lambda number: task(number, engines), len(sizes), watch, reporter.poll)
+    for number, job in enumerate(jobs):
+        if parts := [each.parts[number] for each in done if number in each.parts]:
+            job.plan.add_parts(job.store, parts)
+    return sum(sizes)
+
+
+def wanted_by(job: Job) -> Wanted:
+    """The features that a result is to have."""
+    return Wanted(job.store, job.backbone.features, job.engine_key, job.config.image, job.config.thumbnails)
 
 
 def look_for_thumbnails(job: Job) -> None:
@@ -147,7 +169,7 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
     images: that it was fitted on.
     errors: reconstruction errors of this run's images.
     """
-    portable = job.backbone.portable
+    portable, text = job.backbone.portable, job.backbone.text
     card = Card(
         run=job.id,
         backbone=job.backbone.facts.name,
@@ -158,9 +180,10 @@ def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: D
         reconstruction_error_p99=errors.quantile(0.99),
         extractor=portable.digest,
         engine=portable.kind,
+        text=File.at(TEXT, text).sha256 if text else None,
         unreduced=fitted.length if isinstance(fitted, pca.Unreduced) else None,
     )
-    return Model(card, fitted, portable)
+    return Model(card, fitted, portable, text=text.read_bytes if text else None)
 
 
 def commit(job: Job, projected: list[reduce.Projected]) -> list[File]:

@@ -150,6 +150,8 @@ def unschedulable(role: str, said: str) -> Cause:
         advice = f"add a toleration to {role}.tolerations, or nodes without the taint"
     elif "affinity" in reasons or "selector" in reasons:
         advice = f"check {role}.nodeSelector and {role}.affinity against the nodes' labels"
+    elif "/gpu" in reasons:
+        advice = f"lower {role}.gpu.amount, or add nodes with free GPUs, whose device plugin offers {role}.gpu.resource"
     elif "volume" in reasons or "persistentvolumeclaim" in reasons:
         advice = f"check the volumes of {role}.scratch"
     return Cause(f"no node takes the {role} ({reasons.rstrip('.')})", advice)

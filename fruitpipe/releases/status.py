@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -62,7 +63,7 @@ class Status:
     """of the pipeline, once it has ended"""
     output: str
     published: str | None = None
-    """the run that readers of the result get"""
+    """the run that readers of the result get; of several backbones, each with its name"""
     unseen: str | None = None
     """why the result cannot be read from here"""
 
@@ -80,14 +81,15 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
     seen = observe(connection, name)
     published = unseen = None
     config = config_of(connection, name)
-    manifest: Manifest | None = None
+    manifests: list[Manifest] = []
     if result and config:
         try:
-            manifest = open_run(open_store(config.output, config.s3)).manifest
-            published = manifest.run
+            runs = {name: open_run(open_store(part.output, part.s3)) for name, part in config.parts.items()}
+            published = ", ".join(f"{name} {run.id}".lstrip() for name, run in runs.items())
+            manifests = [run.manifest for run in runs.values()]
         except (FruitpipeError, OSError) as error:
             unseen = str(error)
-    phase, code = phase_of(seen, manifest)
+    phase, code = phase_of(seen, manifests)
     progress = progress_of(connection, seen.driver) if seen.driver and phase == RUNNING else None
     ended = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", default={})
     return Status(
@@ -106,10 +108,10 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
     )
 
 
-def phase_of(seen: Observation, manifest: Manifest | None) -> tuple[str, int | None]:
+def phase_of(seen: Observation, manifests: Sequence[Manifest] = ()) -> tuple[str, int | None]:
     """The phase in words, and the pipeline's exit code once it has ended.
 
-    manifest: of the result's latest run.
+    manifests: of the latest run of each result, where they could be read.
     """
     phase = seen.phase
     if seen.suspended and phase != RUNNING:
@@ -117,16 +119,18 @@ def phase_of(seen: Observation, manifest: Manifest | None) -> tuple[str, int | N
     if seen.schedule and seen.application is None:
         return "waiting for its schedule", None
     code = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", "exitCode")
-    if phase == DONE or (phase == FAILED and (code == 0 or published_since(seen, manifest))):
+    if phase == DONE or (phase == FAILED and (code == 0 or published_since(seen, manifests))):
         return DONE, 0
     if phase == FAILED:
         return phase, code or EXIT_FAILED
     return phase, None
 
 
-def published_since(seen: Observation, manifest: Manifest | None) -> bool:
+def published_since(seen: Observation, manifests: Sequence[Manifest]) -> bool:
     """Whether the run that the operator speaks of has published."""
-    return bool(manifest and seen.driver is None and seen.submitted and manifest.started >= seen.submitted)
+    if not manifests or seen.driver or seen.submitted is None:
+        return False
+    return all(manifest.started >= seen.submitted for manifest in manifests)
 
 
 def executors_of(seen: Observation) -> Executors:
@@ -175,4 +179,4 @@ def list_releases(connection: Connection, everywhere: bool = False) -> list[Row]
 def row_of(name: str, namespace: str, parts: list[Plain]) -> Row:
     """parts: objects of the release."""
     seen = Observation(name, namespace, newest(parts), schedule_in(parts))
-    return Row(name, namespace, phase_of(seen, None)[0], seen.submitted)
+    return Row(name, namespace, phase_of(seen)[0], seen.submitted)

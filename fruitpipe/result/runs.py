@@ -189,7 +189,10 @@ def is_result(store: Store) -> bool:
 def require_result(store: Store) -> None:
     """Raise UserError where there is no result, or one whose layout is not known here."""
     if not is_result(store):
-        raise UserError(f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`.")
+        raise UserError(
+            f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`, or of several backbones "
+            "the folder of one in it."
+        )
 
 
 def latest_run(store: Store) -> str | None:

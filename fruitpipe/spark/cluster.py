@@ -66,6 +66,8 @@ class Cluster:
         """Tasks that run at once, when all executors are there."""
         self.local = is_local(context)
         """Whether tasks run on this machine, and see its files."""
+        self.gpu_tasks = gpu_tasks(context)
+        """Tasks at once on an executor's GPUs, of which each has one or a part; 0 where tasks have none."""
         self.worker_memory = 0
         """Largest resident set that a Python worker has had, bytes."""
 
@@ -158,6 +160,20 @@ def local_cores(context: SparkContext) -> int:
     if match is None:
         return 0
     return int(cast(Any, context)._jvm.Runtime.getRuntime().availableProcessors() if match[1] == "*" else match[1] or 1)
+
+
+def gpu_tasks(context: SparkContext) -> int:
+    """Tasks that the GPUs of an executor are enough for at a time; 0 where tasks have none, as in local mode."""
+    conf = context.getConf()
+    share = float(conf.get("spark.task.resource.gpu.amount", "0"))
+    if not share or local_cores(context):
+        return 0
+    return max(int(int(conf.get("spark.executor.resource.gpu.amount", "1")) / share), 1)
+
+
+def gpu_address() -> str:
+    """Where a task that has a GPU finds it, as the discovery script says."""
+    return str(cast(TaskContext, TaskContext.get()).resources()["gpu"].addresses[0])
 
 
 def is_local(context: SparkContext) -> bool:

@@ -1,10 +1,14 @@
-"""One part of the features: fetch, decode, infer, write. Runs in a Spark task, or anywhere else; imports no Spark."""
+"""One part of the features: fetch, decode, infer, write. Runs in a Spark task, or anywhere else; imports no Spark.
+
+Several backbones see an image that is fetched once, and decoded once for each scale that they want.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +24,8 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.vision.bad_image import OK, BadImage
-from fruitpipe.vision.decode import Picture
-from fruitpipe.vision.decoder import decode_within_limits
+from fruitpipe.vision.decode import Look, Picture
+from fruitpipe.vision.decoder import decode_for_all
 from fruitpipe.vision.thumbnails import Sheet, thumbnail
 
 SAMPLED = 16
@@ -80,39 +84,59 @@ class Facts:
 class Done(NamedTuple):
     """Result of a featurizing task."""
 
-    part: str
-    """object of the features"""
+    parts: dict[int, str]
+    """objects of the features, by the number of what they are for"""
     statuses: Counter[str]
-    """images by status"""
+    """images by status: of one that is not `ok` everywhere, the first other one"""
     bytes: int
     """read"""
 
 
-@dataclass(frozen=True)
-class Featurize:
-    """The task: row group `number` of a todo file becomes one feature part."""
+class Wanted(NamedTuple):
+    """Features that a result is to have."""
 
     store: Store
-    todo: str
     digest: str
     """of the features: see `features_digest`"""
+    engine: str
+    """key of the engine in its process"""
     image: ImageConfig
-    reader: Reader
     thumbnails: int | None = None
     """their side, pixels; None where none are made"""
 
-    def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> Done:
+
+@dataclass(frozen=True)
+class Featurize:
+    """The task: row group `number` of a todo file becomes a feature part for each result that misses its images."""
+
+    store: Store
+    todo: str
+    wanted: tuple[Wanted, ...]
+    """with the same limits of images"""
+    reader: Reader
+
+    def __call__(self, number: int, specs: Sequence[Callable[[], EngineSpec]]) -> Done:
+        """specs: the engine of each that is wanted."""
         with self.store.open(self.todo) as file:
             rows = pq.ParquetFile(file).read_row_group(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
-        engine = load_engine(self.digest, spec)
-        sheet = Sheet(len(images), self.thumbnails) if self.thumbnails else None
-        facts, features = featurize(images, engine, self.image, self.reader, sheet)
-        name = layout.feature_part(self.digest, ((image.path, image.etag) for image in images))
-        if sheet:  # before the part, so that a part which is there has its thumbnails
-            self.store.put(layout.thumbnails(name, sheet.side), sheet.encoded())
-        self.store.put(name, to_parquet(facts.to_table(), features))
-        return Done(name, Counter(facts.status), facts.bytes)
+        missing = rows["missing"][0].as_py()
+        chosen = {which: each for which, each in enumerate(self.wanted) if missing >> which & 1}
+        engines = load_engines({each.engine: spec for each, spec in zip(self.wanted, specs, strict=True)})
+        views = [
+            View(engines(each.engine), each.image, Sheet(len(images), each.thumbnails) if each.thumbnails else None)
+            for each in chosen.values()
+        ]
+        made = featurize_for(images, views, self.reader)
+        parts = {}
+        for (which, each), view, (facts, features) in zip(chosen.items(), views, made, strict=True):
+            parts[which] = name = layout.feature_part(each.digest, ((image.path, image.etag) for image in images))
+            if view.sheet:  # before the part, so that a part which is there has its thumbnails
+                each.store.put(layout.thumbnails(name, view.sheet.side), view.sheet.encoded())
+            each.store.put(name, to_parquet(facts.to_table(), features))
+        statuses = zip(*(facts.status for facts, _ in made), strict=True)
+        worst = (next((status for status in several if status != OK), OK) for several in statuses)
+        return Done(parts, Counter(worst), made[0][0].bytes)
 
 
 @dataclass(frozen=True)
@@ -128,20 +152,45 @@ class FeaturizeSample:
     def __call__(self, number: int, spec: Callable[[], EngineSpec]) -> tuple[list[str], NDArray[np.float32]]:
         """Statuses and features, shape (n, d)."""
         images = list(self.images[number * SAMPLED : (number + 1) * SAMPLED])
-        engine = load_engine(self.key, spec)
-        facts, features = featurize(images, engine, self.image, self.reader)
+        engines = load_engines({self.key: spec})
+        facts, features = featurize(images, engines(self.key), self.image, self.reader)
         return facts.status, features
 
 
-_engines: dict[str, Engine] = {}
+_engines: dict[tuple[str, str], Engine] = {}
+"""By key and device."""
 
 
-def load_engine(key: str, spec: Callable[[], EngineSpec]) -> Engine:
-    """This process' engine. Tasks share a process one after the other, never at once."""
-    if key not in _engines:
-        _engines.clear()
-        _engines[key] = spec().start()
-    return _engines[key]
+def load_engines(specs: Mapping[str, Callable[[], EngineSpec]]) -> Callable[[str], Engine]:
+    """This process' engines on the task's device by their keys, started when they are asked for; others than these are
+    dropped.
+
+    Tasks share a process one after the other, never at once.
+    """
+    for key, device in list(_engines):
+        if key not in specs:
+            del _engines[key, device]
+
+    def engine(key: str) -> Engine:
+        wanted = specs[key]()
+        if (key, wanted.device) not in _engines:
+            _engines[key, wanted.device] = wanted.start()
+        return _engines[key, wanted.device]
+
+    return engine
+
+
+class View(NamedTuple):
+    """An engine, and how it sees images."""
+
+    engine: Engine
+    rules: ImageConfig
+    sheet: Sheet | None = None
+    """takes a thumbnail of each image that could be decoded, if they are wanted"""
+
+    @property
+    def look(self) -> Look:
+        return Look(self.engine.side, self.rules)
 
 
 def featurize(
@@ -151,54 +200,68 @@ def featurize(
 
     sheet: takes a thumbnail of each that could be decoded, if they are wanted.
     """
-    facts = Facts()
-    features = np.zeros((len(images), engine.dimension), np.float32)
-    fetched = fetch(images, reader, max(AHEAD, 2 * engine.batch))
-    for start in range(0, len(images), engine.batch):
-        group = images[start : start + engine.batch]
-        pixels = np.empty((len(group), engine.side, engine.side, 1 if rules.grey else 3), np.uint8)
+    (found,) = featurize_for(images, [View(engine, rules, sheet)], reader)
+    return found
+
+
+def featurize_for(
+    images: list[Image], views: Sequence[View], reader: Reader
+) -> list[tuple[Facts, NDArray[np.float32]]]:
+    """What `featurize` gives for each of some views, whose limits are the same."""
+    made = [(Facts(), np.zeros((len(images), view.engine.dimension), np.float32)) for view in views]
+    looks = list(dict.fromkeys(view.look for view in views))
+    own = [looks.index(view.look) for view in views]
+    batch = max(view.engine.batch for view in views)
+    fetched = fetch(images, reader, max(AHEAD, 2 * batch))
+    for start in range(0, len(images), batch):
+        group = images[start : start + batch]
+        pixels = [np.empty((len(group), look.side, look.side, channels(look.rules)), np.uint8) for look in looks]
+        seen: list[list[Seen | BadImage]] = [[] for _ in looks]
         read: list[Read] = []
-        seen: list[Seen | BadImage] = []
-        for number, (row, data) in enumerate(zip(pixels, fetched, strict=False), start):  # the bytes of one at a time
+        for number, data in enumerate(islice(fetched, len(group))):  # the bytes of one at a time
             read.append(Read.of(data))
-            seen.append(decode_into(row, data, rules, sheet, number))
-        infer(engine, pixels, seen, features[start : start + len(group)])
-        for image, each, outcome in zip(group, read, seen, strict=True):
-            facts.add(image, each, outcome)
-    return facts, features
+            pictures = decoded(data, looks)
+            for rows, outcomes, picture in zip(pixels, seen, pictures, strict=True):
+                outcomes.append(place(rows[number], picture))
+            for view, look in zip(views, own, strict=True):
+                if view.sheet and isinstance(picture := pictures[look], Picture):
+                    view.sheet.place(start + number, thumbnail(picture, view.sheet.side, view.rules))
+        for view, look, (facts, features) in zip(views, own, made, strict=True):
+            outcomes = []
+            for first in range(0, len(group), view.engine.batch):
+                some = slice(first, first + view.engine.batch)
+                outcomes += inferred(view.engine, pixels[look][some], seen[look][some], features[start:][some])
+            for image, each, outcome in zip(group, read, outcomes, strict=True):
+                facts.add(image, each, outcome)
+    return made
 
 
-def decode_into(
-    row: NDArray[np.uint8], data: Data | BadImage, rules: ImageConfig, sheet: Sheet | None = None, cell: int = 0
-) -> Seen | BadImage:
-    """Decode an image to `row`, shape (side, side, channels); return its size, or why there is no picture.
+def channels(rules: ImageConfig) -> int:
+    """Of pixels in memory."""
+    return 1 if rules.grey else 3
 
-    sheet, cell: where its thumbnail goes, if it is wanted.
-    """
-    picture = decoded(data, len(row), rules)
+
+def decoded(data: Data | BadImage, looks: Sequence[Look]) -> list[Picture | BadImage]:
+    """The picture of an image's bytes for each look, or why there is none."""
+    return [data for _ in looks] if isinstance(data, BadImage) else decode_for_all(data, looks)
+
+
+def place(row: NDArray[np.uint8], picture: Picture | BadImage) -> Seen | BadImage:
+    """Write a picture to `row`, shape (side, side, channels); return its size, or why there is none."""
     if isinstance(picture, BadImage):
         return picture
     row[...] = picture.pixels[..., : row.shape[-1]]
-    if sheet:
-        sheet.place(cell, thumbnail(picture, sheet.side, rules))
     return Seen(picture.width, picture.height)
 
 
-def decoded(data: Data | BadImage, side: int, rules: ImageConfig) -> Picture | BadImage:
-    """The picture of an image's bytes, or why there is none."""
-    if isinstance(data, BadImage):
-        return data
-    try:
-        return decode_within_limits(data, side, rules)
-    except BadImage as error:
-        return error
-
-
-def infer(engine: Engine, pixels: NDArray[np.uint8], seen: list[Seen | BadImage], out: NDArray[np.float32]) -> None:
-    """Write the features of the images that were decoded to `out`; put a BadImage in `seen` where there is none."""
+def inferred(
+    engine: Engine, pixels: NDArray[np.uint8], seen: Sequence[Seen | BadImage], out: NDArray[np.float32]
+) -> list[Seen | BadImage]:
+    """Write the features of the images that were decoded to `out`; `seen` with a BadImage where there is none."""
+    outcomes = [*seen]
     good = [number for number, each in enumerate(seen) if isinstance(each, Seen)]
     if not good:
-        return
+        return outcomes
     batch = pixels if len(good) == len(pixels) else pixels[good]
     features = np.zeros((len(good), engine.dimension), np.float32)
     bad = engine.run(np.broadcast_to(batch, (*batch.shape[:3], 3)), features)
@@ -206,5 +269,6 @@ def infer(engine: Engine, pixels: NDArray[np.uint8], seen: list[Seen | BadImage]
         bad.setdefault(row, BadImage("rejected", "the backbone gives a feature that is not finite"))
     for row, error in bad.items():
         features[row] = 0
-        seen[good[row]] = error
+        outcomes[good[row]] = error
     out[good] = features
+    return outcomes

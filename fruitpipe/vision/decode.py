@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,14 @@ NO_MEMORY = ("Out of memory", "decoder error -9")
 Image.MAX_IMAGE_PIXELS = None
 
 
+class Look(NamedTuple):
+    """How a backbone sees images."""
+
+    side: int
+    """of the square that it takes, pixels"""
+    rules: ImageConfig
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image."""
@@ -49,10 +59,19 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
 
     Raises BadImage with status `undecodable` or `too_large`; `unreadable` where memory or a library is missing.
     """
+    (picture,) = decode_for(data, [Look(side, rules)])
+    return picture
+
+
+def decode_for(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
+    """The pictures that `decode` gives for some looks, whose limits are the same. Raises BadImage as it does.
+
+    What all of one scale have in common is done once: all but the steps of their rules.
+    """
     if not data:
         raise BadImage("undecodable", "empty file")
     try:
-        return decoded(largest(data), side, rules)
+        return decoded(largest(data), looks)
     except BadImage:
         raise
     except MemoryError:
@@ -70,24 +89,32 @@ def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
     pixels_alone = without_metadata(data)
     if pixels_alone is None:
         raise BadImage("undecodable", reason)
-    return decode(pixels_alone, side, rules)
+    return decode_for(pixels_alone, looks)
 
 
-def decoded(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
+def decoded(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
     """Raises BadImage, and whatever Pillow does."""
+    limits = looks[0].rules
     if stated := stated_size(data):
-        check_size(*stated, rules)
-    with open_image(data) as image:
-        width, height = image.size
-        check_size(width, height, rules)
-        whole = load(image, scale_for(image, data, side, rules))
-        picture = to_rgb(image, data)
-        if (upward := turn(image)) is not None:
-            whole = turned(whole, picture.size, upward)
-            picture = picture.transpose(upward)
-            width, height = (height, width) if upward in SWAPPED else (width, height)
-        seen = preprocess(picture, whole, side, rules)
-        return Picture(pixels_of(seen), width, height, seen)
+        check_size(*stated, limits)
+    pictures: dict[int, Picture] = {}
+    while len(pictures) < len(looks):
+        with open_image(data) as image:
+            width, height = image.size
+            check_size(width, height, limits)
+            scales = [scale_for(image, data, *look) for look in looks]
+            scale = next(each for number, each in enumerate(scales) if number not in pictures)
+            whole = load(image, scale)
+            picture = to_rgb(image, data)
+            if (upward := turn(image)) is not None:
+                whole = turned(whole, picture.size, upward)
+                picture = picture.transpose(upward)
+                width, height = (height, width) if upward in SWAPPED else (width, height)
+            for number, look in enumerate(looks):
+                if scales[number] == scale:
+                    seen = preprocess(picture, whole, *look)
+                    pictures[number] = Picture(pixels_of(seen), width, height, seen)
+    return [pictures[number] for number in range(len(looks))]
 
 
 def features_digest(backbone_digest: str, image: ImageConfig, precision: str = "float32") -> str:

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NoReturn, cast
@@ -23,7 +23,7 @@ from fruitpipe.config import ImageConfig
 from fruitpipe.errors import in_words
 from fruitpipe.vision.bad_image import BadImage, OutOfMemory
 from fruitpipe.vision.cost import is_cheap, least_memory
-from fruitpipe.vision.decode import Picture, decode
+from fruitpipe.vision.decode import Look, Picture, decode_for
 
 COMMAND = (sys.executable, "-P", "-c", "from fruitpipe.vision.decoder import serve; serve()")
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -40,15 +40,46 @@ def decode_within_limits(data: bytes | memoryview, side: int, rules: ImageConfig
     Raises BadImage as `decode` does; `too_large` or `too_slow` beyond these bounds, `undecodable` where an image ends
     its decoder, `unreadable` where something else does.
     """
-    if not Decoder.of_all and is_cheap(data, side, rules):
-        return decode(data, side, rules)
-    if least_memory(data, side, rules) > rules.max_memory:
-        raise beyond_memory(rules)
-    answer, pixels = answer_of({"side": side, "rules": rules.model_dump(mode="json")}, data, rules)
+    (picture,) = decode_together(data, [Look(side, rules)])
+    return picture
+
+
+def decode_for_all(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture | BadImage]:
+    """What `decode_within_limits` gives for each of some looks, whose limits are the same, or raises.
+
+    Decoded together as long as nothing is wrong with it: what one look takes is within what all of them do.
+    """
+    try:
+        return [*decode_together(data, looks)]
+    except BadImage as error:
+        return [error] if len(looks) == 1 else [decode_for_all(data, [look])[0] for look in looks]
+
+
+def decode_together(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
+    """The pictures for some looks, within the bounds of one. Raises BadImage as `decode_within_limits` does."""
+    cheap = [not Decoder.of_all and is_cheap(data, *look) for look in looks]
+    here, there = (
+        [look for look, each in zip(looks, cheap, strict=True) if each is wanted] for wanted in (True, False)
+    )
+    if there and any(least_memory(data, *look) > look.rules.max_memory for look in there):
+        raise beyond_memory(there[0].rules)
+    pictures = {True: iter(decode_for(data, here) if here else ()), False: iter(decode_elsewhere(data, there))}
+    return [next(pictures[each]) for each in cheap]
+
+
+def decode_elsewhere(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
+    """The pictures that a decoder of its own makes."""
+    if not looks:
+        return []
+    asked = [{"side": look.side, "rules": look.rules.model_dump(mode="json")} for look in looks]
+    answer, pixels = answer_of({"looks": asked}, data, looks[0].rules)
     if "status" in answer:
         raise BadImage(answer["status"], answer["error"])
-    shape = (side, side, 3)
-    return Picture(np.frombuffer(pixels, np.uint8).reshape(shape), answer["width"], answer["height"])
+    shapes = [(look.side, look.side, 3) for look in looks]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = np.split(np.frombuffer(pixels, np.uint8), ends[:-1])
+    size = answer["width"], answer["height"]
+    return [Picture(part.reshape(shape), *size) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def answer_of(
@@ -172,7 +203,8 @@ def serve() -> NoReturn:
     own = address_space()
 
     def limit(request: dict[str, Any]) -> None:
-        rules = request["rules"] = ImageConfig(**request["rules"])
+        request["looks"] = [Look(each["side"], ImageConfig(**each["rules"])) for each in request["looks"]]
+        rules = request["looks"][0].rules
         used = time.process_time()
         set_limit(resource.RLIMIT_CPU, math.ceil(used + rules.max_seconds))
         if own:
@@ -185,18 +217,19 @@ def serve() -> NoReturn:
             sys.exit(0)
         except MemoryError:
             sys.exit(SHORT)
-        found = decoded(data, request["side"], request["rules"])
+        found = decoded(data, request["looks"])
         if isinstance(found, BadImage):
             send(answers, {"status": found.status, "error": str(found)})
         else:
-            send(answers, {"width": found.width, "height": found.height}, found.pixels.tobytes())
+            size = {"width": found[0].width, "height": found[0].height}
+            send(answers, size, b"".join(picture.pixels.tobytes() for picture in found))
 
 
-def decoded(data: bytes, side: int, rules: ImageConfig) -> Picture | BadImage:
+def decoded(data: bytes, looks: Sequence[Look]) -> list[Picture] | BadImage:
     try:
-        return decode(data, side, rules)
+        return decode_for(data, looks)
     except (OutOfMemory, MemoryError):
-        return beyond_memory(rules)
+        return beyond_memory(looks[0].rules)
     except BadImage as error:
         return error
 

@@ -41,7 +41,7 @@ SETS = {"few": range(30), "more": range(45), "others": range(15, 60)}
 class Here:
     """What a run asks of Spark: tasks run one after another, on the driver's thread."""
 
-    slots, local, note, worker_memory = 2, True, "", 0
+    slots, local, note, worker_memory, gpu_tasks = 2, True, "", 0, 0
 
     def share(self, value: Any) -> Callable[[], Any]:
         return lambda: value

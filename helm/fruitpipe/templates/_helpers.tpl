@@ -53,16 +53,22 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{ toYaml .Values.pipeline }}
 {{- end }}
 
-{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its network and its
+{{/* Memory beside an executor's heap, MiB: its JVM's own, and for each core a Python worker with its networks and its
      decoder, with what the largest image may take there. */}}
 {{- define "fruitpipe.overhead" -}}
 {{- $preset := get (.Files.Get "files/presets.yaml" | fromYaml) (default "" .Values.pipeline.preset) -}}
-{{- $backbone := coalesce .Values.pipeline.backbone $preset "mobilenet_v2" -}}
 {{- $workers := .Files.Get "files/workers.yaml" | fromYaml -}}
-{{- $another := or (hasKey .Values.pipeline "layer") (hasKey .Values.pipeline "weights") -}}
+{{- $base := int (get $workers "worker") -}}
+{{- $worker := $base -}}
+{{- range default (list .Values.pipeline) .Values.pipeline.backbones -}}
+{{- $given := kindIs "map" . | ternary . (dict "backbone" .) -}}
+{{- $backbone := coalesce $given.backbone $preset "mobilenet_v2" -}}
+{{- $another := or (hasKey $given "layer") (hasKey $given "weights") -}}
 {{- $whole := $another | ternary (get $workers (printf "%s as a whole" $backbone)) "" -}}
-{{- $worker := default (get $workers $backbone) $whole -}}
-{{- if not (or $worker .Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1600m: 300m, and for each core 1012m and its network." $backbone) }}{{ end -}}
+{{- $one := default (get $workers $backbone) $whole -}}
+{{- if not (or $one $.Values.executor.memoryOverhead) }}{{ fail (printf "executor.memoryOverhead: say what %s needs, such as 1600m: 300m, and for each core 1012m and its network." $backbone) }}{{ end -}}
+{{- $worker = add $worker (sub (int $one) $base) -}}
+{{- end -}}
 {{- $image := default (get $workers "max_memory") (dig "image" "max_memory" nil .Values.pipeline) -}}
 {{- $decoder := add (get $workers "decoder") (div (add (int64 $image) 1048575) 1048576) -}}
 {{- default (printf "%dm" (add 300 (mul (add (int $worker) $decoder) (int .Values.executor.cores)))) .Values.executor.memoryOverhead -}}
@@ -179,6 +185,14 @@ spec:
 {{- end }}
 {{- end }}
 
+{{/* What a task has of a GPU: so little that there are tasks for all cores, by four places, rounded down. */}}
+{{- define "fruitpipe.gpu.task" -}}
+{{- $gpu := .Values.executor.gpu -}}
+{{- if gt (int $gpu.amount) (int .Values.executor.cores) }}{{ fail (printf "executor.gpu.amount: %d GPUs for the tasks of executor.cores, which are %d at a time. Lower one or raise the other." (int $gpu.amount) (int .Values.executor.cores)) }}{{ end -}}
+{{- $tasks := ceil (divf .Values.executor.cores $gpu.amount) | int -}}
+{{- default (eq $tasks 1 | ternary "1" (divf (div 10000 $tasks) 10000 | toString)) $gpu.taskAmount -}}
+{{- end }}
+
 {{/* Settings of Spark that all runs have. */}}
 {{- define "fruitpipe.conf" -}}
 spark.decommission.enabled: "true"
@@ -202,6 +216,15 @@ spark.kubernetes.driver.service.deleteOnTermination: "false"
 spark.kubernetes.driver.ownPersistentVolumeClaim: "false"
 # The chart's NetworkPolicy is the one. Spark 4.3 would make another, which operators have no right to.
 spark.kubernetes.driver.pod.excludedFeatureSteps: org.apache.spark.deploy.k8s.features.NetworkPolicyFeatureStep
+{{- with .Values.executor.gpu }}
+{{- if .amount }}
+# Spark itself asks Kubernetes for them by these; what Kubeflow's operator has besides needs its webhook.
+spark.executor.resource.gpu.amount: {{ int64 .amount | quote }}
+spark.executor.resource.gpu.vendor: {{ trimSuffix "/gpu" .resource }}
+spark.executor.resource.gpu.discoveryScript: {{ .discoveryScript }}
+spark.task.resource.gpu.amount: {{ include "fruitpipe.gpu.task" $ | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.metrics.enabled }}
 spark.ui.prometheus.enabled: "true"
 {{- end }}
