@@ -102,17 +102,24 @@ def test_a_killed_driver_loses_only_the_parts_in_flight(fruits: Path, undisturbe
 
 
 @pytest.mark.slow
-def test_a_killed_driver_leaves_its_words_to_the_next_run(fruits: Path, tmp_path: Path) -> None:
-    settings = ("backbone=orb", "words.side=1000")  # which takes long enough to be killed amid
+@pytest.mark.parametrize(
+    ("settings", "folder"),
+    # With words of images so large, it takes long enough to be killed amid.
+    [(("backbone=orb", "words.side=1000"), "vocabularies"), (("precision=int8",), "networks")],
+    ids=["words", "int8"],
+)
+def test_a_killed_driver_leaves_what_it_has_learnt_to_the_next_run(
+    settings: tuple[str, ...], folder: str, fruits: Path, tmp_path: Path
+) -> None:
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     run(fruits, undisturbed, *settings)
     with running(fruits, out, settings=settings) as process, held(process):
         process.kill()
         process.wait()
-    (words,) = (out / "features" / "vocabularies").iterdir()
-    learnt = words.stat().st_mtime_ns
+    (learnt,) = (out / "features" / folder).iterdir()
+    when = learnt.stat().st_mtime_ns
     goes_on(fruits, out, undisturbed, settings)
-    assert words.stat().st_mtime_ns == learnt
+    assert learnt.stat().st_mtime_ns == when
 
 
 @pytest.mark.slow

@@ -52,7 +52,9 @@ def test_names_within_a_run_are_distinct_and_below_it() -> None:
 def test_names_that_fruitpipe_gives_are_told_from_those_of_others() -> None:
     part, run = layout.feature_part("0" * 64, [("a", "1")]), layout.new_run_id()
     folder, _, name = part.rpartition("/")
-    assert all(layout.is_ours(ours) for ours in (part, layout.scratch(), layout.vocabulary("0" * 64)))
+    assert all(
+        layout.is_ours(ours) for ours in (part, layout.scratch(), layout.vocabulary("0" * 64), layout.network("0" * 64))
+    )
     assert layout.is_ours(f"{folder}/.{name}.0123abcd.tmp")
     others = (
         "runs/apple.jpg", "features/part-1.parquet", f"{folder}/x.parquet", f"{folder}/.x.parquet.0123abcd.tmp",

@@ -45,7 +45,7 @@ class BackboneFamily(Family, Protocol):
 
     @property
     def learns(self) -> bool:
-        """Whether its backbones are made from images of the run."""
+        """Whether its backbones are made from images of the run. Those in int8 are in any case."""
 
     def listed(self, name: str, environment: Environment) -> Listed:
         """One of its names."""
@@ -85,6 +85,11 @@ class Learning(Protocol):
 def all_families() -> list[BackboneFamily]:
     """All families; those of other packages come last."""
     return [cast(BackboneFamily, family) for family in families()]
+
+
+def is_learnt(config: Config) -> bool:
+    """Whether a config's backbone is made from images of the run."""
+    return family_of(config.backbone).learns or config.precision == "int8"
 
 
 def family_of(name: str) -> BackboneFamily:

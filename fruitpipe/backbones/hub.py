@@ -36,7 +36,7 @@ class HubPresets:
 
     names: ClassVar[tuple[str, ...]] = ()
     pattern = rf"^{SCHEME}[^@\r\n]+(@[1-9]\d*)?$"
-    keys = frozenset({"engine", "precision"})
+    keys = frozenset({"engine", "precision", "min_cosine"})
     defaults: ClassVar[Mapping[str, Any]] = {}
     learns = False
 
@@ -56,7 +56,7 @@ class HubPresets:
         Raises UserError where keras-hub or the preset is missing, or it gives no feature of an image.
         """
         backbone, path = flatbuffer(choice_of(config.backbone), environment)
-        return resolved(config, backbone, path, backbone.parameters)
+        return resolved(config, backbone, path, backbone.parameters, learning)
 
     def build(self, choice: NetworkChoice) -> tuple[Any, Backbone]:
         """See `fruitpipe.backbones.convert.Buildable`."""

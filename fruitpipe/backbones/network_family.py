@@ -30,7 +30,7 @@ class NetworkFamily(ABC):
 
     networks: Mapping[str, KnownNetwork]
     pattern: ClassVar[None] = None
-    keys = frozenset({"layer", "pooling", "weights", "engine", "precision"})
+    keys = frozenset({"layer", "pooling", "weights", "engine", "precision", "min_cosine"})
     defaults: ClassVar[Mapping[str, Any]] = {}
     learns = False
 
@@ -74,12 +74,12 @@ class NetworkFamily(ABC):
         return memory_of(FLOAT * (known.used if known.used is not None and is_cut else known.parameters))
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
-        """Converts the network if this machine has not done so before."""
+        """Converts the network if this machine has not done so before; see `resolved`."""
         backbone, path = flatbuffer(self.chosen(config), environment)
         # A known network counts as a whole: up to its maps, VGG16 has few weights and as much to compute.
         known = self.networks[config.backbone]
         parameters = backbone.parameters if is_whole_model(config.weights) else known.parameters
-        return resolved(config, backbone, path, parameters)
+        return resolved(config, backbone, path, parameters, learning)
 
     def build(self, choice: NetworkChoice) -> tuple[Any, Backbone]:
         """See `fruitpipe.backbones.convert.Buildable`."""
@@ -88,17 +88,26 @@ class NetworkFamily(ABC):
         return build(choice, self)
 
 
-def resolved(config: Config, backbone: Backbone, path: Path, parameters: int) -> ResolvedBackbone:
+def resolved(
+    config: Config, backbone: Backbone, path: Path, parameters: int, learning: Learning | None
+) -> ResolvedBackbone:
     """A converted network, run as a config says.
 
     parameters: how large it is, to choose the engine by.
+    learning: what one in int8 is made from.
+
+    Raises UserError and NotLearnt as `calibrated` does, UserError where the engine is not to be had here.
     """
+    from fruitpipe.backbones.calibrated import calibrated
     from fruitpipe.backbones.resolved import ResolvedBackbone
     from fruitpipe.engines import EngineSpec
     from fruitpipe.engines.choice import network_kind
 
+    path = path.resolve()  # as workers may be in another folder
+    if config.precision == "int8":
+        return calibrated(config, backbone, path, learning)
     kind = network_kind(config.engine, config.precision, parameters)
-    engine = EngineSpec(kind, path.resolve())  # as workers may be in another folder
+    engine = EngineSpec(kind, path)
     return ResolvedBackbone.of(
         config,
         backbone,

@@ -44,7 +44,7 @@ FAMILIES: Registry[type[Family]] = Registry(
         "custom": "fruitpipe.backbones.custom:CustomBackbones",
     },
 )
-BACKBONE_KEYS = ("layer", "pooling", "weights", "engine", "precision", "words", "sha256")
+BACKBONE_KEYS = ("layer", "pooling", "weights", "engine", "precision", "min_cosine", "words", "sha256")
 """Keys of a config that only some families take."""
 
 

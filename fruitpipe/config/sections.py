@@ -57,6 +57,8 @@ ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
 TAGS = {ONE, SEVERAL, WORD, MAPPING, "[key]"}
 """Which of the forms a value has, or that it is a name itself; no part of a key."""
 MIB = 1 << 20
+LEAST_COSINE = 0.99
+"""Between features in int8 and in float32, where nothing is said."""
 
 
 class Section(BaseModel):
@@ -297,15 +299,28 @@ class BackboneConfig(Section):
     engine: Literal["auto", "litert", "openvino"] = "auto"
     """What runs the network: LiteRT, or OpenVINO where it is installed (the extra `openvino`). auto takes OpenVINO for
     networks of 20 million parameters and more, such as resnet50: it needs less CPU time for those."""
-    precision: Literal["float32", "bf16"] = "float32"
-    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX, and changes features: every run then
-    compares them with float32's on some of its images."""
+    precision: Literal["float32", "bf16", "int8"] = "float32"
+    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX. int8 takes little more, on any CPU, by
+    LiteRT and a network that is made of what some of the run's images show (the extra `int8`). Both change features:
+    every run then compares them with float32's on some of its images."""
+    min_cosine: float | None = Field(None, ge=0, le=1)
+    """Least cosine between features of an image in such a precision and in float32: a run is refused where one of those
+    compared has a lower one. By default 0.99 for int8, and none for bf16."""
     words: WordsConfig = Field(default_factory=WordsConfig)
+
+    @property
+    def least_cosine(self) -> float | None:
+        """Below which a precision is refused; None where there is no bound."""
+        return LEAST_COSINE if self.precision == "int8" and self.min_cosine is None else self.min_cosine
 
     def check_backbone(self) -> None:
         """Raise ValueError where keys do not fit the backbone or each other."""
         if self.precision == "bf16" and self.engine == "litert":
-            raise ValueError("LiteRT computes in float32: leave engine or precision out")
+            raise ValueError("LiteRT does not compute in bf16: leave engine or precision out")
+        if self.precision == "int8" and self.engine == "openvino":
+            raise ValueError("int8 is LiteRT's: leave engine or precision out")
+        if self.precision == "float32" and self.min_cosine is not None:
+            raise ValueError("min_cosine is of a precision that changes features: leave it out, or say precision: int8")
         family = find_family(self.backbone)
         for name in BACKBONE_KEYS:
             is_taken = family is None or name in family.keys

@@ -21,6 +21,7 @@ ENGINES: Registry[Start] = Registry(
     "fruitpipe.engines",
     {
         "litert": "fruitpipe.engines.litert:LiteRt",
+        "litert_int8": "fruitpipe.engines.litert:LiteRt",
         "openvino": "fruitpipe.engines.openvino:OpenVino",
         "openvino_bf16": "fruitpipe.engines.openvino:OpenVinoBf16",
         "onnx": "fruitpipe.engines.portable:PortableNetwork",
@@ -31,6 +32,7 @@ ENGINES: Registry[Start] = Registry(
 )
 FILES = {
     "litert": "backbone.tflite",
+    "litert_int8": "backbone.tflite",
     "openvino": "backbone.tflite",
     "openvino_bf16": "backbone.tflite",
     "onnx": "backbone.zip",

@@ -1,4 +1,4 @@
-"""What bf16 does to features: those of some images in both precisions, side by side."""
+"""What a precision does to features: those of some images in it and in float32, side by side."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ class Precise(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Features in bf16 against those in float32, on a sample of the run's images."""
+    """Features of a precision against those in float32, on a sample of the run's images."""
 
     images: int
     cosine: float
     """between both features of an image, mean"""
     worst_cosine: float
     float32: Precise
-    bf16: Precise
+    reduced: Precise
 
     def __str__(self) -> str:
         """One line for people."""
-        changes = f"{self.bf16.components} components instead of {self.float32.components}"
-        if self.bf16.nearest is not None and self.float32.nearest is not None:
-            changes += f", nearest neighbours right for {self.bf16.nearest:.1%} instead of {self.float32.nearest:.1%}"
+        changes = f"{self.reduced.components} components instead of {self.float32.components}"
+        if self.reduced.nearest is not None and self.float32.nearest is not None:
+            right = f"{self.reduced.nearest:.1%} instead of {self.float32.nearest:.1%}"
+            changes += f", nearest neighbours right for {right}"
         cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
         return f"cosine to float32 {cosines}, {changes} (each on {self.images} images alone)"
 
@@ -60,7 +61,7 @@ def compare(
         cosine=float(cosines.mean()),
         worst_cosine=float(cosines.min()),
         float32=measured(exact, labels, options),
-        bf16=measured(rounded, labels, options),
+        reduced=measured(rounded, labels, options),
     )
 
 

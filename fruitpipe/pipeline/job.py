@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
-from fruitpipe.backbones.family import family_of
+from fruitpipe.backbones.family import is_learnt
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
 from fruitpipe.engines import ENGINES, EngineSpec
 from fruitpipe.engines.choice import without_gpu
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.model.model import Model
+from fruitpipe.numeric.precision import Comparison
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
@@ -58,6 +59,8 @@ class Job:
     """what takes the vectors"""
     audience: Audience = field(init=False)
     """who is told how it goes"""
+    compared: Comparison | None = None
+    """what the precision changes, once that is known"""
     published: bool = False
     """whether there may be a manifest"""
     scratch: Path = field(init=False)
@@ -112,7 +115,7 @@ class Job:
         """Any backbone but one that is learnt, for which images must be listed first."""
         if self._beside:
             wait([self._beside._resolving])  # to convert one network takes as much memory as there may be
-        yield None if family_of(self.config.backbone).learns else resolve(self.config, environment)
+        yield None if is_learnt(self.config) else resolve(self.config, environment)
 
     @cached_property
     def reader(self) -> Reader:
@@ -140,8 +143,8 @@ class Job:
 
     def learn(self) -> None:
         """Make a backbone that is learnt: from the plan's images, or as an earlier run did. Others are made already."""
-        if family_of(self.config.backbone).learns:
-            with self.reporter.stage("words"):
+        if is_learnt(self.config):
+            with self.reporter.stage("words" if self.config.precision == "float32" else "calibrate"):
                 reused = self.reused.engine if self.reused else None
                 images = RunImages(self.store, self.plan, self.config.image, reused, self.reader)
                 self._learnt = resolve(self.config, Environment.read(), images)

@@ -14,6 +14,9 @@ from fruitpipe.result.manifest import Drift
 from fruitpipe.result.runs import find_model
 from fruitpipe.storage.store import Store
 
+PRECISIONS = {"openvino_bf16": "bf16", "litert_int8": "int8"}
+"""By kind of engine."""
+
 
 def model_to_reuse(config: Config, store: Store) -> Model | None:
     """The model that a config names; None where one is to be fitted. Raises UserError where it is not to be had."""
@@ -44,7 +47,7 @@ def require_match(config: Config, model: Model | None, backbone: ResolvedBackbon
 def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> dict[str, str | bool]:
     """Settings that decide the features, by key of a config, for messages."""
     found: dict[str, str | bool] = {"backbone": backbone}
-    found["precision"] = "bf16" if engine.kind == "openvino_bf16" else "float32"
+    found["precision"] = PRECISIONS.get(engine.kind, "float32")
     if engine.kind == "python":
         found["version"] = version_of(engine.data)
     return found | {f"image.{name}": value for name, value in image.steps.items()}

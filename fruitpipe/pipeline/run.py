@@ -21,6 +21,7 @@ from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, 
 from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
+from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
@@ -177,6 +178,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
         return ahead
     with job.reporter.stage("start"):
         job.spark  # noqa: B018 - waits for it
+    require_bound(job)
     stages.featurize([job], job.reporter)
     return carry_out(job, further, lease, ahead)
 

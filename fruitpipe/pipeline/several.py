@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.pipeline import stages
+from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.plan import open_plan
 from fruitpipe.pipeline.precedent import precedents
@@ -127,6 +128,8 @@ class Several:
             with self.whole.stage("start"):
                 first.spark  # noqa: B018 - waits for it
             self.take_over(jobs)
+            if not (jobs := self.within_bounds(jobs)):
+                return
             is_featurized = self.featurize(jobs)
             for name, job in jobs.items():
                 with self.apart(name):
@@ -156,6 +159,16 @@ class Several:
                 else:
                     ahead[name] = found
         return ahead
+
+    def within_bounds(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
+        """Those whose precision changes features little enough."""
+        within = {}
+        for name, job in jobs.items():
+            with self.apart(name):
+                with told(job):
+                    require_bound(job)
+                within[name] = job
+        return within
 
     def featurize(self, jobs: Mapping[str, Job]) -> bool:
         """Compute the features that are missing, each image once. Whether all went well: else each may try it alone."""

@@ -12,6 +12,7 @@ OUT/
   features/<features digest>/thumbnails-<side>/part-<rows digest>.webp   of the images of that part
   features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
   features/vocabularies/<digest of what it was learnt from>.npz   likewise
+  features/networks/<digest of what it was calibrated on>.tflite   likewise
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  explore.html  failures.parquet  log.gz
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
@@ -70,7 +71,7 @@ OURS = re.compile(
     rf"""
     features/(
         {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json | thumbnails-\d{{2}}/part-{HEX}{{32}}\.webp)
-        | vocabularies/{HEX}{{32}}\.npz
+        | vocabularies/{HEX}{{32}}\.npz | networks/{HEX}{{32}}\.tflite
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
@@ -84,7 +85,7 @@ FEATURE_PART = re.compile(rf"features/{HEX}{{16}}/part-{HEX}{{32}}\.parquet")
 THUMBNAILS = re.compile(
     rf"(?P<folder>features/{HEX}{{16}})/thumbnails-(?P<side>\d{{2}})/(?P<part>part-{HEX}{{32}})\.webp", re.ASCII
 )
-VOCABULARY = re.compile(rf"features/vocabularies/{HEX}{{32}}\.npz")
+LEARNT = re.compile(rf"features/(vocabularies/{HEX}{{32}}\.npz|networks/{HEX}{{32}}\.tflite)")
 NEIGHBOURS = re.compile(rf"(?P<found>runs/{RUN}/neighbours/(cosine|euclidean)-\d{{1,4}})(\.json|/.+)", re.ASCII)
 MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
 SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
@@ -155,8 +156,8 @@ def is_neighbours(name: str) -> bool:
 
 
 def is_feature(name: str) -> bool:
-    """Whether an object is what a run takes its features from: a part, or the vocabulary that counts were made by."""
-    return is_feature_part(name) or VOCABULARY.fullmatch(name) is not None
+    """Whether an object is what a run takes its features from: a part, or what the run's images have taught."""
+    return is_feature_part(name) or LEARNT.fullmatch(name) is not None
 
 
 def checked(form: Callable[[str], bool]) -> AfterValidator:
@@ -210,6 +211,10 @@ def merge_record(replaced: Iterable[str]) -> str:
 
 def vocabulary(digest: str) -> str:
     return f"{FEATURES}/vocabularies/{digest[:32]}.npz"
+
+
+def network(digest: str) -> str:
+    return f"{FEATURES}/networks/{digest[:32]}.tflite"
 
 
 def run(run_id: str, name: str = "") -> str:
