@@ -117,7 +117,7 @@ workers.end()
     packages = {name.partition(".")[0] for name in modules}
     drivers = {"tensorflow", "keras", "duckdb", "jinja2", "typer", "rich", "kubernetes", "prometheus_client", "sklearn"}
     assert not packages & (drivers | {"pyspark", "py4j", "cv2", "openvino", "botocore"})
-    assert {"numpy", "pyarrow", "pandas", "obstore"} <= packages
+    assert {"numpy", "pyarrow", "pandas"} <= packages
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from fruitpipe.streams import filter_output
 from fruitpipe.workers.runner import WORKERS, attempt
 
 COMMAND = (sys.executable, "-P", "-c", "from fruitpipe.workers.nursery import serve; serve()")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Keeps BLAS and Arrow from starting threads, of which a fork would leave halves."""
 ONE = b"1"
 """Asks for a worker; with it comes its end of a connection."""
 
@@ -42,9 +44,7 @@ class Nursery:
         """
         self._control, theirs = socket.socketpair()
         path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
-        # BLAS would start a thread for each core, and a process of several cannot be forked.
-        ours = {"PYTHONPATH": path, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-        ours |= {"FRUITPIPE_WORKER": "1", "PYTHONUNBUFFERED": "1"}
+        ours = {"PYTHONPATH": path, "TMPDIR": str(temporary), "FRUITPIPE_WORKER": "1", "PYTHONUNBUFFERED": "1"}
         with theirs:
             self._process = subprocess.Popen(
                 (*COMMAND, str(theirs.fileno()), module),
@@ -52,7 +52,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | WORKERS | ours,
+                env=os.environ | WORKERS | ONE_THREAD | ours,
                 start_new_session=True,  # Ctrl-C is for the one that wants workers
             )
 
@@ -65,8 +65,10 @@ class Nursery:
 
     @property
     def failed(self) -> bool:
-        """Whether it has ended by an error of its own."""
-        return (self._process.poll() or 0) > 0
+        """Whether it has ended by an error of its own, or does so at this moment."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(0.5) > 0
+        return False
 
     @property
     def lives(self) -> bool:
