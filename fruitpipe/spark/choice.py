@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.workers.processes import Processes
 from fruitpipe.workers.runner import Runner
 
 HERE = "local[*]"
@@ -32,6 +31,8 @@ def runner(
     """
     spark = by_spark(config, environment, folder, verbose, first)
     if is_by_processes(config, environment):
+        from fruitpipe.workers.processes import Processes
+
         processes = Processes(first, spark, folder, verbose)
         try:
             yield processes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd  # noqa: F401 - Arrow imports it when it makes its first array
 
 from fruitpipe.objects import Bucket
 from fruitpipe.storage import layout
@@ -35,6 +34,6 @@ class WarmUp:
         self.store.find(layout.MARKER)
         for bucket in self.buckets:
             bucket.client()
-        to_parquet(Facts().to_table(), np.zeros((0, 1), np.float32))
+        to_parquet(Facts().to_table(), np.zeros((0, 1), np.float32))  # Arrow does some work at its first array
         # PySpark collects garbage after each task, and the longer the more a worker has imported.
         gc.freeze()

@@ -85,7 +85,8 @@ class Nursery:
 def serve() -> NoReturn:
     """What the process does: fork workers, until nobody is there who could want one."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    import_module(sys.argv[2])
+    for module in (sys.argv[2], "pandas"):  # which Arrow imports when it makes its first array
+        import_module(module)
     gc.freeze()  # or each worker would copy the pages of all objects as it collects its garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
