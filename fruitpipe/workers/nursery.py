@@ -76,6 +76,8 @@ class Nursery:
 
     def end(self) -> None:
         """End it and all workers, whatever they do."""
+        if self._control.fileno() < 0:
+            return  # they have ended, and others may have its number
         with suppress(ProcessLookupError, PermissionError):  # nobody is left of them
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
