@@ -25,8 +25,9 @@ def run_fruitpipe(images: Path, out: Path, cores: int, *settings: str) -> Second
     from fruitpipe.result.runs import open_run
     from fruitpipe.storage.store import LocalStore
 
-    options = [part for setting in (*settings, f"spark.master=local[{cores}]") for part in ("--set", setting)]
-    whole = timed([sys.executable, "-m", "fruitpipe", "run", str(images), str(out), *options])
+    options = [part for setting in settings for part in ("--set", setting)]
+    allowed = ["taskset", "--cpu-list", f"0-{cores - 1}"]
+    whole = timed([*allowed, sys.executable, "-m", "fruitpipe", "run", str(images), str(out), *options])
     return Seconds(open_run(LocalStore(str(out))).manifest.timings["featurize"], whole)
 
 

@@ -34,12 +34,14 @@ class Watch(Sampler):
         self.driver = self.jvm = self.both = self.worker = 0
 
     def sample(self) -> None:
-        """The driver is Python, its child called java the JVM; below that are pyspark.daemon and its workers."""
+        """The driver is Python; its children are the nursery and its workers or, in a long run, java with
+        pyspark.daemon and its workers."""
         for driver in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):
-                children = [child for child in driver.children(recursive=True) if child.name() == "java"]
-                python, java = resident(driver), sum(map(resident, children))
-                workers = [resident(worker) for child in children for worker in child.children(recursive=True)]
+                children = driver.children(recursive=True)
+                jvms = [child for child in children if child.name() == "java"]
+                python, java = resident(driver), sum(map(resident, jvms))
+                workers = [resident(child) for child in children if child not in jvms]
                 self.driver, self.jvm = max(self.driver, python), max(self.jvm, java)
                 self.both = max(self.both, python + java)
                 self.worker = max(self.worker, *workers, 0)

@@ -90,3 +90,11 @@ def clear_one(folder: Path) -> None:
             removed(folder)
     finally:
         os.close(lock)
+
+
+def leave_deleted_folder() -> None:
+    """Go to the root where the working folder has been deleted: libraries ask for it, and nothing can lie in it."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import IO, TextIO, cast
 
 from fruitpipe.escapes import visible
 from fruitpipe.redaction import without_secrets
@@ -79,6 +80,23 @@ def descriptor(stream: TextIO | None) -> int | None:
         return stream.fileno() if stream is not None else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def shown(screen: int, log: IO[bytes], name: str) -> tuple[threading.Thread, IO[bytes]]:
+    """A file whose lines come to a screen without secrets, and to a log, and what brings them until all that write have
+    ended."""
+    reading, writing = os.pipe()
+
+    def show() -> None:
+        with log, os.fdopen(reading, errors="replace") as lines:
+            for line in lines:
+                said = without_secrets(line).encode()
+                log.write(said)
+                os.write(screen, said)
+
+    thread = threading.Thread(target=show, name=name, daemon=True)
+    thread.start()
+    return thread, os.fdopen(writing, "wb")
 
 
 def say(line: str, stream: TextIO | None) -> None:

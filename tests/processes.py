@@ -33,10 +33,14 @@ def lives(process: psutil.Process) -> bool:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The Python workers: children of Spark's daemon, which is a child of the JVM."""
+    """The Python workers: children of Spark's daemon, which is a child of the JVM, or of the run's nursery."""
     children = children_of(pid)
-    daemons = [child.pid for child in children if "pyspark.daemon" in child.cmdline()]
-    return [child for child in children if child.ppid() in daemons]
+    sources = [child.pid for child in children if is_source(child.cmdline())]
+    return [child for child in children if child.ppid() in sources]
+
+
+def is_source(words: list[str]) -> bool:
+    return "pyspark.daemon" in words or any("workers.nursery" in word for word in words)
 
 
 def jvms_of(pid: int) -> list[psutil.Process]:

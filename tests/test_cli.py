@@ -85,10 +85,20 @@ def test_a_run_without_weights_is_one_line_with_the_ways_out(fruits: Path, tmp_p
     assert "--backbone efficientnet_lite0" in line
 
 
-def test_a_run_without_java_is_one_line(fruits: Path, tmp_path: Path) -> None:
+def test_spark_without_java_is_one_line(fruits: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": "/nowhere"}
-    done = process("run", fruits, tmp_path / "out", "--set", BACKBONE, code=2, variables=environment)
+    settings = ("--set", BACKBONE, "--set", "spark.master=local[2]")
+    done = process("run", fruits, tmp_path / "out", *settings, code=2, variables=environment)
     assert "no Java" in one_line_error(done)
+
+
+def test_a_run_needs_no_java_and_doctor_says_so(fruits: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"} | {"PATH": "/nowhere"}
+    process("run", fruits, tmp_path / "out", "--set", BACKBONE, "--limit", 12, variables=environment)
+    assert manifest(tmp_path / "out")["counts"]["ok"] == 12
+    found = process("doctor", "--set", BACKBONE, variables=environment).stdout
+    assert "ok    java: no Java, which Spark needs." in found
+    assert "processes of this machine do without" in found
 
 
 def test_validate_names_every_mistake_with_line_and_meaning(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from processes import children_of, jvms_of, lives, wait, workers_of
 
 from fruitpipe.storage.store import LocalStore
 
+BY_SPARK = ("spark.master=local[2]",)
+
 
 @pytest.fixture(scope="module")
 def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -158,7 +160,7 @@ def test_neighbours_that_are_killed_go_on_and_give_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
-    with running(fruits, tmp_path) as process:
+    with running(fruits, tmp_path, BY_SPARK) as process:
         workers_of(process.pid)[0].kill()
         assert ended(process).returncode == 0
     assert manifest(tmp_path)["counts"]["ok"] == 320
@@ -167,7 +169,7 @@ def test_a_killed_python_worker_does_not_end_the_run(fruits: Path, undisturbed: 
 
 @pytest.mark.slow
 def test_a_killed_jvm_is_one_line_and_the_next_run_goes_on(fruits: Path, undisturbed: Path, tmp_path: Path) -> None:
-    with running(fruits, tmp_path) as process:
+    with running(fruits, tmp_path, BY_SPARK) as process:
         jvms_of(process.pid)[0].kill()
         done = ended(process)
     assert done.returncode == 1

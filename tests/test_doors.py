@@ -278,10 +278,11 @@ from pathlib import Path
 import fruitpipe
 from pyspark import SparkContext
 images, folder, backbone = sys.argv[1:]
+by_spark = {"spark.master": "local[*]"}
 before = {name: value for name, value in os.environ.items() if "SPARK" in name}
 together, found = threading.Barrier(3), {}
 def go(key, out):
-    config = fruitpipe.load_config(input=images, output=Path(folder, out), backbone=backbone)
+    config = fruitpipe.load_config(input=images, output=Path(folder, out), backbone=backbone, **by_spark)
     together.wait()
     try:
         found[key] = fruitpipe.run(config)
@@ -300,7 +301,7 @@ assert " to " + folder + "/b: wait for it to end" in str(lost), lost
 assert len(str(lost).splitlines()) == 1, lost
 assert SparkContext._active_spark_context is None, "the last one stops Spark"
 assert {name: value for name, value in os.environ.items() if "SPARK" in name} == before
-config = fruitpipe.load_config(input=images, output=Path(folder, "c"), backbone=backbone)
+config = fruitpipe.load_config(input=images, output=Path(folder, "c"), backbone=backbone, **by_spark)
 for each in (found[0], won, fruitpipe.run(config)):
     assert each.manifest.warnings == ["left aside, as they are for another Spark: SPARK_HOME"], each.manifest.warnings
     print(each.id)
@@ -423,7 +424,7 @@ def test_a_user_without_name_and_home_needs_a_cache_only(
         unavailable("only root may act as a user without a name")
     public_folder.chmod(0o777)
     out, cache = public_folder / "out", public_folder / "cache"
-    run = command.command("run", few, out, "--set", BACKBONE)
+    run = command.command("run", few, out, "--set", BACKBONE, "--set", "spark.master=local[2]")
     variables = {name: value for name, value in os.environ.items() if name != "FRUITPIPE_CACHE"}
     done = subprocess.run([*somebody, *run], capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 2

@@ -164,7 +164,8 @@ def test_a_cluster_is_not_asked_for_a_secret_that_it_may_not_have(
 @pytest.mark.slow
 def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, shared: Path, tmp_path: Path) -> None:
     variables = os.environ | {"TMPDIR": str(shared)}
-    with subprocess.Popen(command("run", fruits, tmp_path / "out", "--set", BACKBONE), env=variables) as run:
+    settings = ("--set", BACKBONE, "--set", "spark.master=local[2]")
+    with subprocess.Popen(command("run", fruits, tmp_path / "out", *settings), env=variables) as run:
         wait(lambda: len(list(shared.glob("*/*.sock"))) == 2 or run.poll() is not None)
         (jvm,) = jvms_of(run.pid)
         run.kill()

@@ -479,6 +479,7 @@ def leaky(tmp_path_factory: pytest.TempPathFactory, variables: Mapping[str, str]
 
 OPTIONS = ("--backbone", "leaky:Backbone", "--set", "failures.max_rate=0.9")
 SINK = ("--format", "leaky")
+BY_SPARK = ("--set", "spark.master=local[2]")
 
 
 @pytest.fixture(scope="module")
@@ -506,7 +507,7 @@ def failed(leaky: Path) -> dict[str, str]:
     out = leaky / "failed"
     (leaky / "load").touch()
     (leaky / "commit").touch()
-    done = process("run", leaky / "images", out, *OPTIONS, *SINK, "--verbose", code=1)
+    done = process("run", leaky / "images", out, *OPTIONS, *BY_SPARK, *SINK, "--verbose", code=1)
     (run,) = (out / "runs").iterdir()
     _, traceback, after = done.stderr.rpartition("Traceback (most recent call last)")
     return {
@@ -577,7 +578,7 @@ def test_a_secret_that_java_repeats(leaky: Path, failed: Mapping[str, str], monk
     assert "Picked up JAVA_TOOL_OPTIONS: -Dhttps.proxyPassword=***\n" in failed["standard error"]
     monkeypatch.setenv("JDK_JAVA_OPTIONS", "-XX:+NoSuchThing")
     monkeypatch.setenv("FRUITPIPE_CACHE", str(leaky / "cache"))
-    process("run", leaky / "images", leaky / "unstarted", *OPTIONS, code=1)
+    process("run", leaky / "images", leaky / "unstarted", *OPTIONS, *BY_SPARK, code=1)
     kept = (leaky / "cache" / "spark" / "failed-start.log").read_text()
     assert "Picked up JAVA_TOOL_OPTIONS: -Dhttps.proxyPassword=***\n" in kept
 

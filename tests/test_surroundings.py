@@ -14,7 +14,7 @@ from conftest import unavailable
 
 from fruitpipe.spark.failures import cause_of_start
 
-RUN = ("--set", BACKBONE, "--limit", 20)
+RUN = ("--set", BACKBONE, "--set", "spark.master=local[2]", "--limit", 20)
 CLUSTER = {
     "spark-defaults.conf": "spark.eventLog.enabled true\nspark.eventLog.dir hdfs://nowhere/logs\nspark.master yarn\n"
     "spark.plugins org.example.Nothing\n",
@@ -60,7 +60,7 @@ def test_after_a_run_the_environment_is_as_before_and_the_next_leaves_no_more_as
     program = f"""
 import os, fruitpipe
 places = dict(input={str(fruits / "Apple")!r}, output={str(tmp_path / "out")!r})
-config = fruitpipe.load_config(**places, backbone="efficientnet_lite0", limit=20)
+config = fruitpipe.load_config(**places, backbone="efficientnet_lite0", limit=20, **{{"spark.master": "local[2]"}})
 for _ in range(2):
     (said,) = fruitpipe.run(config).manifest.warnings
     assert said.endswith(": SPARK_HOME"), said
@@ -86,7 +86,8 @@ def test_a_run_starts_where_the_name_of_the_machine_leads_nowhere(fruits: Path, 
 
 
 @pytest.mark.slow
-def test_a_run_starts_in_a_folder_that_has_been_deleted(fruits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("master", ["auto", "local[2]"])
+def test_a_run_starts_in_a_folder_that_has_been_deleted(master: str, fruits: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     words = [
@@ -94,7 +95,7 @@ def test_a_run_starts_in_a_folder_that_has_been_deleted(fruits: Path, tmp_path: 
         "-c",
         f'cd "{gone}" && rmdir "{gone}" && exec "$@"',
         "sh",
-        *command("run", fruits / "Apple", tmp_path / "out", *RUN),
+        *command("run", fruits / "Apple", tmp_path / "out", *RUN, "--set", f"spark.master={master}"),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

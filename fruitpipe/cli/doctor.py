@@ -26,16 +26,16 @@ from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
 from fruitpipe.objects.error_messages import in_our_words, one_line
 from fruitpipe.objects.opening import head
 from fruitpipe.objects.place import Place
-from fruitpipe.scratch import private_folder
+from fruitpipe.scratch import leave_deleted_folder, private_folder
 from fruitpipe.source import Reader
 from fruitpipe.source.inputs import kind_of
-from fruitpipe.spark.cluster import cluster
+from fruitpipe.spark.choice import by_spark, is_by_processes
 from fruitpipe.spark.java import find_java, java_version
-from fruitpipe.spark.surroundings import leave_deleted_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.workers.processes import cores
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""
@@ -60,7 +60,8 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
     """
     environment = Environment.read()
     runtime = finding_of("java", lambda: java(environment))
-    yield runtime
+    can_do_without = is_by_processes(config.spark, environment)
+    yield runtime if runtime.ok or not can_do_without else needless(runtime)
     yield finding_of("memory", lambda: memory(config))
     for part in config.parts.values():
         yield finding_of("weights", partial(weights, part, environment))
@@ -99,6 +100,11 @@ def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
         return Finding(subject, False, f"{in_words(error)}{advice}")
 
 
+def needless(java: Finding) -> Finding:
+    """That there is no Java, where it is not needed."""
+    return java._replace(ok=True, message=f"{java.message.rstrip('.')}; processes of this machine do without")
+
+
 def java(environment: Environment) -> str:
     home = find_java(environment)
     return f"{java_version(home)} in {home}"
@@ -121,10 +127,10 @@ def memory(config: Config) -> str:
 
 def workers_here(master: str) -> int:
     """Python workers that a Spark master means for this machine."""
-    local = re.match(r"local(?:\[(\*|\d+))?", master)
+    local = re.match(r"auto|local(?:\[(\*|\d+))?", master)
     if local is None:
         return 0
-    return psutil.cpu_count() or 1 if local[1] == "*" else int(local[1] or 1)
+    return cores() if master == "auto" or local[1] == "*" else int(local[1] or 1)
 
 
 def weights(config: Config, environment: Environment) -> str:
@@ -140,7 +146,7 @@ def spark(config: Config, environment: Environment) -> str:
     leave_deleted_folder()
     with (
         private_folder() as folder,
-        cluster(config.spark, environment, folder / "spark.log") as started,
+        by_spark(config.spark, environment, folder) as started,
     ):
         runs = f"{config.spark.master} starts and runs tasks, {started.slots} at once"
         return "; ".join(filter(None, [runs, started.note]))

@@ -24,7 +24,7 @@ class Environment:
     submitted: bool
     """Whether spark-submit started this process, and with it Spark."""
     worker: bool
-    """Whether Spark started this process to run tasks."""
+    """Whether this process was started to run tasks, by Spark or by a run."""
     aws_region: str | None
     """Where to look for buckets of a server that does not say where they are."""
     aws_ca_file: str | None
@@ -53,7 +53,7 @@ class Environment:
             keras_folder=folder("KERAS_HOME"),
             java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
             submitted="PYSPARK_GATEWAY_PORT" in home,
-            worker="SPARK_REUSE_WORKER" in home,
+            worker="SPARK_REUSE_WORKER" in home or "FRUITPIPE_WORKER" in home,
             aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
             aws_ca_file=home.get("AWS_CA_BUNDLE"),
             gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),

@@ -195,8 +195,8 @@ class ListsConfig(Section):
 class SparkConfig(Section):
     """The embedded Spark. Ignored where a SparkContext is running already, as under spark-submit."""
 
-    master: Text = "local[*]"
-    """Spark master URL."""
+    master: Text = "auto"
+    """Spark master URL. `auto`: processes of this machine run the tasks, and local[*] where what remains takes long."""
     memory: str = Field("1g", pattern=r"^[1-9][0-9]*[kmgt]$")
     """Heap of the driver's JVM."""
     conf: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, NO_SECRET]] = Field(default_factory=dict)

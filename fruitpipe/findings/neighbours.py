@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,7 @@ from fruitpipe.storage.file import File, named
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.neighbours import Earlier, FindNeighbours, as_arrays, empty_lists, read_lists
 from fruitpipe.tasks.vector_part import Vectors
-
-if TYPE_CHECKING:  # who reads what was found needs no Spark
-    from fruitpipe.spark.cluster import Cluster
+from fruitpipe.workers.runner import Runner
 
 RECENT = 32
 """Runs that are looked at for earlier neighbours, newest first."""
@@ -120,7 +118,7 @@ def read_record(store: Store, run: str, name: str) -> Neighbours | None:
 
 
 def seek(
-    spark: Cluster,
+    spark: Runner,
     vectors: Vectors,
     fitted_by: str,
     k: int,

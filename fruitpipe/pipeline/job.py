@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal
 
 from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
@@ -28,19 +28,17 @@ from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.pipeline.run_log import run_log
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import Outcome, Unpublished
-from fruitpipe.scratch import private_folder
+from fruitpipe.scratch import leave_deleted_folder, private_folder
 from fruitpipe.sinks import Sink, open_sinks
 from fruitpipe.source import Reader
+from fruitpipe.spark.choice import runner
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.warm_up import WarmUp
 from fruitpipe.tracking import Audience
 from fruitpipe.tracking.tracker import Begun
-
-if TYPE_CHECKING:  # who applies a model needs no Spark
-    from fruitpipe.spark.cluster import Cluster
-
-Entered = TypeVar("Entered")
+from fruitpipe.workers.background import background
+from fruitpipe.workers.runner import Runner
 
 
 @dataclass
@@ -69,8 +67,8 @@ class Job:
     """the images and what is known of them, while the job is open"""
     _beside: Job | None = None
     """an open job, whose Spark and listing this one shares"""
-    _spark: AbstractContextManager[Cluster] = field(init=False)
-    _starting: Future[Cluster] | None = None
+    _spark: AbstractContextManager[Runner] = field(init=False)
+    _starting: Future[Runner] | None = None
     _started: ExitStack = field(init=False)
     """what ends with the job, once it has started"""
     _resolving: Future[ResolvedBackbone | None] = field(init=False)
@@ -85,19 +83,16 @@ class Job:
     def open(self, verbose: bool, beside: Job | None = None) -> Iterator[None]:
         """Make the plan's database, while the backbone is resolved on another thread.
 
-        verbose: leave Spark's own messages on standard error.
+        verbose: leave Spark's own messages, and workers', on standard error.
         beside: an open job on the same images, which stays so for longer.
         """
-        from fruitpipe.spark.cluster import cluster
-        from fruitpipe.spark.surroundings import leave_deleted_folder
-
         streams.fill()
         leave_deleted_folder()
         environment = Environment.read()
         first = WarmUp(self.store, self.reader.buckets)
         self._beside = beside
         with private_folder() as self.scratch:
-            self._spark = cluster(self.config.spark, environment, self.scratch / "spark.log", verbose, first)
+            self._spark = runner(self.config.spark, environment, self.scratch, verbose, first)
             with (
                 ExitStack() as self._started,
                 background(self._resolve(environment)) as self._resolving,
@@ -128,8 +123,8 @@ class Job:
         """The model to apply; None where one is to be fitted."""
         return model_to_reuse(self.config, self.store)
 
-    def start(self) -> Future[Cluster]:
-        """Start Spark on another thread, if it is not started yet."""
+    def start(self) -> Future[Runner]:
+        """Start what runs tasks on another thread, if it is not started yet."""
         if self._beside:
             return self._beside.start()
         if self._starting is None:
@@ -137,8 +132,8 @@ class Job:
         return self._starting
 
     @property
-    def spark(self) -> Cluster:
-        """Spark, once it has started."""
+    def spark(self) -> Runner:
+        """What runs tasks, once it has started: Spark, or what goes before it."""
         return self.start().result()
 
     def learn(self) -> None:
@@ -202,7 +197,7 @@ class Job:
         self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
 
 
-def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:
+def share(spark: Runner, engine: EngineSpec) -> Callable[[], EngineSpec]:
     """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM.
 
     Where tasks have GPUs and the engine runs on such, it is on the task's.
@@ -214,15 +209,3 @@ def share(spark: Cluster, engine: EngineSpec) -> Callable[[], EngineSpec]:
 
     tasks = spark.gpu_tasks
     return lambda: shared().on_gpu(gpu_address(), tasks)
-
-
-@contextmanager
-def background(manager: AbstractContextManager[Entered]) -> Iterator[Future[Entered]]:
-    """Enter a context on another thread, and leave it on this one."""
-    with ThreadPoolExecutor(1) as pool:
-        entering = pool.submit(manager.__enter__)
-        try:
-            yield entering
-        finally:
-            if entering.exception() is None:
-                manager.__exit__(None, None, None)

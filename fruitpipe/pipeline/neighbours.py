@@ -14,7 +14,8 @@ from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.stage import Context
 from fruitpipe.result.manifest import Record
 from fruitpipe.result.runs import open_run
-from fruitpipe.scratch import private_folder
+from fruitpipe.scratch import leave_deleted_folder, private_folder
+from fruitpipe.spark.choice import runner
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.vector_part import Vectors
@@ -56,9 +57,6 @@ def find(
     manifest = open_run(store, run_id).manifest
     if found := neighbours.find_neighbours(store, manifest, metric, k):
         return found, True
-    from fruitpipe.spark.cluster import cluster
-    from fruitpipe.spark.surroundings import leave_deleted_folder
-
     streams.fill()
     leave_deleted_folder()
     environment = Environment.read()
@@ -71,7 +69,7 @@ def find(
         with (
             Lease(store, "fruitpipe neighbours", reporter.note),
             private_folder() as scratch,
-            cluster(config, environment, scratch / "spark.log", verbose, WarmUp(store, ())) as spark,
+            runner(config, environment, scratch, verbose, WarmUp(store, ())) as spark,
             reporter.stage("neighbours", len(vectors)),
         ):
             fitted_by = manifest.model.fitted_by

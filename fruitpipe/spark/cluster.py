@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import pickle
 import re
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 from uuid import uuid4
 
 from py4j.protocol import Py4JError
 from pyspark import Accumulator, AccumulatorParam, SparkContext, TaskContext
 
 from fruitpipe.config import Environment, SparkConfig
-from fruitpipe.redaction import redacted_tracebacks
 from fruitpipe.spark.embedded import running
 from fruitpipe.spark.failures import explained
-from fruitpipe.streams import filter_output
-
-Result = TypeVar("Result")
-Ended = tuple[int, Result, int]
-"""A task's number, its result, and the largest resident set of its process, bytes."""
+from fruitpipe.workers.runner import Ended, Result, attempt
 
 
 class Finished(AccumulatorParam[list[Any]]):
@@ -54,7 +47,7 @@ class Packed:
 
 
 class Cluster:
-    """A running Spark, on which numbered tasks are run."""
+    """A running Spark, on which numbered tasks are run. See `Runner`."""
 
     def __init__(self, context: SparkContext, first: Callable[[bool], None], note: str) -> None:
         """first: called at the start of each task, with whether that has failed before."""
@@ -90,13 +83,7 @@ class Cluster:
         watch: Callable[[Result], None] = lambda _: None,
         poll: Callable[[], None] = lambda: None,
     ) -> list[Result]:
-        """Run task(0) … task(count - 1), one Spark task each; return the results in order.
-
-        `watch` is given each result when its task ends, `poll` is called several times a second meanwhile; both on this
-        thread, so that Ctrl-C arrives here and cancels the tasks.
-
-        Raises FruitpipeError with the cause where a task fails for the fourth time.
-        """
+        """See `Runner`; one Spark task each."""
         first = self._first
         with explained(self._context):
             finished: Accumulator[list[Ended[Result]]] = self._context.accumulator([], Finished())
@@ -104,10 +91,8 @@ class Cluster:
         group = f"fruitpipe-{uuid4().hex}"
 
         def each(number: int, _: Iterable[int]) -> Iterator[None]:
-            filter_output()
-            with redacted_tracebacks():
-                first(cast(TaskContext, TaskContext.get()).attemptNumber() > 0)
-                finished.add([(number, task(number), peak_memory())])
+            again = cast(TaskContext, TaskContext.get()).attemptNumber() > 0
+            finished.add([attempt(first, task, number, again)])
             return iter(())
 
         def run() -> None:
@@ -178,12 +163,6 @@ def gpu_address() -> str:
 
 def is_local(context: SparkContext) -> bool:
     return str(context.master).startswith("local")
-
-
-def peak_memory() -> int:
-    """Largest resident set that this process has had, bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def cancel(context: SparkContext, group: str) -> None:

@@ -23,19 +23,13 @@ from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.redaction import without_secrets
 from fruitpipe.scratch import private_folder
-from fruitpipe.spark.failures import ATTEMPTS, cause_of_start, is_stopped, java_says, start_refused
+from fruitpipe.spark.failures import cause_of_start, is_stopped, java_says, start_refused
 from fruitpipe.spark.java import class_archive, find_java
 from fruitpipe.spark.surroundings import is_nameless, local_folder, own_environment, submitted_with
-from fruitpipe.streams import descriptor
+from fruitpipe.streams import descriptor, shown
+from fruitpipe.workers.failures import ATTEMPTS
+from fruitpipe.workers.runner import WORKERS
 
-WORKERS = {
-    # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
-    # photograph of 12 megapixels 20 %.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
-    "TOKIO_WORKER_THREADS": "1",
-}
-"""Environment of Python workers."""
 NAMELESS = "anybody on this machine can reach Spark's ports meanwhile, as this user has no name in /etc/passwd"
 """What is to be known of a Spark without a secret of its own, which Java keeps by the user's name."""
 LONGEST = 60
@@ -143,7 +137,7 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
     try:
         noise: IO[bytes] = log.open("ab")
         if verbose and (screen := descriptor(sys.stderr)) is not None:
-            ours.messages, noise = shown(screen, noise)
+            ours.messages, noise = shown(screen, noise, "spark-messages")
         with noise, surroundings as left_aside:
             ours.note = "; ".join(filter(None, [left_aside, NAMELESS if is_nameless() else ""]))
             folder = ours.at_end.enter_context(private_folder(local_folder()))
@@ -162,23 +156,6 @@ def start(config: SparkConfig, environment: Environment, log: Path, verbose: boo
     context.pythonExec = sys.executable  # PySpark takes whatever `python3` is
     context.setLogLevel("WARN")
     return ours
-
-
-def shown(screen: int, log: IO[bytes]) -> tuple[threading.Thread, IO[bytes]]:
-    """A file whose lines come to a screen without secrets, and to a log, and what brings them until all that write have
-    ended."""
-    reading, writing = os.pipe()
-
-    def show() -> None:
-        with log, os.fdopen(reading, errors="replace") as lines:
-            for line in lines:
-                said = without_secrets(line).encode()
-                log.write(said)
-                os.write(screen, said)
-
-    thread = threading.Thread(target=show, name="spark-messages", daemon=True)
-    thread.start()
-    return thread, os.fdopen(writing, "wb")
 
 
 def not_started(error: Exception, told: str, log: Path, environment: Environment) -> FruitpipeError:

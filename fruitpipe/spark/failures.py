@@ -13,12 +13,10 @@ from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 from pyspark import SparkContext
 from pyspark.errors.exceptions.captured import CapturedException
 
-from fruitpipe import errors
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.redaction import without_secrets
+from fruitpipe.workers.failures import failure_of, full_disk, in_times, quoted
 
-ATTEMPTS = 4
-"""Of each task."""
 KILLED = re.compile(r"Python worker exited unexpectedly|exit code 137|OOMKilled")
 """What Spark says of workers and executors that the kernel killed, as it does where memory runs out."""
 EXCEPTION = re.compile(
@@ -113,27 +111,21 @@ def java_says(error: BaseException) -> str:
 
 def cause_in(text: str) -> FruitpipeError:
     """The cause of a failed job, of what Java says."""
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        return FruitpipeError("the disk is full. What was computed is kept: make room and run again to continue.")
-    attempts = match[1] if (match := re.search(r"failed (\d+) times", text)) else "1"
-    times = "once" if attempts == "1" else f"{attempts} times"
+    if full := full_disk(text):
+        return full
+    times = in_times(int(match[1]) if (match := re.search(r"failed (\d+) times", text)) else 1)
     if KILLED.search(text):
         return FruitpipeError(
             f"Spark's workers were killed {times}, most likely for want of memory: give them more "
             "(executor.memoryOverhead of the chart), or run fewer at once (spark.master=local[N]). What was computed "
             "is kept."
         )
-    # Spark quotes the worker's tracebacks; the line after the indented ones of the last names the cause.
-    quoted = re.findall(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)$", text, re.MULTILINE)
+    found = quoted(text)  # Spark quotes the worker's tracebacks
     for pattern, words in UNFIT.items():
-        if match := re.search(pattern, quoted[-1] if quoted else text):
+        if match := re.search(pattern, found[-1] if found else text):
             return UserError(f"{words.format(*match.groups())}{OTHER_PYTHON}.")
-    causes = quoted or re.findall(r"^Caused by: (.+)$", text, re.MULTILINE)
-    cause = causes[-1] if causes else text.strip().splitlines()[0]
-    name, _, message = cause.partition(": ")
-    if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
-        return (kind or UserError)(message)
-    return FruitpipeError(f"a Spark task failed {times}: {cause[:500]}. What was computed is kept.")
+    causes = found or re.findall(r"^Caused by: (.+)$", text, re.MULTILINE)
+    return failure_of(causes[-1] if causes else text.strip().splitlines()[0], times)
 
 
 def start_refused(text: str) -> FruitpipeError:

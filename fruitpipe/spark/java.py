@@ -9,8 +9,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import pyspark
-
 from fruitpipe.config import Environment
 from fruitpipe.errors import UserError
 
@@ -25,6 +23,8 @@ def class_archive(environment: Environment, java: Path) -> str:
     has stayed so for ten minutes is written again. It also passes over an archive of other jars, by their times: each
     installation of Spark has its own, and those that nobody has used for a month go.
     """
+    import pyspark
+
     installed = Path(pyspark.__file__, "../jars").resolve().stat().st_mtime_ns
     archive = environment.cache / "spark" / f"{pyspark.__version__}-{installed}-java-{java_version(java)}.jsa"
     try:

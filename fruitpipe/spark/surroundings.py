@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyspark
-
 from fruitpipe.redaction import variables
 
 FOREIGN = ("SPARK_", "PYSPARK_", "HADOOP_", "YARN_", "HIVE_")
@@ -75,6 +73,8 @@ def is_foreign(name: str) -> bool:
 
 def is_this(name: str, value: str) -> bool:
     """Whether a variable names the Spark that is embedded."""
+    import pyspark
+
     return name == "SPARK_HOME" and Path(value).resolve() == Path(pyspark.__file__).resolve().parent
 
 
@@ -85,11 +85,3 @@ def local_folder() -> Path | None:
         return None
     Path(named).mkdir(parents=True, exist_ok=True)
     return Path(named)
-
-
-def leave_deleted_folder() -> None:
-    """Go to the root where the working folder has been deleted: PySpark asks for it, and nothing can lie in it."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        os.chdir("/")

@@ -34,8 +34,6 @@ class WarmUp:
         self.store.find(layout.MARKER)
         for bucket in self.buckets:
             bucket.client()
-        to_parquet(
-            Facts().to_table(), np.zeros((0, 1), np.float32)
-        )  # Arrow imports pandas when it makes its first array
+        to_parquet(Facts().to_table(), np.zeros((0, 1), np.float32))  # Arrow does some work at its first array
         # PySpark collects garbage after each task, and the longer the more a worker has imported.
         gc.freeze()

@@ -73,7 +73,7 @@ def in_steps() -> Iterator[None]:
         return getattr(own, "store", None) or open_store(url, s3)
 
     with (
-        patch("fruitpipe.spark.cluster.cluster", here),
+        patch("fruitpipe.pipeline.job.runner", here),
         patch("fruitpipe.pipeline.run.open_store", store_of),
         one_thread(),
         # Whoever waits for the turn at linear algebra makes no step, and the one whose turn it is would wait for that.

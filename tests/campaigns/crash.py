@@ -107,12 +107,12 @@ class Place:
         made.create()
         return made
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, settings: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """A run in a process of its own, with a folder of its own for temporary files."""
         self.temporary(name).mkdir(parents=True, exist_ok=True)
         with self.log(name).open("wb") as log:
             return subprocess.Popen(
-                command(*self._arguments(name)),
+                command(*self._arguments(name, settings)),
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"TMPDIR": str(self.temporary(name))},
@@ -122,10 +122,10 @@ class Place:
         """A run in this process, on the Spark that all such runs have."""
         fruitpipe(*self._arguments(name), "--json")
 
-    def _arguments(self, name: str) -> list[str]:
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        settings += options(self.server.endpoint) if self.server else []
-        return ["run", self.images, f"{self.root}/{name}", *settings]
+    def _arguments(self, name: str, settings: tuple[str, ...] = ()) -> list[str]:
+        words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
+        words += options(self.server.endpoint) if self.server else []
+        return ["run", self.images, f"{self.root}/{name}", *words]
 
     def temporary(self, name: str) -> Path:
         return self.scratch / name
@@ -175,7 +175,8 @@ class Campaign:
         count = draw.randint(0, self._objects)
         delay = draw.uniform(0, 0.3 if count else 8)
         earlier = set(self.place.temporary(name).glob("*"))
-        process = self.place.start(name)
+        # Tasks are run by processes of the machine, but where the JVM is to be killed.
+        process = self.place.start(name, ("spark.master=local[2]",) if victim == "executor" else ())
         watched(process, store, count)
         with suppress(subprocess.TimeoutExpired):
             process.wait(delay)

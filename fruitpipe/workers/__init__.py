@@ -1,0 +1,1 @@
+"""Run numbered tasks by processes of this machine."""

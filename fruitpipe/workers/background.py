@@ -1,0 +1,22 @@
+"""Contexts that are entered on another thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+Entered = TypeVar("Entered")
+
+
+@contextmanager
+def background(manager: AbstractContextManager[Entered]) -> Iterator[Future[Entered]]:
+    """Enter a context on another thread, and leave it on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        entering = pool.submit(manager.__enter__)
+        try:
+            yield entering
+        finally:
+            if entering.exception() is None:
+                manager.__exit__(None, None, None)

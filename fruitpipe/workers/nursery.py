@@ -1,0 +1,123 @@
+"""A process of one thread that has loaded the code of all tasks, and forks a worker whenever one is wanted.
+
+The one that wants them may have any number of threads, of which a fork would leave halves. It may end however it does:
+the nursery and all that it has forked end with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from fruitpipe.streams import filter_output
+from fruitpipe.workers.runner import WORKERS, attempt
+
+COMMAND = (sys.executable, "-P", "-c", "from fruitpipe.workers.nursery import serve; serve()")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Keeps BLAS and Arrow from starting threads, of which a fork would leave halves."""
+ONE = b"1"
+"""Asks for a worker; with it comes its end of a connection."""
+
+
+class Nursery:
+    """The process, seen from the one that wants workers."""
+
+    def __init__(self, module: str, temporary: Path, output: IO[bytes]) -> None:
+        """Start it, which takes a second; it can be asked at once.
+
+        module: what it imports for all workers; temporary: folder for their files; output: what they print.
+
+        Raises OSError where it cannot be started.
+        """
+        self._control, theirs = socket.socketpair()
+        path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+        ours = {"PYTHONPATH": path, "TMPDIR": str(temporary), "FRUITPIPE_WORKER": "1", "PYTHONUNBUFFERED": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                (*COMMAND, str(theirs.fileno()), module),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | WORKERS | ONE_THREAD | ours,
+                start_new_session=True,  # Ctrl-C is for the one that wants workers
+            )
+
+    def worker(self) -> Connection:
+        """A new worker, which answers there. The connection ends when it does, or the nursery has."""
+        ours, theirs = Pipe()
+        with theirs, suppress(OSError):
+            socket.send_fds(self._control, [ONE], [theirs.fileno()])
+        return ours
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended by an error of its own, or does so at this moment."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(0.5) > 0
+        return False
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End it and all workers, whatever they do."""
+        if self._control.fileno() < 0:
+            return  # they have ended, and others may have its number
+        with suppress(ProcessLookupError, PermissionError):  # nobody is left of them
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._control.close()
+
+
+def serve() -> NoReturn:
+    """What the process does: fork workers, until nobody is there who could want one."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    for module in (sys.argv[2], "pandas"):  # which Arrow imports when it makes its first array
+        import_module(module)
+    gc.freeze()  # or each worker would copy the pages of all objects as it collects its garbage
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        asked, descriptors, _, _ = socket.recv_fds(control, len(ONE), 1)
+        if not asked:
+            os.killpg(0, signal.SIGKILL)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            work(Connection(descriptors[0]))
+        os.close(descriptors[0])
+
+
+def work(connection: Connection) -> NoReturn:
+    """What a worker does: tasks, until one fails or nobody wants more."""
+    first: Callable[[bool], None]
+    task: Callable[[int], Any]
+    filter_output()
+    while True:
+        try:
+            packed, number, again = connection.recv()
+        except EOFError:
+            os._exit(0)
+        try:
+            if packed is not None:
+                first, task = pickle.loads(packed)
+            answer = pickle.dumps(attempt(first, task, number, again))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the one that wants the result has to know
+            traceback.print_exception(error)
+            connection.send("".join(traceback.format_exception(error)))
+            os._exit(1)
+        connection.send_bytes(answer)
