@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # who applies a model needs no Spark
     from fruitpipe.spark.cluster import Cluster
 
 Entered = TypeVar("Entered")
+Filled = TypeVar("Filled")
 
 
 @dataclass
@@ -127,6 +128,18 @@ class Job:
     def reused(self) -> Model | None:
         """The model to apply; None where one is to be fitted."""
         return model_to_reuse(self.config, self.store)
+
+    @cached_property
+    def parts(self) -> int:
+        """Vector parts that all images make. Asked for the first time, it writes for tasks where their features lie."""
+        return len(self.write(layout.INDEX, partial(self.plan.write_index, dimension=self.backbone.facts.dimension)))
+
+    def write(self, name: str, fill: Callable[[Path], Filled]) -> Filled:
+        """Write an object of the run's work, by a file on the driver's disk that `fill` makes."""
+        file = self.scratch / name
+        filled = fill(file)
+        self.store.upload(file, layout.work(self.id, name))
+        return filled
 
     def start(self) -> Future[Cluster]:
         """Start Spark on another thread, if it is not started yet."""
