@@ -131,8 +131,8 @@ class FindNeighbours:
         """Which of some images have an earlier list that still holds, (n,), and the lists.
 
         It does if the image and all in its list are still there, with the same vectors: whatever else has gone was
-        farther away. Images that have moved are out of the lists, and are compared again like new ones, since ties go to
-        the lower position; one that is as far as the last in the list may have to give way to one that was in none.
+        farther away. Images that have moved are out of the lists and compared again like new ones, since ties go to the
+        lower position; one that is as far as the last in the list may have to give way to one that was in none.
         """
         places = earlier.places[positions].astype(np.int64)
         distances, neighbours = empty_lists(len(positions), self.k)
