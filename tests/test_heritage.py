@@ -18,7 +18,7 @@ from command import fruitpipe, manifest, run, same_vectors, vectors
 
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.pipeline import heritage
-from fruitpipe.sinks import open_sinks, to_table
+from fruitpipe.sinks import open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore
@@ -183,7 +183,7 @@ def test_parts_are_taken_over_from_a_run_by_the_same_model_alone(place: Path) ->
     frame = pd.read_csv(folder / "vectors.csv")
     lines = [json.loads(line) for line in (folder / "vectors.jsonl").read_text().splitlines()]
     assert frame["path"].to_list() == [line["path"] for line in lines] == published["path"].to_pylist()
-    np.testing.assert_allclose(frame.filter(regex="^c").to_numpy(), np.stack(published["vector"]), rtol=1e-6)
+    np.testing.assert_allclose(frame.filter(regex="^c").to_numpy(), vectors_of(published), rtol=1e-6)
     grey = daily(place, f"reuse={other['run']}", "labels=none")
     assert len(taken(place, other["run"], grey["run"])) == 0
     assert vectors(place / "out")["label"].null_count == COUNT + HELD
