@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from functools import reduce
 from operator import add
 
@@ -36,6 +38,31 @@ def test_quantiles_are_those_of_the_numbers_or_a_little_above(count: int) -> Non
 def test_it_does_not_grow_with_the_numbers() -> None:
     found = Distribution.of(errors(1_000_000))
     assert found.buckets.nbytes + found.counts.nbytes < 100_000
+
+
+@given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1))
+def test_its_text_is_the_whole_of_it(numbers: list[float]) -> None:
+    made = Distribution.of(np.array(numbers, np.float32))
+    found = Distribution.unpacked(made.packed(), len(numbers))
+    assert found.total == made.total
+    assert np.array_equal(found.buckets, made.buckets)
+    assert np.array_equal(found.counts, made.counts)
+    with pytest.raises(ValueError, match="a distribution"):
+        Distribution.unpacked(made.packed(), len(numbers) + 1)
+    assert len(Distribution.of(errors(4096)).packed()) < 12_000
+
+
+@given(st.integers(0, 400), st.integers(1, 255))
+def test_a_text_with_another_byte_is_another_distribution_or_none(place: int, change: int) -> None:
+    numbers = errors(50)
+    data = bytearray(zlib.decompress(base64.b64decode(Distribution.of(numbers).packed())))
+    data[place % len(data)] ^= change
+    try:
+        found = Distribution.unpacked(base64.b64encode(zlib.compress(data)).decode(), 50)
+    except ValueError:
+        return
+    assert len(found) == 50
+    assert np.isfinite([found.mean, found.quantile(0.5), found.quantile(1.0)]).all()
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1), st.integers(1, 5))

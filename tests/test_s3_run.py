@@ -24,6 +24,8 @@ from faults import Forwarded, Proxy, Response
 from processes import wait
 from seaweed import BUCKET, Server
 
+from fruitpipe.tasks import reduce
+
 IMAGES = "fruits"
 COUNT = 320
 
@@ -32,7 +34,7 @@ class Place:
     """A prefix of the server's bucket for one test, seen from outside: with botocore's client."""
 
     def __init__(self, server: Server, name: str, endpoint: str = "") -> None:
-        self.name = name
+        self.server, self.name = server, name
         self.images, self.out = f"s3://{BUCKET}/{IMAGES}", f"s3://{BUCKET}/{name}"
         self.client = server.client(server.identities["admin"], attempts=20)
         self.settings = [f"s3.endpoint={endpoint or server.endpoint}", "s3.allow_http=true"]
@@ -304,3 +306,29 @@ def test_a_killed_driver_loses_only_the_parts_in_flight_on_s3(place: Place, loca
 def etag_of(place: Place, key: str) -> tuple[Any, Any]:
     head = place.client.head_object(Bucket=BUCKET, Key=key)
     return head["ETag"], head["LastModified"]
+
+
+@pytest.mark.slow
+def test_parts_of_an_earlier_run_are_copied_within_the_bucket(
+    place: Place, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduce, "VECTOR_PART", 20)
+    first = json.loads(place.run("pca.components=8", "limit=40").stdout)
+    near = Place(server=place.server, name=place.name, endpoint=proxy.endpoint)
+    copied: list[str] = []
+
+    def note(method: str, path: str, headers: dict[str, str]) -> None:
+        if method == "PUT" and "x-amz-copy-source" in headers:
+            copied.append(path.rpartition("/")[2])
+
+    proxy.rewrite = note
+    made = json.loads(near.run("model=reuse", "limit=45").stdout)
+    assert sorted(copied) == ["part-00000.parquet", "part-00001.parquet"]
+    result = place.download(tmp_path / "there")
+    old, new = (sorted((result / "runs" / done["run"] / "vectors").iterdir()) for done in (first, made))
+    assert [path.read_bytes() for path in new[:2]] == [path.read_bytes() for path in old]
+    assert [pq.read_metadata(path).num_rows for path in new] == [20, 20, 5]
+    settings = [BACKBONE, "model=reuse", f"reuse={first['model']}", "limit=45"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    fruitpipe("run", place.images, tmp_path / "whole", *options, *place.options)
+    assert same_vectors(vectors(result, made["run"]).sort_by("path"), vectors(tmp_path / "whole").sort_by("path"))

@@ -15,8 +15,9 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from conftest import nobody, unavailable
 from contest import winners
-from faults import Proxy, Response
+from faults import Proxy, Response, s3_error
 from seaweed import BUCKET, KMS_KEY
 
 from fruitpipe.config import S3Config
@@ -206,6 +207,66 @@ def test_upload_moves_a_local_file(store: Store, tmp_path: Path) -> None:
     assert not local.exists()
 
 
+def test_a_copy_is_the_same_object_under_another_name_and_stays_when_the_first_goes(store: Store) -> None:
+    store.put("a/é +%.parquet", b"content")
+    store.put("b", b"old")
+    for name in ("b", "b", "c/d/e"):
+        store.copy("a/é +%.parquet", name)
+        assert store.get(name) == b"content"
+    store.put("a/é +%.parquet", b"another")
+    store.delete("a/é +%.parquet")
+    assert [store.get(name) for name in ("b", "c/d/e")] == [b"content"] * 2
+    assert names(store) == {"b", "c/d/e"}
+    with pytest.raises(FileNotFoundError):
+        store.copy("nothing", "f")
+    assert names(store) == {"b", "c/d/e"}
+
+
+def test_on_disk_a_copy_takes_no_room(local: LocalStore) -> None:
+    local.put("a", b"content")
+    local.copy("a", "b/c")
+    assert (local.root / "a").samefile(local.root / "b/c")
+    (local.root / "link").symlink_to("a")
+    for name, to in (("link", "d"), ("a", "link/d"), ("../a", "d"), ("a", "../d")):
+        with pytest.raises((UserError, NotADirectoryError)):
+            local.copy(name, to)
+    local.copy("a", "link")
+    assert not (local.root / "link").is_symlink()
+    assert names(local) == {"a", "b/c", "link"}
+
+
+def test_where_the_system_refuses_a_further_name_a_copy_is_one(public_folder: Path) -> None:
+    """Linux keeps users from naming files that they may not write to."""
+    if os.geteuid() or Path("/proc/sys/fs/protected_hardlinks").read_text().strip() != "1":
+        unavailable("needs root, and fs.protected_hardlinks")
+    store = LocalStore(str(public_folder))
+    store.put("a", b"content")
+    store.root.chmod(0o777)
+    with nobody():
+        store.copy("a", "b")
+    assert store.get("b") == b"content"
+    assert (store.root / "a").stat().st_nlink == 1
+
+
+def test_in_a_bucket_a_copy_is_the_stores_own_work_unless_there_is_no_right_to_that(
+    proxy: Proxy, s3: S3Config, prefix: str
+) -> None:
+    store = in_bucket(prefix, s3, endpoint=proxy.endpoint)
+    store.put("x", bytes(1 << 20))
+    before = len(proxy.log)
+    store.copy("x", "y")
+    assert [each.method for each in proxy.log[before:]] == ["PUT"]
+
+    def refuse(method: str, path: str, headers: dict[str, str]) -> Response | None:
+        return s3_error(403, "AccessDenied") if "x-amz-copy-source" in headers else None
+
+    proxy.rewrite = refuse
+    store.copy("x", "z")
+    assert proxy.injected["rewritten"] == 1
+    proxy.calm()
+    assert store.get("y") == store.get("z") == bytes(1 << 20)
+
+
 def test_a_store_pickles(store: Store) -> None:
     store.put("x", b"1")
     assert pickle.loads(pickle.dumps(store)).get("x") == b"1"
@@ -338,7 +399,7 @@ def test_uploads_that_have_not_ended_are_listed_and_each_is_aborted_alone(
     assert names(store) == {"whole"}
 
 
-@pytest.fixture(params=["put", "swap", "upload"])
+@pytest.fixture(params=["put", "swap", "upload", "copy"])
 def write(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """The ways into a store; each returns what it wrote."""
 
@@ -349,6 +410,9 @@ def write(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
                 store.put("x", data)
             case "swap":
                 assert store.swap("x", None, data)
+            case "copy":
+                store.put("first", data)
+                store.copy("first", "x")
             case "upload":
                 data = bytes(LARGE)
                 (tmp_path / "large").write_bytes(data)
@@ -397,6 +461,8 @@ def test_every_request_says_that_the_requester_pays(proxy: Proxy, s3: S3Config, 
     assert store.swap("x", b"1", b"2")
     assert store.get("x") == store.open("x").read() == b"2"
     assert store.find("a name\twith a tab") is None
+    store.copy("x", "y")
+    store.delete("y")
     assert names(store) == {"x"}
     assert store.folders("") == []
     store.delete("x")
@@ -406,6 +472,7 @@ def test_every_request_says_that_the_requester_pays(proxy: Proxy, s3: S3Config, 
 
 WRITES: dict[str, tuple[Callable[[Store], bool | None], list[str], tuple[bytes | None, bytes | None]]] = {
     "put": (lambda store: store.put("x", b"new"), ["PUT", "PUT"], (b"new", None)),
+    "copy": (lambda store: store.copy("x", "y"), ["PUT", "PUT"], (b"old", b"old")),
     "delete": (lambda store: store.delete("x"), ["POST", "POST"], (None, None)),
     "swap": (lambda store: store.swap("x", b"old", b"new"), ["GET", "PUT", "PUT", "GET"], (b"new", None)),
     "create": (lambda store: store.swap("y", None, b"new"), ["GET", "PUT", "PUT", "GET"], (b"old", b"new")),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fruitpipe.escapes import visible
@@ -133,8 +134,8 @@ def read(name: str) -> str:
 
 
 def root_of(paths: pa.ChunkedArray) -> str:
-    """The folder that the first and the last path lie in, with a slash; empty where there is none."""
-    first, last = paths[0].as_py(), paths[-1].as_py()
+    """The folder that all paths lie in, with a slash; empty where there is none."""
+    first, last = pc.min_max(paths).as_py().values()
     folders = takewhile(lambda pair: pair[0] == pair[1], zip(first.split("/")[:-1], last.split("/")[:-1], strict=False))
     return "".join(f"{folder}/" for folder, _ in folders)
 

@@ -20,7 +20,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.file import File, named
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.neighbours import Earlier, FindNeighbours, as_arrays, empty_lists, read_lists
+from fruitpipe.tasks.neighbours import MOVED, Earlier, FindNeighbours, as_arrays, empty_lists, read_lists
 from fruitpipe.tasks.vector_part import Vectors
 from fruitpipe.workers.runner import Runner
 
@@ -183,12 +183,14 @@ def find_earlier(vectors: Vectors, fitted_by: str, k: int, metric: Metric) -> Ea
 
 
 def places_of(vectors: Vectors, earlier: Vectors) -> NDArray[np.int32]:
-    """Where each image is in an earlier run, (n,): -1 where it is not there, or has another vector."""
+    """Where each image is in an earlier run, (n,), as `Earlier` has it."""
     old = digests(earlier)
     order = np.argsort(old, kind="stable")
     new = digests(vectors)
     found = order[np.minimum(np.searchsorted(old[order], new), len(old) - 1)]
-    return np.where(old[found] == new, found, -1).astype(np.int32)
+    places = np.where(old[found] == new, found, -1)
+    before = np.maximum.accumulate(places)
+    return np.where((places >= 0) & (places < before), MOVED - places, places).astype(np.int32)
 
 
 def digests(vectors: Vectors) -> NDArray[np.uint64]:

@@ -222,11 +222,17 @@ class Model:
         }
         if self.text:
             files[TEXT] = self.text()
+        arrays = self.arrays
+        return files if arrays is None else {PCA: arrays, **files}
+
+    @property
+    def arrays(self) -> bytes | None:
+        """Content of `pca.npz`; None where it is unreduced."""
         if isinstance(self.pca, Unreduced):
-            return files
-        arrays = io.BytesIO()
-        np.savez(arrays, **vars(self.pca))
-        return {PCA: arrays.getvalue(), **files}
+            return None
+        file = io.BytesIO()
+        np.savez(file, **vars(self.pca))
+        return file.getvalue()
 
 
 def load_model(path: str | os.PathLike[str], s3: S3Config | None = None, backbone: str | None = None) -> Model:

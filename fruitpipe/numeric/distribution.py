@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import math
+import zlib
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +15,10 @@ BITS = 13
 """Of a float32's 23 bits of mantissa, those that are dropped: 1,024 buckets between a number and its double."""
 RELATIVE_ERROR = 2.0 ** (BITS - 23)
 """By which a quantile may be above the true one, at most."""
+INFINITY = 0x7F800000 >> BITS
+"""The bucket after the last of finite numbers."""
+TOTAL, BUCKET = 8, 12
+"""Bytes of the total and of each bucket with its count, before they are packed."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,33 @@ class Distribution:
         others, those count, too, that are smaller by RELATIVE_ERROR at most.
         """
         return float(self.counts[ends(self.buckets) > limit].sum() / len(self))
+
+    def packed(self) -> str:
+        """As a text: some two bytes for each bucket."""
+        steps = np.diff(self.buckets, prepend=np.uint32(0))
+        data = b"".join(array.tobytes() for array in (np.array([self.total], "<f8"), steps.astype("<u4"), self.counts))
+        return base64.b64encode(zlib.compress(data)).decode()
+
+    @classmethod
+    def unpacked(cls, text: str, count: int) -> Self:
+        """That of so many numbers from its text, which anybody may have made. Raises ValueError where it is none."""
+        unpacker = zlib.decompressobj()
+        try:
+            data = unpacker.decompress(base64.b64decode(text, validate=True), TOTAL + BUCKET * count + 1)
+        except zlib.error as error:
+            raise ValueError("a distribution is damaged") from error
+        size, rest = divmod(len(data) - TOTAL, BUCKET)
+        if rest or not 1 <= size <= count or not unpacker.eof:
+            raise ValueError("a distribution has another length")
+        (total,) = np.frombuffer(data, "<f8", 1).tolist()
+        buckets = np.cumsum(np.frombuffer(data, "<u4", size, TOTAL), dtype=np.int64)
+        counts = np.frombuffer(data, "<i8", size, TOTAL + 4 * size)
+        rising = (np.diff(buckets) > 0).all() and buckets[0] >= 0 and buckets[-1] < INFINITY
+        if not rising or counts.min() < 1 or counts.max() > count or counts.sum() != count:
+            raise ValueError("a distribution is of other numbers")
+        if not (math.isfinite(total) and total >= 0):
+            raise ValueError("numbers of a distribution have no sum")
+        return cls(total, buckets.astype(np.uint32), counts.astype(np.int64))
 
 
 def ends(buckets: NDArray[np.uint32]) -> NDArray[np.float32]:

@@ -7,9 +7,9 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
@@ -39,6 +39,8 @@ from fruitpipe.tracking import Audience
 from fruitpipe.tracking.tracker import Begun
 from fruitpipe.workers.background import background
 from fruitpipe.workers.runner import Runner
+
+Filled = TypeVar("Filled")
 
 
 @dataclass
@@ -122,6 +124,18 @@ class Job:
     def reused(self) -> Model | None:
         """The model to apply; None where one is to be fitted."""
         return model_to_reuse(self.config, self.store)
+
+    @cached_property
+    def parts(self) -> int:
+        """Vector parts that all images make. Asked for the first time, it writes for tasks where their features lie."""
+        return len(self.write(layout.INDEX, partial(self.plan.write_index, dimension=self.backbone.facts.dimension)))
+
+    def write(self, name: str, fill: Callable[[Path], Filled]) -> Filled:
+        """Write an object of the run's work, by a file on the driver's disk that `fill` makes."""
+        file = self.scratch / name
+        filled = fill(file)
+        self.store.upload(file, layout.work(self.id, name))
+        return filled
 
     def start(self) -> Future[Runner]:
         """Start what runs tasks on another thread, if it is not started yet."""

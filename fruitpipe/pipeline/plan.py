@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +29,8 @@ from fruitpipe.scratch import private_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
-from fruitpipe.tasks.reduce import vector_parts
+from fruitpipe.tasks.part_record import IMAGE, digest_of
+from fruitpipe.tasks.reduce import equal_parts, most_images, vector_parts
 from fruitpipe.units import largest_first
 from fruitpipe.vision.bad_image import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
@@ -270,6 +271,45 @@ class Plan:
         self._write(query, path, sizes)
         return sizes
 
+    def add_earlier(self, parts: Iterable[pa.ChunkedArray]) -> None:
+        """Take the paths of vector parts of an earlier run, 0, 1, …, as these have them."""
+        schema = pa.schema([("part", pa.int32()), ("path", pa.string())])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for number, paths in enumerate(parts):
+                yield from pa.table([pa.repeat(pa.scalar(number, pa.int32()), len(paths)), paths], schema).to_batches()
+
+        self._take("earlier", schema, batches())
+
+    def earlier_digests(self, rows: Sequence[int]) -> Iterator[str | None]:
+        """Of each part of the earlier run, the digest of its images as they are by now; None where one is gone.
+
+        rows: of each.
+        """
+        images = f"SELECT path, {IMAGE} AS image FROM joined WHERE status = '{OK}'"
+        query = f"SELECT image FROM earlier LEFT JOIN ({images}) USING (path) ORDER BY earlier.rowid"
+        for table in regroup(self._database.sql(query).to_arrow_reader(LARGEST_PART), list(rows)):
+            column = table["image"]
+            yield None if column.null_count else digest_of(column.to_pylist())
+
+    def write_further_index(self, path: Path, dimension: int, kept: Sequence[int]) -> list[int]:
+        """As `write_index`, for images that are in none of some parts of the earlier run."""
+        (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
+        others = f"FROM joined ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
+        others += f" WHERE status = '{OK}'"
+        (further,) = self._row(f"SELECT count(*) {others}")
+        sizes = equal_parts(further, most_images(count, dimension))
+        self._write(f"SELECT path, label, joined.part, row {others} ORDER BY path", path, sizes)
+        return sizes
+
+    def write_earlier_index(self, path: Path, parts: Sequence[int], rows: Sequence[int]) -> None:
+        """As `write_index`, a row group for each of some parts of the earlier run, whose images are all there.
+
+        rows: of these.
+        """
+        images = f"FROM earlier JOIN joined USING (path) WHERE earlier.part IN ({numbers(parts)})"
+        self._write(f"SELECT path, label, joined.part, row {images} ORDER BY earlier.rowid", path, list(rows))
+
     def write_failures(self, path: Path) -> int:
         """Write the images without a feature as Parquet, ordered by path; return how many there are.
 
@@ -314,6 +354,10 @@ class Plan:
         with pq.ParquetWriter(path, reader.schema, compression="zstd", write_statistics=False) as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
+
+
+def numbers(some: Iterable[int]) -> str:
+    return ", ".join(map(str, some))
 
 
 def parts_of(store: Store, digest: str) -> Iterator[str]:

@@ -32,13 +32,19 @@ def precedents(store: Store, config: Config) -> list[Manifest]:
 
     None of which a further stage failed: the next run tries that again.
     """
+    digest, ours = digest_of(config), version("fruitpipe")
+    found = recent_manifests(store)
+    same = [each for each in found if (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
+    return [each for each in same if not each.unfinished]
+
+
+def recent_manifests(store: Store) -> list[Manifest]:
+    """Of published runs: the latest first, then the newest."""
     latest = latest_run(store)
     recent = [run_id for run_id in reversed(run_ids(store)[-RECENT:]) if run_id != latest]
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(partial(readable_manifest, store), [*filter(None, [latest]), *recent]))
-    digest, ours = digest_of(config), version("fruitpipe")
-    same = [each for each in found if each and (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
-    return [each for each in same if not each.unfinished]
+        found = pool.map(partial(readable_manifest, store), [*filter(None, [latest]), *recent])
+        return list(filter(None, found))
 
 
 def readable_manifest(store: Store, run_id: str) -> Manifest | None:
@@ -56,13 +62,15 @@ def is_same(job: Job, manifest: Manifest) -> bool:
         return False
     if job.reused and manifest.model.fitted_by != job.reused.card.run:  # `latest` was another one's then
         return False
-    if not job.reused and text_in(manifest) != (job.backbone.text and File.at(TEXT, job.backbone.text).sha256):
+    if not job.reused and digest_in_model(manifest, TEXT) != (
+        job.backbone.text and File.at(TEXT, job.backbone.text).sha256
+    ):
         return False
     files = {(layout.run(manifest.run, file.name), file.bytes) for file in manifest.files}
     return files <= set(job.store.names(layout.run(manifest.run)))
 
 
-def text_in(manifest: Manifest) -> str | None:
-    """Digest of the package of the text tower in a run's model; None where it has none."""
-    name = layout.within(manifest.run, layout.model(manifest.run, TEXT))
+def digest_in_model(manifest: Manifest, name: str) -> str | None:
+    """Digest of a file of a run's model; None where it has none of this name."""
+    name = layout.within(manifest.run, layout.model(manifest.run, name))
     return next((file.sha256 for file in manifest.files if file.name == name), None)

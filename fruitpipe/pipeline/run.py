@@ -222,13 +222,12 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
     job.warnings += filter(None, [job.spark.note])
     stages.look_for_thumbnails(job)
     counts = stages.count(job)
-    parts = stages.index(job)
-    pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job, parts)
-    projected = stages.project(job, parts, pca)
+    pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job)
+    projected = stages.project(job, pca)
     errors = reduce(add, (part.errors for part in projected))
     model = job.reused or stages.make_model(job, pca, images, errors)
     vectors = [part.files[0] for part in projected]  # Parquet is the first sink
-    records = records_of(further, Context(job, model, parts, vectors))
+    records = records_of(further, Context(job, model, vectors))
     with job.reporter.stage("publish"):
         manifest = Manifest(
             layout=layout.VERSION,

@@ -23,16 +23,14 @@ class Context:
 
     job: Job
     model: Model
-    parts: int
-    """vector parts of the run"""
     vectors: list[File]
-    """these parts, as the manifest will have them"""
+    """the parts of vectors, as the manifest will have them"""
 
     def sample(self, most: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
         """Features, shape (n, d), and labels, (n,), of at most `most` images, evenly spaced."""
         job = self.job
-        task = reduce.Sample(job.store, job.id, max(most // self.parts, 1))
-        features, labels = zip(*job.spark.map(task, self.parts, poll=job.reporter.poll), strict=True)
+        task = reduce.Sample(job.store, job.id, max(most // job.parts, 1))
+        features, labels = zip(*job.spark.map(task, job.parts, poll=job.reporter.poll), strict=True)
         return np.concatenate(features), np.array([label for part in labels for label in part], np.str_)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import yaml
@@ -13,6 +14,7 @@ from fruitpipe.model.model import Card, Model
 from fruitpipe.numeric import pca
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.one_thread import one_thread
+from fruitpipe.pipeline.heritage import Heritage, heritage_of
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.result.manifest import Counts
@@ -22,6 +24,7 @@ from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import have_thumbnails
 from fruitpipe.tasks.featurize import Done, Featurize, Wanted
+from fruitpipe.tasks.taking_over import TakeOver
 from fruitpipe.vision.bad_image import OK
 
 SAMPLE = 2000
@@ -119,22 +122,14 @@ def count(job: Job) -> Counts:
     )
 
 
-def index(job: Job) -> int:
-    """Write where the features of each vector part lie; return how many parts there are."""
-    file = job.scratch / layout.INDEX
-    sizes = job.plan.write_index(file, job.backbone.facts.dimension)
-    job.store.upload(file, layout.work(job.id, layout.INDEX))
-    return len(sizes)
-
-
-def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
+def fit(job: Job) -> tuple[pca.Pca | pca.Unreduced, int]:
     """Scaler and PCA of the features, where there is to be one, and the number of images that they were fitted on."""
     options = job.config.pca
     if options == "none":
         return pca.Unreduced(job.backbone.facts.dimension), 0
     with job.reporter.stage("fit"):
         each = partial(job.spark.map, poll=job.reporter.poll)
-        moments = reduce.fit_moments(job.store, job.id, parts, each)
+        moments = reduce.fit_moments(job.store, job.id, job.parts, each)
         with one_thread():
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
     if options.variance is None and (options.components or 0) > fitted.length:
@@ -145,22 +140,54 @@ def fit(job: Job, parts: int) -> tuple[pca.Pca | pca.Unreduced, int]:
     return fitted, moments.count
 
 
-def project(job: Job, parts: int, fitted: pca.Pca | pca.Unreduced) -> list[reduce.Projected]:
-    """Write the vectors."""
+def project(job: Job, fitted: pca.Pca | pca.Unreduced) -> list[reduce.Projected]:
+    """Write the vectors; those of an earlier run are taken over where it has them already."""
     metadata = {
         "fruitpipe.run": job.id,
         "fruitpipe.model": job.reused.card.run if job.reused else job.id,
         "fruitpipe.components": str(fitted.length),
         "fruitpipe.backbone": job.backbone.facts.name,
     }
-    task = reduce.Project(job.store, job.id, job.sinks, metadata, max(SAMPLE // parts, 1))
     shared = job.spark.share(fitted)
     with job.reporter.stage("project"):
-        projected = job.spark.map(lambda number: task(number, shared), parts, poll=job.reporter.poll)
+        heritage = heritage_of(job, job.reused) if job.reused else None
+        if heritage:
+            projected = project_further(job, heritage, metadata, shared)
+        else:
+            task = reduce.Project(job.store, job.id, job.sinks, metadata, max(SAMPLE // job.parts, 1))
+            projected = job.spark.map(lambda number: task(number, shared), job.parts, poll=job.reporter.poll)
     if blank := sum(part.blank for part in projected):
         images = "1 image has" if blank == 1 else f"{blank} images have"
         job.warnings.append(f"{images} a feature of zeros: {job.backbone.facts.name} found nothing there")
     return projected
+
+
+def project_further(
+    job: Job, heritage: Heritage, metadata: dict[str, str], shared: Callable[[], pca.Pca | pca.Unreduced]
+) -> list[reduce.Projected]:
+    """Take parts over, and project the images that are in none of them."""
+    kept, files = len(heritage.files), heritage.files
+    sizes = job.write(layout.FURTHER, heritage.write_further)
+    parts = kept + len(sizes)
+    sample = max(SAMPLE // parts, 1)
+    assert job.reused, "only its vectors are taken over"
+    take = TakeOver(job.store, job.id, heritage.run, files, job.reused.pca.length, job.sinks, metadata, sample)
+    numbers = tuple(range(kept, parts))
+    further = reduce.Project(job.store, job.id, job.sinks, metadata, sample, layout.FURTHER, numbers)
+
+    def each(number: int) -> reduce.Projected | None:
+        return take(number) if number < kept else further(number - kept, shared)
+
+    found = job.spark.map(each, parts, poll=job.reporter.poll)
+    if damaged := tuple(number for number, part in enumerate(found) if part is None):
+        job.warnings += [f"{job.store.location(layout.run(heritage.run, files[number].name))} is damaged, and was not "
+                         "taken over" for number in damaged]  # fmt: skip
+        job.write(layout.AGAIN, partial(heritage.write_again, damaged))
+        again = replace(further, index=layout.AGAIN, numbers=damaged)
+        made = job.spark.map(lambda number: again(number, shared), len(damaged), poll=job.reporter.poll)
+        for number, part in zip(damaged, made, strict=True):
+            found[number] = part
+    return [part for part in found if part]
 
 
 def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: Distribution) -> Model:

@@ -47,6 +47,8 @@ RUNS = "runs"
 FOLDERS = (FEATURES, RUNS)
 """All that a result has."""
 TODO, INDEX = "todo.parquet", "index.parquet"
+FURTHER, AGAIN = "further.parquet", "again.parquet"
+"""Indexes of images beside parts that are taken over, and of parts that were to be and are damaged."""
 VERSION = 1
 SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv", "csv-raw": "csv"}
 FOLDER = {"parquet": "vectors", "json": "json", "csv": "csv", "csv-raw": "csv-raw"}

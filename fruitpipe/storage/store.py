@@ -57,6 +57,13 @@ class Store(ABC):
         """Put a local file, moving it where that is cheaper."""
 
     @abstractmethod
+    def copy(self, name: str, to: str) -> None:
+        """Give an object, which is never changed, another name too, moving no bytes where that can be.
+
+        Raises FileNotFoundError.
+        """
+
+    @abstractmethod
     def get(self, name: str) -> bytes:
         """Raises FileNotFoundError, and UserError where it is no object, or larger than `layout` allows."""
 
@@ -157,6 +164,9 @@ class LocalStore(Store):
     def upload(self, file: Path, name: str) -> None:
         self._tree.move(file, name)
 
+    def copy(self, name: str, to: str) -> None:
+        self._tree.link(name, to)
+
     def get(self, name: str) -> bytes:
         with self._tree.open(name) as file:
             size = os.fstat(file.fileno()).st_size
@@ -215,6 +225,9 @@ class BucketStore(Store):
     def upload(self, file: Path, name: str) -> None:
         self.bucket.put(self._key(name), file)
         file.unlink()
+
+    def copy(self, name: str, to: str) -> None:
+        self.bucket.copy(self._key(name), self._key(to))
 
     def get(self, name: str) -> bytes:
         return bytes(self._get(name).data)

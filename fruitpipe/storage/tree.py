@@ -29,6 +29,8 @@ PATIENCE = 30.0
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """A named pipe would hold whoever opens it until somebody writes."""
+NO_LINKS = {errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a system says where a file cannot have a further name: the disk knows none, or it is somebody else's file."""
 DEEPEST = 8
 """Folders within one another that are looked into; fruitpipe makes four."""
 
@@ -90,6 +92,19 @@ class Tree:
         with file.open("rb") as source:
             self.write(name, partial(shutil.copyfileobj, source))
         file.unlink()
+
+    def link(self, name: str, to: str) -> None:
+        """Give a file a further name, in place of what has it now; where the disk cannot, copy the file."""
+        with self.open(name) as source:
+            try:
+                with self._parent(name) as (folder, last), self._parent(to, make=True) as (target, new):
+                    with suppress(FileNotFoundError):
+                        os.unlink(new, dir_fd=target)
+                    os.link(last, new, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                self.write(to, partial(shutil.copyfileobj, source))
 
     def remove(self, name: str) -> None:
         """Delete a file, and the folders that this leaves empty. What is not there is no error."""

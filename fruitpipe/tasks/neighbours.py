@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Of a part: the images of the vector part of the same number, in its order, and neighbours of each, nearest first."""
+MOVED = -2
+"""Less its position in an earlier run: the place of an image that comes after others now that were before it."""
 Lists = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Distances and positions of neighbours, (n, k) each; inf and NOWHERE where an image has fewer."""
 
@@ -46,7 +48,8 @@ class Earlier:
     parts: tuple[File, ...]
     """of its neighbours, as many"""
     places: NDArray[np.int32]
-    """position in that run of each image of this one, (n,); -1 where it is new or has another vector"""
+    """position in that run of each image of this one, (n,); MOVED less it where others have come before the image that
+    were after it, and -1 where it is new or has another vector"""
 
 
 class Sought:
@@ -128,7 +131,8 @@ class FindNeighbours:
         """Which of some images have an earlier list that still holds, (n,), and the lists.
 
         It does if the image and all in its list are still there, with the same vectors: whatever else has gone was
-        farther away.
+        farther away. Images that have moved are out of the lists and compared again like new ones, since ties go to the
+        lower position; one that is as far as the last in the list may have to give way to one that was in none.
         """
         places = earlier.places[positions].astype(np.int64)
         distances, neighbours = empty_lists(len(positions), self.k)
@@ -144,8 +148,14 @@ class FindNeighbours:
             chosen = np.concatenate(rows)
             lists = as_arrays(pa.concat_tables(tables), self.k, self.vectors.positions_of)
             distances[chosen], neighbours[chosen] = lists
-        gone = np.isfinite(distances) & ((neighbours < 0) | (earlier.places[neighbours] < 0))
-        return held & ~gone.any(axis=1), (distances, neighbours)
+        listed = np.isfinite(distances)
+        place = np.where(neighbours < 0, -1, earlier.places[neighbours])
+        moved = listed & (place <= MOVED)
+        gone = listed & ((place == -1) | (moved & (distances == distances[:, -1:])))
+        distances[moved], neighbours[moved] = np.inf, NOWHERE
+        order = np.argsort(distances, axis=1, kind="stable")
+        lists = tuple(np.take_along_axis(each, order, axis=1) for each in (distances, neighbours))
+        return held & ~gone.any(axis=1), (lists[0], lists[1])
 
     def _name(self, number: int) -> str:
         return layout.neighbours_part(self.vectors.run, self.metric, self.k, number)

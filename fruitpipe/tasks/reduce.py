@@ -22,6 +22,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import read_features
+from fruitpipe.tasks.part_record import PartRecord, digest_of, image_digests
 
 BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
@@ -33,8 +34,22 @@ LARGEST_FEATURES = 80 << 20
 
 def vector_parts(count: int, dimension: int) -> list[int]:
     """How many images each vector part of a run has, in order of their paths. dimension: of a feature."""
-    largest = max(LARGEST_FEATURES // (4 * dimension), VECTOR_PART)
-    parts = math.ceil(count / min(max(math.ceil(count / FEW_PARTS), VECTOR_PART), largest))
+    return equal_parts(count, most_images(count, dimension))
+
+
+def most_images(count: int, dimension: int) -> int:
+    """How many images a vector part has at most in a run of so many."""
+    return min(max(math.ceil(count / FEW_PARTS), VECTOR_PART), largest_part(dimension))
+
+
+def largest_part(dimension: int) -> int:
+    """How many images a vector part has at most in any run."""
+    return max(LARGEST_FEATURES // (4 * dimension), VECTOR_PART)
+
+
+def equal_parts(count: int, most: int) -> list[int]:
+    """Sizes of parts of at most so many, which differ by one at most."""
+    parts = math.ceil(count / most)
     return [count * (i + 1) // parts - count * i // parts for i in range(parts)]
 
 
@@ -155,18 +170,23 @@ class Project:
     metadata: dict[str, str]
     sample: int
     """images to return for the report"""
+    index: str = layout.INDEX
+    numbers: tuple[int, ...] = ()
+    """of the parts, where they are not those of the index' row groups"""
 
     def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
-        index = Index(self.store, layout.work(self.run, layout.INDEX), number)
+        index = Index(self.store, layout.work(self.run, self.index), number)
         pairs, blank = [], 0
         with one_thread():
             for block in index.blocks():
                 pairs.append(pca().transform_with_error(block))
                 blank += int((~block.any(axis=1)).sum())
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-        table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata)
-        files = [sink.write(number, table) for sink in self.sinks]
-        return Projected(files, Distribution.of(errors), blank, sample_of(table, self.sample))
+        record = PartRecord(digest_of(image_digests(index.rows)), Distribution.of(errors), blank)
+        table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata | record.metadata)
+        part = self.numbers[number] if self.numbers else number
+        files = [sink.write(part, table) for sink in self.sinks]
+        return Projected(files, record.errors, blank, sample_of(table, self.sample))
 
 
 @dataclass(frozen=True)
