@@ -21,6 +21,11 @@ class Nodes(NamedTuple):
 
     master: str
     machines: list[psutil.Process]
+    folder: Path
+
+    def failures(self) -> int:
+        """Tasks that have failed on executors, as these say."""
+        return sum(log.read_text().count("Exception in task") for log in self.folder.glob("*/app-*/*/stderr"))
 
 
 @contextmanager
@@ -49,7 +54,7 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
         for host in ("127.0.0.2", "127.0.0.3"):
             words = ("--cores", "1", "--memory", "1g", "--work-dir", str(folder / host))
             started.append(start("worker.Worker", host, *words, master))
-        yield Nodes(master, [psutil.Process(each.pid) for each in started[1:]])
+        yield Nodes(master, [psutil.Process(each.pid) for each in started[1:]], folder)
     finally:
         family = [child for each in started for child in children_of(each.pid)]
         for each in started:

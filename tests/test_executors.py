@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGSTOP
+from signal import SIGCONT, SIGSTOP
 
 import psutil
 import pytest
 import yaml
 from chart import CHART, helm
 from command import BACKBONE, command, one_line_error, run, same_vectors, vectors
-from processes import executors_of, wait, workers_of
+from processes import executors_of, lives, wait, workers_of
 from standalone import Nodes, two_nodes
 
 pytestmark = pytest.mark.slow
@@ -81,10 +82,17 @@ def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def test_an_executor_that_can_write_nothing_is_left_aside(
     excluded: bool, nodes: Nodes, fruits: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    conf = of_the_chart("spark.excludeOnFailure.") if excluded else {}
+    """The other one stands still until there is nothing left to fail: without the settings, that is the run."""
+    before, conf = nodes.failures(), of_the_chart("spark.excludeOnFailure.") if excluded else {}
     with amid(nodes, fruits, tmp_path / "out", conf) as (process, node):
+        held = workers_of(nodes.machines[1].pid)
+        for each in held:
+            each.send_signal(SIGSTOP)
         for each in daemons_of(node) + workers_of(node.pid):  # the daemons first, whose limit their children inherit
             each.rlimit(resource.RLIMIT_FSIZE, (0, 0))
+        wait(lambda: process.poll() is not None or (excluded and nodes.failures() > before and settled(nodes)))
+        for each in filter(lives, held):
+            each.send_signal(SIGCONT)
         done = ended(process)
     if excluded:
         assert done.returncode == 0, done.stderr
@@ -92,6 +100,13 @@ def test_an_executor_that_can_write_nothing_is_left_aside(
     else:
         assert done.returncode == 1, done.stderr
         assert "a Spark task failed" in one_line_error(done)
+
+
+def settled(nodes: Nodes) -> bool:
+    """Whether no task fails for a while."""
+    before = nodes.failures()
+    time.sleep(5)
+    return nodes.failures() == before
 
 
 def test_what_an_executor_does_not_finish_another_does(
