@@ -76,7 +76,7 @@ kind-down: ## Remove that cluster and all that is in it
 s3: setup ## Serve a real S3 bucket on this machine until Ctrl-C
 	@$(BIN)/python tests/seaweed.py
 
-chaos: setup ## Campaigns of crashes, lying stores, interleavings and long use; IMAGES is a folder of photographs, ROUNDS 200
+chaos: setup ## Campaigns of crashes, lying stores, interleavings, long use and loss; IMAGES is a folder of photographs, ROUNDS 200
 	@$(BIN)/python benchmarks/chaos.py all "$(IMAGES)" --rounds $(ROUNDS)
 
 image: ## Build the container image; weights in KERAS_HOME go into it, and EXTRAS such as openvino,onnx

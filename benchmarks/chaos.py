@@ -4,6 +4,7 @@ A round is drawn by the seed and its number. What a round finds is printed with 
 with exit code 1. docs/reliability.md says what each campaign does.
 
     python benchmarks/chaos.py crash IMAGES --rounds 200
+    python benchmarks/chaos.py lossy
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fruitpipe.config import S3Config
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import command
-from campaigns import concurrency, crash, lies, soak
+from campaigns import concurrency, crash, lies, lossy, soak
 from s3 import environment, upload
 from seaweed import BUCKET, Server
 
@@ -33,14 +34,18 @@ Round = Callable[[str], Counter[str]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", choices=["crash", "store", "concurrency", "soak", "all"])
-    parser.add_argument("images", type=Path, help="folder of at least 400 images, searched recursively")
+    parser.add_argument("campaign", choices=[*CAMPAIGNS, "all"])
+    parser.add_argument("images", type=Path, nargs="?", help="folder of at least 400 images, searched recursively")
     parser.add_argument("--rounds", type=int, default=20, help="on disk and on S3 each [%(default)s]")
     parser.add_argument("--seed", default="1", help="[%(default)s]")
     parser.add_argument("--outage", type=float, default=60, help="seconds that the store answers 503 [%(default)s]")
     parser.add_argument("--runs", type=int, default=12, help="of the soak, in one process [%(default)s]")
     parser.add_argument("--increments", type=int, default=50, help="of the soak, of one result [%(default)s]")
+    parser.add_argument("--worlds", type=int, default=10, help="rounds of the lossy world [%(default)s]")
+    parser.add_argument("--count", type=int, default=200_000, help="images of the lossy world [%(default)s]")
     options = parser.parse_args()
+    if options.images is None and options.campaign in {"crash", "soak", "all"}:
+        parser.error(f"{options.campaign} needs IMAGES")
     failed = 0
     atexit.register(command.at_end.close)
     for name in CAMPAIGNS if options.campaign == "all" else [options.campaign]:
@@ -59,22 +64,23 @@ def crashes(options: argparse.Namespace, scratch: Path, stack: ExitStack) -> int
     else:
         stack.enter_context(crash.small_disk(disk))
     campaign = crash.Campaign(crash.Place(str(images), str(disk), scratch / "on disk", victims))
-    failed = rounds("crash, disk", options, campaign.play)
+    failed = rounds("crash, disk", options, campaign.play, options.rounds)
     server = stack.enter_context(serving(scratch))
     upload(server.client(server.identities["admin"]), images, "images")
     root = f"s3://{BUCKET}"
     place = crash.Place(f"{root}/images", root, scratch / "on S3", crash.ON_S3, server)
-    return failed + rounds("crash, S3", options, crash.Campaign(place).play)
+    return failed + rounds("crash, S3", options, crash.Campaign(place).play, options.rounds)
 
 
 def interleavings(options: argparse.Namespace, scratch: Path, stack: ExitStack) -> int:
     stack.enter_context(concurrency.in_steps())
     template = concurrency.Template(scratch / "template")
-    failed = rounds("concurrency, disk", options, lambda seed: concurrency.play(template, f"{scratch}/{seed}", seed))
+    play: Round = lambda seed: concurrency.play(template, f"{scratch}/{seed}", seed)  # noqa: E731
+    failed = rounds("concurrency, disk", options, play, options.rounds)
     server = stack.enter_context(serving(scratch))
     s3 = S3Config(endpoint=server.endpoint, allow_http=True)
     play = lambda seed: concurrency.play(template, f"s3://{BUCKET}/{seed}", seed, s3)  # noqa: E731
-    return failed + rounds("concurrency, S3", options, play)
+    return failed + rounds("concurrency, S3", options, play, options.rounds)
 
 
 def store(options: argparse.Namespace, scratch: Path, stack: ExitStack) -> int:
@@ -106,18 +112,25 @@ def soaked(options: argparse.Namespace, scratch: Path, stack: ExitStack) -> int:
     return failed
 
 
+def lost(options: argparse.Namespace, scratch: Path, stack: ExitStack) -> int:
+    server = stack.enter_context(serving(scratch))
+    campaign = lossy.Campaign(server, scratch / "lossy", options.count, 128, lossy.Losses())
+    return rounds("lossy", options, campaign.play, options.worlds)
+
+
 CAMPAIGNS: dict[str, Callable[[argparse.Namespace, Path, ExitStack], int]] = {
     "crash": crashes,
     "store": store,
     "concurrency": interleavings,
     "soak": soaked,
+    "lossy": lost,
 }
 
 
-def rounds(name: str, options: argparse.Namespace, play: Round) -> int:
+def rounds(name: str, options: argparse.Namespace, play: Round, count: int) -> int:
     """Play all rounds of a campaign and print what was counted; return how many failed."""
     told: Counter[str] = Counter()
-    for number in range(options.rounds):
+    for number in range(count):
         seed = f"{options.seed}-{number}"
         try:
             told += play(seed)
@@ -125,9 +138,9 @@ def rounds(name: str, options: argparse.Namespace, play: Round) -> int:
             told["FAILED"] += 1
             print(f"{name}, round {seed}: FAILED: {error!r}", flush=True)
             traceback.print_exception(error)
-    print(f"\n| {name} | {options.rounds} rounds |\n|---|---|")
-    for what, count in told.most_common():
-        print(f"| {what} | {count} |")
+    print(f"\n| {name} | {count} rounds |\n|---|---|")
+    for what, times in told.most_common():
+        print(f"| {what} | {times} |")
     print(flush=True)
     return told["FAILED"]
 

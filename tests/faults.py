@@ -30,6 +30,13 @@ def s3_error(status: int, code: str, message: str = "says the proxy") -> Respons
     return Response(status, body.encode())
 
 
+OWN = {
+    "slow_down": s3_error(503, "SlowDown", "Please reduce your request rate."),
+    "internal_error": s3_error(500, "InternalError", "We encountered an internal error. Please try again."),
+}
+"""Answers of the proxy's own, by the names of their shares."""
+
+
 class Forwarded(NamedTuple):
     method: str
     path: str  # with its query
@@ -82,6 +89,7 @@ class Proxy:
 
     upstream: str
     slow_down: float = 0  # answered 503, as S3 does under load; not forwarded
+    internal_error: float = 0  # answered 500, likewise
     reset: float = 0  # forwarded, and the connection reset before the response or in the middle of its body
     truncated: float = 0  # of GETs that succeed: the connection closed after half of the body
     latency: float = 0  # seconds, for every request
@@ -111,7 +119,7 @@ class Proxy:
 
     def calm(self) -> None:
         """No faults from now on; what is drawn begins anew, so that a test does not depend on those before it."""
-        self.slow_down = self.reset = self.truncated = 0
+        self.slow_down = self.internal_error = self.reset = self.truncated = 0
         self.rewrite = None
         self.log.clear()
         self.injected.clear()
@@ -153,7 +161,8 @@ class Proxy:
     def _fault(self, request: Head) -> str:
         truncated = self.truncated if request.first[0] == "GET" else 0
         draw = self._random.random()
-        for name, share in (("slow_down", self.slow_down), ("reset", self.reset), ("truncated", truncated)):
+        shares = {name: getattr(self, name) for name in (*OWN, "reset")} | {"truncated": truncated}
+        for name, share in shares.items():
             if draw < share:
                 return name
             draw -= share
@@ -164,10 +173,9 @@ class Proxy:
         if self.rewrite and (answer := self.rewrite(method, path, request.headers)):
             self.injected["rewritten"] += 1
             return answer
-        if fault == "slow_down":
+        if fault in OWN:
             self.injected[fault] += 1
-            return s3_error(503, "SlowDown", "Please reduce your request rate.")
-        return None
+        return OWN.get(fault)
 
     async def _forward(self, client: Link, server: Link, request: Head, fault: str) -> bool:
         """Whether the client's connection lasts."""

@@ -45,3 +45,8 @@ def is_source(words: list[str]) -> bool:
 
 def jvms_of(pid: int) -> list[psutil.Process]:
     return [child for child in children_of(pid) if child.name() == "java"]
+
+
+def executors_of(pid: int) -> list[psutil.Process]:
+    """JVMs of Spark's executors, where these are processes of their own."""
+    return [child for child in jvms_of(pid) if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())]

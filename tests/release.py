@@ -81,18 +81,19 @@ class Release:
         return found.split()
 
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """Within the block, the executors' workers stand still: there is time to look around in the middle of a run."""
-        wait_for(lambda: self._signal_workers(Signals.SIGSTOP), 180)
+    def standing_still(self, only: str = "") -> Iterator[None]:
+        """Within the block, the workers of all executors, or of one pod, stand still: there is time to look around in
+        the middle of a run."""
+        wait_for(lambda: self._signal_workers(Signals.SIGSTOP, only), 180)
         try:
             yield
         finally:
-            self._signal_workers(Signals.SIGCONT)
+            self._signal_workers(Signals.SIGCONT, only)
 
-    def _signal_workers(self, signal: Signals) -> int:
+    def _signal_workers(self, signal: Signals, only: str) -> int:
         """Send it to the workers that there are; how many that is."""
         command = ("--", "python", "-c", SIGNAL_WORKERS, str(int(signal)))
-        return sum(int(kubectl("exec", pod, *command)) for pod in self.pods("executor"))
+        return sum(int(kubectl("exec", pod, *command)) for pod in self.pods("executor") if only in {"", pod})
 
     def test(self) -> CompletedProcess[str]:
         return helm("test", self.name, IN, "--timeout=3m")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import command
 import pytest
-from campaigns import concurrency, crash, lies, soak
+from campaigns import concurrency, crash, lies, lossy, soak
 from conftest import unavailable
 from parts import Image, put_part
 from seaweed import BUCKET, Server
@@ -147,3 +147,16 @@ def test_run_after_run_in_one_process_holds_no_more(
     soak.require_flat(list(soak.runs(fruits / "Apple", tmp_path / "runs", 6)))
     command.spark()  # what runs lose as Spark starts and stops has been seen
     soak.require_flat(list(soak.increments(fruits / "Apple", tmp_path / "increments", 6)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_what_executors_requests_and_a_driver_were_lost_of_has_the_bits_of_what_was_not_disturbed(
+    server: Server, tmp_path: Path
+) -> None:
+    """As many executors and requests of a few as else of many."""
+    campaign = lossy.Campaign(server, tmp_path / "lossy", 9000, 16, lossy.Losses(executors=0.4, requests=0.04))
+    told = campaign.play("tests")
+    assert told["driver"] == 1
+    assert told["executor"], told
+    assert {"requests, slow_down", "requests, internal_error", "requests, reset"} & {*told}, told

@@ -23,6 +23,7 @@ from queries import metric_names, queries
 from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.cli.metrics import RunCollector
 from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.spark.failures import ATTEMPTS
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMETHEUS = "--api-versions=monitoring.coreos.com/v1"
@@ -878,6 +879,17 @@ def test_executors_come_and_go_with_the_work():
     assert message in refusal(
         *PLACES, "executor.dynamicAllocation.enabled=true", "executor.dynamicAllocation.minimum=9"
     )
+
+
+def test_executors_that_fail_or_stand_still_hold_no_run_up():
+    """`tests/test_executors.py` shows Spark such ones; what a user sets goes before."""
+    first, second = (
+        one(render(*settings), "SparkApplication")["spec"]["sparkConf"]
+        for settings in ((), (r"sparkConf.spark\.speculation\.minTaskRuntime=60s",))
+    )
+    assert first["spark.excludeOnFailure.enabled"] == first["spark.speculation"] == "true"
+    assert int(first["spark.excludeOnFailure.task.maxTaskAttemptsPerExecutor"]) < ATTEMPTS
+    assert second == first | {"spark.speculation.minTaskRuntime": "60s"}
 
 
 def test_a_queue_of_kueue_is_a_label_of_the_application():

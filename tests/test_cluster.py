@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, wait_for
+from cluster import EXECUTORS, NAMESPACE, apply, completed, counts, kubectl, parts, state, wait_for
 from onnx_bucket import COMPONENTS, fill, require_right
 from release import release
 from seaweed import Server
@@ -53,6 +53,23 @@ def test_a_network_in_onnx_and_images_in_a_bucket_become_vectors(
     with release("from-onnx", example_image, places, "onnx/images", **pipeline, **pods) as made:
         made.completed()
     require_right(client, "from-onnx")
+
+
+def test_executors_come_for_a_backlog_and_go_at_its_end(places: Server, cluster_image: str, many: int) -> None:
+    """While one stands still in the middle of its part, the other one takes all others, and then has nothing to do."""
+    client = places.client(places.identities["admin"])
+    executor = {"dynamicAllocation": {"enabled": True, "minimum": 1, "maximum": 2}, "coreRequest": "100m"}
+    conf = {"spark.dynamicAllocation.executorIdleTimeout": "5s", "spark.speculation": "false"}
+    with release("backlog", cluster_image, places, "heap", executor=executor, sparkConf=conf) as made:
+        wait_for(lambda: len(made.pods("executor")) == 2, 120)
+        first, _ = sorted(made.pods("executor"))
+        assert first.endswith("-exec-1")
+        with made.standing_still(only=first):
+            wait_for(lambda: made.pods("executor") == [first], 120)
+            assert state(made.name) == "RUNNING"
+            assert parts(client, made.name), "the other one has done something"
+        made.completed()
+    assert counts(client, "backlog") == {"ok": many}
 
 
 def running() -> list[str]:

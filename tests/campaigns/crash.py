@@ -100,6 +100,8 @@ class Place:
     """for what runs keep on the machine's disk, and what they say"""
     victims: tuple[str, ...]
     server: Server | None = None
+    settings: tuple[str, ...] = SETTINGS
+    """of all runs; the last word on where the server is"""
 
     def store(self, name: str) -> Store:
         s3 = S3Config(endpoint=self.server.endpoint, allow_http=True) if self.server else None
@@ -123,8 +125,8 @@ class Place:
         fruitpipe(*self._arguments(name), "--json")
 
     def _arguments(self, name: str, settings: tuple[str, ...] = ()) -> list[str]:
-        words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-        words += options(self.server.endpoint) if self.server else []
+        words = options(self.server.endpoint) if self.server else []
+        words += [word for setting in (*self.settings, *settings) for word in ("--set", setting)]
         return ["run", self.images, f"{self.root}/{name}", *words]
 
     def temporary(self, name: str) -> Path:

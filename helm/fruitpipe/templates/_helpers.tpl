@@ -196,6 +196,18 @@ spec:
 {{/* Settings of Spark that all runs have. */}}
 {{- define "fruitpipe.conf" -}}
 spark.decommission.enabled: "true"
+# An executor on which tasks fail gets no more: of a stage, after four of its tasks have failed there, and none at all, as
+# another takes its place, once that stage has ended well. A task fails on one twice, as the image that ended its worker
+# may be decoded elsewhere the next time. Each pod is a node of its own to Spark, so that all this is by executor.
+spark.excludeOnFailure.enabled: "true"
+spark.excludeOnFailure.task.maxTaskAttemptsPerExecutor: "2"
+spark.excludeOnFailure.stage.maxFailedTasksPerExecutor: "4"
+spark.excludeOnFailure.application.maxFailedTasksPerExecutor: "4"
+spark.excludeOnFailure.killExcludedExecutors: "true"
+# What takes an executor three times as long as others, and more than 20 s, another one does as well: both write the same
+# object. Tasks that read vectors are shorter, so that this is for those that stand still.
+spark.speculation: "true"
+spark.speculation.minTaskRuntime: 20s
 spark.blockManager.port: "7079"
 spark.driver.port: "7078"
 # Whoever reaches a port could run code there: only who has the secret is listened to, and nobody else can read along.
