@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from chart import CHART, helm
-from command import BACKBONE, command, one_line_error, run, same_vectors, vectors
+from command import BACKBONE, command, run, same_vectors, vectors
 from processes import executors_of, lives, wait, workers_of
 from standalone import Nodes, two_nodes
 
@@ -99,7 +99,7 @@ def test_an_executor_that_can_write_nothing_is_left_aside(
         assert same_vectors(vectors(tmp_path / "out"), vectors(undisturbed))
     else:
         assert done.returncode == 1, done.stderr
-        assert "a Spark task failed" in one_line_error(done)
+        assert done.stderr.splitlines()[-1].startswith("error: a Spark task failed"), done.stderr
 
 
 def settled(nodes: Nodes) -> bool:
