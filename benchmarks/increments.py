@@ -4,8 +4,8 @@ The images of each increment lie between those of all others by path, so that ev
 increment. Times are those of a run's fit and project stages; both ways run in turn, in one Spark. Features are made up,
 in the likeness of a backbone's.
 
-Then what vectors cost where 1 % of the images are new and the model is an earlier run's, as a share of projecting all, by
-CPU time of one process.
+Then what vectors cost where 1 % of the images are new and the model is an earlier run's, as a share of projecting all,
+by CPU time of one process.
 
     python benchmarks/increments.py
 """
@@ -19,12 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from pca import RUN, make_features, write_result
 from threadpoolctl import threadpool_limits
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
-from fruitpipe.sinks import open_sinks
+from fruitpipe.sinks import open_sinks, vectors_of
 from fruitpipe.spark.cluster import Cluster, cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -67,7 +68,8 @@ def daily_share(output: Path, parts: int, k: int) -> float:
 
 def vectors(output: Path, parts: int) -> list[bytes]:
     store = LocalStore(str(output))
-    return [store.get(layout.vectors(RUN, number)) for number in range(parts)]
+    tables = (pq.read_table(store.open(layout.vectors(RUN, number))) for number in range(parts))
+    return [vectors_of(table).tobytes() for table in tables]
 
 
 def main() -> None:
