@@ -49,7 +49,7 @@ def seconds(spark: Cluster, output: Path, parts: int) -> float:
 
 
 def daily_share(output: Path, parts: int, k: int) -> float:
-    """CPU time of taking all parts over and projecting 1 % of the images, as a share of projecting all."""
+    """CPU time of taking all parts over, as a share of projecting all, and the 1 % that is projected."""
     store = LocalStore(str(output))
     fitted = pca.fit(
         reduce.fit_moments(store, RUN, parts, lambda task, count: [task(each) for each in range(count)]), k
