@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
 from parts import Image, listing, put_part
 from test_compaction import Crash, Failing
 
@@ -402,3 +404,17 @@ def test_of_many_rows_there_are_several_indexes_and_large_ones_stay(
     plan = planned(images, store)
     assert plan.opened == []
     assert told(plan, tmp_path) == without_indexes(store, images, planned, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_an_index_that_the_next_one_plans_by(fruits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(fruits, out)
+    store, before = LocalStore(str(out)), vectors(out)
+    (name,) = indexes(store)
+    (found,), _ = facts_index.find(store, [name])
+    assert sorted(found.parts) == manifest(out)["feature_parts"]
+    assert json.loads(fruitpipe("gc", out, "--json").stdout)["objects"] == []
+    assert run(fruits, out, ANEW)["plan"]["known"] == 320
+    assert same_vectors(vectors(out), before)
+    assert indexes(store) == [name]
