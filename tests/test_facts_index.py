@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
 from hypothesis import given
 from hypothesis import strategies as st
-from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
 from parts import Image, listing, put_part
 from test_compaction import Crash, Failing
 
