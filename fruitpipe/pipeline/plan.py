@@ -228,7 +228,7 @@ class Plan:
         self._database.execute(f"""
             CREATE OR REPLACE TABLE todo AS
             SELECT rowid AS image, false AS retried FROM images
-                WHERE rowid NOT IN (SELECT image FROM hits WHERE rank IS NOT NULL)
+                ANTI JOIN (SELECT image FROM hits WHERE rank IS NOT NULL) AS known ON known.image = images.rowid
             UNION ALL SELECT image, true FROM hits WHERE rank IS NOT NULL AND {self._retried()}
         """)
 
