@@ -23,7 +23,9 @@ import yaml
 from fruitpipe.numeric.moments import TOGETHER
 from fruitpipe.objects.bucket import BUFFER, PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
+from fruitpipe.pipeline.gathering import chunks
 from fruitpipe.pipeline.plan import READERS, part_sizes
+from fruitpipe.result.facts_index import FEWEST
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks.reduce import vector_parts
@@ -92,10 +94,17 @@ class Scale:
     def tasks(self) -> int:
         return len(self.feature_parts) + 2 * len(self.vector_parts) + self.additions
 
+    @cached_property
+    def indexes(self) -> int:
+        """Of facts, for the plans of later runs."""
+        if len(self.feature_parts) < FEWEST:
+            return 0
+        return sum(1 for _ in chunks({str(number): size for number, size in enumerate(self.feature_parts)}))
+
     @property
     def objects(self) -> int:
         """That stay."""
-        return len(self.feature_parts) + len(self.vector_parts) + OTHER_OBJECTS
+        return len(self.feature_parts) + len(self.vector_parts) + self.indexes + OTHER_OBJECTS
 
     @property
     def temporary_objects(self) -> int:
@@ -123,7 +132,7 @@ class Scale:
     @property
     def writes(self) -> int:
         """PUT requests, likewise."""
-        return len(self.feature_parts) + len(self.vector_parts) + self.temporary_objects
+        return len(self.feature_parts) + len(self.vector_parts) + self.indexes + self.temporary_objects
 
     @property
     def pages(self) -> int:

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -24,11 +24,13 @@ import pyarrow.parquet as pq
 
 from fruitpipe import source
 from fruitpipe.config import Config
+from fruitpipe.result import facts_index
+from fruitpipe.result.facts_index import NUMBERED, Chosen, Damaged
 from fruitpipe.result.manifest import Summary
 from fruitpipe.scratch import private_folder
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, read_facts
+from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts
 from fruitpipe.tasks.part_record import IMAGE, digest_of
 from fruitpipe.tasks.reduce import equal_parts, most_images, vector_parts
 from fruitpipe.units import largest_first
@@ -39,8 +41,19 @@ MEMORY = "600MB"
 READERS = 8
 """Feature parts read at once: on object stores, each is a few requests."""
 SMALLEST_PART = 32
-WORSE = 1 << 60
-"""More than any number of a row."""
+TABLES = f"""
+    CREATE OR REPLACE TABLE parts (number INTEGER, name VARCHAR);
+    CREATE OR REPLACE TABLE hits (image BIGINT, rank TINYINT, gone VARCHAR, part INTEGER, row INTEGER, width INTEGER,
+        height INTEGER, status VARCHAR, error VARCHAR);
+    CREATE OR REPLACE VIEW joined AS
+        SELECT path, label, etag, size, hits.* EXCLUDE (gone)
+        FROM images LEFT JOIN hits ON hits.image = images.rowid AND hits.rank IS NOT NULL;
+    CREATE OR REPLACE VIEW places AS
+        SELECT path, label, name AS part, row FROM joined JOIN parts ON number = part WHERE status = '{OK}'
+"""
+"""`parts` have numbers, as names are long. `hits` is what is known of an image that has the path: with a rank, lower
+where better, if it is of the same content. Without an image, the path is `gone`. Once it is settled, an image has one
+hit with a rank at most. Texts of images are only in `images`: to write them costs more than to join them."""
 
 # `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
 RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
@@ -57,6 +70,12 @@ class Plan:
     def __init__(self, scratch: Path, verify_content: bool, retry: Literal["transient", "all", "none"]) -> None:
         self.broken: list[str] = []
         """Feature parts that could not be read; their images are computed again."""
+        self.indexes: list[Chosen] = []
+        """of facts, by which parts were read"""
+        self.needless: list[str] = []
+        """indexes of facts that are damaged, or say nothing that others do not"""
+        self._parts: dict[str, int] = {}
+        """numbers of feature parts"""
         self._schema = "main"
         """of the database: of its own tables, all but those of the images"""
         self._others: Counter[str] = Counter()
@@ -77,7 +96,8 @@ class Plan:
         name: of letters and figures, no other's.
         """
         other = copy.copy(self)
-        other.broken, other._schema, other._database = [], f"of_{name}", self._database.cursor()
+        other.broken, other.indexes, other.needless, other._parts = [], [], [], {}
+        other._schema, other._database = f"of_{name}", self._database.cursor()
         other._database.execute(f"CREATE SCHEMA {other._schema}; SET search_path = '{other._schema},main'")
         return other
 
@@ -88,7 +108,7 @@ class Plan:
 
         Without `distinct`, a path may come more than once; one of its rows is taken.
         """
-        self._take("images", schema, listing)
+        self._stream("CREATE OR REPLACE TABLE images AS SELECT * FROM stream", schema, listing)
         if not distinct:
             self._database.execute(
                 "CREATE OR REPLACE TABLE images AS "
@@ -140,48 +160,91 @@ class Plan:
 
     def add_features(self, store: Store, digest: str, twin: Twin | None = None) -> None:
         """Take what is known of features, and join."""
-        self._take("features", PLACED, self._facts(store, parts_of(store, digest)))
+        self._parts = {}
+        self._database.execute(TABLES)
+        self.indexes, self.needless = self._read(store, digest, "unindexed")
         if twin and twin.digest != digest:  # the same where images are trimmed
-            self._take("twin", PLACED, self._facts(store, parts_of(store, twin.digest)))
             side = {"shorter": "least(width, height)", "longer": "greatest(width, height)"}[twin.side]
-            self._database.execute(
-                f"INSERT INTO features SELECT * FROM twin WHERE {side} < {twin.below}; DROP TABLE twin"
-            )
-        self._join()
+            self._read(store, twin.digest, "twin", f"{side} < {twin.below}")
+            self._database.execute("DROP TABLE twin")
+        self._settle()
 
     def add_parts(self, store: Store, names: Iterable[str]) -> None:
         """Take feature parts that were written since, and join again."""
-        self._take("fresh", PLACED, self._facts(store, iter(names)))
-        self._database.execute("DELETE FROM features WHERE part IN (SELECT part FROM fresh)")
-        self._database.execute("INSERT INTO features SELECT * FROM fresh; DROP TABLE fresh")
-        self._join()
+        self._take("fresh", store, names)
+        for table in ("hits", "unindexed"):
+            self._database.execute(f"DELETE FROM {table} WHERE part IN (SELECT part FROM fresh)")
+        self._database.execute(f"INSERT INTO hits {self._hits('fresh')}")
+        self._database.execute("INSERT INTO unindexed SELECT * FROM fresh; DROP TABLE fresh")
+        self._settle()
 
-    def _join(self) -> None:
+    def _read(self, store: Store, digest: str, table: str, where: str = "true") -> tuple[list[Chosen], list[str]]:
+        """Take hits of all parts of a digest, by indexes as far as there are any, the others by way of a table.
+
+        Returns the indexes that were of use, and the names of those that are of none.
+        """
+        listed = dict(store.names(layout.features(digest)))
+        live = {name: size for name, size in listed.items() if layout.is_feature_part(name)}
+        # An image's content may be another one in a part of the same name and size.
+        names = [] if self._verify_content else list(filter(layout.is_facts_index, listed))
+        indexes, needless = facts_index.find(store, names)
+        while chosen := facts_index.choose(indexes, live):
+            try:
+                numbers = {part: self._number(part) for each in chosen for part in each.parts}
+                known = facts_index.read(store, chosen, numbers)
+                self._stream(f"INSERT INTO hits {self._hits('stream', where)}", NUMBERED, known)
+                break
+            except Damaged as error:
+                needless += error.args
+                indexes = [index for index in indexes if index.name not in needless]
+        covered = {part for each in chosen for part in each.parts}
+        self._take(table, store, (name for name in live if name not in covered))
+        self._database.execute(f"INSERT INTO hits {self._hits(table, where)}")
+        used = {each.facts.name for each in chosen}
+        return chosen, [*needless, *(index.name for index in indexes if index.name not in used)]
+
+    def _hits(self, table: str, where: str = "true") -> str:
         # What could not be read has no digest of its content, and is known by its etag even with `verify_content`.
-        key = "coalesce(features.content, features.etag)" if self._verify_content else "features.etag"
-        columns = ("content", "etag") if self._verify_content else ("etag",)
-        # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
-        # Numbers of rows are compared, as texts would take four times as long.
-        hits = " UNION ALL ".join(
-            "SELECT images.rowid AS image, "
-            f"features.rowid + if(status = '{OK}', 0, {WORSE}) + {2 * WORSE * worse} AS hit "
-            f"FROM images JOIN features ON features.path = images.path AND {key} = images.{column}"
-            for worse, column in enumerate(columns)
-        )
-        # One after the other, as each holds what it joins.
-        self._database.execute(f"CREATE OR REPLACE TEMP TABLE hits AS {hits}")
-        self._database.execute(
-            f"CREATE OR REPLACE TEMP TABLE best AS SELECT image, min(hit) % {WORSE} AS row FROM hits GROUP BY image"
-        )
-        self._database.execute(f"""
-            CREATE OR REPLACE TABLE joined AS
-            SELECT images.path, images.etag, size, label, {self._todo()} AS todo, known.* EXCLUDE (path, etag)
-            FROM images LEFT JOIN best ON best.image = images.rowid
-                LEFT JOIN features AS known ON known.rowid = best.row
-        """)
-        self._database.execute("DROP TABLE hits; DROP TABLE best")
+        same = "CASE images.etag WHEN known.etag THEN 0 END"
+        if self._verify_content:
+            same = "CASE coalesce(known.content, known.etag) WHEN images.content THEN 0 WHEN images.etag THEN 2 END"
+        return f"""SELECT images.rowid, {same} + if(status = '{OK}', 0, 1), if(images.path IS NULL, known.path, NULL),
+            part, row, width, height, status, error
+            FROM (SELECT * FROM {table} WHERE {where}) AS known LEFT JOIN images ON images.path = known.path"""
 
-    def _take(self, table: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    def _settle(self) -> None:
+        (numbered,) = self._row("SELECT count(*) FROM parts")
+        fresh = pa.table({"number": list(self._parts.values())[numbered:], "name": list(self._parts)[numbered:]})
+        self._database.register("fresh_parts", fresh)
+        self._database.execute("INSERT INTO parts SELECT * FROM fresh_parts")
+        self._database.unregister("fresh_parts")
+        # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
+        doubles = "SELECT image FROM hits WHERE rank IS NOT NULL GROUP BY image HAVING count(*) > 1"
+        self._database.execute(f"CREATE OR REPLACE TEMP TABLE doubles AS {doubles}")
+        self._database.execute("""
+            DELETE FROM hits WHERE rowid IN (
+                SELECT hits.rowid FROM hits JOIN doubles USING (image) JOIN parts ON number = part
+                WHERE rank IS NOT NULL
+                QUALIFY row_number() OVER (PARTITION BY image ORDER BY rank, name, row) > 1
+            )
+        """)
+        self._database.execute(f"""
+            CREATE OR REPLACE TABLE todo AS
+            SELECT rowid AS image, false AS retried FROM images
+                ANTI JOIN (SELECT image FROM hits WHERE rank IS NOT NULL) AS known ON known.image = images.rowid
+            UNION ALL SELECT image, true FROM hits WHERE rank IS NOT NULL AND {self._retried()}
+        """)
+
+    def _number(self, part: str) -> int:
+        return self._parts.setdefault(part, len(self._parts))
+
+    def _take(self, table: str, store: Store, names: Iterable[str]) -> None:
+        """Make a table of NUMBERED of some parts."""
+        facts = self._facts(store, iter(names))
+        self._stream(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM stream", NUMBERED, facts)
+
+    def _stream(self, query: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """Execute a query that takes batches for its table `stream`."""
         failure: list[Exception] = []
 
         def guarded() -> Iterator[pa.RecordBatch]:
@@ -193,7 +256,7 @@ class Plan:
 
         self._database.register("stream", pa.RecordBatchReader.from_batches(schema, guarded()))
         try:
-            self._database.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM stream")
+            self._database.execute(query)
         except duckdb.Error as error:
             # DuckDB wraps what a stream raises; whoever listed the images knows better what to say.
             raise failure[0] if failure else error from None
@@ -205,32 +268,53 @@ class Plan:
             while chunk := list(islice(names, 4 * READERS)):
                 for name, facts in zip(chunk, pool.map(partial(read_facts, store), chunk), strict=True):
                     if facts is not None:
-                        yield from facts.to_batches()
+                        number = pa.repeat(pa.scalar(self._number(name), pa.int32()), len(facts))
+                        place = NUMBERED.get_field_index("part")
+                        yield from facts.set_column(place, "part", number).cast(NUMBERED).to_batches()
                     elif name not in self.broken:
                         self.broken.append(name)
 
-    def _todo(self) -> str:
+    @property
+    def unindexed(self) -> dict[str, int]:
+        """Feature parts of which no index tells, and the number of their rows."""
+        query = "SELECT name, n FROM (SELECT part, count(*) AS n FROM unindexed GROUP BY 1) JOIN parts ON number = part"
+        return dict(self._database.execute(f"{query} ORDER BY number").fetchall())
+
+    def facts_of(self, parts: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+        """What parts that no index tells of say, as batches of NUMBERED with these numbers for the parts."""
+        self._database.register(
+            "wanted", pa.table({"name": list(parts), "wanted": pa.array(parts.values(), pa.int32())})
+        )
+        columns = ", ".join(NUMBERED.names)
+        query = f"""SELECT {columns} FROM (SELECT unindexed.* REPLACE (wanted AS part)
+            FROM unindexed JOIN parts ON number = part JOIN wanted USING (name))"""
+        for batch in self._database.sql(query).to_arrow_reader(LARGEST_PART):
+            yield batch.cast(NUMBERED)
+        self._database.unregister("wanted")
+
+    def _retried(self) -> str:
         retried = RETRIED[self._retry]
         if retried is None:
-            return f"best.row IS NULL OR known.status <> '{OK}'"
-        return f"best.row IS NULL OR known.status IN ({', '.join(map(repr, ('', *retried)))})"
+            return f"status <> '{OK}'"
+        return f"status IN ({', '.join(map(repr, ('', *retried)))})"
 
     def summary(self) -> Summary:
         """Counts for people and for the manifest."""
-        images, size, new, changed, retried, known, failed = self._row(f"""
-            SELECT count(*), coalesce(sum(size), 0),
-                count(*) FILTER (status IS NULL AND path NOT IN (SELECT path FROM features)),
-                count(*) FILTER (status IS NULL AND path IN (SELECT path FROM features)),
-                count(*) FILTER (todo AND status IS NOT NULL),
-                count(*) FILTER (NOT todo AND status = '{OK}'),
-                count(*) FILTER (NOT todo AND status <> '{OK}')
-            FROM joined
+        images, size = self._row("SELECT count(*), coalesce(sum(size), 0) FROM images")
+        known, failed, retried, gone = self._row(f"""
+            SELECT count(*) FILTER (rank IS NOT NULL AND status = '{OK}'),
+                count(*) FILTER (rank IS NOT NULL AND status <> '{OK}' AND NOT {self._retried()}),
+                count(*) FILTER (rank IS NOT NULL AND {self._retried()}),
+                count(DISTINCT gone) FILTER (status = '{OK}')
+            FROM hits
         """)
-        (gone,) = self._row(
-            f"SELECT count(DISTINCT path) FROM features WHERE status = '{OK}' AND path NOT IN (SELECT path FROM images)"
-        )
+        new, changed = self._row("""
+            SELECT count(*) FILTER (NOT seen), count(*) FILTER (seen)
+            FROM (SELECT image IN (SELECT image FROM hits WHERE image IS NOT NULL) AS seen FROM todo WHERE NOT retried)
+        """)
+        labels = "SELECT label, count(*) AS n FROM images WHERE label IS NOT NULL GROUP BY 1 ORDER BY n DESC, 1"
         return Summary(
-            images=images, bytes=size, labels=self.count_by("label"), new=new, changed=changed,
+            images=images, bytes=size, labels=dict(self._database.execute(labels).fetchall()), new=new, changed=changed,
             retried=retried, known=known, known_failed=failed, gone=gone,
             passed_over=self.passed_over,
         )  # fmt: skip
@@ -247,16 +331,15 @@ class Plan:
         one in this, further ones in `others`, which are beside it.
         """
         plans = (self, *others)
-        tables = " JOIN ".join(
-            f"{plan._schema}.joined AS plan_{number}{' USING (path)' if number else ''}"
-            for number, plan in enumerate(plans)
+        each = " UNION ALL ".join(
+            f"SELECT image, {1 << number} AS bit FROM {plan._schema}.todo" for number, plan in enumerate(plans)
         )
-        missing = " + ".join(f"plan_{number}.todo::BIGINT * {1 << number}" for number in range(len(plans)))
-        images = f"SELECT path, plan_0.etag, plan_0.size, {missing} AS missing FROM {tables}"
-        query = f"SELECT missing, count(*) FROM ({images}) WHERE missing > 0 GROUP BY 1 ORDER BY 1 DESC"
+        missing = f"SELECT image, sum(bit)::BIGINT AS missing FROM ({each}) GROUP BY image"
+        query = f"SELECT missing, count(*) FROM ({missing}) GROUP BY 1 ORDER BY 1 DESC"
         counts = self._database.execute(query).fetchall()
         sizes = [size for _, count in counts for size in part_sizes(count, slots)]
-        self._write(f"SELECT * FROM ({images}) WHERE missing > 0 ORDER BY missing DESC, path", path, sizes)
+        images = f"SELECT path, etag, size, missing FROM ({missing}) JOIN images ON images.rowid = image"
+        self._write(f"{images} ORDER BY missing DESC, path", path, sizes)
         return sizes
 
     def write_index(self, path: Path, dimension: int) -> list[int]:
@@ -265,11 +348,15 @@ class Plan:
         The order and the groups depend on the images alone, not on how features came to be or how many cores there are:
         this is what makes two runs over the same images give the same bits.
         """
-        (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
+        count = self._featurized
         sizes = vector_parts(count, dimension) if count else []
-        query = f"SELECT path, label, part, row FROM joined WHERE status = '{OK}' ORDER BY path"
-        self._write(query, path, sizes)
+        self._write("SELECT * FROM places ORDER BY path", path, sizes)
         return sizes
+
+    @property
+    def _featurized(self) -> int:
+        """How many images have a feature."""
+        return int(self._row(f"SELECT count(*) FROM hits WHERE rank IS NOT NULL AND status = '{OK}'")[0])
 
     def add_earlier(self, parts: Iterable[pa.ChunkedArray]) -> None:
         """Take the paths of vector parts of an earlier run, 0, 1, …, as these have them."""
@@ -279,14 +366,14 @@ class Plan:
             for number, paths in enumerate(parts):
                 yield from pa.table([pa.repeat(pa.scalar(number, pa.int32()), len(paths)), paths], schema).to_batches()
 
-        self._take("earlier", schema, batches())
+        self._stream("CREATE OR REPLACE TABLE earlier AS SELECT * FROM stream", schema, batches())
 
     def earlier_digests(self, rows: Sequence[int]) -> Iterator[str | None]:
         """Of each part of the earlier run, the digest of its images as they are by now; None where one is gone.
 
         rows: of each.
         """
-        images = f"SELECT path, {IMAGE} AS image FROM joined WHERE status = '{OK}'"
+        images = f"SELECT path, {IMAGE} AS image FROM places"
         query = f"SELECT image FROM earlier LEFT JOIN ({images}) USING (path) ORDER BY earlier.rowid"
         for table in regroup(self._database.sql(query).to_arrow_reader(LARGEST_PART), list(rows)):
             column = table["image"]
@@ -294,12 +381,10 @@ class Plan:
 
     def write_further_index(self, path: Path, dimension: int, kept: Sequence[int]) -> list[int]:
         """As `write_index`, for images that are in none of some parts of the earlier run."""
-        (count,) = self._row(f"SELECT count(*) FROM joined WHERE status = '{OK}'")
-        others = f"FROM joined ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
-        others += f" WHERE status = '{OK}'"
+        others = f"FROM places ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
         (further,) = self._row(f"SELECT count(*) {others}")
-        sizes = equal_parts(further, most_images(count, dimension))
-        self._write(f"SELECT path, label, joined.part, row {others} ORDER BY path", path, sizes)
+        sizes = equal_parts(further, most_images(self._featurized, dimension))
+        self._write(f"SELECT path, label, part, row {others} ORDER BY path", path, sizes)
         return sizes
 
     def write_earlier_index(self, path: Path, parts: Sequence[int], rows: Sequence[int]) -> None:
@@ -307,8 +392,8 @@ class Plan:
 
         rows: of these.
         """
-        images = f"FROM earlier JOIN joined USING (path) WHERE earlier.part IN ({numbers(parts)})"
-        self._write(f"SELECT path, label, joined.part, row {images} ORDER BY earlier.rowid", path, list(rows))
+        images = f"FROM earlier JOIN places USING (path) WHERE earlier.part IN ({numbers(parts)})"
+        self._write(f"SELECT path, label, places.part, row {images} ORDER BY earlier.rowid", path, list(rows))
 
     def write_failures(self, path: Path) -> int:
         """Write the images without a feature as Parquet, ordered by path; return how many there are.
@@ -336,13 +421,14 @@ class Plan:
 
     def feature_parts(self) -> list[str]:
         """Feature parts that the run takes features from, sorted."""
-        query = f"SELECT DISTINCT part FROM joined WHERE status = '{OK}' ORDER BY 1"
+        used = f"SELECT part FROM hits WHERE rank IS NOT NULL AND status = '{OK}'"
+        query = f"SELECT name FROM parts WHERE number IN ({used}) ORDER BY 1"
         return [name for (name,) in self._database.execute(query).fetchall()]
 
     def count_in(self, parts: list[str]) -> int:
         """Images whose features the run takes from these parts."""
-        query = f"SELECT count(*) FROM joined WHERE status = '{OK}' AND list_contains(?, part)"
-        return int(self._row(query, parts)[0])
+        query = f"SELECT count(*) FROM hits WHERE rank IS NOT NULL AND status = '{OK}' AND list_contains(?, part)"
+        return int(self._row(query, [self._parts[name] for name in parts])[0])
 
     def _row(self, query: str, *values: Any) -> tuple[Any, ...]:
         (row,) = self._database.execute(query, values).fetchall()
@@ -358,11 +444,6 @@ class Plan:
 
 def numbers(some: Iterable[int]) -> str:
     return ", ".join(map(str, some))
-
-
-def parts_of(store: Store, digest: str) -> Iterator[str]:
-    """The feature parts of a digest."""
-    return (name for name, _ in store.names(layout.features(digest)) if layout.is_feature_part(name))
 
 
 @contextmanager

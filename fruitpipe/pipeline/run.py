@@ -22,6 +22,7 @@ from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
+from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
@@ -264,7 +265,19 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
     job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
     lease.require_held()  # or this is not the latest
     point_latest(job.store, job.id)
+    gather_facts(job, lease)
     return Run(job.store, manifest)
+
+
+def gather_facts(job: Job, lease: Lease) -> None:
+    """Have later plans read less; a failure is noted, as all else is done."""
+    if job.config.verify_content:  # whose plans read parts themselves
+        return
+    try:
+        gather(job.plan, job.store, job.backbone.features, job.scratch, lease)
+    except Exception as error:  # noqa: BLE001 - whatever is the matter, the run is published
+        said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
+        job.reporter.note(f"could not gather facts of features for the next plan, which will take longer: {said}")
 
 
 def instead(job: Job, lease: Lease, same: Manifest) -> Run:
@@ -275,6 +288,7 @@ def instead(job: Job, lease: Lease, same: Manifest) -> Run:
         lease.require_held()
         point_latest(job.store, same.run)
         reason = f"run {same.run}, which was of this config and these images, is published again"
+    gather_facts(job, lease)
     before = unchanged_runs(job.store)
     job.leave("unchanged", reason)
     for run_id in before:  # a schedule of every minute would fill the list

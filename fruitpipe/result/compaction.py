@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from fruitpipe.errors import FruitpipeError
+from fruitpipe.result import facts_index
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.file import File, named
@@ -75,6 +76,9 @@ def compact(store: Store) -> list[Merge]:
                     made = merge_batch(store, folder, batch)
                     delete(store, with_thumbnails(made.replaced, objects), lease)
                     done.append(made)
+        listed = dict(store.names(layout.FEATURES))
+        needless = set(filter(layout.is_facts_index, listed)) - facts_index.useful(store, listed, listed)
+        delete(store, sorted(needless), lease)
     return done
 
 
@@ -222,7 +226,7 @@ def are_intact(store: Store, parts: Iterable[File]) -> bool:
 
 
 def delete(store: Store, names: Iterable[str], lease: Lease) -> None:
-    """Delete parts that others have replaced. Raises FruitpipeError where somebody else writes by now."""
+    """Delete what others have replaced. Raises FruitpipeError where somebody else writes by now."""
     for name in names:
         lease.require_held()
         store.delete(name)

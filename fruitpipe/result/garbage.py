@@ -6,6 +6,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from fruitpipe.objects import Forbidden
+from fruitpipe.result import facts_index
 from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.runs import find_manifest, latest_run, require_result, run_ids
 from fruitpipe.storage import layout
@@ -45,6 +46,8 @@ def find_garbage(store: Store) -> Garbage:
     used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
 
     names = {name for name, _ in found}
+    sizes = {name: size for name, size in found if name in used and size is not None}
+    used |= facts_index.useful(store, names, sizes)
 
     def is_needed(name: str) -> bool:
         folder, _, rest = name.partition("/")

@@ -11,6 +11,7 @@ OUT/
   features/<features digest>/part-<rows digest>.parquet    cache, shared by all runs
   features/<features digest>/thumbnails-<side>/part-<rows digest>.webp   of the images of that part
   features/<features digest>/merged-<digest of their names>.json   which parts were merged into which
+  features/<features digest>/facts-<digest of their names>.parquet   what these parts say of their images
   features/vocabularies/<digest of what it was learnt from>.npz   likewise
   features/networks/<digest of what it was calibrated on>.tflite   likewise
   runs/<run id>/
@@ -72,7 +73,9 @@ RUN = rf"\d{{8}}-\d{{6}}-{HEX}{{4}}"
 OURS = re.compile(
     rf"""
     features/(
-        {HEX}{{16}}/(part-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json | thumbnails-\d{{2}}/part-{HEX}{{32}}\.webp)
+        {HEX}{{16}}/(
+            (part | facts)-{HEX}{{32}}\.parquet | merged-{HEX}{{32}}\.json | thumbnails-\d{{2}}/part-{HEX}{{32}}\.webp
+        )
         | vocabularies/{HEX}{{32}}\.npz | networks/{HEX}{{32}}\.tflite
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
@@ -89,6 +92,7 @@ THUMBNAILS = re.compile(
 )
 LEARNT = re.compile(rf"features/(vocabularies/{HEX}{{32}}\.npz|networks/{HEX}{{32}}\.tflite)")
 NEIGHBOURS = re.compile(rf"(?P<found>runs/{RUN}/neighbours/(cosine|euclidean)-\d{{1,4}})(\.json|/.+)", re.ASCII)
+FACTS_INDEX = re.compile(rf"features/{HEX}{{16}}/facts-{HEX}{{32}}\.parquet")
 MERGE = re.compile(rf"features/{HEX}{{16}}/merged-{HEX}{{32}}\.json")
 SCRATCH = re.compile(rf"features/\.{HEX}{{16}}\.tmp")
 PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
@@ -147,6 +151,11 @@ def of_thumbnails(name: str) -> tuple[str, int] | None:
     return (f"{found['folder']}/{found['part']}.parquet", int(found["side"])) if found else None
 
 
+def is_facts_index(name: str) -> bool:
+    """Whether an object holds what feature parts say of their images."""
+    return FACTS_INDEX.fullmatch(name) is not None
+
+
 def is_merge(name: str) -> bool:
     """Whether an object is the record of a merge of feature parts."""
     return MERGE.fullmatch(name) is not None
@@ -196,7 +205,28 @@ def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
     hashed = hashlib.sha256()
     for path, etag in rows:
         hashed.update(f"{len(path)} {path} {etag}\n".encode())
-    return f"{features(digest)}/part-{hashed.hexdigest()[:32]}.parquet"
+    return part(digest, hashed.hexdigest())
+
+
+def part(digest: str, rows: str) -> str:
+    """The feature part whose rows have this digest."""
+    return f"{features(digest)}/part-{rows[:32]}.parquet"
+
+
+def rows_digest(part: str) -> str:
+    """What tells a feature part from others of its folder."""
+    return part.removesuffix(".parquet").rpartition("/part-")[2]
+
+
+def facts_index(parts: Iterable[str]) -> str:
+    """What these feature parts, of one folder, say of their images."""
+    return beside(parts, "facts-{}.parquet")
+
+
+def beside(parts: Iterable[str], form: str) -> str:
+    """An object that stands for feature parts of one folder, beside them, named by a digest of their names."""
+    names = sorted(parts)
+    return f"{names[0].rpartition('/')[0]}/{form.format(hashlib.sha256(' '.join(names).encode()).hexdigest()[:32])}"
 
 
 def thumbnails(part: str, side: int) -> str:
@@ -207,8 +237,7 @@ def thumbnails(part: str, side: int) -> str:
 
 def merge_record(replaced: Iterable[str]) -> str:
     """The record of what has replaced these feature parts, beside them."""
-    names = sorted(replaced)
-    return f"{names[0].rpartition('/')[0]}/merged-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:32]}.json"
+    return beside(replaced, "merged-{}.json")
 
 
 def vocabulary(digest: str) -> str:

@@ -113,6 +113,8 @@ def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
     """
     part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     ends = np.cumsum([part.metadata.row_group(group).num_rows for group in range(part.num_row_groups)])
+    if rows.max() >= part.metadata.num_rows:  # an index of facts may say anything
+        raise ValueError("it has fewer rows")
     groups, group = np.unique(np.searchsorted(ends, rows, side="right"), return_inverse=True)
     # One column keeps one thread busy; handing a small part to others costs half as much again.
     column = part.read_row_groups(groups.tolist(), ["feature"], use_threads=False)["feature"].combine_chunks()
