@@ -23,7 +23,7 @@ from queries import metric_names, queries
 from fruitpipe.cli import kubernetes_access as rights
 from fruitpipe.cli.metrics import RunCollector
 from fruitpipe.pipeline.progress import Reporter
-from fruitpipe.spark.failures import ATTEMPTS
+from fruitpipe.workers.failures import ATTEMPTS
 
 GOLDEN = Path(__file__).parent / "golden"
 PROMETHEUS = "--api-versions=monitoring.coreos.com/v1"

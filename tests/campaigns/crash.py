@@ -24,6 +24,7 @@ from seaweed import Server
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
+from fruitpipe.result import facts_index
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import list_runs, open_run
@@ -267,7 +268,8 @@ def needed(store: Store) -> set[str]:
         manifest = Manifest.read(store.get(layout.manifest(row.run)))
         names |= {layout.run(row.run, file.name) for file in manifest.files} | set(manifest.feature_parts)
         names |= {layout.manifest(row.run), layout.report(row.run), layout.log(row.run)}
-    return names
+    listed = dict(store.names(layout.FEATURES))
+    return names | facts_index.useful(store, listed, listed)
 
 
 def watched(process: subprocess.Popen[bytes], store: Store, count: int | None = None) -> set[str]:
