@@ -178,7 +178,8 @@ def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_verbose_brings_back_what_spark_says(fruits: Path, tmp_path: Path) -> None:
-    done = fruitpipe("run", fruits / "Apple", tmp_path / "out", "--set", BACKBONE, "--verbose")
+    options = ("--set", BACKBONE, "--set", "spark.master=local[1]", "--verbose")
+    done = fruitpipe("run", fruits / "Apple", tmp_path / "out", *options)
     assert "WARN" in done.stderr or "INFO" in done.stderr
 
 

@@ -99,7 +99,7 @@ def test_an_executor_that_can_write_nothing_is_left_aside(
         assert same_vectors(vectors(tmp_path / "out"), vectors(undisturbed))
     else:
         assert done.returncode == 1, done.stderr
-        assert done.stderr.splitlines()[-1].startswith("error: a Spark task failed"), done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: a task failed"), done.stderr
 
 
 def settled(nodes: Nodes) -> bool:

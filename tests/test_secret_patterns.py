@@ -154,8 +154,12 @@ def planted(name: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("master", "file", "words"),
+    [("auto", "workers.log", "fruitpipe.workers.nursery"), ("local[2]", "spark.properties", "SparkSubmit")],
+)
 def test_a_run_leaves_no_secret_of_its_environment_anywhere(
-    server: Server, fruits: Path, public_folder: Path, tmp_path: Path
+    master: str, file: str, words: str, server: Server, fruits: Path, public_folder: Path, tmp_path: Path
 ) -> None:
     """Neither in the bucket, on disk and in what it says, nor, meanwhile, on command lines and in temporary files."""
     identity, client = server.identities["admin"], server.client(server.identities["admin"])
@@ -165,9 +169,10 @@ def test_a_run_leaves_no_secret_of_its_environment_anywhere(
     endpoint = server.endpoint.replace("://", f"://me:{quote(held['endpoint'], safe='')}@")
     variables = environment(server, identity, endpoint) | {name: held[name] for name in names[:3]}
     variables |= {"TMPDIR": str(public_folder), "FRUITPIPE_CACHE": str(tmp_path / "cache")}
-    settings = ["s3.allow_http=true", "backbone=orb", "words.size=16"]
+    settings = ["s3.allow_http=true", "backbone=orb", "words.size=16", f"spark.master={master}"]
     options = [part for setting in settings for part in ("--set", setting)]
-    places = (f"s3://{BUCKET}/secrets/images", f"s3://{BUCKET}/secrets/out")
+    out = f"secrets/{file}"
+    places = (f"s3://{BUCKET}/secrets/images", f"s3://{BUCKET}/{out}")
     seen: dict[str, bytes] = {}
 
     with subprocess.Popen(
@@ -184,9 +189,9 @@ def test_a_run_leaves_no_secret_of_its_environment_anywhere(
         seen["standard output"], seen["standard error"] = run.communicate(timeout=300)
         watching.join()
     assert run.returncode == 0, seen["standard error"]
-    assert [name for name in seen if name.endswith("spark.properties")]
-    assert [name for name in seen if "SparkSubmit" in name]
-    seen |= objects(client, "secrets/out")
+    assert [name for name in seen if name.endswith(file)]
+    assert [name for name in seen if words in name]
+    seen |= objects(client, out)
     seen |= {str(path): path.read_bytes() for path in (tmp_path / "cache").rglob("*") if path.is_file()}
     assert json.loads(next(text for name, text in seen.items() if name.endswith("/manifest.json")))["config"]
     for name, secret in held.items():

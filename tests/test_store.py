@@ -255,7 +255,7 @@ def test_in_a_bucket_a_copy_is_the_stores_own_work_unless_there_is_no_right_to_t
     store.put("x", bytes(1 << 20))
     before = len(proxy.log)
     store.copy("x", "y")
-    assert [each.method for each in proxy.log[before:]] == ["PUT"]
+    assert [each.method for each in proxy.log[before:]] == ["HEAD", "PUT", "HEAD"]
 
     def refuse(method: str, path: str, headers: dict[str, str]) -> Response | None:
         return s3_error(403, "AccessDenied") if "x-amz-copy-source" in headers else None
@@ -472,7 +472,7 @@ def test_every_request_says_that_the_requester_pays(proxy: Proxy, s3: S3Config, 
 
 WRITES: dict[str, tuple[Callable[[Store], bool | None], list[str], tuple[bytes | None, bytes | None]]] = {
     "put": (lambda store: store.put("x", b"new"), ["PUT", "PUT"], (b"new", None)),
-    "copy": (lambda store: store.copy("x", "y"), ["PUT", "PUT"], (b"old", b"old")),
+    "copy": (lambda store: store.copy("x", "y"), ["HEAD", "PUT", "PUT", "HEAD"], (b"old", b"old")),
     "delete": (lambda store: store.delete("x"), ["POST", "POST"], (None, None)),
     "swap": (lambda store: store.swap("x", b"old", b"new"), ["GET", "PUT", "PUT", "GET"], (b"new", None)),
     "create": (lambda store: store.swap("y", None, b"new"), ["GET", "PUT", "PUT", "GET"], (b"old", b"new")),
@@ -489,9 +489,9 @@ def test_a_write_whose_connection_is_reset_is_repeated(proxy: Proxy, s3: S3Confi
 
     def arm(method: str, *_: object) -> None:
         """For the request that comes next: the fault of this one has been chosen."""
-        proxy.reset = int(method == "GET" and not proxy.injected)
+        proxy.reset = int(method in {"GET", "HEAD"} and not proxy.injected)
 
-    proxy.reset, proxy.rewrite = int(requests[0] != "GET"), arm
+    proxy.reset, proxy.rewrite = int(requests[0] not in {"GET", "HEAD"}), arm
     assert act(store) in {None, True}
     assert [request.method for request in proxy.log[before:]] == requests
     assert proxy.injected == {"reset": 1}
