@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,12 +15,14 @@ from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
-from fruitpipe.findings.similar import Described, Similar
 from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
 from fruitpipe.streams import is_terminal, styled
 from fruitpipe.units import duration, size
+
+if TYPE_CHECKING:  # most verbs need nothing of it
+    from fruitpipe.findings.similar import Described, Similar
 
 SHOWN = 10
 """Names of what is left alone: there may be a photograph to each."""
@@ -176,6 +178,8 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
 
 def print_similar(found: Iterable[Similar | Described]) -> None:
     """Print a table of what is most like some images and texts."""
+    from fruitpipe.findings.similar import Described
+
     rows = []
     for each in found:
         if isinstance(each, Described):
