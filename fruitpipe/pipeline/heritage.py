@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
 from fruitpipe.model.model import PCA, Model
 from fruitpipe.pipeline.job import Job
-from fruitpipe.pipeline.plan import READERS, Plan
+from fruitpipe.pipeline.plan import Plan, side_by_side
 from fruitpipe.pipeline.precedent import digest_in_model, recent_manifests
 from fruitpipe.result.manifest import Manifest, versions
 from fruitpipe.storage.file import File
 from fruitpipe.tasks.reduce import largest_part, most_images
 from fruitpipe.tasks.taking_over import Members, read_members
 from fruitpipe.tasks.vector_part import Vectors
-from fruitpipe.vision.bad_image import OK
 
 MOST_SMALL = 16
 """Parts of less than half the usual size that are taken over. Of more, all are made anew, together: increments of years
@@ -78,7 +75,7 @@ def heritage_of(job: Job, model: Model) -> Heritage | None:
     job.plan.add_earlier(paths())
     now = job.plan.earlier_digests([file.rows or 0 for file in files])
     same = [number for number, (before, after) in enumerate(zip(digests, now, strict=True)) if before == after]
-    usual = most_images(job.plan.count_by("status").get(OK, 0), dimension)
+    usual = most_images(job.plan.featurized, dimension)
     small = {number for number in same if 2 * (files[number].rows or 0) < usual}
     kept = tuple(number for number in same if len(small) <= MOST_SMALL or number not in small)
     if not kept:
@@ -100,8 +97,6 @@ def members_of(vectors: Vectors, most: int) -> Iterator[tuple[File, Members]]:
     """The parts of a run that can be read and have at most so many images."""
     read = partial(read_members, vectors.store, vectors.run)
     files = (file for file in vectors.files if (file.rows or 0) <= most)
-    with ThreadPoolExecutor(READERS) as pool:
-        while chunk := list(islice(files, 4 * READERS)):
-            for file, found in zip(chunk, pool.map(read, chunk), strict=True):
-                if found:
-                    yield file, found
+    for file, found in side_by_side(read, files):
+        if found:
+            yield file, found

@@ -10,13 +10,13 @@ import copy
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -39,7 +39,9 @@ from fruitpipe.vision.scale import Twin
 
 MEMORY = "600MB"
 READERS = 8
-"""Feature parts read at once: on object stores, each is a few requests."""
+"""Parts read at once: on object stores, each is a few requests."""
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 SMALLEST_PART = 32
 TABLES = f"""
     CREATE OR REPLACE TABLE parts (number INTEGER, name VARCHAR);
@@ -240,7 +242,7 @@ class Plan:
 
     def _take(self, table: str, store: Store, names: Iterable[str]) -> None:
         """Make a table of NUMBERED of some parts."""
-        facts = self._facts(store, iter(names))
+        facts = self._facts(store, names)
         self._stream(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM stream", NUMBERED, facts)
 
     def _stream(self, query: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
@@ -263,16 +265,14 @@ class Plan:
         finally:
             self._database.unregister("stream")
 
-    def _facts(self, store: Store, names: Iterator[str]) -> Iterator[pa.RecordBatch]:
-        with ThreadPoolExecutor(READERS) as pool:
-            while chunk := list(islice(names, 4 * READERS)):
-                for name, facts in zip(chunk, pool.map(partial(read_facts, store), chunk), strict=True):
-                    if facts is not None:
-                        number = pa.repeat(pa.scalar(self._number(name), pa.int32()), len(facts))
-                        place = NUMBERED.get_field_index("part")
-                        yield from facts.set_column(place, "part", number).cast(NUMBERED).to_batches()
-                    elif name not in self.broken:
-                        self.broken.append(name)
+    def _facts(self, store: Store, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
+        for name, facts in side_by_side(partial(read_facts, store), names):
+            if facts is not None:
+                number = pa.repeat(pa.scalar(self._number(name), pa.int32()), len(facts))
+                place = NUMBERED.get_field_index("part")
+                yield from facts.set_column(place, "part", number).cast(NUMBERED).to_batches()
+            elif name not in self.broken:
+                self.broken.append(name)
 
     @property
     def unindexed(self) -> dict[str, int]:
@@ -348,13 +348,13 @@ class Plan:
         The order and the groups depend on the images alone, not on how features came to be or how many cores there are:
         this is what makes two runs over the same images give the same bits.
         """
-        count = self._featurized
+        count = self.featurized
         sizes = vector_parts(count, dimension) if count else []
         self._write("SELECT * FROM places ORDER BY path", path, sizes)
         return sizes
 
     @property
-    def _featurized(self) -> int:
+    def featurized(self) -> int:
         """How many images have a feature."""
         return int(self._row(f"SELECT count(*) FROM hits WHERE rank IS NOT NULL AND status = '{OK}'")[0])
 
@@ -383,7 +383,7 @@ class Plan:
         """As `write_index`, for images that are in none of some parts of the earlier run."""
         others = f"FROM places ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
         (further,) = self._row(f"SELECT count(*) {others}")
-        sizes = equal_parts(further, most_images(self._featurized, dimension))
+        sizes = equal_parts(further, most_images(self.featurized, dimension))
         self._write(f"SELECT path, label, part, row {others} ORDER BY path", path, sizes)
         return sizes
 
@@ -440,6 +440,14 @@ class Plan:
         with pq.ParquetWriter(path, reader.schema, compression="zstd", write_statistics=False) as writer:
             for table in regroup(reader, sizes):
                 writer.write_table(table, row_group_size=len(table))
+
+
+def side_by_side(read: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[tuple[Item, Found]]:
+    """Items with what is read of them, in their order, READERS at once; few are held."""
+    remaining = iter(items)
+    with ThreadPoolExecutor(READERS) as pool:
+        while chunk := list(islice(remaining, 4 * READERS)):
+            yield from zip(chunk, pool.map(read, chunk), strict=True)
 
 
 def numbers(some: Iterable[int]) -> str:
