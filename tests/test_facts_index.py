@@ -33,6 +33,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks.feature_part import read_facts, read_features
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import TRANSIENT
 from fruitpipe.vision.scale import Twin
 
@@ -106,11 +107,11 @@ def indexes(store: Store) -> list[str]:
 
 def told(plan: Planned, tmp_path: Path) -> tuple[Summary, Any, Any, Any]:
     """All that a plan says."""
-    plan.write_todo(tmp_path / "todo.parquet", 2)
-    plan.write_index(tmp_path / "index.parquet", 4)
+    todo, index = (Shares(LocalStore(str(tmp_path)), "20260101-000000-abcd", what) for what in ("todo", "index"))
+    sizes = {todo: plan.write_todo(todo, 2), index: plan.write_index(index, 4)}
+    tasks = [[shares.read(each).to_pylist() for each in range(len(found))] for shares, found in sizes.items()]
     plan.write_failures(tmp_path / "failures.parquet")
-    names = ("todo", "index", "failures")
-    return plan.summary(), *(pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in names)
+    return plan.summary(), *tasks, pq.read_table(tmp_path / "failures.parquet").to_pylist()
 
 
 def without_indexes(store: LocalStore, images: list[Image], planned: Any, tmp_path: Path, **more: Any) -> Any:

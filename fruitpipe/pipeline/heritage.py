@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -21,6 +20,7 @@ from fruitpipe.pipeline.precedent import digest_in_model, recent_manifests
 from fruitpipe.result.manifest import Manifest, versions
 from fruitpipe.storage.file import File
 from fruitpipe.tasks.reduce import largest_part, most_images
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.tasks.taking_over import Members, read_members
 from fruitpipe.tasks.vector_part import Vectors
 
@@ -46,14 +46,14 @@ class Heritage:
     dimension: int
     """of a feature"""
 
-    def write_further(self, path: Path) -> list[int]:
+    def write_further(self, shares: Shares) -> list[int]:
         """Write an index of the images that are in none of the parts; return the sizes of the parts that they make."""
-        return self.plan.write_further_index(path, self.dimension, self.numbers)
+        return self.plan.write_further_index(shares, self.dimension, self.numbers)
 
-    def write_again(self, damaged: Sequence[int], path: Path) -> None:
+    def write_again(self, shares: Shares, damaged: Sequence[int]) -> None:
         """Write an index of some of the parts after all."""
         rows = [self.files[number].rows or 0 for number in damaged]
-        self.plan.write_earlier_index(path, [self.numbers[number] for number in damaged], rows)
+        self.plan.write_earlier_index(shares, [self.numbers[number] for number in damaged], rows)
 
 
 def heritage_of(job: Job, model: Model) -> Heritage | None:

@@ -1,7 +1,7 @@
 """The plan of a run: its images joined with the features that exist.
 
 The join is DuckDB's, on disk in a scratch folder with bounded memory, so that planning needs no Spark and goes on while
-Spark starts. Spark's tasks then read their share of the plan themselves: a row group each.
+Spark starts. Spark's tasks then read their shares of the plan themselves.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts
 from fruitpipe.tasks.part_record import IMAGE, digest_of
 from fruitpipe.tasks.reduce import equal_parts, most_images, vector_parts
+from fruitpipe.tasks.shares import Shares, regroup
 from fruitpipe.units import largest_first
 from fruitpipe.vision.bad_image import OK, TRANSIENT
 from fruitpipe.vision.scale import Twin
@@ -81,6 +82,7 @@ class Plan:
         self._schema = "main"
         """of the database: of its own tables, all but those of the images"""
         self._others: Counter[str] = Counter()
+        self._scratch = scratch
         self._verify_content = verify_content
         self._retry = retry
         settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
@@ -324,10 +326,10 @@ class Plan:
         query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self._database.execute(f"{query} ORDER BY n DESC, 1").fetchall())
 
-    def write_todo(self, path: Path, slots: int, *others: Plan) -> list[int]:
-        """Write the images to featurize as Parquet, ordered by path, a row group per task; return the tasks' sizes.
+    def write_todo(self, shares: Shares, slots: int, *others: Plan) -> list[int]:
+        """Write the images to featurize, ordered by path, a share per task; return the tasks' sizes.
 
-        The images of a row group are missing in the same plans: bits of its column `missing` say in which, the lowest
+        The images of a share are missing in the same plans: bits of its column `missing` say in which, the lowest
         one in this, further ones in `others`, which are beside it.
         """
         plans = (self, *others)
@@ -339,18 +341,18 @@ class Plan:
         counts = self._database.execute(query).fetchall()
         sizes = [size for _, count in counts for size in part_sizes(count, slots)]
         images = f"SELECT path, etag, size, missing FROM ({missing}) JOIN images ON images.rowid = image"
-        self._write(f"{images} ORDER BY missing DESC, path", path, sizes)
+        self._write(f"{images} ORDER BY missing DESC, path", shares, sizes)
         return sizes
 
-    def write_index(self, path: Path, dimension: int) -> list[int]:
-        """Write where each image's feature lies, ordered by path, one row group per vector part; return their sizes.
+    def write_index(self, shares: Shares, dimension: int) -> list[int]:
+        """Write where each image's feature lies, ordered by path, a share per vector part; return their sizes.
 
-        The order and the groups depend on the images alone, not on how features came to be or how many cores there are:
+        The order and the shares depend on the images alone, not on how features came to be or how many cores there are:
         this is what makes two runs over the same images give the same bits.
         """
         count = self.featurized
         sizes = vector_parts(count, dimension) if count else []
-        self._write("SELECT * FROM places ORDER BY path", path, sizes)
+        self._write("SELECT * FROM places ORDER BY path", shares, sizes)
         return sizes
 
     @property
@@ -375,25 +377,25 @@ class Plan:
         """
         images = f"SELECT path, {IMAGE} AS image FROM places"
         query = f"SELECT image FROM earlier LEFT JOIN ({images}) USING (path) ORDER BY earlier.rowid"
-        for table in regroup(self._database.sql(query).to_arrow_reader(LARGEST_PART), list(rows)):
+        for table in regroup(self._database.sql(query).to_arrow_reader(LARGEST_PART), rows):
             column = table["image"]
             yield None if column.null_count else digest_of(column.to_pylist())
 
-    def write_further_index(self, path: Path, dimension: int, kept: Sequence[int]) -> list[int]:
+    def write_further_index(self, shares: Shares, dimension: int, kept: Sequence[int]) -> list[int]:
         """As `write_index`, for images that are in none of some parts of the earlier run."""
         others = f"FROM places ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
         (further,) = self._row(f"SELECT count(*) {others}")
         sizes = equal_parts(further, most_images(self.featurized, dimension))
-        self._write(f"SELECT path, label, part, row {others} ORDER BY path", path, sizes)
+        self._write(f"SELECT path, label, part, row {others} ORDER BY path", shares, sizes)
         return sizes
 
-    def write_earlier_index(self, path: Path, parts: Sequence[int], rows: Sequence[int]) -> None:
-        """As `write_index`, a row group for each of some parts of the earlier run, whose images are all there.
+    def write_earlier_index(self, shares: Shares, parts: Sequence[int], rows: Sequence[int]) -> None:
+        """As `write_index`, a share for each of some parts of the earlier run, whose images are all there.
 
         rows: of these.
         """
         images = f"FROM earlier JOIN places USING (path) WHERE earlier.part IN ({numbers(parts)})"
-        self._write(f"SELECT path, label, places.part, row {images} ORDER BY earlier.rowid", path, list(rows))
+        self._write(f"SELECT path, label, places.part, row {images} ORDER BY earlier.rowid", shares, rows)
 
     def write_failures(self, path: Path) -> int:
         """Write the images without a feature as Parquet, ordered by path; return how many there are.
@@ -434,12 +436,8 @@ class Plan:
         (row,) = self._database.execute(query, values).fetchall()
         return tuple(row)
 
-    def _write(self, query: str, path: Path, sizes: list[int]) -> None:
-        reader = self._database.sql(query).to_arrow_reader(LARGEST_PART)
-        # A task reads one row group by its number, and a footer that has as many of them as there are tasks.
-        with pq.ParquetWriter(path, reader.schema, compression="zstd", write_statistics=False) as writer:
-            for table in regroup(reader, sizes):
-                writer.write_table(table, row_group_size=len(table))
+    def _write(self, query: str, shares: Shares, sizes: Sequence[int]) -> None:
+        shares.write(self._database.sql(query).to_arrow_reader(LARGEST_PART), sizes, self._scratch)
 
 
 def side_by_side(read: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[tuple[Item, Found]]:
@@ -463,18 +461,6 @@ def open_plan(config: Config, folder: Path | None = None) -> Iterator[Plan]:
             yield plan
         finally:
             plan.close()
-
-
-def regroup(batches: Iterable[pa.RecordBatch], sizes: list[int]) -> Iterator[pa.Table]:
-    """The rows of some batches again, in tables of the given sizes."""
-    stream = iter(batches)
-    held: pa.Table | None = None
-    for size in sizes:
-        while held is None or len(held) < size:
-            batch = pa.Table.from_batches([next(stream)])
-            held = batch if held is None else pa.concat_tables([held, batch])
-        yield held.slice(0, size).combine_chunks()
-        held = held.slice(size)
 
 
 def part_sizes(count: int, slots: int) -> list[int]:
