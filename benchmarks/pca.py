@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
-from fruitpipe.pipeline.plan import Plan, part_sizes
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import LISTING
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_sizes, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK
 

@@ -24,10 +24,11 @@ from fruitpipe.numeric.moments import TOGETHER
 from fruitpipe.objects.bucket import PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
 from fruitpipe.pipeline.gathering import chunks
-from fruitpipe.pipeline.plan import READERS, part_sizes
 from fruitpipe.result.facts_index import FEWEST
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import READERS
+from fruitpipe.tasks.feature_part import part_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import SHARES
 

@@ -73,7 +73,7 @@ def plan(images: int, folder: Path) -> Iterator[tuple[str, float]]:
         the_plan.count_by("label")
         the_plan.write_index(Shares(store, RUN, layout.INDEX), DIMENSION)
         the_plan.write_failures(scratch / "failures.parquet")
-        the_plan.feature_parts()
+        the_plan.known.feature_parts()
         size = size_of(scratch)
     the_plan.close()
     yield "plan, CPU seconds for a million", (cpu_time() - before) / images * 1e6

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from parts import Image, listing, put_part
 
 from fruitpipe import source
-from fruitpipe.pipeline.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks.feature_part import LARGEST_PART, SMALLEST_PART, part_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT
@@ -125,7 +126,7 @@ def test_after_featurizing_only_the_new_parts_are_read(make: Any, store: LocalSt
     new = put_part(store, DIGEST, [Image("b"), Image("c")])
     the_plan.add_parts(store, [new])
     assert the_plan.count_by("status") == {"ok": 3}
-    assert the_plan.feature_parts() == sorted([old, new])
+    assert the_plan.known.feature_parts() == sorted([old, new])
     the_plan.add_parts(store, [new])
     assert the_plan.summary().known == 3
 
@@ -135,7 +136,7 @@ def test_a_part_that_was_broken_is_known_once_it_is_written_again(make: Any, sto
     whole = store.get(name)
     store.put(name, whole[:100])
     the_plan = make([Image("a")], store)
-    assert (the_plan.broken, the_plan.summary().new) == ([name], 1)
+    assert (the_plan.known.broken, the_plan.summary().new) == ([name], 1)
     store.put(name, whole)
     the_plan.add_parts(store, [name])
     assert the_plan.summary().known == 1
@@ -222,7 +223,7 @@ def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, st
     assert the_plan.summary().known == 1
     (table,) = read(shares, the_plan.write_index(shares, 4))
     assert table.to_pylist() == [{"path": "a", "label": "x", "part": good, "row": 1}]
-    assert the_plan.feature_parts() == [good]
+    assert the_plan.known.feature_parts() == [good]
 
 
 def test_shares_of_the_todo_are_ordered_by_path_and_sized_as_told(make: Any, store: Store, shares: Shares) -> None:
@@ -302,7 +303,7 @@ def test_a_broken_part_is_named_and_its_images_are_computed_again(
     put_part(store, DIGEST, [Image("c")])
     damage(store.root / broken, kind)
     the_plan = make([Image("a"), Image("b"), Image("c")], store)
-    assert the_plan.broken == [broken]
+    assert the_plan.known.broken == [broken]
     assert todo(the_plan, shares) == ["a", "b"]
     assert the_plan.summary().known == 1
 
@@ -313,13 +314,13 @@ def test_a_broken_part_is_named_once_however_often_features_are_added(make: Any,
     the_plan = make([Image("a")], store)
     put_part(store, DIGEST, [Image("a"), Image("b")])
     the_plan.add_features(store, DIGEST)
-    assert the_plan.broken == [broken]
+    assert the_plan.known.broken == [broken]
     assert the_plan.summary().known == 1
 
 
 def test_temporary_files_are_no_parts(make: Any, store: Store) -> None:
     store.put(f"{layout.features(DIGEST)}/.part-x.parquet.1234.tmp", b"half")
-    assert make([Image("a")], store).broken == []
+    assert make([Image("a")], store).known.broken == []
 
 
 def test_features_that_came_later_are_known_when_added_again(make: Any, store: Store, shares: Shares) -> None:

@@ -24,13 +24,13 @@ from seaweed import BUCKET
 from fruitpipe.config import S3Config
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.objects.bucket import BUFFER
-from fruitpipe.pipeline.plan import Plan, part_sizes
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.spark.cluster import Cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_sizes, to_parquet
 from fruitpipe.tasks.shares import SHARES, Shares
 
 PAGE = (Path(__file__).parents[1] / "docs/scale.md").read_text()

@@ -71,8 +71,8 @@ def look_for_thumbnails(job: Job) -> None:
     side = job.config.thumbnails
     if side is None:
         return
-    parts = job.plan.feature_parts()
-    if missing := job.plan.count_in(sorted({*parts} - {*have_thumbnails(job.store, parts, side)})):
+    parts = job.plan.known.feature_parts()
+    if missing := job.plan.known.count_in(sorted({*parts} - {*have_thumbnails(job.store, parts, side)})):
         images = "1 image has" if missing == 1 else f"{missing} images have"
         job.warnings.append(f"{images} no thumbnails, as features are not made again for them")
 
@@ -104,7 +104,7 @@ def count(job: Job) -> Counts:
         by_status=by_status,
         by_label=plan.count_by("label", f"status = '{OK}'"),
     )
-    job.warnings += [f"{name} could not be read and was computed again" for name in plan.broken]
+    job.warnings += [f"{name} could not be read and was computed again" for name in plan.known.broken]
     if ok and counts.failed <= limit * counts.images:
         return counts
     failures = job.store.location(layout.run(job.id, write_failures(job).name))
