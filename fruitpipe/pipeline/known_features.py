@@ -93,13 +93,17 @@ class KnownFeatures:
         return chosen, [*needless, *(index.name for index in indexes if index.name not in used)]
 
     def _hits(self, table: str, where: str = "true") -> str:
+        # What is compared is hashed to 64 bits: joins of what does not fit into memory lie on disk, path by path.
+        compared = ("etag", "content") if self._verify_content else ("etag",)
+        hashed = ", ".join(f"if({name} IS NULL, NULL, hash({name})) AS {name}" for name in compared)
         # What could not be read has no digest of its content, and is known by its etag even with `verify_content`.
         same = "CASE images.etag WHEN known.etag THEN 0 END"
         if self._verify_content:
             same = "CASE coalesce(known.content, known.etag) WHEN images.content THEN 0 WHEN images.etag THEN 2 END"
-        return f"""SELECT images.rowid, {same} + if(status = '{OK}', 0, 1), if(images.path IS NULL, known.path, NULL),
+        return f"""SELECT image, {same} + if(status = '{OK}', 0, 1), if(image IS NULL, known.path, NULL),
             part, row, width, height, status, error
-            FROM (SELECT * FROM {table} WHERE {where}) AS known LEFT JOIN images ON images.path = known.path"""
+            FROM (SELECT path, {hashed}, part, row, width, height, status, error FROM {table} WHERE {where}) AS known
+            LEFT JOIN (SELECT rowid AS image, path, {hashed} FROM images) AS images ON images.path = known.path"""
 
     def _settle(self) -> None:
         (numbered,) = self._database.row("SELECT count(*) FROM parts")
