@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
-from fruitpipe.pipeline.plan import Plan, part_sizes
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import LISTING
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_sizes, to_parquet
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK
 
 DIMENSION = 1280
@@ -86,9 +87,7 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
     ):
         plan.add_images([pa.RecordBatch.from_arrays(listing, schema=LISTING)], LISTING)
         plan.add_features(store, DIGEST)
-        index = Path(scratch, layout.INDEX)
-        sizes = plan.write_index(index, DIMENSION)
-        store.upload(index, layout.work(RUN, layout.INDEX))
+        sizes = plan.write_index(Shares(store, RUN, layout.INDEX), DIMENSION)
     return len(sizes)
 
 

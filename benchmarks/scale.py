@@ -38,6 +38,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK
 
 RUN, DIGEST = "20260101-000000-0000", "d" * 64
@@ -130,9 +131,7 @@ def done(store: Generated, spark: Cluster, k: int, folder: Path) -> tuple[pca.Pc
     with stage("plan"):
         plan.add_images(listing(store.images), LISTING)
         plan.add_features(store, DIGEST)
-        index = folder / layout.INDEX
-        parts = len(plan.write_index(index, DIMENSION))
-        store.upload(index, layout.work(RUN, layout.INDEX))
+        parts = len(plan.write_index(Shares(store, RUN, layout.INDEX), DIMENSION))
     plan.close()
     with stage("fit"):
         moments = reduce.fit_moments(store, RUN, parts, spark.map)

@@ -21,14 +21,16 @@ import numpy as np
 import yaml
 
 from fruitpipe.numeric.moments import TOGETHER
-from fruitpipe.objects.bucket import BUFFER, PAGE_KEYS
+from fruitpipe.objects.bucket import PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
 from fruitpipe.pipeline.gathering import chunks
-from fruitpipe.pipeline.plan import READERS, part_sizes
 from fruitpipe.result.facts_index import FEWEST
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import READERS
+from fruitpipe.tasks.feature_part import part_sizes
 from fruitpipe.tasks.reduce import vector_parts
+from fruitpipe.tasks.shares import SHARES
 
 KNOWN = yaml.safe_load(Path(__file__).with_name("scale_model.yaml").read_text())
 MEASURED, ASSUMED = KNOWN["measured"], KNOWN["assumed"]
@@ -39,6 +41,8 @@ IMAGES, CORES = (10**6, 10**7, 10**8, 10**9), (10, 100, 1000)
 DIMENSION = 1280
 ROW_GROUP = 512
 """Rows of a row group of a feature part, whose facts are a request each."""
+READS_OF_A_SHARE = 3
+"""HEAD included, its end with the footer, and the rows."""
 READS_OF_MOMENTS = 6
 OTHER_OBJECTS = 10
 """Of a result of one run: its three documents, configuration, log, failures, report, and three files of the model."""
@@ -107,8 +111,13 @@ class Scale:
         return len(self.feature_parts) + len(self.vector_parts) + self.indexes + OTHER_OBJECTS
 
     @property
+    def share_files(self) -> int:
+        """That the driver puts, one after the other."""
+        return math.ceil(len(self.feature_parts) / SHARES) + math.ceil(len(self.vector_parts) / SHARES)
+
+    @property
     def temporary_objects(self) -> int:
-        return 2 + len(self.vector_parts) + self.additions
+        return self.share_files + len(self.vector_parts) + self.additions
 
     @property
     def features_read(self) -> int:
@@ -122,9 +131,9 @@ class Scale:
         features, vectors = len(self.feature_parts), len(self.vector_parts)
         return {
             "images": self.images,
-            "todo": features * reads_of(self.todo_footer),
+            "todo": features * READS_OF_A_SHARE,
             "facts": features + self.reads_of_facts,
-            "index": 2 * vectors * reads_of(self.index_footer),
+            "index": 2 * vectors * READS_OF_A_SHARE,
             "features": 2 * self.features_read,
             "moments": (vectors + self.additions) * (1 + READS_OF_MOMENTS),
         }
@@ -149,24 +158,16 @@ class Scale:
         return sum(1 + math.ceil(size / ROW_GROUP) for size in self.feature_parts)
 
     @property
-    def todo_footer(self) -> float:
-        return len(self.feature_parts) * MEASURED["todo_footer"]
-
-    @property
-    def index_footer(self) -> float:
-        return len(self.vector_parts) * MEASURED["index_footer"]
-
-    @property
     def footers(self) -> float:
-        """Bytes that all tasks read to find their row groups. Every task reads what grows with the tasks."""
-        return len(self.feature_parts) * self.todo_footer + 2 * len(self.vector_parts) * self.index_footer
+        """Bytes that all tasks read to find their shares."""
+        todo, index = (listed_shares(len(parts)) for parts in (self.feature_parts, self.vector_parts))
+        return todo * MEASURED["todo_footer"] + 2 * index * MEASURED["index_footer"]
 
     @property
     def driver_memory(self) -> float:
-        """Bytes."""
-        groups = max(len(self.feature_parts), len(self.vector_parts)) * MEASURED["row_group_memory"]
+        """Bytes. What tasks are to do is written a file of SHARES after the other, of which none is kept."""
         left = len(self.vector_parts) * MEASURED["errors_memory"]
-        return MEASURED["plan_memory"] + MEASURED["spark_memory"] + groups + left
+        return MEASURED["plan_memory"] + MEASURED["spark_memory"] + left
 
     @property
     def driver_disk(self) -> float:
@@ -182,14 +183,13 @@ class Scale:
         answer = ASSUMED["answer"]
         return Seconds(
             listing=self.pages * answer / AT_ONCE,
-            planning=self.images * MEASURED["plan"],
+            planning=self.images * MEASURED["plan"] + self.share_files * answer,
             facts=(len(self.feature_parts) + self.reads_of_facts) * answer / READERS,
             tasks=self.tasks * MEASURED["task"],
             deleting=self.temporary_objects * answer,
             work=MEASURED["start"]
             + self.featurizing
             + self.images * (MEASURED["fit"] + MEASURED["project"])
-            + self.footers * MEASURED["footer"]
             + self.tasks * MEASURED["task_of_worker"],
         )
 
@@ -245,9 +245,10 @@ class Scale:
         return len(self.feature_parts) * listed(part) + len(self.vector_parts) * listed(file.model_dump())
 
 
-def reads_of(footer: float) -> int:
-    """Requests that a task reads its row group with, HEAD included: its end, and where the footer is longer, that."""
-    return 3 if footer + 8 <= BUFFER else 5
+def listed_shares(shares: int) -> int:
+    """How many shares footers list to tasks, all in all: to each those of its file."""
+    files, rest = divmod(shares, SHARES)
+    return files * SHARES**2 + rest**2
 
 
 def listed(entry: object) -> int:
@@ -353,13 +354,7 @@ def modelled(check: dict[str, Any]) -> float:
 
 LIMITS: list[tuple[str, Callable[[Scale], bool]]] = [
     ("on 100 cores, the driver alone takes an hour", lambda at: at.seconds.driver > 3600),
-    (
-        "tasks read more bytes of footers of the plan's files than of features",
-        lambda at: at.footers > 2 * at.images * MEASURED["feature"],
-    ),
-    ("the footer of what is to do has 32 MB, which every worker unpacks", lambda at: at.todo_footer > 32e6),
     ("the plan's database takes more than 50 GB of disk", lambda at: at.driver_disk > 50e9),
-    ("the driver needs more than the 2 GiB that the chart gives it", lambda at: at.driver_memory > 2 << 30),
     ("names of vector parts no longer sort by their numbers", lambda at: len(at.vector_parts) > 100_000),
 ]
 

@@ -8,7 +8,6 @@ IMAGES is a folder of photographs: a run on some of them, and one on more, say w
 from __future__ import annotations
 
 import argparse
-import io
 import pickle
 import subprocess
 import tempfile
@@ -19,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 from common import EVERY, Memory, cpu_time, fruitpipe, is_java, resident, subset
-from scale import DIMENSION, MEGABYTE, Generated, facts, features, listing, paths
+from scale import DIMENSION, MEGABYTE, RUN, Generated, facts, features, listing, paths
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.numeric import pca
@@ -34,6 +32,7 @@ from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage import layout
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.tasks.reduce import vector_parts
+from fruitpipe.tasks.shares import Shares
 
 
 def main() -> None:
@@ -48,7 +47,6 @@ def main() -> None:
         for measure in (
             lambda: plan(options.planned, folder),
             lambda: tasks(options.tasks, folder),
-            footers,
             projected,
             lambda: made(1024),
             lambda: runs(options.images, options.count, folder),
@@ -69,35 +67,21 @@ def plan(images: int, folder: Path) -> Iterator[tuple[str, float]]:
         the_plan.digest()
         the_plan.add_features(store, "e" * 64)
         the_plan.summary()
-        the_plan.write_todo(scratch / layout.TODO, slots=2)
+        the_plan.write_todo(Shares(store, RUN, layout.TODO), slots=2)
         the_plan.add_parts(store, store.part_names())
         the_plan.count_by("status")
         the_plan.count_by("label")
-        the_plan.write_index(scratch / layout.INDEX, DIMENSION)
+        the_plan.write_index(Shares(store, RUN, layout.INDEX), DIMENSION)
         the_plan.write_failures(scratch / "failures.parquet")
-        the_plan.feature_parts()
+        the_plan.known.feature_parts()
         size = size_of(scratch)
     the_plan.close()
     yield "plan, CPU seconds for a million", (cpu_time() - before) / images * 1e6
-    yield "plan, bytes of its files for an image", size / images
+    yield "plan, bytes of its database for an image", size / images
     yield "plan, megabytes of memory", peaks.driver / MEGABYTE
-    for name in (layout.TODO, layout.INDEX):
-        written = pq.ParquetFile(scratch / name).metadata
-        yield f"{name}, bytes of footer for a row group", written.serialized_size / written.num_row_groups
-
-
-def footers(groups: int = 20_000) -> Iterator[tuple[str, float]]:
-    """What many row groups cost who writes a file, and each who reads one of them."""
-    table = pa.table({"path": paths(0, 1), "etag": ["0" * 32], "size": [5000]})
-    file = io.BytesIO()
-    before = resident(psutil.Process())
-    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
-        for _ in range(groups):
-            writer.write_table(table)
-        yield "row group, bytes of memory to write it", (resident(psutil.Process()) - before) / groups
-    began = time.process_time()
-    size = pq.ParquetFile(file).metadata.serialized_size
-    yield "footer, CPU seconds to read a byte", (time.process_time() - began) / size
+    for what in (layout.TODO, layout.INDEX):
+        written = pq.read_metadata(store.open(layout.shares(RUN, what, 0)))
+        yield f"{what}, bytes of footer for a share", written.serialized_size / written.num_row_groups
 
 
 def size_of(folder: Path) -> int:

@@ -24,6 +24,7 @@ from fruitpipe import source
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.pipeline import gathering
 from fruitpipe.pipeline.gathering import gather
+from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result import facts_index
 from fruitpipe.result.compaction import compact
@@ -33,6 +34,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks.feature_part import read_facts, read_features
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import TRANSIENT
 from fruitpipe.vision.scale import Twin
 
@@ -46,8 +48,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "FEWEST", FEWEST)
 
 
-class Planned(Plan):
-    """A plan that is told which parts it read themselves."""
+class Told(KnownFeatures):
+    """They are told which parts they read themselves."""
 
     opened: list[str]
 
@@ -61,6 +63,12 @@ class Planned(Plan):
         return super()._facts(store, told())
 
 
+class Planned(Plan):
+    def __init__(self, scratch: Path, verify_content: bool) -> None:
+        super().__init__(scratch, verify_content, "transient")
+        self.known: Told = Told(self.database, verify_content)
+
+
 @pytest.fixture
 def planned(tmp_path: Path) -> Iterator[Callable[..., Planned]]:
     """Plans of images, closed in the end."""
@@ -69,7 +77,7 @@ def planned(tmp_path: Path) -> Iterator[Callable[..., Planned]]:
     def make(images: list[Image], store: Store, verify: bool = False, twin: Twin | None = None) -> Planned:
         scratch = tmp_path / f"scratch{len(plans)}"
         scratch.mkdir()
-        plans.append(Planned(scratch, verify, "transient"))
+        plans.append(Planned(scratch, verify))
         plans[-1].add_images(listing(images), source.LISTING)
         plans[-1].add_features(store, DIGEST, twin)
         return plans[-1]
@@ -97,7 +105,7 @@ def put_parts(store: Store, first: int, parts: int, rows: int = 7) -> list[Image
 def gathered(store: Store, images: list[Image], planned: Any, tmp_path: Path) -> None:
     """What a run does at its end."""
     with Lease(store, "test") as lease:
-        gather(planned(images, store), store, DIGEST, tmp_path, lease)
+        gather(planned(images, store).known, store, DIGEST, tmp_path, lease)
 
 
 def indexes(store: Store) -> list[str]:
@@ -106,11 +114,11 @@ def indexes(store: Store) -> list[str]:
 
 def told(plan: Planned, tmp_path: Path) -> tuple[Summary, Any, Any, Any]:
     """All that a plan says."""
-    plan.write_todo(tmp_path / "todo.parquet", 2)
-    plan.write_index(tmp_path / "index.parquet", 4)
+    todo, index = (Shares(LocalStore(str(tmp_path)), "20260101-000000-abcd", what) for what in ("todo", "index"))
+    sizes = {todo: plan.write_todo(todo, 2), index: plan.write_index(index, 4)}
+    tasks = [[shares.read(each).to_pylist() for each in range(len(found))] for shares, found in sizes.items()]
     plan.write_failures(tmp_path / "failures.parquet")
-    names = ("todo", "index", "failures")
-    return plan.summary(), *(pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in names)
+    return plan.summary(), *tasks, pq.read_table(tmp_path / "failures.parquet").to_pylist()
 
 
 def without_indexes(store: LocalStore, images: list[Image], planned: Any, tmp_path: Path, **more: Any) -> Any:
@@ -155,7 +163,7 @@ def test_a_plan_by_indexes_is_that_by_parts_as_a_result_grows(store: LocalStore,
         seen = [*images[: 40 * (day + 1)], images[-1]._replace(etag="changed"), Image("new")]
         plan = planned(seen, store)
         assert told(plan, tmp_path) == without_indexes(store, seen, planned, tmp_path)
-        assert plan.opened == []
+        assert plan.known.opened == []
         assert len(indexes(store)) <= 3
     assert plan.summary().gone > 0
     assert plan.summary().changed == 1
@@ -233,7 +241,7 @@ def test_a_damaged_index_is_read_around_and_the_next_run_replaces_it(
     assert told(planned(images, store), tmp_path) == expected
     gathered(store, images, planned, tmp_path)
     assert told(plan := planned(images, store), tmp_path) == expected
-    assert (indexes(store), plan.opened) == ([name], [])
+    assert (indexes(store), plan.known.opened) == ([name], [])
 
 
 def test_an_index_under_another_s_name_is_damaged(store: LocalStore, planned: Any, tmp_path: Path) -> None:
@@ -263,9 +271,9 @@ def test_a_part_that_is_gone_or_written_again_is_not_as_the_index_says(
     rows = zip(facts["path"].to_pylist(), facts["etag"].to_pylist(), strict=True)
     assert put_part(store, DIGEST, [Image(path, etag, "missing") for path, etag in rows]) == again
     plan = planned(images, store)
-    assert plan.opened == [again]
+    assert plan.known.opened == [again]
     assert told(plan, tmp_path) == without_indexes(store, images, planned, tmp_path)
-    assert gone not in plan.feature_parts()
+    assert gone not in plan.known.feature_parts()
     assert len(names) == FEWEST
 
 
@@ -281,7 +289,7 @@ def test_an_index_that_a_run_has_outdated_goes_even_if_the_part_has_as_many_byte
     assert dict(store.names(layout.FEATURES))[bad] == before
     plan.add_parts(store, [bad])
     with Lease(store, "test") as lease:
-        gather(plan, store, DIGEST, tmp_path, lease)
+        gather(plan.known, store, DIGEST, tmp_path, lease)
     assert indexes(store) == []
     assert told(plan, tmp_path)[1:] == told(planned(images, store), tmp_path)[1:]
 
@@ -290,7 +298,7 @@ def test_with_contents_parts_are_read_themselves(store: LocalStore, planned: Any
     """A part may be written again with other contents and as many bytes."""
     images = put_parts(store, 0, FEWEST)
     gathered(store, images, planned, tmp_path)
-    assert len(planned(images, store, verify=True).opened) == FEWEST
+    assert len(planned(images, store, verify=True).known.opened) == FEWEST
 
 
 def test_features_of_small_images_are_taken_over_by_the_other_index(
@@ -300,12 +308,12 @@ def test_features_of_small_images_are_taken_over_by_the_other_index(
     gathered(store, images, planned, tmp_path)
     (tmp_path / "x").mkdir()
     for below in (3, 4):
-        with closing(Planned(tmp_path / "x", False, "transient")) as plan:
+        with closing(Planned(tmp_path / "x", False)) as plan:
             plan.add_images(listing(images), source.LISTING)
             plan.add_features(store, "e" * 64, Twin(DIGEST, "shorter", below))
-            assert plan.opened == []
+            assert plan.known.opened == []
             assert plan.summary().known == (0 if below == 3 else sum(each.status == "ok" for each in images))
-            assert plan.unindexed == {}
+            assert plan.known.unindexed == {}
         (tmp_path / "x/plan.duckdb").unlink()
 
 
@@ -332,7 +340,7 @@ def test_a_crash_at_any_change_loses_nothing_and_the_next_run_ends_the_work(
         gathered(crashed, images, planned, tmp_path)
         gathered(crashed, images, planned, tmp_path)
         assert len(indexes(crashed)) == 1
-        assert planned(images, crashed).opened == []
+        assert planned(images, crashed).known.opened == []
     assert crashes == 2, "before the new index, and before the old one is deleted"
 
 
@@ -357,7 +365,7 @@ def test_an_index_that_goes_while_a_plan_reads_is_read_around(
 
     monkeypatch.setattr(facts_index, "read", deleted)
     plan = planned(images, store)
-    assert len(plan.opened) == FEWEST
+    assert len(plan.known.opened) == FEWEST
     assert told(plan, tmp_path) == expected
 
 
@@ -402,7 +410,7 @@ def test_of_many_rows_there_are_several_indexes_and_large_ones_stay(
     gathered(store, images, planned, tmp_path)
     assert len(set(before) & set(indexes(store))) >= 2
     plan = planned(images, store)
-    assert plan.opened == []
+    assert plan.known.opened == []
     assert told(plan, tmp_path) == without_indexes(store, images, planned, tmp_path)
 
 

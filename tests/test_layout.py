@@ -41,7 +41,8 @@ def test_names_within_a_run_are_distinct_and_below_it() -> None:
     run = "20260101-000000-abcd"
     names = [
         layout.manifest(run), layout.report(run), layout.config(run), layout.outcome(run), layout.failures(run),
-        layout.log(run), layout.model(run, "pca.npz"), layout.work(run, layout.TODO), layout.work(run, layout.INDEX),
+        layout.log(run), layout.model(run, "pca.npz"), layout.shares(run, layout.TODO, 0),
+        *(layout.shares(run, layout.INDEX, file) for file in (0, 1)),
         *(layout.vectors(run, number, kind) for number in (0, 1) for kind in layout.FOLDER),
     ]  # fmt: skip
     assert len(set(names)) == len(names)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,12 @@ from hypothesis import strategies as st
 from parts import Image, listing, put_part
 
 from fruitpipe import source
-from fruitpipe.pipeline.plan import LARGEST_PART, SMALLEST_PART, Plan, part_sizes, regroup
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.tasks.feature_part import LARGEST_PART, SMALLEST_PART, part_sizes
 from fruitpipe.tasks.reduce import vector_parts
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT
 
 DIGEST = "d" * 64
@@ -46,12 +47,24 @@ def make(tmp_path: Path) -> Iterator[Any]:
         each.close()
 
 
-def todo(the_plan: Plan, tmp_path: Path) -> list[str]:
-    the_plan.write_todo(tmp_path / "todo.parquet", 2)
-    return pq.read_table(tmp_path / "todo.parquet")["path"].to_pylist()
+@pytest.fixture
+def shares(tmp_path: Path) -> Shares:
+    return Shares(LocalStore(str(tmp_path / "work")), "20260101-000000-abcd", layout.TODO)
 
 
-def test_images_that_several_miss_are_in_groups_by_who_misses_them(make: Any, store: Store, tmp_path: Path) -> None:
+def read(shares: Shares, sizes: Sequence[int]) -> list[pa.Table]:
+    """All shares, which are of these sizes."""
+    tables = [shares.read(number) for number in range(len(sizes))]
+    assert [len(table) for table in tables] == list(sizes)
+    return tables
+
+
+def todo(the_plan: Plan, shares: Shares) -> list[str]:
+    tables = read(shares, the_plan.write_todo(shares, 2))
+    return [path for table in tables for path in table["path"].to_pylist()]
+
+
+def test_images_that_several_miss_are_in_shares_by_who_misses_them(make: Any, store: Store, shares: Shares) -> None:
     images = [Image(f"{number:03}") for number in range(300)]
     first = make(images)
     plans = [first, first.beside("second"), first.beside("third")]
@@ -61,14 +74,11 @@ def test_images_that_several_miss_are_in_groups_by_who_misses_them(make: Any, st
         put_part(store, digest, [images[each] for each in these])
         plan.add_features(store, digest)
     assert [plan.summary().todo for plan in plans] == [200, 100, 300]
-    sizes = first.write_todo(tmp_path / "todo.parquet", 2, *plans[1:])
-    found = groups(tmp_path / "todo.parquet")
-    assert [len(each) for each in found] == sizes
     missing: dict[str, int] = {}
-    for group in found:
-        (bits,) = set(group["missing"].to_pylist())
-        assert group["path"].to_pylist() == sorted(group["path"].to_pylist())
-        missing |= dict.fromkeys(group["path"].to_pylist(), bits)
+    for share in read(shares, first.write_todo(shares, 2, *plans[1:])):
+        (bits,) = set(share["missing"].to_pylist())
+        assert share["path"].to_pylist() == sorted(share["path"].to_pylist())
+        missing |= dict.fromkeys(share["path"].to_pylist(), bits)
     assert missing == {
         image.path: sum(1 << which for which, these in enumerate(known) if number not in these)
         for number, image in enumerate(images)
@@ -88,14 +98,9 @@ def failures(the_plan: Plan, tmp_path: Path) -> pa.Table:
     return table
 
 
-def groups(path: Path) -> list[pa.Table]:
-    file = pq.ParquetFile(path)
-    return [file.read_row_group(number) for number in range(file.num_row_groups)]
-
-
 @pytest.mark.parametrize("retry", RETRIED)
 def test_every_image_is_counted_once_under_every_retry_policy(
-    make: Any, store: Store, tmp_path: Path, retry: str
+    make: Any, store: Store, shares: Shares, retry: str
 ) -> None:
     known = [Image("ok1"), Image("ok2"), *(Image(status, status=status) for status in STATUSES)]
     put_part(store, DIGEST, [*known, Image("altered", etag="old"), Image("gone1"), Image("gone2")])
@@ -109,7 +114,7 @@ def test_every_image_is_counted_once_under_every_retry_policy(
     }  # fmt: skip
     assert summary.bytes == 10 * len(images)
     expected = sorted({"altered", "new1", "new2", "new3", *retried})
-    assert todo(the_plan, tmp_path) == expected
+    assert todo(the_plan, shares) == expected
     assert summary.todo == len(expected)
 
 
@@ -121,7 +126,7 @@ def test_after_featurizing_only_the_new_parts_are_read(make: Any, store: LocalSt
     new = put_part(store, DIGEST, [Image("b"), Image("c")])
     the_plan.add_parts(store, [new])
     assert the_plan.count_by("status") == {"ok": 3}
-    assert the_plan.feature_parts() == sorted([old, new])
+    assert the_plan.known.feature_parts() == sorted([old, new])
     the_plan.add_parts(store, [new])
     assert the_plan.summary().known == 3
 
@@ -131,7 +136,7 @@ def test_a_part_that_was_broken_is_known_once_it_is_written_again(make: Any, sto
     whole = store.get(name)
     store.put(name, whole[:100])
     the_plan = make([Image("a")], store)
-    assert (the_plan.broken, the_plan.summary().new) == ([name], 1)
+    assert (the_plan.known.broken, the_plan.summary().new) == ([name], 1)
     store.put(name, whole)
     the_plan.add_parts(store, [name])
     assert the_plan.summary().known == 1
@@ -144,7 +149,7 @@ def test_images_that_failed_and_went_away_had_no_features_to_be_gone(make: Any, 
 
 @pytest.mark.parametrize("distinct", [True, False])
 def test_a_limit_takes_the_first_images_by_path_and_all_figures_are_theirs(
-    make: Any, store: Store, tmp_path: Path, distinct: bool
+    make: Any, store: Store, shares: Shares, distinct: bool
 ) -> None:
     put_part(store, DIGEST, [Image("b"), Image("c"), Image("z")])
     images = [Image("d", label="y"), Image("c"), Image("a"), *([] if distinct else [Image("a")]), Image("b")]
@@ -153,7 +158,7 @@ def test_a_limit_takes_the_first_images_by_path_and_all_figures_are_theirs(
     the_plan.add_features(store, DIGEST)
     summary = the_plan.summary()
     assert (summary.images, summary.labels, summary.new, summary.known, summary.gone) == (2, {"x": 2}, 1, 1, 2)
-    assert todo(the_plan, tmp_path) == ["a"]
+    assert todo(the_plan, shares) == ["a"]
     assert the_plan.sample(10) == [("a", "1"), ("b", "1")]
 
 
@@ -210,37 +215,35 @@ def test_an_image_that_could_not_be_read_keeps_its_status(
     assert the_plan.summary().known_failed == 1
 
 
-def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, store: Store, tmp_path: Path) -> None:
+def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, store: Store, shares: Shares) -> None:
     put_part(store, DIGEST, [Image("a", status="unreadable"), Image("b")])
     good = put_part(store, DIGEST, [Image("z"), Image("a")])
     put_part(store, DIGEST, [Image("a", status="missing"), Image("y"), Image("x")])
     the_plan = make([Image("a")], store)
     assert the_plan.summary().known == 1
-    assert the_plan.write_index(tmp_path / "index.parquet", 4) == [1]
-    row = pq.read_table(tmp_path / "index.parquet").to_pylist()
-    assert row == [{"path": "a", "label": "x", "part": good, "row": 1}]
-    assert the_plan.feature_parts() == [good]
+    (table,) = read(shares, the_plan.write_index(shares, 4))
+    assert table.to_pylist() == [{"path": "a", "label": "x", "part": good, "row": 1}]
+    assert the_plan.known.feature_parts() == [good]
 
 
-def test_row_groups_of_the_todo_are_ordered_by_path_and_sized_as_told(make: Any, store: Store, tmp_path: Path) -> None:
+def test_shares_of_the_todo_are_ordered_by_path_and_sized_as_told(make: Any, store: Store, shares: Shares) -> None:
     chance = np.random.default_rng(0)
     paths = [f"{number} é#\n🍎" for number in range(3000)]
     the_plan = make([Image(paths[i], etag=f"e{i}") for i in chance.permutation(3000)], store)
-    sizes = the_plan.write_todo(tmp_path / "todo.parquet", 3)
-    tables = groups(tmp_path / "todo.parquet")
-    assert [len(table) for table in tables] == sizes == part_sizes(3000, 3)
-    rows = pa.concat_tables(tables).to_pylist()
+    sizes = the_plan.write_todo(shares, 3)
+    assert sizes == part_sizes(3000, 3)
+    rows = pa.concat_tables(read(shares, sizes)).to_pylist()
     assert [row["path"] for row in rows] == sorted(paths)
     assert {row["path"]: row["etag"] for row in rows} == {path: f"e{i}" for i, path in enumerate(paths)}
 
 
-def test_nothing_to_do_has_no_parts(make: Any, store: Store, tmp_path: Path) -> None:
+def test_nothing_to_do_has_no_parts(make: Any, store: Store, shares: Shares) -> None:
     put_part(store, DIGEST, [Image("a")])
-    assert make([Image("a")], store).write_todo(tmp_path / "todo.parquet", 4) == []
+    assert make([Image("a")], store).write_todo(shares, 4) == []
 
 
 def test_the_index_is_ordered_by_path_and_tells_where_each_feature_lies(
-    make: Any, store: Store, tmp_path: Path
+    make: Any, store: Store, shares: Shares
 ) -> None:
     chance = np.random.default_rng(0)
     images = [Image(f"{number:05}", label=f"l{number % 7}") for number in range(9000)]
@@ -251,15 +254,16 @@ def test_the_index_is_ordered_by_path_and_tells_where_each_feature_lies(
         name = put_part(store, DIGEST, block)
         where |= {image.path: (name, row) for row, image in enumerate(block)}
     the_plan = make([*images, Image("bad0"), Image("bad3000")], store)
-    sizes = the_plan.write_index(tmp_path / "index.parquet", 4)
-    tables = groups(tmp_path / "index.parquet")
-    assert [len(table) for table in tables] == sizes == [3000, 3000, 3000]
-    rows = pa.concat_tables(tables).to_pylist()
+    sizes = the_plan.write_index(shares, 4)
+    assert sizes == [3000, 3000, 3000]
+    rows = pa.concat_tables(read(shares, sizes)).to_pylist()
     assert [(row["path"], row["label"]) for row in rows] == [(image.path, image.label) for image in images]
     assert all((row["part"], row["row"]) == where[row["path"]] for row in rows)
 
 
-def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any, tmp_path: Path) -> None:
+def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(
+    make: Any, tmp_path: Path, shares: Shares
+) -> None:
     images = [Image(f"{number:04}") for number in range(5000)]
     found = []
     for size in (LARGEST_PART, 700):
@@ -267,14 +271,13 @@ def test_the_index_does_not_depend_on_how_features_came_to_be_grouped(make: Any,
         for start in range(0, 5000, size):
             put_part(store, DIGEST, images[start : start + size])
         the_plan = make(images, store)
-        path = tmp_path / f"index{size}.parquet"
-        found.append((the_plan.write_index(path, 4), [table["path"].to_pylist() for table in groups(path)]))
+        found.append([table["path"].to_pylist() for table in read(shares, the_plan.write_index(shares, 4))])
     assert found[0] == found[1]
 
 
-def test_no_ok_image_has_no_index(make: Any, store: Store, tmp_path: Path) -> None:
+def test_no_ok_image_has_no_index(make: Any, store: Store, shares: Shares) -> None:
     put_part(store, DIGEST, [Image("a", status="missing")])
-    assert make([Image("a")], store).write_index(tmp_path / "index.parquet", 4) == []
+    assert make([Image("a")], store).write_index(shares, 4) == []
 
 
 def damage(path: Path, kind: str) -> None:
@@ -294,14 +297,14 @@ def damage(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["empty", "garbage", "truncated", "headless", "another table"])
 def test_a_broken_part_is_named_and_its_images_are_computed_again(
-    make: Any, store: Store, tmp_path: Path, kind: str
+    make: Any, store: Store, shares: Shares, kind: str
 ) -> None:
     broken = put_part(store, DIGEST, [Image("a"), Image("b")])
     put_part(store, DIGEST, [Image("c")])
     damage(store.root / broken, kind)
     the_plan = make([Image("a"), Image("b"), Image("c")], store)
-    assert the_plan.broken == [broken]
-    assert todo(the_plan, tmp_path) == ["a", "b"]
+    assert the_plan.known.broken == [broken]
+    assert todo(the_plan, shares) == ["a", "b"]
     assert the_plan.summary().known == 1
 
 
@@ -311,21 +314,21 @@ def test_a_broken_part_is_named_once_however_often_features_are_added(make: Any,
     the_plan = make([Image("a")], store)
     put_part(store, DIGEST, [Image("a"), Image("b")])
     the_plan.add_features(store, DIGEST)
-    assert the_plan.broken == [broken]
+    assert the_plan.known.broken == [broken]
     assert the_plan.summary().known == 1
 
 
 def test_temporary_files_are_no_parts(make: Any, store: Store) -> None:
     store.put(f"{layout.features(DIGEST)}/.part-x.parquet.1234.tmp", b"half")
-    assert make([Image("a")], store).broken == []
+    assert make([Image("a")], store).known.broken == []
 
 
-def test_features_that_came_later_are_known_when_added_again(make: Any, store: Store, tmp_path: Path) -> None:
+def test_features_that_came_later_are_known_when_added_again(make: Any, store: Store, shares: Shares) -> None:
     the_plan = make([Image("a"), Image("b"), Image("c")], store)
-    assert todo(the_plan, tmp_path) == ["a", "b", "c"]
+    assert todo(the_plan, shares) == ["a", "b", "c"]
     put_part(store, DIGEST, [Image("a"), Image("b", status="undecodable")])
     the_plan.add_features(store, DIGEST)
-    assert todo(the_plan, tmp_path) == ["c"]
+    assert todo(the_plan, shares) == ["c"]
     assert the_plan.count_by("status") == {"ok": 1, "undecodable": 1, "changed": 1}
     assert the_plan.count_by("label", "status = 'ok'") == {"x": 1}
 
@@ -411,19 +414,3 @@ def test_parts_are_small_for_each_slot_at_first_then_never_grow_and_sum_to_the_c
 @given(st.integers(1, 64))
 def test_there_are_parts_for_all_slots_where_there_are_images_for_them(slots: int) -> None:
     assert len(part_sizes(SMALLEST_PART * slots, slots)) >= slots
-
-
-@given(st.lists(st.integers(0, 20), max_size=12), st.data())
-def test_regroup_gives_the_same_rows_in_tables_of_the_sizes_asked_for(lengths: list[int], data: st.DataObject) -> None:
-    rows = list(range(sum(lengths)))
-    cuts = sorted(data.draw(st.lists(st.sampled_from(rows), unique=True))) if rows else []
-    bounds = sorted({0, *cuts, len(rows)})
-    sizes = [end - start for start, end in pairwise(bounds)]
-    ends = np.cumsum([0, *lengths])
-    batches = [
-        pa.RecordBatch.from_pydict({"row": pa.array(rows[start:end], pa.int64())}) for start, end in pairwise(ends)
-    ]
-    tables = list(regroup(batches, sizes))
-    assert [len(table) for table in tables] == sizes
-    assert [row for table in tables for row in table["row"].to_pylist()] == rows
-    assert all(table["row"].num_chunks <= 1 for table in tables)

@@ -24,8 +24,9 @@ from fruitpipe.numeric.moments import Moments, added
 from fruitpipe.numeric.pca import Pca
 from fruitpipe.sinks import Sink, open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
-from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
+from fruitpipe.tasks.shares import Shares
 
 DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
 COUNT, DIMENSION = 5000, 12
@@ -35,30 +36,34 @@ METADATA = {"fruitpipe.run": RUN, "fruitpipe.components": "4"}
 class Features(NamedTuple):
     """A store with feature parts and an index of two vector parts; the features in the index' order."""
 
-    store: Store
+    store: LocalStore
     rows: NDArray[np.float32]
     images: list[Image]
 
 
-def write_index(store: Store, rows: Sequence[tuple[str, str | None, str, int]], cuts: Sequence[int]) -> None:
-    """An index as the plan writes it, a row group between each two cuts."""
+def write_index(store: LocalStore, rows: Sequence[tuple[str, str | None, str, int]], cuts: Sequence[int]) -> Shares:
+    """An index as the plan writes it, a share between each two cuts."""
     schema = pa.schema([("path", pa.string()), ("label", pa.string()), ("part", pa.string()), ("row", pa.int32())])
     table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, schema) as writer:
-        for start, end in pairwise(cuts):
-            writer.write_table(table[start:end], row_group_size=end - start)
-    store.put(layout.work(RUN, layout.INDEX), sink.getvalue())
+    shares = Shares(store, RUN, layout.INDEX)
+    shares.write(table.to_batches(), [end - start for start, end in pairwise(cuts)], store.root)
+    return shares
 
 
-def file(store: Store, name: str) -> io.BytesIO:
+def read_index(made: Features) -> list[tuple[str, str | None, str, int]]:
+    """The rows of both shares."""
+    shares = Shares(made.store, RUN, layout.INDEX)
+    return [tuple(row.values()) for number in (0, 1) for row in shares.read(number).to_pylist()]
+
+
+def file(store: LocalStore, name: str) -> io.BytesIO:
     return io.BytesIO(store.get(name))
 
 
 def test_a_sample_is_evenly_spaced_with_its_features_and_labels(made: Features) -> None:
     found = [reduce.Sample(made.store, RUN, 7)(number) for number in (0, 1)]
     features, labels = np.concatenate([each[0] for each in found]), [label for each in found for label in each[1]]
-    cut = len(pq.ParquetFile(io.BytesIO(made.store.get(layout.work(RUN, layout.INDEX)))).read_row_group(0))
+    cut = len(Shares(made.store, RUN, layout.INDEX).read(0))
     rows = [*(np.arange(7) * cut // 7), *(cut + np.arange(7) * (COUNT - cut) // 7)]
     assert np.array_equal(features, made.rows[rows])
     assert labels == [made.images[row].label for row in rows]
@@ -117,19 +122,17 @@ def test_fitting_again_gives_the_same_bits_in_any_order_of_tasks(made: Features)
 
 def test_other_vector_parts_give_the_same_moments(made: Features) -> None:
     expected = fit(made)
-    rows = pq.read_table(file(made.store, layout.work(RUN, layout.INDEX))).to_pylist()
-    write_index(made.store, [tuple(row.values()) for row in rows], [0, 1, 700, 2500, 4999, COUNT])
+    write_index(made.store, read_index(made), [0, 1, 700, 2500, 4999, COUNT])
     found = fit(made, 5)
     np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-10, atol=1e-10 * expected.scatter.max())
 
 
 def test_moments_of_many_parts_are_added_as_a_tree_by_tasks_as_in_one_process(made: Features) -> None:
     """As scikit-learn's users have it: FruitpipePCA adds in the same order."""
-    rows = pq.read_table(file(made.store, layout.work(RUN, layout.INDEX))).to_pylist()
     cuts = [*range(0, COUNT, 38), COUNT]
     parts = len(cuts) - 1
     assert parts == 132
-    write_index(made.store, [tuple(row.values()) for row in rows], cuts)
+    write_index(made.store, read_index(made), cuts)
     found = fit(made, parts)
     levels = Counter(name.rsplit("-", 2)[1] for name, _ in made.store.names(layout.work(RUN)) if "moments" in name)
     assert levels == {"0": 132, "1": 3}
@@ -296,7 +299,7 @@ def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None
     chance = np.random.default_rng(0)
     store, rows = LocalStore(str(tmp_path)), chance.normal(size=(100, 64)).astype(np.float32)
     name = put_part(store, DIGEST, [Image(f"{number:03}") for number in range(100)], rows)
-    write_index(store, [(f"{number:03}", None, name, number) for number in range(100)], [0, 100])
+    shares = write_index(store, [(f"{number:03}", None, name, number) for number in range(100)], [0, 100])
     whole = store.get(name)
     column = pq.read_metadata(io.BytesIO(whole)).row_group(0).column(7)
     assert column.path_in_schema == "feature"
@@ -306,7 +309,7 @@ def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None
         damaged[place] ^= 4
         store.put(name, bytes(damaged))
         try:
-            (found,) = reduce.Index(store, layout.work(RUN, layout.INDEX), 0).blocks()
+            (found,) = reduce.Index(shares, 0).blocks()
         except FruitpipeError:
             continue
         assert np.array_equal(found, rows)
@@ -332,8 +335,8 @@ def test_a_vector_part_reads_each_feature_part_once_however_many_lie_between_one
         chosen = np.arange(increment, len(features), 30)
         name = put_part(store, DIGEST, [Image(f"{number:05}") for number in chosen], features[chosen])
         where |= {number: (name, row) for row, number in enumerate(chosen.tolist())}
-    write_index(store, [(f"{number:05}", None, *where[number]) for number in range(len(features))], [0, len(features)])
-    index = reduce.Index(store, layout.work(RUN, layout.INDEX), 0)
+    rows = [(f"{number:05}", None, *where[number]) for number in range(len(features))]
+    index = reduce.Index(write_index(store, rows, [0, len(features)]), 0)
     blocks = list(index.blocks())
     assert [len(block) for block in blocks] == [reduce.BLOCK, reduce.BLOCK, 10]
     assert np.array_equal(np.concatenate(blocks), features)

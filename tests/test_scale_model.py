@@ -24,13 +24,14 @@ from seaweed import BUCKET
 from fruitpipe.config import S3Config
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.objects.bucket import BUFFER
-from fruitpipe.pipeline.plan import Plan, part_sizes
+from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.spark.cluster import Cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_sizes, to_parquet
+from fruitpipe.tasks.shares import SHARES, Shares
 
 PAGE = (Path(__file__).parents[1] / "docs/scale.md").read_text()
 RUN = "20260101-000000-abcd"
@@ -129,22 +130,38 @@ def test_facts_of_a_part_are_as_many_requests(rows: int) -> None:
     assert asked.times == 1 + math.ceil(rows / scale_model.ROW_GROUP)
 
 
-@pytest.mark.parametrize("parts", [3, 150, 400])
-def test_a_row_group_of_a_plan_is_as_many_requests(parts: int, tmp_path: Path) -> None:
-    """And the footer has as many bytes, to a fifth, besides those that say which columns there are."""
+@pytest.mark.parametrize("parts", [3, SHARES, 400])
+def test_a_share_of_a_plan_is_as_many_requests(parts: int, tmp_path: Path) -> None:
+    """And the footers have as many bytes, to a fifth, besides those that say which columns there are."""
     rows = 32 * parts
     plan = Plan(tmp_path, verify_content=False, retry="transient")
     plan.add_images(scale.listing(rows), scale.LISTING)
-    plan.add_features(LocalStore(str(tmp_path / "out")), "d" * 64)
-    todo = tmp_path / "todo.parquet"
-    sizes = plan.write_todo(todo, slots=parts)
+    store = Looked(str(tmp_path / "out"))
+    plan.add_features(store, "d" * 64)
+    shares = Shares(store, RUN, layout.TODO)
+    assert len(plan.write_todo(shares, slots=parts)) == parts
     plan.close()
-    asked = Asked(todo.read_bytes())
-    file = pq.ParquetFile(io.BufferedReader(asked, BUFFER))
-    file.read_row_group(1)
-    assert len(sizes) == parts
-    assert 1 + asked.times == scale_model.reads_of(file.metadata.serialized_size)
-    assert file.metadata.serialized_size == pytest.approx(500 + parts * MEASURED["todo_footer"], rel=0.2)
+    for number in range(parts):
+        store.asked.clear()
+        shares.read(number)
+        (asked,) = store.asked
+        assert 1 + asked.times == scale_model.READS_OF_A_SHARE
+    files = [store.get(name) for name, _ in store.names(layout.work(RUN))]
+    footers = [pq.read_metadata(io.BytesIO(data)) for data in files]
+    read = sum(footer.num_row_groups * (footer.serialized_size - 500) for footer in footers)
+    assert read == pytest.approx(scale_model.listed_shares(parts) * MEASURED["todo_footer"], rel=0.2)
+
+
+class Looked(LocalStore):
+    """A store that knows how often each file that was opened was asked for bytes."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked: list[Asked] = []
+
+    def open(self, name: str) -> Any:
+        self.asked.append(Asked(self.get(name)))
+        return io.BufferedReader(self.asked[-1], BUFFER)
 
 
 class Asked(io.RawIOBase):

@@ -527,7 +527,7 @@ def test_a_result_is_no_input_of_the_next_run(admin: Any, s3: S3Config, prefix: 
         *(layout.manifest(run), layout.report(run), layout.outcome(run), layout.failures(run), layout.log(run)),
         *(layout.vectors(run, 0, kind) for kind in ("parquet", "json", "csv")),
         *(layout.model(run, name) for name in ("pca.npz", "model.json", "backbone.tflite")),
-        *(layout.work(run, name) for name in (layout.TODO, layout.INDEX)),
+        *(layout.shares(run, what, 0) for what in (layout.TODO, layout.INDEX)),
     ]
     for name in written:
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from fruitpipe.pipeline.plan import Plan
+from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.result import facts_index
 from fruitpipe.result.compaction import delete
 from fruitpipe.result.facts_index import FEWEST, LARGEST, Chosen
@@ -19,31 +19,31 @@ from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
 
 
-def gather(plan: Plan, store: Store, digest: str, scratch: Path, lease: Lease) -> None:
-    """Write indexes of the parts that the plan has read themselves, if these are many, and delete needless ones.
+def gather(known: KnownFeatures, store: Store, digest: str, scratch: Path, lease: Lease) -> None:
+    """Write indexes of the parts that a plan has read themselves, if these are many, and delete needless ones.
 
     A crash at any moment leaves parts that no index tells of, or two that do, and the next call ends the work.
 
     Raises facts_index.Damaged where an index is, FruitpipeError where somebody else writes by now.
     """
     listed = dict(store.names(layout.features(digest)))
-    rows = {name: count for name, count in plan.unindexed.items() if name in listed}
+    rows = {name: count for name, count in known.unindexed.items() if name in listed}
     # Parts that were written again, with as many bytes.
-    stale = [each for each in plan.indexes if any(each.facts.parts.get(name) == listed[name] for name in rows)]
-    delete(store, [*plan.needless, *(each.facts.name for each in stale)], lease)
+    stale = [each for each in known.indexes if any(each.facts.parts.get(name) == listed[name] for name in rows)]
+    delete(store, [*known.needless, *(each.facts.name for each in stale)], lease)
     if len(rows) < FEWEST:
         return
-    others = [each for each in plan.indexes if each not in stale]
+    others = [each for each in known.indexes if each not in stale]
     for parts in chunks(rows):
         taken = taken_in(others, sum(rows[name] for name in parts))
         others = [each for each in others if each not in taken]
         held = chain(parts, *(sorted(each.parts) for each in taken))
         sizes = {name: listed[name] for name in held if name in listed}
         numbers = {name: number for number, name in enumerate(sizes)}
-        fresh = plan.facts_of({name: numbers[name] for name in parts})
-        known = facts_index.read(store, taken, numbers)
+        fresh = known.facts_of({name: numbers[name] for name in parts})
+        read = facts_index.read(store, taken, numbers)
         file = scratch / "facts.parquet"
-        name = facts_index.write(file, sizes, chain(fresh, known))
+        name = facts_index.write(file, sizes, chain(fresh, read))
         lease.require_held()
         store.upload(file, name)
         delete(store, [each.facts.name for each in taken if each.facts.name != name], lease)

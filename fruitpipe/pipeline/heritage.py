@@ -10,17 +10,18 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
 from fruitpipe.model.model import PCA, Model
+from fruitpipe.pipeline.earlier_parts import EarlierParts
 from fruitpipe.pipeline.job import Job
-from fruitpipe.pipeline.plan import Plan, side_by_side
 from fruitpipe.pipeline.precedent import digest_in_model, recent_manifests
 from fruitpipe.result.manifest import Manifest, versions
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.tasks.reduce import largest_part, most_images
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.tasks.taking_over import Members, read_members
 from fruitpipe.tasks.vector_part import Vectors
 
@@ -39,21 +40,21 @@ class Heritage:
     """the earlier one"""
     files: tuple[File, ...]
     """as its manifest has them"""
-    plan: Plan
-    """of the run that takes them over"""
+    earlier: EarlierParts
+    """in the plan of the run that takes them over"""
     numbers: tuple[int, ...]
-    """of the parts in that plan"""
+    """of the parts there"""
     dimension: int
     """of a feature"""
 
-    def write_further(self, path: Path) -> list[int]:
+    def write_further(self, shares: Shares) -> list[int]:
         """Write an index of the images that are in none of the parts; return the sizes of the parts that they make."""
-        return self.plan.write_further_index(path, self.dimension, self.numbers)
+        return self.earlier.write_further(shares, self.dimension, self.numbers)
 
-    def write_again(self, damaged: Sequence[int], path: Path) -> None:
+    def write_again(self, shares: Shares, damaged: Sequence[int]) -> None:
         """Write an index of some of the parts after all."""
         rows = [self.files[number].rows or 0 for number in damaged]
-        self.plan.write_earlier_index(path, [self.numbers[number] for number in damaged], rows)
+        self.earlier.write_again(shares, [self.numbers[number] for number in damaged], rows)
 
 
 def heritage_of(job: Job, model: Model) -> Heritage | None:
@@ -72,15 +73,15 @@ def heritage_of(job: Job, model: Model) -> Heritage | None:
             digests.append(found.images)
             yield found.paths
 
-    job.plan.add_earlier(paths())
-    now = job.plan.earlier_digests([file.rows or 0 for file in files])
+    earlier = EarlierParts(job.plan, paths())
+    now = earlier.digests([file.rows or 0 for file in files])
     same = [number for number, (before, after) in enumerate(zip(digests, now, strict=True)) if before == after]
     usual = most_images(job.plan.featurized, dimension)
     small = {number for number in same if 2 * (files[number].rows or 0) < usual}
     kept = tuple(number for number in same if len(small) <= MOST_SMALL or number not in small)
     if not kept:
         return None
-    return Heritage(manifest.run, tuple(files[number] for number in kept), job.plan, kept, dimension)
+    return Heritage(manifest.run, tuple(files[number] for number in kept), earlier, kept, dimension)
 
 
 def is_by(manifest: Manifest, model: Model, job: Job) -> bool:

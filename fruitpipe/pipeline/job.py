@@ -7,9 +7,9 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
@@ -34,13 +34,12 @@ from fruitpipe.source import Reader
 from fruitpipe.spark.choice import runner
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.tasks.warm_up import WarmUp
 from fruitpipe.tracking import Audience
 from fruitpipe.tracking.tracker import Begun
 from fruitpipe.workers.background import background
 from fruitpipe.workers.runner import Runner
-
-Filled = TypeVar("Filled")
 
 
 @dataclass
@@ -128,14 +127,11 @@ class Job:
     @cached_property
     def parts(self) -> int:
         """Vector parts that all images make. Asked for the first time, it writes for tasks where their features lie."""
-        return len(self.write(layout.INDEX, partial(self.plan.write_index, dimension=self.backbone.facts.dimension)))
+        return len(self.plan.write_index(self.shares(layout.INDEX), self.backbone.facts.dimension))
 
-    def write(self, name: str, fill: Callable[[Path], Filled]) -> Filled:
-        """Write an object of the run's work, by a file on the driver's disk that `fill` makes."""
-        file = self.scratch / name
-        filled = fill(file)
-        self.store.upload(file, layout.work(self.id, name))
-        return filled
+    def shares(self, what: str) -> Shares:
+        """Of the run's work, what tasks read: layout.TODO, INDEX, FURTHER or AGAIN."""
+        return Shares(self.store, self.id, what)
 
     def start(self) -> Future[Runner]:
         """Start what runs tasks on another thread, if it is not started yet."""

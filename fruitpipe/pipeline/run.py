@@ -246,7 +246,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
             model=model_facts(model),
             drift=drift_of(model.card, errors) if job.reused else None,
             files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
-            feature_parts=[*job.plan.feature_parts(), *job.backbone.objects],
+            feature_parts=[*job.plan.known.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
             worker_memory=job.spark.worker_memory,
             versions=versions(),
@@ -274,7 +274,7 @@ def gather_facts(job: Job, lease: Lease) -> None:
     if job.config.verify_content:  # whose plans read parts themselves
         return
     try:
-        gather(job.plan, job.store, job.backbone.features, job.scratch, lease)
+        gather(job.plan.known, job.store, job.backbone.features, job.scratch, lease)
     except Exception as error:  # noqa: BLE001 - whatever is the matter, the run is published
         said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
         job.reporter.note(f"could not gather facts of features for the next plan, which will take longer: {said}")

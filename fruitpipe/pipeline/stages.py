@@ -39,7 +39,7 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     jobs: open beside one another; of the same limits of images.
     """
     first, *others = jobs
-    todo = first.scratch / layout.TODO
+    todo = first.shares(layout.TODO)
     sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others))
     if not sizes:
         return 0
@@ -47,10 +47,7 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
         if said := job.idle_gpus:
             job.reporter.note(said)
             job.warnings.append(said)
-    name = layout.work(first.id, layout.TODO)
-    first.store.upload(todo, name)
-    wanted = [wanted_by(job) for job in jobs]
-    task = Featurize(first.store, name, tuple(wanted), first.reader)
+    task = Featurize(todo, tuple(wanted_by(job) for job in jobs), first.reader)
     engines = [job.engine for job in jobs]
 
     def watch(done: Done) -> None:
@@ -74,8 +71,8 @@ def look_for_thumbnails(job: Job) -> None:
     side = job.config.thumbnails
     if side is None:
         return
-    parts = job.plan.feature_parts()
-    if missing := job.plan.count_in(sorted({*parts} - {*have_thumbnails(job.store, parts, side)})):
+    parts = job.plan.known.feature_parts()
+    if missing := job.plan.known.count_in(sorted({*parts} - {*have_thumbnails(job.store, parts, side)})):
         images = "1 image has" if missing == 1 else f"{missing} images have"
         job.warnings.append(f"{images} no thumbnails, as features are not made again for them")
 
@@ -107,7 +104,7 @@ def count(job: Job) -> Counts:
         by_status=by_status,
         by_label=plan.count_by("label", f"status = '{OK}'"),
     )
-    job.warnings += [f"{name} could not be read and was computed again" for name in plan.broken]
+    job.warnings += [f"{name} could not be read and was computed again" for name in plan.known.broken]
     if ok and counts.failed <= limit * counts.images:
         return counts
     failures = job.store.location(layout.run(job.id, write_failures(job).name))
@@ -167,7 +164,7 @@ def project_further(
 ) -> list[reduce.Projected]:
     """Take parts over, and project the images that are in none of them."""
     kept, files = len(heritage.files), heritage.files
-    sizes = job.write(layout.FURTHER, heritage.write_further)
+    sizes = heritage.write_further(job.shares(layout.FURTHER))
     parts = kept + len(sizes)
     sample = max(SAMPLE // parts, 1)
     assert job.reused, "only its vectors are taken over"
@@ -182,7 +179,7 @@ def project_further(
     if damaged := tuple(number for number, part in enumerate(found) if part is None):
         job.warnings += [f"{job.store.location(layout.run(heritage.run, files[number].name))} is damaged, and was not "
                          "taken over" for number in damaged]  # fmt: skip
-        job.write(layout.AGAIN, partial(heritage.write_again, damaged))
+        heritage.write_again(job.shares(layout.AGAIN), damaged)
         again = replace(further, index=layout.AGAIN, numbers=damaged)
         made = job.spark.map(lambda number: again(number, shared), len(damaged), poll=job.reporter.poll)
         for number, part in zip(damaged, made, strict=True):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.storage import layout
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART
 
@@ -34,8 +35,6 @@ FEWEST = 32
 """Parts without an index for which it is worth to write one."""
 AHEAD = 4
 """Row groups read before their turn."""
-READERS = 8
-"""Indexes looked at at once."""
 PARTS = b"fruitpipe.parts"
 """Key of a file's metadata: digests and sizes of the parts that it holds, in order of their numbers."""
 
@@ -80,9 +79,7 @@ def write(path: Path, parts: Mapping[str, int], batches: Iterable[pa.RecordBatch
 
 def find(store: Store, names: Iterable[str]) -> tuple[list[FactsIndex], list[str]]:
     """Those of some indexes that can be read, and the names of those that cannot. One that is gone is neither."""
-    names = list(names)
-    with ThreadPoolExecutor(READERS) as pool:
-        opened = list(zip(names, pool.map(partial(_open, store), names), strict=True))
+    opened = list(side_by_side(partial(_open, store), names))
     found = [index for _, index in opened if isinstance(index, FactsIndex)]
     return found, [name for name, index in opened if index == "damaged"]
 

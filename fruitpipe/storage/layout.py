@@ -47,8 +47,9 @@ FEATURES = "features"
 RUNS = "runs"
 FOLDERS = (FEATURES, RUNS)
 """All that a result has."""
-TODO, INDEX = "todo.parquet", "index.parquet"
-FURTHER, AGAIN = "further.parquet", "again.parquet"
+TODO, INDEX = "todo", "index"
+"""What tasks are to do: images without features, and where features lie."""
+FURTHER, AGAIN = "further", "again"
 """Indexes of images beside parts that are taken over, and of parts that were to be and are damaged."""
 VERSION = 1
 SUFFIX = {"parquet": "parquet", "json": "jsonl", "csv": "csv", "csv-raw": "csv"}
@@ -320,3 +321,8 @@ def neighbours_part(run_id: str, metric: str, k: int, number: int) -> str:
 
 def work(run_id: str, name: str = "") -> str:
     return run(run_id, f"work/{name}" if name else "work")
+
+
+def shares(run_id: str, what: str, file: int) -> str:
+    """A file of what tasks are to do: TODO, INDEX, FURTHER or AGAIN."""
+    return work(run_id, f"{what}-{file:05d}.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,27 @@ from fruitpipe.vision.bad_image import OK
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 """Facts, and where they lie: the part's name and the row in it."""
-LARGEST_PART = 4096
-"""Rows of a part, at most."""
+SMALLEST_PART, LARGEST_PART = 32, 4096
+"""Rows of a part, at least while there are so many, and at most."""
 AHEAD = 4
 """Parts fetched before their turn: a request to a bucket is mostly waiting."""
+
+
+def part_sizes(count: int, slots: int) -> list[int]:
+    """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at nearly one time.
+
+    Each slot's first is as small as any: soon after the start there are features, and figures of progress.
+    Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987), with half a slot's share
+    as in factoring (Hummel, Schonberg and Flynn, Communications of the ACM, 1992): slots differ in speed.
+    """
+    largest = min(max(count // 1000, 512), LARGEST_PART)
+    sizes: list[int] = []
+    while count:
+        share = math.ceil(count / (2 * slots)) if len(sizes) >= slots else SMALLEST_PART
+        size = min(max(share, SMALLEST_PART), largest, count)
+        sizes.append(size)
+        count -= size
+    return sizes
 
 
 def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.config import ImageConfig
@@ -23,6 +22,7 @@ from fruitpipe.source.fetching import AHEAD, Data, Image, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Look, Picture
 from fruitpipe.vision.decoder import decode_for_all
@@ -107,18 +107,16 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Featurize:
-    """The task: row group `number` of a todo file becomes a feature part for each result that misses its images."""
+    """The task: share `number` of what is to do becomes a feature part for each result that misses its images."""
 
-    store: Store
-    todo: str
+    todo: Shares
     wanted: tuple[Wanted, ...]
     """with the same limits of images"""
     reader: Reader
 
     def __call__(self, number: int, specs: Sequence[Callable[[], EngineSpec]]) -> Done:
         """specs: the engine of each that is wanted."""
-        with self.store.open(self.todo) as file:
-            rows = pq.ParquetFile(file).read_row_group(number)
+        rows = self.todo.read(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         missing = rows["missing"][0].as_py()
         chosen = {which: each for which, each in enumerate(self.wanted) if missing >> which & 1}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.numeric.arrays import read_arrays
@@ -23,6 +22,7 @@ from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import read_features
 from fruitpipe.tasks.part_record import PartRecord, digest_of, image_digests
+from fruitpipe.tasks.shares import Shares
 
 BLOCK = 1024
 """Rows held as float64 at once. Fixed: the order of additions, and so the last bits, depend on it."""
@@ -68,12 +68,11 @@ class Projected:
 
 
 class Index:
-    """Row group `number` of an index file: which images a vector part holds, and where their features lie."""
+    """Share `number` of an index: which images a vector part holds, and where their features lie."""
 
-    def __init__(self, store: Store, name: str, number: int) -> None:
-        self._store = store
-        with store.open(name) as file:
-            self.rows = pq.ParquetFile(file).read_row_group(number)
+    def __init__(self, shares: Shares, number: int) -> None:
+        self._store = shares.store
+        self.rows = shares.read(number)
 
     def features(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of some rows, at least one, in their order, shape (n, d). Reads only the parts that hold one.
@@ -99,7 +98,7 @@ class Fit:
 
     def __call__(self, number: int) -> None:
         with one_thread():
-            moments = moments_of(Index(self.store, layout.work(self.run, layout.INDEX), number).blocks())
+            moments = moments_of(Index(Shares(self.store, self.run, layout.INDEX), number).blocks())
         write_moments(self.store, self.run, 0, number, moments)
 
 
@@ -172,10 +171,10 @@ class Project:
     """images to return for the report"""
     index: str = layout.INDEX
     numbers: tuple[int, ...] = ()
-    """of the parts, where they are not those of the index' row groups"""
+    """of the parts, where they are not those of the index' shares"""
 
     def __call__(self, number: int, pca: Callable[[], Pca | Unreduced]) -> Projected:
-        index = Index(self.store, layout.work(self.run, self.index), number)
+        index = Index(Shares(self.store, self.run, self.index), number)
         pairs, blank = [], 0
         with one_thread():
             for block in index.blocks():
@@ -200,7 +199,7 @@ class Sample:
 
     def __call__(self, number: int) -> tuple[NDArray[np.float32], list[str]]:
         """Features, shape (n, d), and n labels; empty where an image has none."""
-        index = Index(self.store, layout.work(self.run, layout.INDEX), number)
+        index = Index(Shares(self.store, self.run, layout.INDEX), number)
         chosen = spread(len(index.rows), self.most)
         return index.features(chosen), [label or "" for label in index.rows["label"].take(chosen).to_pylist()]
 

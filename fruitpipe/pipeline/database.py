@@ -1,0 +1,90 @@
+"""A database on the driver's disk, whose memory is bounded: DuckDB, with tables of Arrow in and out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from fruitpipe.tasks.feature_part import LARGEST_PART
+from fruitpipe.tasks.shares import Shares
+
+MEMORY = "600MB"
+
+
+class Database:
+    """Tables in a scratch folder."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.schema = "main"
+        """of the tables that are made"""
+        self._scratch = scratch
+        settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
+        self._connection = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
+        # It would go to standard output, among our JSON. In a notebook without ipywidgets it is off, and cannot be set.
+        if self.row("SELECT current_setting('enable_progress_bar')")[0]:
+            self.execute("SET enable_progress_bar = false")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def beside(self, name: str) -> Database:
+        """The same tables and others beside them; it is closed before this one. name: of letters and figures."""
+        other = copy.copy(self)
+        other.schema, other._connection = f"of_{name}", self._connection.cursor()
+        other.execute(f"CREATE SCHEMA {other.schema}; SET search_path = '{other.schema},main'")
+        return other
+
+    def execute(self, statements: str) -> None:
+        self._connection.execute(statements)
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """All rows, of which there are few."""
+        return self._connection.execute(query, values).fetchall()
+
+    def row(self, query: str, *values: Any) -> tuple[Any, ...]:
+        """The only row."""
+        (row,) = self.rows(query, *values)
+        return row
+
+    def batches(self, query: str) -> pa.RecordBatchReader:
+        """Rows, however many there are."""
+        return self._connection.sql(query).to_arrow_reader(LARGEST_PART)
+
+    def write(self, query: str, sizes: Sequence[int], shares: Shares) -> None:
+        """Put rows, in their order, as shares of these sizes."""
+        shares.write(self.batches(query), sizes, self._scratch)
+
+    @contextmanager
+    def table(self, name: str, table: pa.Table) -> Iterator[None]:
+        """A small table, for a while."""
+        self._connection.register(name, table)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
+
+    def stream(self, statement: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+        """Execute a statement that takes batches for its table `stream`."""
+        failure: list[Exception] = []
+
+        def guarded() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from batches
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        self._connection.register("stream", pa.RecordBatchReader.from_batches(schema, guarded()))
+        try:
+            self._connection.execute(statement)
+        except duckdb.Error as error:
+            # DuckDB wraps what a stream raises; whoever listed the images knows better what to say.
+            raise failure[0] if failure else error from None
+        finally:
+            self._connection.unregister("stream")
