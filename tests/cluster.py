@@ -121,11 +121,11 @@ def state(name: str) -> str:
     return found or "NEW"
 
 
-def wait_for(done: Callable[[], Any], seconds: float) -> None:
+def wait_for(done: Callable[[], Any], seconds: float, every: float = 0.5) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, kubectl("get", "pods,events")
-        time.sleep(0.5)
+        time.sleep(every)
 
 
 def parts(client: Any, out: str) -> list[dict[str, Any]]:

@@ -15,15 +15,18 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
 from fruitpipe.engines import Engine, EngineSpec
 from fruitpipe.engines.choice import network_kind
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.pipeline.job import share
 from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Image
 from fruitpipe.spark.cluster import cluster
+from fruitpipe.storage.store import LocalStore
+from fruitpipe.tasks.engine_file import EngineFile
 from fruitpipe.tasks.featurize import featurize
 from fruitpipe.vision.decode import decode
 
 KINDS = ("litert", "openvino_bf16")
+RUN = "20260101-000000-0000"
 
 
 @pytest.fixture(scope="module", params=["litert", "openvino", "litert packed", "openvino packed"])
@@ -69,15 +72,31 @@ def test_a_file_and_its_bytes_are_one_engine(lite0: tuple[Backbone, Path]) -> No
     assert file.packed().source == lite0[1].read_bytes()
 
 
-def test_a_file_goes_to_tasks_of_this_machine_and_its_bytes_to_others(
-    lite0: tuple[Backbone, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("local", "there", "same"),
+    [(True, b"", True), (False, b"a file", True), (False, b"another", False), (False, b"", False)],
+)
+def test_a_file_goes_to_tasks_by_its_name_where_they_have_it_and_its_bytes_to_others(
+    local: bool, there: bytes, same: bool, tmp_path: Path
 ) -> None:
-    engine = EngineSpec("litert", lite0[1])
+    """Machines of a cluster may have it at the same place, as containers of an image do, or another one there."""
+    file = tmp_path / "backbone.tflite"
+    file.write_bytes(b"a file")
     with cluster(SparkConfig(master="local[1]"), Environment.read(), tmp_path / "spark.log") as spark:
-        for local, given in ((True, lite0[1]), (False, lite0[1].read_bytes())):
-            spark.local = local
-            shared = share(spark, engine)
-            assert spark.map(lambda _, shared=shared: shared().source, 1) == [given]
+        spark.local = local
+        shared = share(spark, EngineSpec("litert", file), LocalStore(str(tmp_path / "out")), RUN)
+        file.write_bytes(there)
+        assert spark.map(lambda _: shared().source, 2) == 2 * [file if same else b"a file"]
+
+
+def test_a_file_that_another_one_took_the_place_of_in_the_store_is_refused(tmp_path: Path) -> None:
+    file, store = tmp_path / "backbone.tflite", LocalStore(str(tmp_path / "out"))
+    file.write_bytes(b"a file")
+    sent = EngineFile.put(EngineSpec("litert", file), store, RUN)
+    file.unlink()
+    store.put(sent.name, b"another")
+    with pytest.raises(FruitpipeError, match="not what this run has put there"):
+        sent()
 
 
 def test_an_engine_of_the_cpu_refuses_another_device(spec: EngineSpec) -> None:

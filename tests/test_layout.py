@@ -43,6 +43,7 @@ def test_names_within_a_run_are_distinct_and_below_it() -> None:
         layout.manifest(run), layout.report(run), layout.config(run), layout.outcome(run), layout.failures(run),
         layout.log(run), layout.model(run, "pca.npz"), layout.shares(run, layout.TODO, 0),
         *(layout.shares(run, layout.INDEX, file) for file in (0, 1)),
+        layout.engine(run, "0" * 64),
         *(layout.vectors(run, number, kind) for number in (0, 1) for kind in layout.FOLDER),
     ]  # fmt: skip
     assert len(set(names)) == len(names)

@@ -46,7 +46,7 @@ def modules(number):
 with cluster(
     SparkConfig(master="local[1]"), Environment.read(), Path(log), first=WarmUp(LocalStore(out), reader.buckets)
 ) as spark:
-    engine = share(spark, EngineSpec("litert", Path(flatbuffer)))
+    engine = share(spark, EngineSpec("litert", Path(flatbuffer)), LocalStore(out), "a run")
     print(json.dumps(spark.map(modules, 1)[0]))
 """
 

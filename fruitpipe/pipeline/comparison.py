@@ -58,7 +58,7 @@ def compare(job: Job) -> precision.Comparison | None:
         return None
     sample = job.plan.sample(precision.SAMPLE, "path, etag, label")
     images = tuple(Image(path, etag) for path, etag, _ in sample)
-    exact_engine = share(job.spark, job.backbone.exact)
+    exact_engine = share(job.spark, job.backbone.exact, job.store, job.id)
     # In this order: after other stages, workers have the run's engine already.
     rounded, good = featurize_sample(job, images, job.engine_key, job.engine)
     exact, sound = featurize_sample(job, images, f"{job.backbone.features} in float32", exact_engine)

@@ -34,6 +34,7 @@ from fruitpipe.source import Reader
 from fruitpipe.spark.choice import runner
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.engine_file import EngineFile
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.tasks.warm_up import WarmUp
 from fruitpipe.tracking import Audience
@@ -168,8 +169,8 @@ class Job:
 
     @cached_property
     def engine(self) -> Callable[[], EngineSpec]:
-        """What makes features, sent to every executor once; tasks call it."""
-        return share(self.spark, self.backbone.engine)
+        """What makes features, in reach of every executor; tasks call it."""
+        return share(self.spark, self.backbone.engine, self.store, self.id)
 
     @property
     def idle_gpus(self) -> str | None:
@@ -207,12 +208,16 @@ class Job:
         self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
 
 
-def share(spark: Runner, engine: EngineSpec) -> Callable[[], EngineSpec]:
-    """Send an engine to tasks, by the name of its file where they see it: 500 MB take 4 s through the JVM.
+def share(spark: Runner, engine: EngineSpec, store: Store, run: str) -> Callable[[], EngineSpec]:
+    """Have an engine reach the tasks of a run, by its file if it is one: 500 MB take 4 s through the JVM.
 
     Where tasks have GPUs and the engine runs on such, it is on the task's.
     """
-    shared: Callable[[], EngineSpec] = spark.share(engine if spark.local else engine.packed())
+    shared: Callable[[], EngineSpec]
+    if isinstance(engine.source, Path) and not spark.local:
+        shared = EngineFile.put(engine, store, run)
+    else:
+        shared = spark.share(engine)
     if not spark.gpu_tasks or engine.kind not in ENGINES.own or without_gpu(engine.kind):
         return shared
     from fruitpipe.spark.cluster import gpu_address

@@ -66,9 +66,13 @@ class Cluster:
 
     def warm_up(self) -> None:
         """Start the Python workers of the executors that are there, before there is work."""
-        # Long enough that every slot gets one of these tasks, and with it a process of its own. Executors may be fewer
-        # than there are to be, and somebody's session may say any number of its default parallelism.
-        self.map(lambda _: time.sleep(0.2), min(max(self._context.defaultParallelism, 1), self.slots))
+        if self.local or self._has_executors():
+            # Long enough that every slot gets one of these tasks, and with it a process of its own. Executors may be
+            # fewer than there are to be, and somebody's session may say any number of its default parallelism.
+            self.map(lambda _: time.sleep(0.2), min(max(self._context.defaultParallelism, 1), self.slots))
+
+    def _has_executors(self) -> bool:
+        return len(cast(Any, self._context)._jsc.sc().statusTracker().getExecutorInfos()) > 1  # one is the driver
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""

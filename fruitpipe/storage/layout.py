@@ -23,7 +23,7 @@ OUT/
     model/                             pca.npz (unless pca: none), model.json, and what its engine needs
     neighbours/<metric>-<k>/part-00000.parquet …   as many as vectors, of the same images
     neighbours/<metric>-<k>.json       what these are; written when all are there, perhaps long after the manifest
-    work/                              of an unfinished run: todo, index, moments, evaluation
+    work/                              of an unfinished run: todo, index, moments, evaluation, engine
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ OURS = re.compile(
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
-        | model/[\w-]+\.(npz | json | tflite | zip | bin) | work/[\w-]+\.(parquet | npz)
+        | model/[\w-]+\.(npz | json | tflite | zip | bin) | work/[\w-]+\.(parquet | npz | engine)
         | neighbours/(cosine | euclidean)-\d{{1,4}}(\.json | /part-\d{{5,}}\.parquet)
         | sinks/[\w-]+/[\w-][\w.-]*
     )""",
@@ -326,3 +326,8 @@ def work(run_id: str, name: str = "") -> str:
 def shares(run_id: str, what: str, file: int) -> str:
     """A file of what tasks are to do: TODO, INDEX, FURTHER or AGAIN."""
     return work(run_id, f"{what}-{file:05d}.parquet")
+
+
+def engine(run_id: str, digest: str) -> str:
+    """The file of an engine, for executors that do not have it."""
+    return work(run_id, f"{digest}.engine")

@@ -196,6 +196,8 @@ spec:
 {{/* Settings of Spark that all runs have. */}}
 {{- define "fruitpipe.conf" -}}
 spark.decommission.enabled: "true"
+# Whichever executor comes first begins, while others wait for their nodes.
+spark.scheduler.minRegisteredResourcesRatio: "0"
 # An executor on which tasks fail gets no more: of a stage, after four of its tasks have failed there, and none at all, as
 # another takes its place, once that stage has ended well. A task fails on one twice, as the image that ended its worker
 # may be decoded elsewhere the next time. Each pod is a node of its own to Spark, so that all this is by executor.
