@@ -18,7 +18,6 @@ from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
-from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
@@ -255,6 +254,8 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
         )
     if job.config.explore:
         with going_on(job, "explore", f"`fruitpipe explore {job.store.url} {job.id}` makes the page"):
+            from fruitpipe.explore.page import page_of  # a tenth of all imports, which images would wait for
+
             job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))
         manifest = manifest.model_copy(update=notes(job))
     sample = [row for part in projected for row in part.sample]
