@@ -31,7 +31,6 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.report import render
 from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
@@ -258,6 +257,8 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
 
             job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))
         manifest = manifest.model_copy(update=notes(job))
+    from fruitpipe.result.report import render  # with its templates, which need not be there at the start
+
     sample = [row for part in projected for row in part.sample]
     job.store.put(layout.report(job.id), render(manifest, sample).encode())
     job.keep_log()
