@@ -64,6 +64,51 @@ def test_help_waits_for_nothing_heavy() -> None:
     assert heavy & set(done.stdout.split()) == set()
 
 
+FIRST = """
+import atexit, json, sys, psutil
+loaded = {}
+def heard(event, details):
+    if event == "subprocess.Popen" and any("workers.nursery" in str(word) for word in details[1]):
+        loaded["nursery"] = sorted({name.partition(".")[0] for name in sys.modules})
+sys.addaudithook(heard)
+def tell():
+    modules = sorted({name.partition(".")[0] for name in sys.modules})
+    children = [child.pid for child in psutil.Process().children()]
+    print(json.dumps({"modules": modules, "children": children} | loaded))
+atexit.register(tell)
+from fruitpipe.__main__ import main
+main()
+"""
+"""A command that tells at its end what it has imported, before it started its workers and after, and which are left."""
+
+
+def told(*words: object) -> dict[str, list[str]]:
+    done = subprocess.run([sys.executable, "-c", FIRST, *map(str, words)], capture_output=True, text=True, check=False)
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_workers_are_started_before_anything_is_imported_that_they_would_wait_for(tmp_path: Path) -> None:
+    of_run = told("run", tmp_path / "nowhere", tmp_path / "out")
+    late = {"typer", "pydantic", "yaml", "numpy", "pyarrow", "duckdb", "PIL"}
+    assert late & set(of_run["nursery"]) == set()
+    assert late <= set(of_run["modules"])
+    assert of_run["children"] == [], "it ends with the command, though nobody wanted it"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "run --help", "run nowhere out --set spark.master=local[1]", "plan nowhere out", "version"],
+)
+def test_other_commands_start_none(words: str) -> None:
+    assert "nursery" not in told(*words.split())
+
+
+def test_a_plan_imports_no_findings_and_no_pandas(fruits: Path, tmp_path: Path) -> None:
+    needless = {"pandas", "sklearn", "pyspark", "keras", "tensorflow", "kubernetes", "obstore", "botocore", "cv2"}
+    assert needless & set(told("plan", fruits, tmp_path / "out", "--set", BACKBONE)["modules"]) == set()
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)

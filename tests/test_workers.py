@@ -115,9 +115,20 @@ workers.end()
     threads, modules = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     assert threads == 1
     packages = {name.partition(".")[0] for name in modules}
-    drivers = {"tensorflow", "keras", "duckdb", "jinja2", "typer", "rich", "kubernetes", "prometheus_client", "sklearn"}
+    drivers = {
+        "tensorflow",
+        "keras",
+        "duckdb",
+        "jinja2",
+        "typer",
+        "rich",
+        "kubernetes",
+        "prometheus_client",
+        "sklearn",
+        "pandas",
+    }
     assert not packages & (drivers | {"pyspark", "py4j", "cv2", "openvino", "botocore"})
-    assert {"numpy", "pyarrow", "pandas"} <= packages
+    assert {"numpy", "pyarrow"} <= packages
 
 
 @pytest.mark.parametrize(

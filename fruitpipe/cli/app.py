@@ -144,10 +144,12 @@ def run(
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe.cli import present
     from fruitpipe.cli.metrics import place_of, serving
+    from fruitpipe.late_pandas import let_pandas_wait
     from fruitpipe.pipeline import run as pipeline
     from fruitpipe.pipeline.progress import reporter_for
     from fruitpipe.pipeline.several import SomeFailed, run_several
 
+    let_pandas_wait()
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])
@@ -210,9 +212,11 @@ def plan(
 ) -> None:
     """Say what a run would do, without doing it."""
     from fruitpipe.cli import present
+    from fruitpipe.late_pandas import let_pandas_wait
     from fruitpipe.pipeline import run as pipeline
     from fruitpipe.pipeline.several import plan_several
 
+    let_pandas_wait()
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from fruitpipe import streams
 from fruitpipe.config import Config, Environment, SparkConfig
 from fruitpipe.errors import Interrupted
-from fruitpipe.findings import neighbours
-from fruitpipe.findings.neighbours import Neighbours
 from fruitpipe.numeric.neighbours import Metric
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.stage import Context
@@ -22,6 +21,9 @@ from fruitpipe.tasks.vector_part import Vectors
 from fruitpipe.tasks.warm_up import WarmUp
 from fruitpipe.vision.bad_image import OK
 
+if TYPE_CHECKING:  # images would wait for all of it, in runs that want no neighbours, too
+    from fruitpipe.findings.neighbours import Neighbours
+
 
 class FindNeighbours:
     """The nearest images of each image."""
@@ -30,6 +32,8 @@ class FindNeighbours:
         return config.neighbours is not None
 
     def run(self, context: Context) -> Record | None:
+        from fruitpipe.findings import neighbours
+
         job, wanted = context.job, context.job.config.neighbours
         assert wanted is not None, "it is not run where it is not wanted"
         vectors = Vectors.among(job.store, job.id, context.vectors, context.model.pca.length)
@@ -54,6 +58,8 @@ def find(
     Raises UserError where there is no such run or somebody is writing, Interrupted by Ctrl-C or SIGTERM, and
     FruitpipeError where Spark or a task fails.
     """
+    from fruitpipe.findings import neighbours
+
     manifest = open_run(store, run_id).manifest
     if found := neighbours.find_neighbours(store, manifest, metric, k):
         return found, True

@@ -18,7 +18,6 @@ from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
 from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
-from fruitpipe.explore.page import page_of
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
@@ -32,7 +31,6 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.report import render
 from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
@@ -255,8 +253,12 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
         )
     if job.config.explore:
         with going_on(job, "explore", f"`fruitpipe explore {job.store.url} {job.id}` makes the page"):
+            from fruitpipe.explore.page import page_of  # a tenth of all imports, which images would wait for
+
             job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))
         manifest = manifest.model_copy(update=notes(job))
+    from fruitpipe.result.report import render  # with its templates, which need not be there at the start
+
     sample = [row for part in projected for row in part.sample]
     job.store.put(layout.report(job.id), render(manifest, sample).encode())
     job.keep_log()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.workers.nursery import Nursery
 from fruitpipe.workers.runner import Runner
 
 HERE = "local[*]"
@@ -39,6 +40,7 @@ def runner(
         finally:
             processes.end()
     else:
+        Nursery.not_wanted()
         with spark as found:
             yield found
 

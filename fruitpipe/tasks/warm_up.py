@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fruitpipe.late_pandas import let_pandas_wait
 from fruitpipe.objects import Bucket
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
@@ -31,6 +32,7 @@ class WarmUp:
         if WarmUp.done:
             return
         WarmUp.done = True
+        let_pandas_wait()
         self.store.find(layout.MARKER)
         for bucket in self.buckets:
             bucket.client()

@@ -6,6 +6,7 @@ the nursery and all that it has forked end with it.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import pickle
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +22,7 @@ from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 from fruitpipe.streams import filter_output
 from fruitpipe.workers.runner import WORKERS, attempt
@@ -30,31 +32,68 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread
 """Keeps BLAS and Arrow from starting threads, of which a fork would leave halves."""
 ONE = b"1"
 """Asks for a worker; with it comes its end of a connection."""
+LONGEST = 1 << 16
+"""Bytes of what it is told at first. With a file descriptor in each, messages do not run into one another."""
 
 
 class Nursery:
     """The process, seen from the one that wants workers."""
 
-    def __init__(self, module: str, temporary: Path, output: IO[bytes]) -> None:
-        """Start it, which takes a second; it can be asked at once.
+    _ahead: ClassVar[Nursery | None] = None
 
-        module: what it imports for all workers; temporary: folder for their files; output: what they print.
+    def __init__(self, module: str) -> None:
+        """Start it, which takes half a second in which others can work. It goes on once it is told of its place.
+
+        module: what it imports for all workers.
 
         Raises OSError where it cannot be started.
         """
+        self.module = module
         self._control, theirs = socket.socketpair()
         path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
-        ours = {"PYTHONPATH": path, "TMPDIR": str(temporary), "FRUITPIPE_WORKER": "1", "PYTHONUNBUFFERED": "1"}
+        ours = {"PYTHONPATH": path, "FRUITPIPE_WORKER": "1", "PYTHONUNBUFFERED": "1"}
         with theirs:
             self._process = subprocess.Popen(
                 (*COMMAND, str(theirs.fileno()), module),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 env=os.environ | WORKERS | ONE_THREAD | ours,
                 start_new_session=True,  # Ctrl-C is for the one that wants workers
             )
+
+    @classmethod
+    def start_ahead(cls, module: str) -> None:
+        """Start the first one of this process before anybody wants it; it ends with the process at the latest."""
+        with suppress(OSError):  # whoever wants one will hear of it
+            cls._ahead = cls(module)
+            atexit.register(cls._ahead.end)
+
+    @classmethod
+    def of(cls, module: str) -> Nursery:
+        """The one that was started ahead, if there is one for this module; else a new one. Raises as `__init__`."""
+        ahead, cls._ahead = cls._ahead, None
+        if ahead and ahead.module == module:
+            return ahead
+        if ahead:
+            ahead.end()
+        return cls(module)
+
+    @classmethod
+    def not_wanted(cls) -> None:
+        """End the one that was started ahead."""
+        if cls._ahead:
+            cls._ahead.end()
+        cls._ahead = None
+
+    def tell(self, temporary: Path, output: IO[bytes]) -> None:
+        """Where it is. It can be asked for workers at once.
+
+        temporary: folder for their files; output: what they print.
+        """
+        with suppress(OSError):  # it has ended, which is seen where a worker is wanted
+            socket.send_fds(self._control, [pickle.dumps(temporary)], [output.fileno()])
 
     def worker(self) -> Connection:
         """A new worker, which answers there. The connection ends when it does, or the nursery has."""
@@ -87,19 +126,38 @@ class Nursery:
 def serve() -> NoReturn:
     """What the process does: fork workers, until nobody is there who could want one."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    for module in (sys.argv[2], "pandas"):  # which Arrow imports when it makes its first array
-        import_module(module)
+    with suppress(Exception):  # it will be the same again where somebody hears of it
+        load(sys.argv[2])
+    told, descriptors = received(control, LONGEST)
+    for number in (1, 2):
+        os.dup2(descriptors[0], number)
+    os.close(descriptors[0])
+    os.environ["TMPDIR"], tempfile.tempdir = str(pickle.loads(told)), None
+    load(sys.argv[2])
     gc.freeze()  # or each worker would copy the pages of all objects as it collects its garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        asked, descriptors, _, _ = socket.recv_fds(control, len(ONE), 1)
-        if not asked:
-            os.killpg(0, signal.SIGKILL)
+        _, descriptors = received(control, len(ONE))
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             work(Connection(descriptors[0]))
         os.close(descriptors[0])
+
+
+def load(module: str) -> None:
+    from fruitpipe.late_pandas import let_pandas_wait  # not above: it takes Arrow, which the one that starts us has not
+
+    import_module(module)
+    let_pandas_wait()
+
+
+def received(control: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """The next message, and the file descriptor that comes with it. Ends all where nobody is there to send one."""
+    message, descriptors, _, _ = socket.recv_fds(control, size, 1)
+    if not message:
+        os.killpg(0, signal.SIGKILL)
+    return message, descriptors
 
 
 def work(connection: Connection) -> NoReturn:

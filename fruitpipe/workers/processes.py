@@ -88,7 +88,9 @@ class Processes:
         return self._folder / "workers.log"
 
     def _new_nursery(self) -> Nursery:
-        return Nursery(self.first.__module__, self._folder, self._output)
+        nursery = Nursery.of(self.first.__module__)
+        nursery.tell(self._folder, self._output)
+        return nursery
 
     @property
     def note(self) -> str:
