@@ -22,7 +22,7 @@ def find_document(store: Store, name: str, kind: type[Document]) -> Document | N
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in wrong["loc"])
-        raise damaged(store, name, f"{where}{wrong['msg']}") from error
+        raise damaged(store, name, f"{where}{wrong['msg'].rstrip('.')}") from error
 
 
 def damaged(store: Store, name: str, why: str) -> UserError:
