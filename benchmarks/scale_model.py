@@ -21,10 +21,11 @@ import numpy as np
 import yaml
 
 from fruitpipe.numeric.moments import TOGETHER
-from fruitpipe.objects.bucket import PAGE_KEYS
+from fruitpipe.objects.bucket import MOST_DELETED, PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
 from fruitpipe.pipeline.gathering import chunks
 from fruitpipe.result.facts_index import FEWEST
+from fruitpipe.result.long_lists import LONG
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.side_by_side import READERS
@@ -108,7 +109,12 @@ class Scale:
     @property
     def objects(self) -> int:
         """That stay."""
-        return len(self.feature_parts) + len(self.vector_parts) + self.indexes + OTHER_OBJECTS
+        return len(self.feature_parts) + len(self.vector_parts) + self.indexes + self.lists_beside + OTHER_OBJECTS
+
+    @property
+    def lists_beside(self) -> int:
+        """Lists of its manifest that are long."""
+        return sum(len(parts) > LONG for parts in (self.feature_parts, self.vector_parts))
 
     @property
     def share_files(self) -> int:
@@ -141,7 +147,8 @@ class Scale:
     @property
     def writes(self) -> int:
         """PUT requests, likewise."""
-        return len(self.feature_parts) + len(self.vector_parts) + self.indexes + self.temporary_objects
+        parts = len(self.feature_parts) + len(self.vector_parts)
+        return parts + self.indexes + self.lists_beside + self.temporary_objects
 
     @property
     def pages(self) -> int:
@@ -186,7 +193,7 @@ class Scale:
             planning=self.images * MEASURED["plan"] + self.share_files * answer,
             facts=(len(self.feature_parts) + self.reads_of_facts) * answer / READERS,
             tasks=self.tasks * MEASURED["task"],
-            deleting=self.temporary_objects * answer,
+            deleting=math.ceil(self.temporary_objects / MOST_DELETED) * answer,
             work=MEASURED["start"]
             + self.featurizing
             + self.images * (MEASURED["fit"] + MEASURED["project"])
@@ -238,11 +245,12 @@ class Scale:
 
     @property
     def manifest(self) -> int:
-        """Bytes of the lists in it."""
+        """Bytes of the lists in it; long ones lie beside it."""
         part, run = layout.feature_part("0" * 16, []), "00000000-000000-0000"
         vectors = layout.within(run, layout.vectors(run, 0))
         file = File(name=vectors, rows=self.vector_parts[0], bytes=self.vector_parts[0] * 500, sha256="0" * 64)
-        return len(self.feature_parts) * listed(part) + len(self.vector_parts) * listed(file.model_dump())
+        lists = (len(self.feature_parts), listed(part)), (len(self.vector_parts), listed(file.model_dump()))
+        return sum(count * size for count, size in lists if count <= LONG)
 
 
 def listed_shares(shares: int) -> int:

@@ -5,17 +5,21 @@ import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import jsonschema
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from fruitpipe import config as configs
 from fruitpipe.backbones.keras_applications import NETWORKS
 from fruitpipe.config import PRESETS, Config, ConfigError, Environment, environment, load_config
+from fruitpipe.config.forms import Form
+from fruitpipe.config.sections import Section
+from fruitpipe.config.sidecar import Sidecar
 from fruitpipe.errors import UserError
 from fruitpipe.secret_patterns import SECRET_VALUE, says_secret
 
@@ -63,7 +67,9 @@ TREES = st.fixed_dictionaries(
         "spark": st.fixed_dictionaries(
             {},
             optional={
-                "master": TEXT,
+                "master": st.from_regex(
+                    r"auto|yarn|local(\[(\*|[1-9])(,[1-9])?\])?|(spark|k8s)://[a-z]{1,9}", fullmatch=True
+                ),
                 "memory": st.from_regex(r"[1-9][0-9]{0,3}[kmgt]", fullmatch=True),
                 "conf": st.dictionaries(TEXT, ANY_TEXT),
             },
@@ -264,7 +270,10 @@ def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"pca": 0.9}, {"spark": {"memory": "lots"}}],
+    [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"pca": 0.9}, {"spark": {"memory": "lots"}}]
+    + [
+        {"spark": {"master": wrong}} for wrong in ("lokal", "local[0]", "local[2", "local[*]x", "mesos://x", "spark://")
+    ],
 )
 def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
     tree = {"input": "a", "output": "b"} | wrong
@@ -272,6 +281,57 @@ def test_the_schema_refuses_what_load_refuses(wrong: dict[str, Any]) -> None:
         VALIDATOR.validate(tree)
     with pytest.raises(ConfigError):
         load_config(None, (), **tree)
+
+
+MASTERS = ("auto", "local", "local[4]", "local[*]", "local[2,4]", "local[*, 3]", "local-cluster[2, 1, 1024]", "yarn")
+
+
+@pytest.mark.parametrize("master", [*MASTERS, "spark://a:7077,b:7077", "k8s://https://10.0.0.1:443"])
+def test_all_masters_of_spark_are_taken(master: str) -> None:
+    config = load_config(None, [f"spark.master={master}"], input="a", output="b")
+    assert config.spark.master == master
+    VALIDATOR.validate(config.model_dump(mode="json"))
+
+
+def test_a_master_that_was_passed_over_can_be_read_from_a_result() -> None:
+    recorded = Config(input="a", output="b").model_dump(mode="json") | {"spark": {"master": "lokal"}}
+    assert Config.model_validate(recorded, context=configs.RECORDED).spark.master == "lokal"
+
+
+def test_what_has_another_form_is_told_in_words() -> None:
+    wrong = ["spark.master=lokal", "spark.memory=lots", "track.openlineage=ftp://x", "sha256=abc", "s3.endpoint=minio"]
+    assert {key: mistake.message for key, mistake in mistakes(None, wrong, input="a", output="b").items()} == {
+        "spark.master": "'lokal' is not auto or a Spark master, such as local[4], local[*], spark://host:7077, "
+        "k8s://https://host:443 or yarn.",
+        "spark.memory": "'lots' is not a size such as 2g or 512m.",
+        "track.openlineage": "'ftp://x' is not a URL such as https://marquez.example, or the path of a file.",
+        "sha256": "'abc' is not a SHA-256: 64 of the digits 0 to 9 and a to f.",
+        "s3.endpoint": "'minio' is not a URL such as https://s3.example:9000.",
+    }
+
+
+@pytest.mark.parametrize("section", [Config, Sidecar])
+def test_no_field_has_a_pattern_without_words(section: type[Section]) -> None:
+    """What pydantic itself compares with a pattern, it would tell by that pattern."""
+    checked, told = [], []
+
+    def walk(schema: Any) -> None:
+        if isinstance(schema, dict):
+            checked.extend([schema["pattern"]] if schema.get("type") == "str" and "pattern" in schema else [])
+            function = schema.get("function")
+            form = getattr(function["function"], "__self__", None) if isinstance(function, dict) else None
+            told.extend([form] if isinstance(form, Form) else [])
+        for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list | tuple) else ():
+            walk(each)
+
+    walk(section.__pydantic_core_schema__)
+    assert checked == []
+    assert len({form.pattern for form in told}) >= 3
+    for form in told:
+        assert form.pattern.startswith("^")
+        assert form.pattern.endswith("$")
+        with pytest.raises(ValidationError, match=re.escape(f"is not {form.words}.")):
+            TypeAdapter(Annotated[str, form]).validate_python(":")
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "limits": (
         {"backbones": [{"backbone": "orb", "image": {"max_bytes": 1}}]}, "backbones.0.image.max_bytes", "no such key",
     ),
-    "a name": ({"backbones": [{"backbone": "orb", "name": "../x"}]}, "backbones.0.name", "should match pattern"),
+    "a name": ({"backbones": [{"backbone": "orb", "name": "../x"}]}, "backbones.0.name", "name of at most 64 letters"),
     "a model": ({"backbones": ["orb"], "model": "reuse", "reuse": "a/model"}, "", "say reuse: latest"),
     "a table": ({"backbones": ["orb"], "publish": {"iceberg": {"table": "a.b"}}}, "", "one table"),
 }  # fmt: skip

@@ -18,11 +18,13 @@ import pytest
 from conftest import nobody, unavailable
 from contest import winners
 from faults import Proxy, Response, s3_error
-from seaweed import BUCKET, KMS_KEY
+from s3 import environment
+from seaweed import BUCKET, KMS_KEY, Server
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.objects.bucket import LARGE
+from fruitpipe.objects import Forbidden
+from fruitpipe.objects.bucket import LARGE, MOST_DELETED
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
 from fruitpipe.storage.tree import TEMPORARY
 
@@ -181,6 +183,52 @@ def test_what_was_deleted_is_gone_and_the_rest_stays(store: Store) -> None:
         store.put(name, b"1")
     store.delete("a/b/c/x")
     assert names(store) == {"a/b/c/xx", "a/y"}
+
+
+def test_of_many_those_that_were_there_are_gone_and_the_rest_stays(store: Store) -> None:
+    for name in ("a/x", "a/b/x & <y>", "a/b/100%20é", "a/y"):
+        store.put(name, b"1")
+    store.delete_all([])
+    store.delete_all(iter(["a/x", "a/none", "a/b/x & <y>", "a/b/100%20é"]))
+    assert names(store) == {"a/y"}
+
+
+def test_a_thousand_objects_are_deleted_with_one_request(proxy: Proxy, s3: S3Config, prefix: str) -> None:
+    """None but two of them are there, which is no error, and makes no difference."""
+    store = in_bucket(prefix, s3, endpoint=proxy.endpoint)
+    many = [f"work/part-{number}.npz" for number in range(2 * MOST_DELETED + 1)]
+    for name in (many[0], many[-1], "other"):
+        store.put(name, b"1")
+    before, asked = len(proxy.log), []
+    store.delete_all(many, lambda: asked.append(len(proxy.log) - before))
+    assert [each.method for each in proxy.log[before:]] == ["POST"] * 3
+    assert asked == [0, 1, 2]
+    assert names(store) == {"other"}
+
+    def stop() -> None:
+        raise UserError("somebody else writes")
+
+    with pytest.raises(UserError, match="somebody else"):
+        store.delete_all(["other"], stop)
+    assert names(store) == {"other"}
+
+
+def test_one_of_many_that_may_not_be_deleted_is_told_as_alone(s3: S3Config, server: Server, prefix: str) -> None:
+    store = in_bucket(prefix, s3)
+    for name in ("a/x", "b/y"):
+        store.put(name, b"1")
+    reader = server.identities["reader"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(server, reader).items():
+            patch.setenv(name, value)
+        localhost = s3.model_copy(update={"endpoint": str(s3.endpoint).replace("127.0.0.1", "localhost")})
+        unable = open_store(store.url, localhost)  # by a connection of its own
+        with pytest.raises(Forbidden) as alone:
+            unable.delete("a/x")
+        with pytest.raises(Forbidden) as among:
+            unable.delete_all(["a/x", "b/y"])
+    assert str(among.value) == str(alone.value)
+    assert names(store) == {"a/x", "b/y"}
 
 
 def test_names_lists_objects_below_a_folder_with_their_sizes(store: Store) -> None:

@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema
 
 from fruitpipe.config.families import BACKBONE_KEYS, backbone_name, find_family, names_schema
 from fruitpipe.config.formats import FormatSchema, format_name
+from fruitpipe.config.forms import SHA256, Form
 from fruitpipe.config.names import RECORDED
 from fruitpipe.config.places import listed, location, text_of
 from fruitpipe.config.presets import PRESETS, keys_of, overlaid, preset_name
@@ -52,7 +53,24 @@ PresetName = Annotated[str, AfterValidator(preset_name), WithJsonSchema({"type":
 Text = Annotated[str, StringConstraints(min_length=1), NO_SECRET]
 File = Annotated[Text, BeforeValidator(text_of)]
 Location = Annotated[File, AfterValidator(location)]
-Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+Endpoint = Annotated[str, Form(r"^https?://[^/?#]+/?$", "a URL such as https://s3.example:9000"), NO_SECRET]
+Events = Annotated[File, Form(r"^(https?://.+|[^:]+)$", "a URL such as https://marquez.example, or the path of a file")]
+Folder = Annotated[
+    str,
+    Form(
+        r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$",
+        "a name of at most 64 letters, digits, `_`, `-` and `.` that begins with none of the last two",
+    ),
+]
+Master = Annotated[
+    Text,
+    Form(
+        r"^(auto|local(\[([1-9][0-9]*|\*)( *, *[1-9][0-9]*)?\])?|local-cluster\[ *[0-9]+ *, *[0-9]+ *, *[0-9]+ *\]"
+        r"|(spark|k8s)://.+|yarn)$",
+        "auto or a Spark master, such as local[4], local[*], spark://host:7077, k8s://https://host:443 or yarn",
+        always=False,  # it was passed over where there was a Spark
+    ),
+]
 ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
 TAGS = {ONE, SEVERAL, WORD, MAPPING, "[key]"}
 """Which of the forms a value has, or that it is a name itself; no part of a key."""
@@ -195,9 +213,9 @@ class ListsConfig(Section):
 class SparkConfig(Section):
     """The embedded Spark. Ignored where a SparkContext is running already, as under spark-submit."""
 
-    master: Text = "auto"
+    master: Master = "auto"
     """Spark master URL. `auto`: processes of this machine run the tasks, and local[*] where what remains takes long."""
-    memory: str = Field("1g", pattern=r"^[1-9][0-9]*[kmgt]$")
+    memory: Annotated[str, Form(r"^[1-9][0-9]*[kmgt]$", "a size such as 2g or 512m")] = "1g"
     """Heap of the driver's JVM."""
     conf: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, NO_SECRET]] = Field(default_factory=dict)
     """Further Spark settings."""
@@ -206,7 +224,7 @@ class SparkConfig(Section):
 class S3Config(Section):
     """How to reach s3:// buckets. Never credentials: those come from the environment, a profile or a role."""
 
-    endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#]+/?$"), NO_SECRET] | None = None
+    endpoint: Endpoint | None = None
     """URL of an S3 server other than AWS."""
     region: Text | None = None
     """Region that buckets must be in; refused where they are elsewhere. Found out where it is not given."""
@@ -246,7 +264,7 @@ class IcebergConfig(Section):
     catalog: Text = "default"
     """Name of a catalog (SQL, REST, Glue …) in PyIceberg's own settings: ~/.pyiceberg.yaml, or variables such as
     PYICEBERG_CATALOG__DEFAULT__URI."""
-    table: Annotated[str, StringConstraints(pattern=r"^\w+(\.\w+)+$")]
+    table: Annotated[str, Form(r"^\w+(\.\w+)+$", "a namespace and a name with a dot between, such as fruits.vectors")]
     """Namespace and name, such as fruits.vectors; made where it is missing."""
 
 
@@ -273,7 +291,7 @@ class TrackConfig(Section):
     mlflow: Text | None = None
     """Tracking URI of MLflow, such as https://mlflow.internal, which gets a run of its own for each. Extra `mlflow`; it
     takes credentials from its own variables, such as MLFLOW_TRACKING_TOKEN."""
-    openlineage: Annotated[File, StringConstraints(pattern=r"^(https?://.+|[^:]+)$")] | None = None
+    openlineage: Events | None = None
     """URL of an OpenLineage server, such as Marquez, or a file to which events are added. Extra `openlineage`; the key
     of a server comes from OPENLINEAGE_API_KEY."""
 
@@ -285,7 +303,7 @@ class BackboneConfig(Section):
     """What gives the features: efficientnet_lite0, a model of keras.applications, such as resnet50, a bag of visual
     words (orb or sift), a network in a file (model.onnx or model.tflite, also in a bucket or behind https://) with
     model.yaml beside it, or a class of your own (package.module:Class)."""
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, SHA256] | None = None
     """SHA-256 that a network's file must have; without it, none is taken from https://."""
     layer: str | int | None = None
     """Layer whose output is the feature, by name or by index as Keras counts. Where nothing is said, the one before the

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
+from fruitpipe.config.forms import SHA256, Form
 from fruitpipe.config.loading import mapping_in
 from fruitpipe.config.sections import Section, Text
 from fruitpipe.config.validation import ConfigError, Mistake, mistake_in
@@ -19,7 +20,7 @@ MOST_LINES, MOST_BRACKETS = 1000, 100
 REFERENCES = 4
 """Pictures of a sidecar, at most, and texts."""
 Three = tuple[float, float, float]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, SHA256]
 PLACE = "{}"
 """In a prompt, where the label goes."""
 
@@ -93,9 +94,11 @@ class TextTower(Section):
     """The network that gives texts vectors in the space of the image features, as CLIP's and SigLIP's do. What can be
     read from it and from its tokenizer may be left out."""
 
-    network: Annotated[str, StringConstraints(pattern=r"^[^/\\:\s]+\.(onnx|tflite)$")]
+    network: Annotated[
+        str, Form(r"^[^/\\:\s]+\.(onnx|tflite)$", "the name of a file beside this one that ends in .onnx or .tflite")
+    ]
     """Name of its file, beside the other one."""
-    tokenizer: Annotated[str, StringConstraints(pattern=r"^[^/\\:\s]+\.json$")]
+    tokenizer: Annotated[str, Form(r"^[^/\\:\s]+\.json$", "the name of a file beside this one that ends in .json")]
     """Likewise of what makes tokens of texts, as Hugging Face's tokenizers write it."""
     lowercase: bool = False
     """Whether texts lose their capitals before, as with SigLIP 2. Tokenizers that do so themselves need not say it."""

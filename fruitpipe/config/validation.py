@@ -85,8 +85,9 @@ def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mista
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]
             close = difflib.get_close_matches(given, allowed, 1)
             return Mistake(key, f"{given!r} is not one of {', '.join(allowed)}.", line, close[0] if close else None)
-        case "unknown_name":
-            return Mistake(key, f"{quoted(detail['input'])!r} {detail['msg']}", line, detail["ctx"]["meant"] or None)
+        case "unknown_name" | "form":
+            meant = detail["ctx"].get("meant") or None
+            return Mistake(key, f"{quoted(detail['input'])!r} {detail['msg']}", line, meant)
         case "value_error":  # ours: says what to do, and may be about what must not be repeated
             return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,10 @@ PAGE_KEYS = 1000
 CONTENTS = ("Key", "Size", "ETag")
 UNUSUAL = "//, /./, /../, a slash at an end or control characters"
 """In a key: what obstore refuses or passes over."""
+MOST_DELETED = 1000
+"""Keys that S3 deletes with one request."""
+ALONE = 16
+"""Keys that are deleted side by side, each with a request, where one with many fails."""
 BUFFER = 1 << 16
 """Bytes read at least, so that the end of a Parquet file with its index is one request."""
 LARGE = 32 << 20
@@ -292,6 +297,16 @@ class Bucket:
 
         with in_our_words(self.place, "delete", key), suppress(FileNotFoundError):
             retried(lambda: obstore.delete(self.client(), key))
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """As `delete`, of many keys: MOST_DELETED of them with one request where S3 takes all, else side by side."""
+        import obstore
+
+        try:
+            retried(lambda: obstore.delete(self.client(), keys))
+        except Exception:  # noqa: BLE001 - one of them may stay, or is gone where that is an error: each alone says so
+            with ThreadPoolExecutor(ALONE) as pool:
+                list(pool.map(self.delete, keys))
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Keys and ids of the uploads in parts below a folder that have not ended, whoever began them. S3 only."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.result import facts_index
-from fruitpipe.result.compaction import delete
 from fruitpipe.result.facts_index import FEWEST, LARGEST, Chosen
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
@@ -30,7 +29,7 @@ def gather(known: KnownFeatures, store: Store, digest: str, scratch: Path, lease
     rows = {name: count for name, count in known.unindexed.items() if name in listed}
     # Parts that were written again, with as many bytes.
     stale = [each for each in known.indexes if any(each.facts.parts.get(name) == listed[name] for name in rows)]
-    delete(store, [*known.needless, *(each.facts.name for each in stale)], lease)
+    store.delete_all([*known.needless, *(each.facts.name for each in stale)], lease.require_held)
     if len(rows) < FEWEST:
         return
     others = [each for each in known.indexes if each not in stale]
@@ -46,7 +45,7 @@ def gather(known: KnownFeatures, store: Store, digest: str, scratch: Path, lease
         name = facts_index.write(file, sizes, chain(fresh, read))
         lease.require_held()
         store.upload(file, name)
-        delete(store, [each.facts.name for each in taken if each.facts.name != name], lease)
+        store.delete_all([each.facts.name for each in taken if each.facts.name != name], lease.require_held)
 
 
 def chunks(rows: dict[str, int]) -> Iterator[list[str]]:

@@ -31,7 +31,7 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, unchanged_runs
+from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, put_manifest, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -112,8 +112,7 @@ def told(job: Job) -> Iterator[None]:
 
 
 def clear_work(job: Job) -> None:
-    for name, _ in list(job.store.names(layout.work(job.id))):
-        job.store.delete(name)
+    job.store.delete_all([name for name, _ in job.store.names(layout.work(job.id))])
 
 
 def finish(job: Job, done: Run) -> None:
@@ -264,7 +263,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
     job.keep_log()
     lease.require_held()
     job.published = True
-    job.store.put(layout.manifest(job.id), manifest.model_dump_json(indent=2).encode())
+    put_manifest(job.store, manifest)
     lease.require_held()  # or this is not the latest
     point_latest(job.store, job.id)
     gather_facts(job, lease)
@@ -293,8 +292,7 @@ def instead(job: Job, lease: Lease, same: Manifest) -> Run:
     gather_facts(job, lease)
     before = unchanged_runs(job.store)
     job.leave("unchanged", reason)
-    for run_id in before:  # a schedule of every minute would fill the list
-        job.store.delete(layout.outcome(run_id))
+    job.store.delete_all(map(layout.outcome, before))  # a schedule of every minute would fill the list
     return Run(job.store, same, reason)
 
 

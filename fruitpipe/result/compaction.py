@@ -68,17 +68,17 @@ def compact(store: Store) -> list[Merge]:
         for each in read_merges(store):
             left = with_thumbnails(each.replaced, objects)  # by a crash
             if left and are_intact(store, each.parts):
-                delete(store, left, lease)
+                store.delete_all(left, lease.require_held)
         for folder in store.folders(layout.FEATURES):
             parts = small_parts(store, folder)
             for sides in sorted({part.sides for part in parts}):
                 for batch in batches(part for part in parts if part.sides == sides):
                     made = merge_batch(store, folder, batch)
-                    delete(store, with_thumbnails(made.replaced, objects), lease)
+                    store.delete_all(with_thumbnails(made.replaced, objects), lease.require_held)
                     done.append(made)
         listed = dict(store.names(layout.FEATURES))
         needless = set(filter(layout.is_facts_index, listed)) - facts_index.useful(store, listed, listed)
-        delete(store, sorted(needless), lease)
+        store.delete_all(sorted(needless), lease.require_held)
     return done
 
 
@@ -223,10 +223,3 @@ def are_intact(store: Store, parts: Iterable[File]) -> bool:
     return all(
         (data := store.find(part.name)) is not None and File.of(part.name, data, part.rows) == part for part in parts
     )
-
-
-def delete(store: Store, names: Iterable[str], lease: Lease) -> None:
-    """Delete what others have replaced. Raises FruitpipeError where somebody else writes by now."""
-    for name in names:
-        lease.require_held()
-        store.delete(name)

@@ -87,9 +87,8 @@ def collect(store: Store) -> Garbage:
     require_result(store)  # before a lease leaves its mark in somebody else's folder
     with Lease(store, "fruitpipe gc") as lease:
         found = find_garbage(store)
-        for each in found.objects:
-            lease.require_held()  # a run that took over may be publishing what was garbage
-            store.delete(each.name)
+        # A run that took over may be publishing what was garbage.
+        store.delete_all((each.name for each in found.objects), lease.require_held)
         for upload in found.uploads:
             lease.require_held()
             store.abort(upload)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from platform import python_version
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic_core import to_json
 
 from fruitpipe.config import RECORDED, Config
 from fruitpipe.numeric.pca import components_for
+from fruitpipe.result import long_lists
 from fruitpipe.result.notebook import as_html
 from fruitpipe.storage.file import File, named
 from fruitpipe.storage.layout import RunId, checked, is_feature, is_run_file
@@ -22,7 +25,7 @@ REPORTED = (
     *("fruitpipe", "pyspark", "ai-edge-litert", "openvino", "opencv-python-headless", "scikit-learn"),
     *("tensorflow", "tensorflow-cpu", "keras", "pillow", "numpy", "pyarrow", "duckdb"),
 )
-
+TREE = TypeAdapter(dict[str, Any])
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -193,9 +196,17 @@ class Manifest(BaseModel):
         return {**config, "preset": None} if isinstance(config, dict) else config
 
     @classmethod
-    def read(cls, document: bytes) -> Manifest:
-        """Read a manifest, also one that names what is not installed here."""
-        return cls.model_validate_json(document, context=RECORDED)
+    def read(cls, document: bytes, find: Callable[[str], bytes | None] = lambda name: None) -> Manifest:
+        """Read a manifest, also one that names what is not installed here. Raises ValueError where it is damaged.
+
+        find: what a file of the run holds, by its name, such as one with a long list; None where there is none.
+        """
+        return cls.model_validate(long_lists.whole(TREE.validate_json(document), find), context=RECORDED)
+
+    def written(self) -> tuple[bytes, dict[str, bytes]]:
+        """The document, and what the files with its long lists hold, by their names in the run."""
+        tree, beside = long_lists.apart(self.model_dump(mode="json"))
+        return to_json(tree, indent=2, inf_nan_mode="null"), beside
 
     @property
     def records(self) -> dict[str, Record]:

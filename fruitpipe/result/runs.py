@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -18,7 +19,7 @@ from fruitpipe.model.model import Model, load_model, read_model
 from fruitpipe.result.manifest import Manifest, Outcome, Unpublished
 from fruitpipe.result.notebook import as_html
 from fruitpipe.storage import layout
-from fruitpipe.storage.document import damaged, find_document
+from fruitpipe.storage.document import damaged, find_document, find_read
 from fruitpipe.storage.file import File
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store
@@ -124,7 +125,7 @@ def unchanged_runs(store: Store) -> list[str]:
 def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
     try:
         manifest = find_manifest(store, run_id)
-        outcome = None if manifest else find_of_run(store, run_id, layout.outcome(run_id), Outcome)
+        outcome = None if manifest else find_outcome(store, run_id)
     except UserError as error:  # of this run; there are others
         return RunRow(run=run_id, status="unreadable", reason=str(error))
     except OSError as error:
@@ -151,12 +152,27 @@ def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
 
 def find_manifest(store: Store, run_id: str) -> Manifest | None:
     """The manifest of a run; None where it is not published. Raises UserError where it cannot be read."""
-    return find_of_run(store, run_id, layout.manifest(run_id), Manifest)
+    name = layout.manifest(run_id)
+    read = partial(Manifest.read, find=lambda beside: store.find(layout.run(run_id, beside)))
+    return of_run(store, run_id, name, find_read(store, name, read))
 
 
-def find_of_run(store: Store, run_id: str, name: str, kind: type[OfRun]) -> OfRun | None:
-    """A document of a run, which says of which. Raises UserError where it cannot be read or is of another one."""
-    document = find_document(store, name, kind)
+def put_manifest(store: Store, manifest: Manifest) -> None:
+    """Publish a run: its long lists, and then the document, without which readers see no run."""
+    document, beside = manifest.written()
+    for name, data in beside.items():
+        store.put(layout.run(manifest.run, name), data)
+    store.put(layout.manifest(manifest.run), document)
+
+
+def find_outcome(store: Store, run_id: str) -> Outcome | None:
+    """How a run ended that was not published; None where it does not say. Raises UserError where it cannot be read."""
+    name = layout.outcome(run_id)
+    return of_run(store, run_id, name, find_document(store, name, Outcome))
+
+
+def of_run(store: Store, run_id: str, name: str, document: OfRun | None) -> OfRun | None:
+    """A document of a run, which says of which. Raises UserError where it is of another one."""
     if document and document.run != run_id:
         raise damaged(store, name, f"it is of another run, {document.run}")
     return document

@@ -58,8 +58,7 @@ class Files(ABC):
         name = layout.whole(self.run, self.format)
         whole = File.at(layout.within(self.run, name), scratch, sum(part.rows or 0 for part in parts))
         self.store.upload(scratch, name)
-        for part in parts:
-            self.store.delete(layout.run(self.run, part.name))
+        self.store.delete_all(layout.run(self.run, part.name) for part in parts)
         return whole
 
     def body(self, data: bytes, first: bool) -> memoryview:

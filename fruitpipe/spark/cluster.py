@@ -145,7 +145,7 @@ def slots(context: SparkContext) -> int:
 
 def local_cores(context: SparkContext) -> int:
     """Cores that local, local[N], local[*] or local[N,attempts] stands for; 0 for other masters."""
-    match = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\d+)?\])?", str(context.master))
+    match = re.fullmatch(r"local(?:\[(\*|\d+)(?: *, *\d+)?\])?", str(context.master))
     if match is None:
         return 0
     return int(cast(Any, context)._jvm.Runtime.getRuntime().availableProcessors() if match[1] == "*" else match[1] or 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,14 +17,21 @@ Document = TypeVar("Document", bound=BaseModel)
 
 def find_document(store: Store, name: str, kind: type[Document]) -> Document | None:
     """A document of a store; None where there is none. Raises UserError where it is damaged."""
+    return find_read(store, name, partial(kind.model_validate_json, context=RECORDED))
+
+
+def find_read(store: Store, name: str, read: Callable[[bytes], Document]) -> Document | None:
+    """As `find_document`, of one that is read by a function, which raises ValueError where it is damaged."""
     if (data := store.find(name)) is None:
         return None
     try:
-        return kind.model_validate_json(data, context=RECORDED)
+        return read(data)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
         where = "".join(f"{part}: " for part in wrong["loc"])
-        raise damaged(store, name, f"{where}{wrong['msg']}") from error
+        raise damaged(store, name, f"{where}{wrong['msg'].rstrip('.')}") from error
+    except ValueError as error:
+        raise damaged(store, name, str(error)) from error
 
 
 def damaged(store: Store, name: str, why: str) -> UserError:

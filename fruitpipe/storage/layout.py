@@ -16,6 +16,7 @@ OUT/
   features/networks/<digest of what it was calibrated on>.tflite   likewise
   runs/<run id>/
     config.yaml  outcome.json  manifest.json (last)  report.html  explore.html  failures.parquet  log.gz
+    manifest-files.parquet  manifest-feature_parts.parquet    lists of the manifest, where they are long
     vectors/part-00000.parquet …  json/part-00000.jsonl …  csv/part-00000.csv …
     csv-raw/part-00000.csv …
     vectors.jsonl  vectors.csv  vectors-raw.csv    instead of parts, with one_file
@@ -47,6 +48,7 @@ FEATURES = "features"
 RUNS = "runs"
 FOLDERS = (FEATURES, RUNS)
 """All that a result has."""
+MANIFEST = "manifest.json"
 TODO, INDEX = "todo", "index"
 """What tasks are to do: images without features, and where features lie."""
 FURTHER, AGAIN = "further", "again"
@@ -80,6 +82,7 @@ OURS = re.compile(
         | vocabularies/{HEX}{{32}}\.npz | networks/{HEX}{{32}}\.tflite
     ) | runs/{RUN}/(
         config\.yaml | outcome\.json | manifest\.json | (report | explore)\.html | failures\.parquet | log\.gz
+        | manifest-(files | feature_parts)\.parquet
         | (vectors | json | csv | csv-raw)/part-\d{{5,}}\.(parquet | jsonl | csv) | vectors(\.jsonl | (-raw)?\.csv)
         | model/[\w-]+\.(npz | json | tflite | zip | bin) | work/[\w-]+\.(parquet | npz | engine)
         | neighbours/(cosine | euclidean)-\d{{1,4}}(\.json | /part-\d{{5,}}\.parquet)
@@ -102,7 +105,8 @@ PARTIAL = re.compile(rf"(?P<folder>.*/)\.(?P<name>[^/]+)\.{HEX}{{8}}\.tmp")
 MIB = 1 << 20
 MOST_BYTES = {
     **dict.fromkeys((MARKER, LEASE, LATEST, "outcome.json", "model.json", "backbone.json"), MIB),
-    "manifest.json": 128 * MIB,  # of a run whose images have a million labels
+    MANIFEST: 128 * MIB,  # of a run whose images have a million labels
+    **dict.fromkeys(("manifest-files.parquet", "manifest-feature_parts.parquet"), 128 * MIB),
     "vocabulary.npz": 64 * MIB,
 }
 MOST_OF_A_MERGE = 8 * MIB
@@ -254,7 +258,12 @@ def run(run_id: str, name: str = "") -> str:
 
 
 def manifest(run_id: str) -> str:
-    return run(run_id, "manifest.json")
+    return run(run_id, MANIFEST)
+
+
+def manifest_list(key: str) -> str:
+    """A long list of a manifest, by its key there; within the run."""
+    return f"manifest-{key}.parquet"
 
 
 def report(run_id: str) -> str:

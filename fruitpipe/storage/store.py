@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from fruitpipe import units
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects import Bucket, Found, open_bucket, prefix_of
+from fruitpipe.objects import MOST_DELETED, Bucket, Found, open_bucket, prefix_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.tree import Tree
 
@@ -108,6 +109,15 @@ class Store(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Delete an object, and the folders that this leaves empty. Deleting what is not there is no error."""
+
+    def delete_all(self, names: Iterable[str], before: Callable[[], None] = lambda: None) -> None:
+        """Delete objects, in a bucket a thousand with one request where it can.
+
+        before: called before each request or file; ends it by raising.
+        """
+        for name in names:
+            before()
+            self.delete(name)
 
     def uploads(self) -> list[Upload]:
         """All uploads in parts that have not ended, whoever began them, by name. Raises Forbidden."""
@@ -286,6 +296,12 @@ class BucketStore(Store):
 
     def delete(self, name: str) -> None:
         self.bucket.delete(self._key(name))
+
+    def delete_all(self, names: Iterable[str], before: Callable[[], None] = lambda: None) -> None:
+        keys = map(self._key, names)
+        while some := list(islice(keys, MOST_DELETED)):
+            before()
+            self.bucket.delete_all(some)
 
     def uploads(self) -> list[Upload]:
         start = len(self._key("x")) - 1

@@ -15,8 +15,8 @@ Ended = tuple[int, Result, int]
 """A task's number, its result, and the largest resident set of its process, bytes."""
 WORKERS = {
     # Huge pages, where the kernel leaves the choice to programs: inference takes up to 3 % less time, the decoding of a
-    # photograph of 12 megapixels 20 %. Of memory that one thread has freed others take none, unless they share an arena:
-    # with one for each of those that fetch, workers grow by a tenth, and on with the parts that they have done.
+    # photograph of 12 megapixels 20 %. Two arenas: what a thread has freed in its own no other takes. With one for
+    # each that fetches, workers are a tenth larger, and grow with the parts that they have done.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=2",
     # A worker has one core: clients of object stores would start a thread in each worker for every core there is.
     "TOKIO_WORKER_THREADS": "1",
