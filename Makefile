@@ -10,6 +10,9 @@ NAMESPACES ?= spark-jobs
 ROUNDS ?= 200
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
+# Where it is set, each of the hundreds of processes of the tests would compile TensorFlow, Spark and us anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-all slow lint unit e2e kind-up kind-demo kind-down s3 chaos image wheel lock audit clean
 
 help: ## List the targets

@@ -42,8 +42,9 @@ for path in sys.argv[1:]:
 """
 
 
-def write_table(columns: dict[str, Any], **options: Any) -> Callable[[Path], None]:
-    return lambda path: pq.write_table(pa.table(columns), path, **{"compression": "zstd"} | options)
+def write_table(columns: Callable[[], dict[str, Any]], **options: Any) -> Callable[[Path], None]:
+    """columns: made when they are written, as they are large."""
+    return lambda path: pq.write_table(pa.table(columns()), path, **{"compression": "zstd"} | options)
 
 
 def repeated(values: list[str], times: int) -> pa.Array:
@@ -79,32 +80,32 @@ def write_prefixes(path: Path) -> None:
 
 BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text.parquet": (
-        write_table({"path": pa.array(["x" * LARGE])}),
+        write_table(lambda: {"path": pa.array(["x" * LARGE])}),
         "from row 1 on, its column `path` unpacks to 314.6 MB at once",
     ),
     "plain.parquet": (
-        write_table({"path": pa.array(["x" * (LARGE // 4)] * 3)}, use_dictionary=False, row_group_size=1),
+        write_table(lambda: {"path": pa.array(["x" * (LARGE // 4)] * 3)}, use_dictionary=False, row_group_size=1),
         "from row 1 on, its column `path` has texts of more than 4096 bytes",
     ),
     "later.parquet": (
-        write_table({"path": pa.array(["y"] * 50 + ["x" * 4097])}, use_dictionary=False),
+        write_table(lambda: {"path": pa.array(["y"] * 50 + ["x" * 4097])}, use_dictionary=False),
         "row 51 has a path of more than 4096 bytes",
     ),
     "label.parquet": (
-        write_table({"path": pa.array(["y"] * 2), "label": pa.array(["", "x" * 4097])}, use_dictionary=False),
+        write_table(lambda: {"path": pa.array(["y"] * 2), "label": pa.array(["", "x" * 4097])}, use_dictionary=False),
         "row 2 has a label of more than 4096 bytes",
     ),
     "dictionary.parquet": (
-        write_table({"path": repeated(["x" * 1_000_000, "y" * 1_000_000], 200_000)}),
+        write_table(lambda: {"path": repeated(["x" * 1_000_000, "y" * 1_000_000], 200_000)}),
         "from row 1 on, its column `path` has texts of more than 4096 bytes",
     ),
     "among many.parquet": (
-        write_table({"path": repeated([*map(str, range(100_000)), "x" * 5000], 4)}),
+        write_table(lambda: {"path": repeated([*map(str, range(100_000)), "x" * 5000], 4)}),
         "from row 1 on, its column `path` has texts of more than 4096 bytes",
     ),
-    "rows.parquet": (write_table({"path": repeated(["x"], 3_000_000)}), "it has 1048576 rows in 2"),
+    "rows.parquet": (write_table(lambda: {"path": repeated(["x"], 3_000_000)}), "it has 1048576 rows in 2"),
     "binary.parquet": (
-        write_table({"path": pa.array([b"x" * 1_000_000] * 10, pa.binary(1_000_000))}),
+        write_table(lambda: {"path": pa.array([b"x" * 1_000_000] * 10, pa.binary(1_000_000))}),
         "its column `path` is of type fixed_size_binary[1000000]",
     ),
     "prefixes.parquet": (

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cleanlab.filter import find_label_issues
 from command import run
 from planted import plant, swapped
 from sklearn.model_selection import cross_val_predict
@@ -44,6 +43,8 @@ def test_copies_are_grouped_with_their_sources_and_with_nothing_else(data: Path,
 
 
 def test_wrong_labels_are_found_as_by_others(data: Path, tmp_path: Path) -> None:
+    from cleanlab.filter import find_label_issues
+
     wrong = swapped(data / "fruits-360/Sample", tmp_path / "images", 0.02)
     found, vectors = curated(tmp_path / "images", tmp_path / "out")
     labels = np.array(found.table["label"].to_pylist())

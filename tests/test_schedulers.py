@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 from chart import CHART, helm
-from hera.workflows.models import Workflow
 from test_docs import parses
 
 import fruitpipe
@@ -40,6 +39,8 @@ def test_the_dag_submits_and_reads_what_there_is() -> None:
 
 
 def test_argo_knows_the_workflow_and_fruitpipe_its_commands(tmp_path: Path) -> None:
+    from hera.workflows.models import Workflow
+
     manifest = yaml.safe_load((EXAMPLES / "workflow.yaml").read_text())
     kept = Workflow.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True, mode="json")
     assert kept == manifest
