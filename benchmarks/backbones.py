@@ -1,9 +1,11 @@
 """The feature stage of each backbone on each engine against the limit of this machine: the same engine in bare loops.
 
 Bare loops run before and after every run of fruitpipe, which is held against the mean of both. Both times hold the
-start of the engine in each process, and fruitpipe's what it needs besides to bring the weights there. The CPU time of
-the engine alone is what `fruitpipe/engines/choice.py` goes by. Of networks in files, which are MobileNetV2's, it prints
-the lowest cosine of features to those of the flatbuffer besides, which `benchmarks/equality.py` holds against Keras'.
+start of the engine in each process, and fruitpipe's what it needs besides to bring the weights there. On a machine that
+does other things, go by the CPU time that both take in one process, in turns of a few images, once their engines are
+started. That of the engine alone is what `fruitpipe/engines/choice.py` goes by. Of networks in files, which are
+MobileNetV2's, it prints the lowest cosine of features to those of the flatbuffer besides, which
+`benchmarks/equality.py` holds against Keras'.
 
     python benchmarks/backbones.py IMAGES
 """
@@ -14,7 +16,8 @@ import argparse
 import io
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +29,7 @@ from common import subset
 from features import run_fruitpipe
 from limit import Bare, LiteRt, around, bare_loops, cached
 from numpy.typing import NDArray
+from PIL import Image as Pictures
 from threadpoolctl import threadpool_limits
 
 TARGET, TARGET_OF_FILES = 0.90, 0.95
@@ -34,6 +38,8 @@ BACKBONES = {"mobilenet_v2": 4000, "efficientnet_lite0": 3000, "resnet50": 600, 
 """Images of each, so that a side takes some 10 to 50 s on two cores."""
 TRAINED = ("mobilenet_v2", "efficientnet_lite0")
 ENGINES = ("litert", "openvino", "bf16")
+TURN = 32
+"""Images in a row, where CPU times are compared."""
 
 
 class OpenVino:
@@ -106,8 +112,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
-    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'target':>9}{'CPU ms/image':>15}"
-          f"{'worker':>10}{'cosine':>9}")  # fmt: skip
+    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'by CPU':>8}{'target':>9}"
+          f"{'CPU ms/image':>15}{'worker':>10}{'cosine':>9}")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="fruitpipe-backbones-") as folder:
         for case in cases(options.only, options.engines, options.trained, Path(folder)):
             count = round(options.scale * BACKBONES[case.backbone])
@@ -153,8 +159,9 @@ def in_a_file(name: str, trained: list[str], folder: Path) -> Case:
     return Case(name, engine, bare, [f"backbone={path}"], converted(backbone, weights.partition("=")[2]))
 
 
-def lowest_cosine(case: Case, images: list[Path]) -> float:
-    """Of a network's features to those of its flatbuffer."""
+def by_cpu_time(case: Case, paths: list[Path]) -> tuple[float, float]:
+    """How many times as fast as a bare loop a task is, by CPU time, median of turns; and the lowest cosine of its
+    features to those of the reference, NaN without one."""
     from fruitpipe.backbones import resolve
     from fruitpipe.config import Environment, ImageConfig, S3Config, load_config
     from fruitpipe.engines import EngineSpec
@@ -162,15 +169,39 @@ def lowest_cosine(case: Case, images: list[Path]) -> float:
     from fruitpipe.source.fetching import Image
     from fruitpipe.tasks.featurize import featurize
 
-    assert case.reference is not None
-    given = [Image(str(path)) for path in images]
     resolved = resolve(load_config(assignments=case.settings, input="IMAGES", output="OUT"), Environment.read())
-    found, wanted = (
-        featurize(given, spec.start(), ImageConfig(), Reader(S3Config(), 1 << 26))[1]
-        for spec in (resolved.engine, EngineSpec("litert", case.reference))
-    )
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    return float(((found * wanted).sum(axis=1) / lengths).min())
+    reader = Reader(S3Config(), 1 << 26)
+    engine, (side, dimension) = resolved.engine.start(), case.bare.start()
+    found, spent = np.empty((2, len(paths), dimension), np.float32), []
+
+    def ours(turn: slice) -> None:
+        found[0][turn] = featurize([Image(str(path)) for path in paths[turn]], engine, ImageConfig(), reader)[1]
+
+    def theirs(turn: slice) -> None:
+        for path, feature in zip(paths[turn], found[1][turn], strict=True):
+            with Pictures.open(path) as picture:
+                pixels = picture.convert(case.bare.mode).resize((side, side), Pictures.Resampling.BICUBIC)
+            case.bare.run(np.asarray(pixels), feature)
+
+    def seconds(side: Callable[[slice], None], turn: slice) -> float:
+        began = time.process_time()
+        side(turn)
+        return time.process_time() - began
+
+    turns = [slice(first, first + TURN) for first in range(0, len(paths) - TURN + 1, TURN)]
+    for number, turn in enumerate([turns[0], *turns]):  # the first one not counted
+        order = (ours, theirs) if number % 2 else (theirs, ours)
+        used = {side: seconds(side, turn) for side in order}
+        spent.append(used[theirs] / used[ours])
+    ratio = float(np.median(spent[1:]))
+    if case.reference is None:
+        return ratio, float("nan")
+    some = slice(0, 48)
+    wanted = featurize(
+        [Image(str(path)) for path in paths[some]], EngineSpec("litert", case.reference).start(), ImageConfig(), reader
+    )[1]
+    lengths = np.linalg.norm(found[0][some], axis=1) * np.linalg.norm(wanted, axis=1)
+    return ratio, float(((found[0][some] * wanted).sum(axis=1) / lengths).min())
 
 
 def converted(backbone: str, weights: str) -> Path:
@@ -198,7 +229,7 @@ def measure(case: Case, images: Path, count: int, rounds: int, cores: int) -> No
             ours.append(run_fruitpipe(chosen, out, cores, *case.settings).working)
             workers.append(worker_memory(out))
             limits.append(bare_loops(case.bare, paths, cores))
-        cosine = f"{lowest_cosine(case, paths[:: max(count // 48, 1)]):.6f}" if case.reference else ""
+        used, cosine = by_cpu_time(case, paths[::4]) if case.backbone != "orb" else (float("nan"), float("nan"))
     bare = [limit.working for limit in around(limits)]
     ratio = float(np.median(np.divide(bare, ours)))
     rates = f"{count / np.median(ours):.1f} : {count / np.median(bare):.1f}"
@@ -206,7 +237,8 @@ def measure(case: Case, images: Path, count: int, rounds: int, cores: int) -> No
     name = f"{case.backbone:<20}{case.engine:<10}{count:>7}"
     target = TARGET_OF_FILES if case.reference else TARGET
     print(
-        f"{name}{rates:>17}{ratio:>8.2f}{f'>= {target:g}':>9}{engine:>15.1f}{f'{max(workers)} MiB':>10}{cosine:>9}",
+        f"{name}{rates:>17}{ratio:>8.2f}{used:>8.2f}{f'>= {target:g}':>9}{engine:>15.1f}{f'{max(workers)} MiB':>10}"
+        f"{f'{cosine:.6f}' if case.reference else '':>9}",
         flush=True,
     )
 

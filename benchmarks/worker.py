@@ -1,5 +1,5 @@
 """Choices inside a Python worker, each against its alternative, on one core: images decoded in groups or in turn with
-inference, memory in huge pages or not, features kept as binary or as lists.
+inference, memory in huge pages or not, features kept as binary or as lists, files read several in one go or each alone.
 
 python benchmarks/worker.py IMAGES [--count 500]
 """
@@ -12,8 +12,10 @@ import os
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +23,9 @@ import pyarrow.parquet as pq
 from common import EXTENSIONS, output
 
 from fruitpipe.backbones import resolve
-from fruitpipe.config import Config, Environment, ImageConfig
+from fruitpipe.config import Config, Environment, ImageConfig, S3Config
+from fruitpipe.source import Reader, fetching
+from fruitpipe.source.fetching import Image
 from fruitpipe.source.files import read_image
 from fruitpipe.vision.decode import decode
 
@@ -66,6 +70,20 @@ def read_ratio() -> float:
     return times[0] / times[1]
 
 
+def fetch_microseconds(paths: list[str]) -> list[float]:
+    """CPU time of fetching an image that is in the page cache, where each is read alone and where several are."""
+    reader, images, times = Reader(S3Config(), RULES.max_bytes), [Image(path) for path in paths], []
+    for together in (1, fetching.TOGETHER):
+        with patch.object(fetching, "TOGETHER", together):
+            used = []
+            for _ in range(5):
+                began = time.process_time()
+                deque(fetching.fetch(images, reader), maxlen=0)
+                used.append(time.process_time() - began)
+        times.append(1e6 * statistics.median(used) / len(paths))
+    return times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
@@ -80,6 +98,8 @@ def main() -> None:
     for name, pages in (("usual pages", {}), ("huge pages", HUGE)):
         turn, groups = map(float, output(command, MEASURE="1", **pages).split())
         print(f"{name:<12} in turn {turn:.2f} ms, in groups {groups:.2f} ms an image: ratio {turn / groups:.3f}")
+    alone, together = fetch_microseconds(paths)
+    print(f"files read alone {alone:.0f} µs, several in one go {together:.0f} µs of CPU time each")
     print(f"features read as binary: {read_ratio():.1f} times the speed of lists")
 
 

@@ -145,10 +145,13 @@ def test_openvino_tells_nobody_that_it_is_used(lite0: tuple[Backbone, Path], tmp
     """Its telemetry would ask Google Analytics, and keep a file at home."""
     code = """if True:
         import socket, sys
+        from importlib.util import find_spec
         from pathlib import Path
         sys.addaudithook(lambda event, _: event in {"socket.connect", "urllib.Request", "os.fork"} and sys.exit(event))
         from fruitpipe.engines import EngineSpec
         EngineSpec("openvino", Path(sys.argv[1]).read_bytes()).start()
+        assert not any(name.startswith("openvino.tools") for name in sys.modules), "the converter has the telemetry"
+        assert find_spec("openvino.tools.ovc"), "for who wants it"
     """
     done = subprocess.run(
         [sys.executable, "-c", code, str(lite0[1])],

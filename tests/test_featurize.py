@@ -92,6 +92,42 @@ def test_objects_ahead_are_never_more_than_there_is_room_for(
     assert 900 <= max(claimed) <= 2000 + 1000
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+def test_files_read_in_one_go_arrive_in_order_each_as_if_it_were_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """With one among them that is gone, some that are large, and never more ahead than there may be."""
+    monkeypatch.setattr(fetching, "TOGETHER_BYTES", 2000)
+    bodies = [bytes([number]) * (3000 if number % 7 == 3 else 500) for number in range(50)]
+    images = []
+    for number, body in enumerate(bodies):
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(body)
+        images.append(Image(str(path), size=len(body) if known else 0))
+    (tmp_path / "20.jpg").unlink()
+    calls, most = [], []
+
+    class Watched(Room):
+        def claim(self, number: int, size: int) -> None:
+            super().claim(number, size)
+            most.append(len(self._claimed))
+
+    def noted(reader: Reader, some: Any) -> Any:
+        calls.append(len(some))
+        return read_in_turn(reader, some)
+
+    read_in_turn = fetching.read_in_turn
+    monkeypatch.setattr(fetching, "Room", Watched)
+    monkeypatch.setattr(fetching, "read_in_turn", noted)
+    found = list(fetch(images, Reader(S3Config(), 10_000), 10))
+    assert [data.status if isinstance(data, BadImage) else data for data in found] == [
+        "missing" if number == 20 else body for number, body in enumerate(bodies)
+    ]
+    assert max(most) <= 10
+    assert sum(calls) == 50
+    assert 1 < max(calls) <= fetching.TOGETHER
+
+
 def test_an_image_is_claimed_once_however_often_it_is_begun() -> None:
     room = Room(100)
     for _ in range(3):

@@ -80,18 +80,25 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
+class Loader(yaml.SafeLoader):
+    """PyYAML's, for documents without aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="YAML aliases (*name) are not supported.", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
 def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     """As `read_yaml`, of a file's text.
 
     source: what errors call the file.
     """
     try:
-        if aliases := [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
-            mark = aliases[0].start_mark
-            mistake = Mistake("", "YAML aliases (*name) are not supported.", mark.line + 1 if mark else None)
-            raise ConfigError([mistake], source)
-        node = yaml.compose(text, yaml.SafeLoader)
-        tree = yaml.safe_load(text)
+        loader = Loader(text)
+        node = loader.get_single_node()
+        tree = loader.construct_document(node) if node else None
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of dates and numbers that are none
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"

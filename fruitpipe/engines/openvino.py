@@ -17,6 +17,9 @@ from fruitpipe.errors import UserError
 from fruitpipe.scratch import private_folder
 from fruitpipe.vision.bad_image import BadImage
 
+CONVERTER = "openvino.tools.ovc"
+"""What turns networks of TensorFlow and PyTorch into OpenVINO's."""
+
 
 class OpenVino:
     """A compiled flatbuffer in float32, an image at a time."""
@@ -76,9 +79,15 @@ def as_file(flatbuffer: bytes | Path) -> Iterator[Path]:
 
 
 def load() -> Any:
-    """Import OpenVINO without its telemetry, which would tell Google Analytics of every process that does."""
-    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
-    return importlib.import_module("openvino")
+    """Import OpenVINO without its converter, which takes as long as all else, and whose telemetry would tell Google
+    Analytics of every process that has it."""
+    if "openvino" in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[CONVERTER] = cast(Any, None)
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        sys.modules.pop(CONVERTER, None)  # for who wants it by its own name
 
 
 def core_for(precision: str) -> Any:

@@ -211,9 +211,12 @@ def featurize_for(
     own = [looks.index(view.look) for view in views]
     batch = max(view.engine.batch for view in views)
     fetched = fetch(images, reader, max(AHEAD, 2 * batch))
+    most = min(batch, len(images))
+    # One for all groups: memory that is new to a process costs as much as to copy a picture.
+    room = [np.empty((most, look.side, look.side, channels(look.rules)), np.uint8) for look in looks]
     for start in range(0, len(images), batch):
         group = images[start : start + batch]
-        pixels = [np.empty((len(group), look.side, look.side, channels(look.rules)), np.uint8) for look in looks]
+        pixels = [each[: len(group)] for each in room]
         seen: list[list[Seen | BadImage]] = [[] for _ in looks]
         read: list[Read] = []
         for number, data in enumerate(islice(fetched, len(group))):  # the bytes of one at a time
