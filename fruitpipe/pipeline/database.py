@@ -14,7 +14,9 @@ import pyarrow as pa
 from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
 
-MEMORY = "600MB"
+MEMORY, MEMORY_OF_ROW = 600_000_000, 10
+"""Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, a part of some
+dozens is held. Twenty million rows need 120 MB at least (`benchmarks/planning.py`)."""
 
 
 class Database:
@@ -24,7 +26,7 @@ class Database:
         self.schema = "main"
         """of the tables that are made"""
         self._scratch = scratch
-        settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(scratch / "spill")}
+        settings: dict[str, Any] = {"memory_limit": f"{MEMORY}B", "temp_directory": str(scratch / "spill")}
         self._connection = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
         # It would go to standard output, among our JSON. In a notebook without ipywidgets it is off, and cannot be set.
         if self.row("SELECT current_setting('enable_progress_bar')")[0]:
@@ -39,6 +41,19 @@ class Database:
         other.schema, other._connection = f"of_{name}", self._connection.cursor()
         other.execute(f"CREATE SCHEMA {other.schema}; SET search_path = '{other.schema},main'")
         return other
+
+    def expect(self, rows: int) -> None:
+        """Take the memory that its largest table needs, of so many rows."""
+        self.execute(f"SET memory_limit = '{max(MEMORY, MEMORY_OF_ROW * rows)}B'")
+
+    @contextmanager
+    def right_side_held(self) -> Iterator[None]:
+        """Joins hold the right one of two tables and stream the other, as they are written, for a while."""
+        self.execute("SET disabled_optimizers = 'build_side_probe_side'")
+        try:
+            yield
+        finally:
+            self.execute("RESET disabled_optimizers")
 
     def execute(self, statements: str) -> None:
         self._connection.execute(statements)

@@ -30,6 +30,7 @@ TABLES = f"""
 """`parts` have numbers, as names are long. `hits` is what is known of an image that has the path: with a rank, lower
 where better, if it is of the same content. Without an image, the path is `gone`. Once it is settled, an image has one
 hit with a rank at most. Texts of images are only in `images`: to write them costs more than to join them."""
+KEY = "md5_number(path) AS key"
 
 
 class KnownFeatures:
@@ -81,7 +82,8 @@ class KnownFeatures:
             try:
                 numbers = {part: self._number(part) for each in chosen for part in each.parts}
                 known = facts_index.read(store, chosen, numbers)
-                self._database.stream(f"INSERT INTO hits {self._hits('stream', where)}", NUMBERED, known)
+                with self._database.right_side_held():  # it would take the stream for short, and hold that
+                    self._database.stream(f"INSERT INTO hits {self._hits('stream', where)}", NUMBERED, known)
                 break
             except Damaged as error:
                 needless += error.args
@@ -93,7 +95,7 @@ class KnownFeatures:
         return chosen, [*needless, *(index.name for index in indexes if index.name not in used)]
 
     def _hits(self, table: str, where: str = "true") -> str:
-        # What is compared is hashed to 64 bits: joins of what does not fit into memory lie on disk, path by path.
+        # What is compared is hashed, to 64 bits, and paths to 128: joins of what does not fit into memory lie on disk.
         compared = ("etag", "content") if self._verify_content else ("etag",)
         hashed = ", ".join(f"if({name} IS NULL, NULL, hash({name})) AS {name}" for name in compared)
         # What could not be read has no digest of its content, and is known by its etag even with `verify_content`.
@@ -102,8 +104,8 @@ class KnownFeatures:
             same = "CASE coalesce(known.content, known.etag) WHEN images.content THEN 0 WHEN images.etag THEN 2 END"
         return f"""SELECT image, {same} + if(status = '{OK}', 0, 1), if(image IS NULL, known.path, NULL),
             part, row, width, height, status, error
-            FROM (SELECT path, {hashed}, part, row, width, height, status, error FROM {table} WHERE {where}) AS known
-            LEFT JOIN (SELECT rowid AS image, path, {hashed} FROM images) AS images ON images.path = known.path"""
+            FROM (SELECT * REPLACE ({hashed}), {KEY} FROM {table} WHERE {where}) AS known
+            LEFT JOIN (SELECT rowid AS image, {KEY}, {hashed} FROM images) AS images ON images.key = known.key"""
 
     def _settle(self) -> None:
         (numbered,) = self._database.row("SELECT count(*) FROM parts")

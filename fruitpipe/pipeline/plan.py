@@ -77,6 +77,7 @@ class Plan:
             )
         if limit is not None:
             self.database.execute(f"CREATE OR REPLACE TABLE images AS SELECT * FROM images ORDER BY path LIMIT {limit}")
+        self.database.expect(self.images)
 
     @property
     def images(self) -> int:
