@@ -23,6 +23,7 @@ import yaml
 from fruitpipe.numeric.moments import TOGETHER
 from fruitpipe.objects.bucket import MOST_DELETED, PAGE_KEYS
 from fruitpipe.objects.listing import AT_ONCE
+from fruitpipe.pipeline.database import MEMORY, MEMORY_OF_ROW
 from fruitpipe.pipeline.gathering import chunks
 from fruitpipe.result.facts_index import FEWEST
 from fruitpipe.result.long_lists import LONG
@@ -174,7 +175,8 @@ class Scale:
     def driver_memory(self) -> float:
         """Bytes. What tasks are to do is written a file of SHARES after the other, of which none is kept."""
         left = len(self.vector_parts) * MEASURED["errors_memory"]
-        return MEASURED["plan_memory"] + MEASURED["spark_memory"] + left
+        more = max(MEMORY_OF_ROW * self.images - MEMORY, 0)
+        return MEASURED["plan_memory"] + more + MEASURED["spark_memory"] + left
 
     @property
     def driver_disk(self) -> float:
@@ -362,7 +364,8 @@ def modelled(check: dict[str, Any]) -> float:
 
 LIMITS: list[tuple[str, Callable[[Scale], bool]]] = [
     ("on 100 cores, the driver alone takes an hour", lambda at: at.seconds.driver > 3600),
-    ("the plan's database takes more than 50 GB of disk", lambda at: at.driver_disk > 50e9),
+    ("the driver needs more than the 2 GiB that the chart gives it", lambda at: at.driver_memory > 2 << 30),
+    ("the plan takes more than 50 GB of disk", lambda at: at.driver_disk > 50e9),
     ("names of vector parts no longer sort by their numbers", lambda at: len(at.vector_parts) > 100_000),
 ]
 

@@ -15,8 +15,8 @@ from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
 
 MEMORY, MEMORY_OF_ROW = 600_000_000, 10
-"""Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, a part of some
-dozens is held. Twenty million rows need 120 MB at least (`benchmarks/planning.py`)."""
+"""Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, one part of
+some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/planning.py`)."""
 
 
 class Database:
