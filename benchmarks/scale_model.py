@@ -175,7 +175,7 @@ class Scale:
     def driver_memory(self) -> float:
         """Bytes. What tasks are to do is written a file of SHARES after the other, of which none is kept."""
         left = len(self.vector_parts) * MEASURED["errors_memory"]
-        more = max(MEMORY_OF_ROW * self.images - MEMORY, 0)
+        more = max(self.images - MEMORY // MEMORY_OF_ROW, 0) * MEASURED["plan_memory_beyond"]
         return MEASURED["plan_memory"] + more + MEASURED["spark_memory"] + left
 
     @property

@@ -1,16 +1,16 @@
 """Arrow without pandas, until somebody imports that.
 
-Arrow imports pandas when it makes its first array, to tell pandas' arrays from others. That takes longer than to import
-all else that a worker needs, and hardly anybody has such arrays.
+Arrow imports pandas when it makes its first array, to tell pandas' arrays from others. That takes longer than importing
+everything else that a worker needs, and hardly anybody has such arrays.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 import pyarrow as pa
@@ -43,14 +43,17 @@ class Late(MetaPathFinder):
             return None
         if not self.is_there:
             raise ModuleNotFoundError("pandas has to wait", name=NAME)
-        sys.meta_path.remove(self)
-        spec = find_spec(NAME)
-        if spec and spec.loader:
+        finders = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
+        if spec and spec.loader:  # perhaps nobody imports it now: who only asks whether it is there changes nothing
             execute = spec.loader.exec_module
 
             def execute_and_tell(module: ModuleType) -> None:
                 execute(module)
-                pa.array([]).to_pandas()  # which cannot do without it
+                with suppress(ValueError):  # others did it meanwhile
+                    sys.meta_path.remove(self)
+                with suppress(ImportError):  # pandas that Arrow does not take
+                    pa.array([]).to_pandas()  # which cannot do without it
 
             spec.loader.exec_module = execute_and_tell  # type: ignore[method-assign]
         return spec

@@ -85,7 +85,7 @@ def test_who_fails_after_losing_the_lease_is_told_of_the_loss(store: Store) -> N
     def work() -> None:
         with Lease(store, "run 1"):
             store.delete(layout.LEASE)
-            store.get("runs/1/work/index.parquet")
+            store.get("runs/1/work/index-00000.parquet")
 
     with pytest.raises(FruitpipeError, match="took over") as told:
         work()

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from published import RELEASED
 
 from fruitpipe.config import RECORDED
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.result import long_lists
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.result.manifest import Manifest
-from fruitpipe.result.runs import list_runs, open_run, put_manifest
+from fruitpipe.result.runs import list_runs, open_run, put_lists
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore
@@ -164,6 +164,7 @@ def test_a_list_that_is_not_the_one_that_was_written_is_one_line(place: Path, ho
         ("feature_parts", {"name": ["../../part.parquet"]}, "is no name that fruitpipe gives"),
         ("feature_parts", {"nom": ["x"]}, "is no list of its feature_parts"),
         ("feature_parts", {"name": ["x" * 2000] * 1000}, "is no list of its feature_parts"),
+        ("feature_parts", {"name": [["a"]]}, "is no list of its feature_parts"),
         ("files", {"name": ["../x"], "rows": [1], "bytes": [1], "sha256": ["x"]}, "is no name that fruitpipe gives"),
         ("files", {"name": ["config.yaml"], "rows": [1], "bytes": ["x"], "sha256": ["x"]}, "is no list of its files"),
     ],
@@ -172,9 +173,9 @@ def test_a_list_may_say_anything(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, key: str, table: dict[str, Any], words: str
 ) -> None:
     """Whoever can write to a result can give it the right digest, too."""
-    monkeypatch.setitem(layout.MOST_BYTES, layout.MANIFEST, 1 << 20)
+    monkeypatch.setattr(long_lists, "LARGEST", 1 << 20)
     manifest = Manifest.read(RELEASED_BYTES)
-    put_manifest(store, manifest)
+    store.put(layout.manifest(manifest.run), put_lists(store, manifest))
     store.put(layout.MARKER, json.dumps({"layout": layout.VERSION}).encode())
     sink = io.BytesIO()
     pq.write_table(pa.table(table), sink, use_dictionary=False)
@@ -186,3 +187,28 @@ def test_a_list_may_say_anything(
     with pytest.raises(UserError, match=words) as error:
         open_run(store, manifest.run)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["files", "feature_parts"])
+def test_a_list_has_the_rows_that_were_written(key: str) -> None:
+    entries: list[Any] = Manifest.read(RELEASED_BYTES).model_dump(mode="json")[key]
+    tree, beside = long_lists.apart({"files": [], "feature_parts": [], key: entries})
+    assert long_lists.whole(tree, beside.get)[key] == entries
+    tree[key]["rows"] += 1
+    with pytest.raises(ValueError, match="rows"):
+        long_lists.whole(tree, beside.get)
+
+
+def test_a_list_of_few_bytes_does_not_become_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of the same text again and again, of which a dictionary has one."""
+    sink = io.BytesIO()
+    schema = long_lists.SCHEMAS["feature_parts"]
+    pq.write_table(pa.table({"name": ["x" * 500] * 200_000}, schema), sink, use_dictionary=True)
+    assert len(sink.getvalue()) < 20_000
+    monkeypatch.setattr(long_lists, "LARGEST", 1 << 20)
+    with pytest.raises(ValueError, match="too large"):
+        long_lists.unpacked(sink.getvalue(), schema)
+    monkeypatch.setattr(long_lists, "LONG", 0)
+    parts = [layout.part("a" * 64, f"{number:064x}") for number in range(20_000)]
+    with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
+        long_lists.apart({"files": [], "feature_parts": parts})

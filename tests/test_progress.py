@@ -4,7 +4,6 @@ import io
 import json
 import os
 import pty
-import time
 from collections import Counter
 
 import pytest
@@ -59,25 +58,6 @@ def test_nobody_knows_the_time_left_before_anything_is_done() -> None:
         assert reporter.remaining >= 0
         reporter.advance(Counter(ok=30), 0, 1)
         assert reporter.remaining == 0
-
-
-def test_speed_counts_from_the_first_images_as_executors_start_before_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    reporter = Reporter()
-    with reporter.stage("x", 1064):
-        now += 8
-        reporter.advance(Counter(ok=32), 0, 1)
-        reporter.advance(Counter(ok=32), 0, 1)
-        assert reporter.rate == 8  # of two parts at one moment
-        now += 10
-        reporter.advance(Counter(ok=968), 0, 1)
-        assert reporter.rate == 100
-        assert reporter.remaining == pytest.approx(0.32)
-    with reporter.stage("y", 40):
-        now += 4
-        reporter.advance(Counter(ok=40), 0, 1)
-        assert reporter.rate == 10
 
 
 def test_plain_lines_tell_each_stage_once(monkeypatch: pytest.MonkeyPatch) -> None:

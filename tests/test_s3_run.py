@@ -181,12 +181,12 @@ def test_the_verbs_work_on_s3(place: Place, tmp_path: Path) -> None:
     ]
     assert place.out in fruitpipe("show", place.out, *place.options).stdout
     unfinished = "runs/20260101-000000-abcd"
-    for name in ("work/todo.parquet", "notes.txt"):
+    for name in ("work/todo-00000.parquet", "notes.txt"):
         place.client.put_object(Bucket=BUCKET, Key=f"{place.name}/{unfinished}/{name}", Body=b"x")
     big = {"Bucket": BUCKET, "Key": f"{place.name}/{unfinished}/vectors/part-00000.parquet"}
     left = place.client.create_multipart_upload(**big)["UploadId"]
     collected = json.loads(fruitpipe("gc", place.out, "--delete", *place.options, "--json").stdout)
-    assert collected["objects"] == [f"{unfinished}/work/todo.parquet"]
+    assert collected["objects"] == [f"{unfinished}/work/todo-00000.parquet"]
     assert [key.rpartition("/")[2] for key in place.keys(unfinished)] == ["notes.txt"], "which is not fruitpipe's"
     uploads = place.client.list_multipart_uploads(Bucket=BUCKET, Prefix=place.name).get("Uploads", [])
     assert left not in [upload["UploadId"] for upload in uploads]

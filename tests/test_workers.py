@@ -21,6 +21,7 @@ from command import BACKBONE, command, hearing, manifest, one_line_error, proces
 from processes import children_of, jvms_of, lives, wait, workers_of
 
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.workers import nursery
 from fruitpipe.workers import processes as module
 from fruitpipe.workers.processes import Processes, cores
 
@@ -185,6 +186,12 @@ def test_a_nursery_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pyt
     with started(tmp_path) as workers, pytest.raises(FruitpipeError) as raised:
         workers.map(lambda number: number, 2)
     assert str(raised.value) == "worker processes do not start: ModuleNotFoundError: No module named 'no_such_module'."
+
+
+def test_an_interpreter_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery, "COMMAND", (sys.executable, "-P", "-c", "import no_such_module"))
+    with started(tmp_path) as workers, pytest.raises(FruitpipeError, match="no_such_module"):
+        workers.map(lambda number: number, 2)
 
 
 def test_an_interruption_leaves_no_process(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class RunCollector(Collector):
         yield CounterMetricFamily("fruitpipe_read_bytes", "Bytes of images read by this run.", reporter.bytes)
         left = reporter.total - reporter.done
         yield GaugeMetricFamily("fruitpipe_backlog_images", "Images that this stage has yet to do.", left)
-        yield GaugeMetricFamily("fruitpipe_images_per_second", "Speed of this stage since its first.", reporter.rate)
+        yield GaugeMetricFamily("fruitpipe_images_per_second", "Mean speed of this stage.", reporter.rate)
         stage = GaugeMetricFamily("fruitpipe_stage", "1 for the stage that runs.", labels=["stage"])
         seconds = GaugeMetricFamily("fruitpipe_stage_seconds", "Time in each stage so far.", labels=["stage"])
         times = dict(reporter.timings)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -298,15 +299,23 @@ class Bucket:
         with in_our_words(self.place, "delete", key), suppress(FileNotFoundError):
             retried(lambda: obstore.delete(self.client(), key))
 
-    def delete_all(self, keys: Sequence[str]) -> None:
-        """As `delete`, of many keys: MOST_DELETED of them with one request where S3 takes all, else side by side."""
+    def delete_all(self, keys: Iterable[str], before: Callable[[], None]) -> None:
+        """As `delete`, of many keys: MOST_DELETED of them with one request where S3 takes all, else ALONE side by side.
+
+        before: called before each of these; it may raise.
+        """
         import obstore
 
-        try:
-            retried(lambda: obstore.delete(self.client(), keys))
-        except Exception:  # noqa: BLE001 - one of them may stay, or is gone where that is an error: each alone says so
-            with ThreadPoolExecutor(ALONE) as pool:
-                list(pool.map(self.delete, keys))
+        remaining = iter(keys)
+        while some := list(islice(remaining, MOST_DELETED)):
+            before()
+            try:
+                retried(lambda keys=some: obstore.delete(self.client(), keys))  # type: ignore[misc]
+            except Exception:  # noqa: BLE001 - one of them may stay, or is gone where that is an error: each alone says so
+                with ThreadPoolExecutor(ALONE) as pool:
+                    for first in range(0, len(some), ALONE):
+                        before()
+                        list(pool.map(self.delete, some[first : first + ALONE]))
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Keys and ids of the uploads in parts below a folder that have not ended, whoever began them. S3 only."""

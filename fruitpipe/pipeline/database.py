@@ -1,22 +1,25 @@
-"""A database on the driver's disk, whose memory is bounded: DuckDB, with tables of Arrow in and out."""
+"""A database on the driver's disk: DuckDB, with tables of Arrow in and out, in memory that its rows do not fit into."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psutil
 import pyarrow as pa
 
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
 
 MEMORY, MEMORY_OF_ROW = 600_000_000, 10
 """Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, one part of
 some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/planning.py`)."""
+MORE = "On Kubernetes, raise driver.memoryOverhead."
 
 
 class Database:
@@ -43,12 +46,16 @@ class Database:
         return other
 
     def expect(self, rows: int) -> None:
-        """Take the memory that its largest table needs, of so many rows."""
-        self.execute(f"SET memory_limit = '{max(MEMORY, MEMORY_OF_ROW * rows)}B'")
+        """Take the memory that its largest table needs, of so many rows, up to half of what there is for all."""
+        wanted = min(MEMORY_OF_ROW * rows, memory() // 2)
+        self.execute(f"SET memory_limit = '{max(MEMORY, wanted)}B'")
 
     @contextmanager
     def right_side_held(self) -> Iterator[None]:
-        """Joins hold the right one of two tables and stream the other, as they are written, for a while."""
+        """Joins hold the right one of two tables and stream the other, as they are written, for a while.
+
+        Of the whole database: not while another thread asks it.
+        """
         self.execute("SET disabled_optimizers = 'build_side_probe_side'")
         try:
             yield
@@ -56,7 +63,11 @@ class Database:
             self.execute("RESET disabled_optimizers")
 
     def execute(self, statements: str) -> None:
-        self._connection.execute(statements)
+        """Raises FruitpipeError where memory does not suffice."""
+        try:
+            self._connection.execute(statements)
+        except duckdb.OutOfMemoryException as error:
+            raise FruitpipeError(f"the plan needs more memory or disk: {first_line(error)} {MORE}") from error
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows, of which there are few."""
@@ -98,8 +109,22 @@ class Database:
         self._connection.register("stream", pa.RecordBatchReader.from_batches(schema, guarded()))
         try:
             self._connection.execute(statement)
+        except duckdb.OutOfMemoryException as error:
+            raise FruitpipeError(f"the plan needs more memory or disk: {first_line(error)} {MORE}") from error
         except duckdb.Error as error:
             # DuckDB wraps what a stream raises; whoever listed the images knows better what to say.
             raise failure[0] if failure else error from None
         finally:
             self._connection.unregister("stream")
+
+
+def memory() -> int:
+    """Bytes that this machine has, or this container may take."""
+    there_is = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # ValueError: the limit is "max"
+        there_is = min(there_is, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(there_is)
+
+
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") + "."

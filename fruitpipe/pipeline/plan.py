@@ -1,6 +1,6 @@
 """The plan of a run: its images joined with the features that exist.
 
-The join is DuckDB's, on disk in a scratch folder with bounded memory, so that planning needs no Spark and goes on while
+The join is DuckDB's, on disk in a scratch folder, so that planning needs no Spark and goes on while
 Spark starts. Spark's tasks then read their shares of the plan themselves.
 """
 
@@ -70,6 +70,7 @@ class Plan:
         Without `distinct`, a path may come more than once; one of its rows is taken.
         """
         self.database.stream("CREATE OR REPLACE TABLE images AS SELECT * FROM stream", schema, listing)
+        self.database.expect(self.images)
         if not distinct:
             self.database.execute(
                 "CREATE OR REPLACE TABLE images AS "
@@ -77,7 +78,6 @@ class Plan:
             )
         if limit is not None:
             self.database.execute(f"CREATE OR REPLACE TABLE images AS SELECT * FROM images ORDER BY path LIMIT {limit}")
-        self.database.expect(self.images)
 
     @property
     def images(self) -> int:

@@ -23,8 +23,6 @@ from fruitpipe.units import duration
 
 EVERY = 10.0
 """Seconds between plain lines."""
-SOON = 1.0
-"""Seconds after the first images of a stage that tell its speed."""
 
 
 @dataclass
@@ -45,8 +43,6 @@ class Reporter:
     said: deque[str] = field(default_factory=lambda: deque(maxlen=10_000))
     """the last lines of what was told, each after its time, UTC"""
     _began: float = 0.0
-    _first: tuple[int, float] = (0, 0.0)
-    """images of the stage that were done first, and when"""
 
     @contextmanager
     def stage(self, name: str, total: int = 0) -> Iterator[None]:
@@ -61,8 +57,6 @@ class Reporter:
 
     def advance(self, statuses: Counter[str], failed: int, read: int) -> None:
         """Count images that are done: their number by status, how many failed, bytes read."""
-        if not self.done:
-            self._first = statuses.total(), time.monotonic()
         self.done += statuses.total()
         self.failed += failed
         self.statuses += statuses
@@ -75,10 +69,7 @@ class Reporter:
 
     @property
     def rate(self) -> float:
-        """Images per second in this stage, since its first were done: before that, executors may have started."""
-        done, when = self._first
-        if self.done > done and (seconds := time.monotonic() - when) >= SOON:
-            return (self.done - done) / seconds
+        """Images per second in this stage."""
         return self.done / self.seconds if self.done else 0.0
 
     @property

@@ -31,7 +31,7 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, put_manifest, unchanged_runs
+from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, put_lists, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -261,9 +261,10 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
     sample = [row for part in projected for row in part.sample]
     job.store.put(layout.report(job.id), render(manifest, sample).encode())
     job.keep_log()
+    document = put_lists(job.store, manifest)
     lease.require_held()
     job.published = True
-    put_manifest(job.store, manifest)
+    job.store.put(layout.manifest(job.id), document)
     lease.require_held()  # or this is not the latest
     point_latest(job.store, job.id)
     gather_facts(job, lease)

@@ -9,12 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.source.parquet_lists import ParquetList
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 
 LONG = 1000
 """Entries that a list in a manifest has at most: 0.2 MB, which are read nearly as fast as none, where a file beside it
 costs each reader another request."""
+LARGEST = 512 << 20
+"""Bytes of a list in memory: several million entries, of which each takes a hundred."""
+FEWER = "`fruitpipe gc OUT --delete --compact` makes few parts of many."
 SCHEMAS = {
     "files": pa.schema(
         [
@@ -39,7 +44,10 @@ def apart(tree: Tree) -> tuple[Tree, dict[str, bytes]]:
         if len(entries) > LONG:
             name = layout.manifest_list(key)
             rows = [{"name": entry} for entry in entries] if len(schema) == 1 else entries
-            beside[name] = packed(pa.Table.from_pylist(rows, schema))
+            table = pa.Table.from_pylist(rows, schema)
+            if table.nbytes > LARGEST:
+                raise FruitpipeError(f"the run's {key} are too many to list: {len(entries)}. {FEWER}")
+            beside[name] = packed(table)
             files[key] = File.of(name, beside[name], len(entries)).model_dump()
     return tree | files, beside
 
@@ -68,16 +76,22 @@ def entries_of(key: str, place: Mapping[str, Any], find: Callable[[str], bytes |
         raise ValueError(f"{name} beside it is not the list of its {key} that was written with it")
     try:
         table = unpacked(data, SCHEMAS[key])
-    except (ValueError, OSError) as error:  # what pyarrow raises, too
+    except (ValueError, OSError, pa.ArrowException) as error:
         raise ValueError(f"{name} beside it is no list of its {key}") from error
+    if len(table) != file.rows:
+        raise ValueError(f"{name} beside it has {len(table)} rows, and {file.rows} were written")
     rows: list[Any] = table.to_pylist()
     return [row["name"] for row in rows] if table.num_columns == 1 else rows
 
 
 def unpacked(data: bytes, schema: pa.Schema) -> pa.Table:
-    """Raises ValueError where that has more bytes than a manifest may have, or other columns."""
-    with pq.ParquetFile(pa.BufferReader(data)) as file:
-        groups = range(file.num_row_groups)
-        if sum(file.metadata.row_group(group).total_byte_size for group in groups) > layout.most_bytes(layout.MANIFEST):
+    """Raises ValueError or ArrowException where that has more bytes than LARGEST, or other columns."""
+    source, batches, size = ParquetList(io.BytesIO(data)), [], 0
+    if [(field.name, field.type) for field in source.schema] != [(field.name, field.type) for field in schema]:
+        raise ValueError("it has other columns")
+    for batch in source.batches(schema.names):
+        size += batch.nbytes
+        if size > LARGEST:
             raise ValueError("too large")
-        return file.read(schema.names, use_threads=False).cast(schema)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, source.schema)

@@ -157,12 +157,15 @@ def find_manifest(store: Store, run_id: str) -> Manifest | None:
     return of_run(store, run_id, name, find_read(store, name, read))
 
 
-def put_manifest(store: Store, manifest: Manifest) -> None:
-    """Publish a run: its long lists, and then the document, without which readers see no run."""
+def put_lists(store: Store, manifest: Manifest) -> bytes:
+    """Put a run's long lists. Returns its document, without which readers see no run: to put it publishes that.
+
+    Raises FruitpipeError where a list is longer than readers take.
+    """
     document, beside = manifest.written()
     for name, data in beside.items():
         store.put(layout.run(manifest.run, name), data)
-    store.put(layout.manifest(manifest.run), document)
+    return document
 
 
 def find_outcome(store: Store, run_id: str) -> Outcome | None:

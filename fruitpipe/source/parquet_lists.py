@@ -34,7 +34,8 @@ class ParquetList:
     def __init__(self, file: BinaryIO) -> None:
         self._watched = Watched(file)
         self._file = pq.ParquetFile(self._watched, pre_buffer=False)
-        self.names: list[str] = self._file.schema_arrow.names
+        self.schema: pa.Schema = self._file.schema_arrow
+        self.names: list[str] = self.schema.names
 
     def batches(self, columns: Collection[str]) -> Iterator[pa.RecordBatch]:
         """Some columns, in batches. Raises ValueError where they hold what no list of images does."""

@@ -9,14 +9,13 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from fruitpipe import units
 from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects import MOST_DELETED, Bucket, Found, open_bucket, prefix_of
+from fruitpipe.objects import Bucket, Found, open_bucket, prefix_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.tree import Tree
 
@@ -298,10 +297,7 @@ class BucketStore(Store):
         self.bucket.delete(self._key(name))
 
     def delete_all(self, names: Iterable[str], before: Callable[[], None] = lambda: None) -> None:
-        keys = map(self._key, names)
-        while some := list(islice(keys, MOST_DELETED)):
-            before()
-            self.bucket.delete_all(some)
+        self.bucket.delete_all(map(self._key, names), before)
 
     def uploads(self) -> list[Upload]:
         start = len(self._key("x")) - 1

@@ -33,7 +33,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread
 ONE = b"1"
 """Asks for a worker; with it comes its end of a connection."""
 LONGEST = 1 << 16
-"""Bytes of what it is told at first. With a file descriptor in each, messages do not run into one another."""
+"""Most bytes of the first message. With a file descriptor in each, messages do not run into one another."""
 
 
 class Nursery:
@@ -41,10 +41,10 @@ class Nursery:
 
     _ahead: ClassVar[Nursery | None] = None
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, output: IO[bytes] | int) -> None:
         """Start it, which takes half a second in which others can work. It goes on once it is told of its place.
 
-        module: what it imports for all workers.
+        module: what it imports for all workers; output: what it prints until then.
 
         Raises OSError where it cannot be started.
         """
@@ -57,28 +57,32 @@ class Nursery:
                 (*COMMAND, str(theirs.fileno()), module),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 env=os.environ | WORKERS | ONE_THREAD | ours,
                 start_new_session=True,  # Ctrl-C is for the one that wants workers
             )
 
     @classmethod
     def start_ahead(cls, module: str) -> None:
-        """Start the first one of this process before anybody wants it; it ends with the process at the latest."""
-        with suppress(OSError):  # whoever wants one will hear of it
-            cls._ahead = cls(module)
+        """Start the first one of this process before anybody wants it; it ends with the process at the latest.
+
+        Its environment and working folder are those of this moment. If it fails before it is told of its place, it does
+        so unheard; the one that comes in its stead says why.
+        """
+        with suppress(OSError):
+            cls._ahead = cls(module, subprocess.DEVNULL)
             atexit.register(cls._ahead.end)
 
     @classmethod
-    def of(cls, module: str) -> Nursery:
-        """The one that was started ahead, if there is one for this module; else a new one. Raises as `__init__`."""
+    def of(cls, module: str, output: IO[bytes]) -> Nursery:
+        """The one that was started ahead, if there is one for this module; else a new one. As `__init__`."""
         ahead, cls._ahead = cls._ahead, None
         if ahead and ahead.module == module:
             return ahead
         if ahead:
             ahead.end()
-        return cls(module)
+        return cls(module, output)
 
     @classmethod
     def not_wanted(cls) -> None:
@@ -125,15 +129,18 @@ class Nursery:
 
 def serve() -> NoReturn:
     """What the process does: fork workers, until nobody is there who could want one."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    with suppress(Exception):  # it will be the same again where somebody hears of it
+    control, failure = socket.socket(fileno=int(sys.argv[1])), None
+    try:
         load(sys.argv[2])
+    except BaseException as error:  # noqa: BLE001 - kept until somebody hears of it; a second try may fail otherwise
+        failure = error
     told, descriptors = received(control, LONGEST)
     for number in (1, 2):
         os.dup2(descriptors[0], number)
     os.close(descriptors[0])
+    if failure:
+        raise failure
     os.environ["TMPDIR"], tempfile.tempdir = str(pickle.loads(told)), None
-    load(sys.argv[2])
     gc.freeze()  # or each worker would copy the pages of all objects as it collects its garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:

@@ -88,7 +88,7 @@ class Processes:
         return self._folder / "workers.log"
 
     def _new_nursery(self) -> Nursery:
-        nursery = Nursery.of(self.first.__module__)
+        nursery = Nursery.of(self.first.__module__, self._output)
         nursery.tell(self._folder, self._output)
         return nursery
 
