@@ -108,7 +108,7 @@ def test_a_run_starts_in_a_folder_that_has_been_deleted(master: str, fruits: Pat
         (("--set", "spark.memory=900t"), {}, "too little memory"),
         (("--set", "spark.memory=32m"), {}, "too little memory"),
         ((), {"JDK_JAVA_OPTIONS": "-XX:+NoSuchThing"}, "does not know an option"),
-        (("--set", "spark.master=nonsense"), {}, "SparkException: Master must either be yarn or start with"),
+        (("--set", "spark.master=yarn"), {}, "SparkException: When running with master 'yarn' either HADOOP_CONF_DIR"),
     ],
 )
 def test_a_spark_that_does_not_start_says_why_and_where_the_rest_is(
@@ -224,7 +224,10 @@ require_as_before()
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("master", "options", "cause"),
-    [("local[1]", "-XX:+NoSuchThing", "NoSuchThing"), ("nonsense", "", "Master must either be yarn or start with")],
+    [
+        ("local[1]", "-XX:+NoSuchThing", "NoSuchThing"),
+        ("yarn", "", "either HADOOP_CONF_DIR or YARN_CONF_DIR must be set"),
+    ],
 )
 def test_a_start_whose_messages_are_shown_fails_with_its_cause(
     master: str, options: str, cause: str, tmp_path: Path
