@@ -19,7 +19,8 @@ from fruitpipe.tasks.shares import Shares
 MEMORY, MEMORY_OF_ROW = 600_000_000, 10
 """Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, one part of
 some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/planning.py`)."""
-MORE = "On Kubernetes, raise driver.memoryOverhead."
+KEY = "md5_number(path) AS key"
+"""By which tables are joined instead of paths: what is held is short."""
 
 
 class Database:
@@ -63,15 +64,14 @@ class Database:
             self.execute("RESET disabled_optimizers")
 
     def execute(self, statements: str) -> None:
-        """Raises FruitpipeError where memory does not suffice."""
-        try:
+        """Raises FruitpipeError where memory or disk does not suffice, as `row`, `rows` and `stream` do."""
+        with in_our_words():
             self._connection.execute(statements)
-        except duckdb.OutOfMemoryException as error:
-            raise FruitpipeError(f"the plan needs more memory or disk: {first_line(error)} {MORE}") from error
 
     def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows, of which there are few."""
-        return self._connection.execute(query, values).fetchall()
+        with in_our_words():
+            return self._connection.execute(query, values).fetchall()
 
     def row(self, query: str, *values: Any) -> tuple[Any, ...]:
         """The only row."""
@@ -108,9 +108,8 @@ class Database:
 
         self._connection.register("stream", pa.RecordBatchReader.from_batches(schema, guarded()))
         try:
-            self._connection.execute(statement)
-        except duckdb.OutOfMemoryException as error:
-            raise FruitpipeError(f"the plan needs more memory or disk: {first_line(error)} {MORE}") from error
+            with in_our_words():
+                self._connection.execute(statement)
         except duckdb.Error as error:
             # DuckDB wraps what a stream raises; whoever listed the images knows better what to say.
             raise failure[0] if failure else error from None
@@ -126,5 +125,11 @@ def memory() -> int:
     return int(there_is)
 
 
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".") + "."
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        said = str(error).partition("\n")[0]
+        more = "give this machine more, on Kubernetes by driver.memoryOverhead"
+        raise FruitpipeError(f"the plan needs more memory or disk ({said}): {more}.") from error

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
+from fruitpipe.pipeline.database import KEY
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.tasks.part_record import IMAGE, digest_of
 from fruitpipe.tasks.reduce import equal_parts, most_images
@@ -15,7 +16,7 @@ SCHEMA = pa.schema([("part", pa.int32()), ("path", pa.string())])
 
 
 class EarlierParts:
-    """A table of their images beside a plan's."""
+    """A table of their images beside a plan's. As those of the plan, they are joined by hashes of their paths."""
 
     def __init__(self, plan: Plan, paths: Iterable[pa.ChunkedArray]) -> None:
         """paths: of the parts 0, 1, …, as these have them."""
@@ -25,25 +26,29 @@ class EarlierParts:
             for number, part in enumerate(paths):
                 yield from pa.table([pa.repeat(pa.scalar(number, pa.int32()), len(part)), part], SCHEMA).to_batches()
 
-        self._database.stream("CREATE OR REPLACE TABLE earlier AS SELECT * FROM stream", SCHEMA, batches())
+        self._database.stream(f"CREATE OR REPLACE TABLE earlier AS SELECT part, {KEY} FROM stream", SCHEMA, batches())
+        # Joins of few columns one after another: each takes memory, and what does not fit lies on disk.
+        self._database.execute(f"CREATE OR REPLACE TABLE now AS SELECT {KEY}, {IMAGE} AS image FROM places")
 
     def digests(self, rows: Sequence[int]) -> Iterator[str | None]:
         """Of each part, the digest of its images as they are by now; None where one is gone.
 
         rows: of each.
         """
-        images = f"SELECT path, {IMAGE} AS image FROM places"
-        query = f"SELECT image FROM earlier LEFT JOIN ({images}) USING (path) ORDER BY earlier.rowid"
+        query = "SELECT image FROM earlier LEFT JOIN now USING (key) ORDER BY earlier.rowid"
         for table in regroup(self._database.batches(query), rows):
             column = table["image"]
             yield None if column.null_count else digest_of(column.to_pylist())
 
     def write_further(self, shares: Shares, dimension: int, kept: Sequence[int]) -> list[int]:
         """As `Plan.write_index`, for images that are in none of the parts that are kept."""
-        others = f"FROM places ANTI JOIN (SELECT path FROM earlier WHERE part IN ({numbers(kept)})) USING (path)"
-        (further,) = self._database.row(f"SELECT count(*) {others}")
-        sizes = equal_parts(further, most_images(self._plan.featurized, dimension))
-        self._database.write(f"SELECT path, label, part, row {others} ORDER BY path", sizes, shares)
+        taken = f"SELECT key FROM earlier WHERE part IN ({numbers(kept)})"
+        others = f"SELECT key FROM now ANTI JOIN ({taken}) USING (key)"
+        self._database.execute(f"CREATE OR REPLACE TABLE further AS {others}")
+        (count,) = self._database.row("SELECT count(*) FROM further")
+        sizes = equal_parts(count, most_images(self._plan.featurized, dimension))
+        images = f"(SELECT *, {KEY} FROM places) SEMI JOIN further USING (key)"
+        self._database.write(f"SELECT path, label, part, row FROM {images} ORDER BY path", sizes, shares)
         return sizes
 
     def write_again(self, shares: Shares, parts: Sequence[int], rows: Sequence[int]) -> None:
@@ -51,8 +56,9 @@ class EarlierParts:
 
         rows: of these.
         """
-        images = f"FROM earlier JOIN places USING (path) WHERE earlier.part IN ({numbers(parts)})"
-        self._database.write(f"SELECT path, label, places.part, row {images} ORDER BY earlier.rowid", rows, shares)
+        wanted = f"(SELECT key, rowid AS place FROM earlier WHERE part IN ({numbers(parts)}))"
+        images = f"(SELECT *, {KEY} FROM places) JOIN {wanted} USING (key)"
+        self._database.write(f"SELECT path, label, part, row FROM {images} ORDER BY place", rows, shares)
 
 
 def numbers(some: Iterable[int]) -> str:

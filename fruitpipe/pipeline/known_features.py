@@ -7,7 +7,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from fruitpipe.pipeline.database import Database
+from fruitpipe.pipeline.database import KEY, Database
 from fruitpipe.result import facts_index
 from fruitpipe.result.facts_index import NUMBERED, Chosen, Damaged
 from fruitpipe.storage import layout
@@ -30,7 +30,6 @@ TABLES = f"""
 """`parts` have numbers, as names are long. `hits` is what is known of an image that has the path: with a rank, lower
 where better, if it is of the same content. Without an image, the path is `gone`. Once it is settled, an image has one
 hit with a rank at most. Texts of images are only in `images`: to write them costs more than to join them."""
-KEY = "md5_number(path) AS key"
 
 
 class KnownFeatures:
