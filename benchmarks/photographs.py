@@ -106,7 +106,7 @@ def saved(image: Image.Image, **options: Any) -> bytes:
 
 def start(backbone: str) -> Engine:
     config = Config(input="IMAGES", output="OUT", backbone=backbone)
-    return resolve(config, Environment.read()).engine.packed().start()
+    return resolve(config, Environment.read()).engine.start()
 
 
 def feature(engine: Engine, data: bytes, rules: ImageConfig) -> NDArray[np.float32]:

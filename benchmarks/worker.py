@@ -44,7 +44,7 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 def measure(paths: list[str]) -> None:
     """Print milliseconds an image, in turn and in groups."""
-    engine = resolve(Config(input="IMAGES", output="OUT"), Environment.read()).engine.packed().start()
+    engine = resolve(Config(input="IMAGES", output="OUT"), Environment.read()).engine.start()
     feature = np.empty((1, engine.dimension), np.float32)
 
     def run(group: int) -> None:

@@ -75,10 +75,6 @@ class EngineSpec(NamedTuple):
         """SHA-256 of the artefact."""
         return hashlib.sha256(self.data).hexdigest()
 
-    def packed(self) -> EngineSpec:
-        """The same with the artefact's bytes, for machines that do not have the file."""
-        return self._replace(source=self.data)
-
     @property
     def code(self) -> str | None:
         """package.module:Class of the code besides fruitpipe's own that would run; None where there is none.

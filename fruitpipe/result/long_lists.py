@@ -45,9 +45,9 @@ def apart(tree: Tree) -> tuple[Tree, dict[str, bytes]]:
             name = layout.manifest_list(key)
             rows = [{"name": entry} for entry in entries] if len(schema) == 1 else entries
             table = pa.Table.from_pylist(rows, schema)
-            if table.nbytes > LARGEST:
-                raise FruitpipeError(f"the run's {key} are too many to list: {len(entries)}. {FEWER}")
             beside[name] = packed(table)
+            if table.nbytes > LARGEST or len(beside[name]) > layout.most_bytes(name):
+                raise FruitpipeError(f"the run's {key} are too many to list: {len(entries)}. {FEWER}")
             files[key] = File.of(name, beside[name], len(entries)).model_dump()
     return tree | files, beside
 

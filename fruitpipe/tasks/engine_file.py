@@ -28,9 +28,11 @@ class EngineFile:
     @classmethod
     def put(cls, engine: EngineSpec, store: Store, run: str) -> EngineFile:
         """Put the file where tasks of a run find it."""
-        sent = cls(engine, engine.digest, store, layout.engine(run, engine.digest))
-        store.put(sent.name, engine.data)
-        return sent
+        data = engine.data
+        digest = hashlib.sha256(data).hexdigest()
+        name = layout.engine(run, digest)
+        store.put(name, data)
+        return cls(engine, digest, store, name)
 
     def __call__(self) -> EngineSpec:
         """Raises FruitpipeError where the store has another file by now."""
