@@ -210,12 +210,12 @@ def test_a_limit_is_where_it_is_said_to_be(what: str, breaks: Callable[[Scale], 
 
 
 def test_what_the_page_says_in_words_follows() -> None:
-    assert "with 48 cores" in PAGE
-    assert [Scale(10**8, cores).prefixes for cores in (47, 48)] == [1, 2]
-    assert "about 160 cores" in PAGE
-    alone = [Scale(10**8, cores).seconds for cores in (150, 180)]
-    assert alone[0].driver < alone[0].work / 150
-    assert alone[1].driver > alone[1].work / 180
+    assert "with 41 cores" in PAGE
+    assert [Scale(10**8, cores).prefixes for cores in (40, 41)] == [1, 2]
+    assert "about 150 cores" in PAGE
+    alone = [Scale(10**8, cores).seconds for cores in (140, 160)]
+    assert alone[0].driver < alone[0].work / 140
+    assert alone[1].driver > alone[1].work / 160
     assert "259,000 parts instead of 25,000" in PAGE
     assert len(part_sizes(100_000, 10)) == 259
     assert len(Scale(10**8, 10).feature_parts) == pytest.approx(25_000, rel=0.03)
