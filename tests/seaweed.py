@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
@@ -204,18 +204,24 @@ class Server:
         return True
 
     def session(self, identity: Identity, seconds: int) -> Identity:
-        """Temporary keys of an identity; the server refuses them after some seconds.
+        """Temporary keys of an identity; the server refuses them after some seconds, or at once if there are none."""
+        return self.dated(next(self.sessions(identity)), seconds)
 
-        Its STS gives no session below 15 minutes, so the token is dated anew and signed with the STS's key.
-        """
-        sts = self.client(self.identities["admin"], service="sts")
-        given = sts.assume_role(RoleArn=identity.role, RoleSessionName="test", DurationSeconds=900)["Credentials"]
-        header, body, _ = given["SessionToken"].encode().split(b".")
+    def sessions(self, identity: Identity) -> Iterator[Identity]:
+        """Ever new ones, of a quarter of an hour, below which the server's STS gives none."""
+        sts = self.client(self.identities["admin"], service="sts", attempts=3)
+        while True:
+            given = sts.assume_role(RoleArn=identity.role, RoleSessionName="test", DurationSeconds=900)["Credentials"]
+            keys = {"access_key": given["AccessKeyId"], "secret_key": given["SecretAccessKey"]}
+            yield replace(identity, token=given["SessionToken"], **keys)
+
+    def dated(self, session: Identity, seconds: int) -> Identity:
+        """The session with an end so long after now: its token is signed anew with the STS's key. Asks no server."""
+        header, body, _ = session.token.encode().split(b".")
         claims = json.loads(base64.urlsafe_b64decode(body + b"==")) | {"exp": int(time.time()) + seconds}
         signed = header + b"." + unpadded(json.dumps(claims).encode())
         token = signed + b"." + unpadded(hmac.digest(self._signing_key, signed, "sha256"))
-        keys = {"access_key": given["AccessKeyId"], "secret_key": given["SecretAccessKey"]}
-        return replace(identity, token=token.decode(), **keys)
+        return replace(session, token=token.decode())
 
     def _addresses(self) -> list[str]:
         tls = ["-s3.cert.file=server.pem", "-s3.key.file=server.key"] if self.ca_file else []
