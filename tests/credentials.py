@@ -67,7 +67,7 @@ class Endpoint:
         return f"http{'s' if self.ca_file else ''}://127.0.0.1:{self._server.server_port}"
 
     def give(self, identity: Identity, lifetime_seconds: float) -> None:
-        """From now on these keys, which say that they end so long after now; those of Server.session() do."""
+        """From now on these keys, and that they end so long after now, whenever they do."""
         ends = datetime.now(UTC) + timedelta(seconds=lifetime_seconds)
         self._keys = {
             "AccessKeyId": identity.access_key,

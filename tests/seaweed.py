@@ -204,7 +204,7 @@ class Server:
         return True
 
     def session(self, identity: Identity, seconds: int) -> Identity:
-        """Temporary keys of an identity; the server refuses them after some seconds, or at once if there are none."""
+        """Temporary keys of an identity; the server refuses them after so many seconds."""
         return self.dated(next(self.sessions(identity)), seconds)
 
     def sessions(self, identity: Identity) -> Iterator[Identity]:

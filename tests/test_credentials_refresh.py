@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, command, fruitpipe, one_line_error, process
 from credentials import Endpoint
-from faults import Proxy
+from faults import OWN, Proxy
 from processes import wait
 from s3 import environment, objects, options, upload
 from seaweed import BUCKET, Identity, Server
@@ -65,17 +65,15 @@ print(count)
 class Lender(Endpoint):
     """Gives keys of an identity that end after LIFETIME, and others to those who ask a second later.
 
-    It has all sessions that it will give from the start: who asks has as long as a client waits for its keys.
+    It has its sessions from the start, and dates them anew: who asks waits for no other server.
     """
 
     def __init__(self, folder: Path, server: Server, identity: Identity) -> None:
         super().__init__(folder)
         self._server.socket.listen(100)  # a run's processes all ask when they start
         self._dated, self._lock = server.dated, threading.Lock()
-        self._sessions = cycle(
-            list(islice(server.sessions(identity), 2 * LIFETIME))
-        )  # none comes again before it has ended
-        self._renewed = 0.0
+        self._sessions = cycle(list(islice(server.sessions(identity), 3)))
+        self._renewed = self._first_ends = 0.0
         self.given: list[Identity] = []
 
     def container(self, authorization: str) -> tuple[int, str]:
@@ -96,6 +94,12 @@ class Lender(Endpoint):
                 self.given.append(self._dated(next(self._sessions), LIFETIME))
                 self.give(self.given[-1], LIFETIME)
                 self._renewed = time.monotonic()
+                self._first_ends = self._first_ends or self._renewed + LIFETIME + 1
+
+    @property
+    def has_outlived(self) -> bool:
+        """Whether keys that it has given have ended."""
+        return 0 < self._first_ends < time.monotonic()
 
 
 def borrowing(server: Server, lender: Endpoint, kind: str) -> dict[str, str]:
@@ -229,6 +233,7 @@ def ran(server: Server, images: None, tmp_path_factory: pytest.TempPathFactory) 
         Proxy(server.endpoint, latency=0.1) as proxy,
         Lender(tmp_path_factory.mktemp("lender"), server, server.identities["admin"]) as lender,
     ):
+        proxy.rewrite = lambda _, path, __: None if lender.has_outlived or "/vectors" not in path else OWN["slow_down"]
         variables = borrowing(server, lender, "container")
         places = {"TMPDIR": str(temporary), "SPARK_LOCAL_DIRS": str(temporary)}
         settings = options(proxy.endpoint, BACKBONE)

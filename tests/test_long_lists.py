@@ -208,7 +208,16 @@ def test_a_list_of_few_bytes_does_not_become_many(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(long_lists, "LARGEST", 1 << 20)
     with pytest.raises(ValueError, match="too large"):
         long_lists.unpacked(sink.getvalue(), schema)
-    monkeypatch.setattr(long_lists, "LONG", 0)
-    parts = [layout.part("a" * 64, f"{number:064x}") for number in range(20_000)]
+
+
+def test_no_list_is_written_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its bytes in memory, or in its file."""
+    parts = [layout.part("a" * 64, f"{number:032x}") for number in range(20_000)]
+    long_lists.apart({"files": [], "feature_parts": parts})
+    with monkeypatch.context() as patch:
+        patch.setattr(long_lists, "LARGEST", 1 << 20)
+        with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
+            long_lists.apart({"files": [], "feature_parts": parts})
+    monkeypatch.setitem(layout.MOST_BYTES, layout.manifest_list("feature_parts"), 1000)
     with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
         long_lists.apart({"files": [], "feature_parts": parts})

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from parts import Image, listing, put_part
 
 from fruitpipe import source
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.pipeline import plan as plans
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store
@@ -354,7 +356,11 @@ def test_vector_parts_are_as_large_as_a_task_may_hold_and_as_many_as_that_takes(
     assert len(vector_parts(100_000_000, 1280)) == 6104
 
 
-def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any, store: Store) -> None:
+@pytest.mark.parametrize("at_once", [plans.DOUBLES, 1])
+def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(
+    at_once: int, make: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "DOUBLES", at_once)
     the_plan = make([])
     put_part(store, DIGEST, [Image("a", etag="1"), Image("b", etag="")])
     twice = [Image("a", etag=""), Image("a", etag="1"), Image("b", etag=""), Image("b", etag=""), Image("c")]
@@ -362,6 +368,23 @@ def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any,
     the_plan.add_features(store, DIGEST)
     summary = the_plan.summary()
     assert (the_plan.images, summary.known, summary.new, summary.labels) == (3, 2, 1, {"x": 3})
+
+
+def test_of_rows_of_one_etag_that_with_a_label_counts(make: Any) -> None:
+    the_plan = make([])
+    rows = [Image("ä", label=None), Image("ä", label="x"), Image("ä", label="y"), Image("a\u0308", label=None)]
+    the_plan.add_images(listing(rows), source.LISTING, distinct=False)
+    assert the_plan.sample(3, "path, label") == [("a\u0308", None), ("ä", "x")]
+
+
+@pytest.mark.parametrize(("lacks", "memory", "disk"), [("memory", "5MB", "1GB"), ("disk", "24MB", "1MB")])
+def test_a_plan_without_room_says_what_it_needs(lacks: str, memory: str, disk: str, make: Any) -> None:
+    the_plan = make([])
+    the_plan.add_images(listing([Image(f"{number * 7919 % 300_000:06}") for number in range(300_000)]), source.LISTING)
+    room = f"SET memory_limit = '{memory}'; SET max_temp_directory_size = '{disk}'"
+    the_plan.database.execute(f"SET threads = 2; {room}")  # each takes some
+    with pytest.raises(FruitpipeError, match=f"^the plan needs more {lacks} .*Kubernetes by driver"):
+        the_plan.digest()
 
 
 def test_the_digest_is_of_paths_contents_and_labels_in_any_order(make: Any) -> None:

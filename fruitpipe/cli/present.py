@@ -15,7 +15,6 @@ from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
-from fruitpipe.result.garbage import Garbage
 from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, RunRow
 from fruitpipe.streams import is_terminal, styled
@@ -23,6 +22,7 @@ from fruitpipe.units import duration, size
 
 if TYPE_CHECKING:  # most verbs need nothing of it
     from fruitpipe.findings.similar import Described, Similar
+    from fruitpipe.result.garbage import Garbage
 
 SHOWN = 10
 """Names of what is left alone: there may be a photograph to each."""

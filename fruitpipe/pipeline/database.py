@@ -22,6 +22,15 @@ some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/plann
 KEY = "md5_number(path) AS key"
 """By which tables are joined instead of paths: what is held is short."""
 
+LACKS = {
+    False: ("memory", "give this machine more, on Kubernetes by driver.memoryOverhead"),
+    True: (
+        "disk",
+        "make room for temporary files, or name another place for them by TMPDIR, on Kubernetes by driver.scratch",
+    ),
+}
+"""What the database ran out of, and what to do; by whether memory was to go to the disk."""
+
 
 class Database:
     """Tables in a scratch folder."""
@@ -79,8 +88,15 @@ class Database:
         return row
 
     def batches(self, query: str) -> pa.RecordBatchReader:
-        """Rows, however many there are."""
-        return self._connection.sql(query).to_arrow_reader(LARGEST_PART)
+        """Rows, however many there are. They raise FruitpipeError as `execute` does."""
+        with in_our_words():
+            reader = self._connection.sql(query).to_arrow_reader(LARGEST_PART)
+
+        def told() -> Iterator[pa.RecordBatch]:
+            with in_our_words():
+                yield from reader
+
+        return pa.RecordBatchReader.from_batches(reader.schema, told())
 
     def write(self, query: str, sizes: Sequence[int], shares: Shares) -> None:
         """Put rows, in their order, as shares of these sizes."""
@@ -129,7 +145,9 @@ def memory() -> int:
 def in_our_words() -> Iterator[None]:
     try:
         yield
-    except duckdb.OutOfMemoryException as error:
-        said = str(error).partition("\n")[0]
-        more = "give this machine more, on Kubernetes by driver.memoryOverhead"
-        raise FruitpipeError(f"the plan needs more memory or disk ({said}): {more}.") from error
+    except (duckdb.OutOfMemoryException, OSError) as error:  # as OSError, where Arrow was reading already
+        said = str(error).partition("\n")[0].rstrip(".")
+        if "Out of Memory Error" not in said:
+            raise
+        lacks, more = LACKS["failed to offload" in said]
+        raise FruitpipeError(f"the plan needs more {lacks} ({said}): {more}.") from error

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,9 @@ RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "non
 # With `verify_content`, the bytes that were read may no longer be those that were listed.
 RESOLVED = """SELECT * REPLACE (coalesce(status, 'changed') AS status,
     if(status IS NULL, 'changed between listing and reading: run again', error) AS error) FROM joined"""
+
+DOUBLES = 2_000_000
+"""Paths that come several times, which one query looks at: it holds all of their rows."""
 
 
 class Plan:
@@ -80,11 +84,20 @@ class Plan:
         """Keep one row of each path. Few have several: all in order of their paths would take eight times as long."""
         self.database.execute(f"""
             CREATE OR REPLACE TEMP TABLE doubles AS SELECT {KEY} FROM images GROUP BY 1 HAVING count(*) > 1;
-            CREATE OR REPLACE TEMP TABLE surplus AS
-                SELECT image FROM (SELECT *, rowid AS image, {KEY} FROM images) SEMI JOIN doubles USING (key)
-                QUALIFY row_number() OVER (PARTITION BY path ORDER BY etag DESC, label) > 1;
+            CREATE OR REPLACE TEMP TABLE surplus (image BIGINT)
+        """)
+        (count,) = self.database.row("SELECT count(*) FROM doubles")
+        slices = ceil(count / DOUBLES)
+        for number in range(slices):
+            self.database.execute(f"""
+                INSERT INTO surplus SELECT image FROM (SELECT *, rowid AS image, {KEY} FROM images)
+                SEMI JOIN (SELECT key FROM doubles WHERE key % {slices} = {number}) USING (key)
+                QUALIFY row_number() OVER (PARTITION BY path ORDER BY etag DESC, label) > 1
+            """)
+        self.database.execute("""
             CREATE OR REPLACE TABLE images AS
-                SELECT images.* FROM images ANTI JOIN surplus ON surplus.image = images.rowid
+                SELECT images.* FROM images ANTI JOIN surplus ON surplus.image = images.rowid;
+            DROP TABLE surplus; DROP TABLE doubles
         """)
 
     @property

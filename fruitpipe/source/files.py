@@ -12,10 +12,9 @@ from itertools import takewhile
 from pathlib import Path
 
 import pyarrow as pa
-from fsspec.utils import glob_translate
 
 from fruitpipe.errors import UserError
-from fruitpipe.source.listing import HIDDEN, LINKED, LISTS, THUMBNAILS, count_other, split_glob, to_listing
+from fruitpipe.source.listing import HIDDEN, LINKED, LISTS, THUMBNAILS, count_other, split_glob, to_listing, translated
 from fruitpipe.storage.layout import MARKER
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.formats import EXTENSIONS
@@ -73,7 +72,7 @@ class Steps:
 
     def __init__(self, glob: str) -> None:
         *folders, last = glob.split("/") if glob else ["**"]
-        self._named = [re.compile(glob_translate(name)) for name in takewhile(lambda name: name != "**", folders)]
+        self._named = [re.compile(translated(name)) for name in takewhile(lambda name: name != "**", folders)]
         self._all = "**" in {*folders, last}
 
     def lead_into(self, name: str, depth: int) -> bool:

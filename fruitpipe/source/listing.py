@@ -8,7 +8,6 @@ from collections import Counter
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec.utils import glob_translate
 
 from fruitpipe.errors import UserError
 from fruitpipe.vision.formats import EXTENSIONS
@@ -95,7 +94,14 @@ def split_glob(path: str) -> tuple[str, re.Pattern[str] | None]:
     if wild is None:
         return path, None
     try:
-        pattern = glob_translate(path).replace("(?:.+/)?", "(?:.*/)?")  # ** stands for a folder without a name, too
+        pattern = translated(path).replace("(?:.+/)?", "(?:.*/)?")  # ** stands for a folder without a name, too
         return path[: wild.start()].rpartition("/")[0], re.compile(pattern)
     except ValueError:
         raise UserError(f"{path}: ** stands for folders, as in photos/**/*.jpg.") from None
+
+
+def translated(glob: str) -> str:
+    """A glob as a regular expression of whole paths. Raises ValueError where `**` is not a whole folder."""
+    from fsspec.utils import glob_translate  # with asyncio and all of fsspec, which most inputs do without
+
+    return str(glob_translate(glob))
