@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from command import BACKBONE, command, hearing, manifest, one_line_error, process
 from conftest import unavailable
 
+from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.spark.failures import cause_of_start
 
 RUN = ("--set", BACKBONE, "--set", "spark.master=local[2]", "--limit", 20)
@@ -112,9 +114,16 @@ def test_a_run_starts_in_a_folder_that_has_been_deleted(master: str, fruits: Pat
     ],
 )
 def test_a_spark_that_does_not_start_says_why_and_where_the_rest_is(
-    settings: tuple[str, ...], variables: dict[str, str], says: str, fruits: Path, tmp_path: Path
+    settings: tuple[str, ...],
+    variables: dict[str, str],
+    says: str,
+    lite0: tuple[Backbone, Path],
+    fruits: Path,
+    tmp_path: Path,
 ) -> None:
     where = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    converted = lite0[1].parent
+    shutil.copytree(converted, tmp_path / "cache" / "fruitpipe" / "backbones" / converted.name)
     done = process("run", fruits, tmp_path / "out", *RUN, *settings, code=1, variables=os.environ | variables | where)
     line = one_line_error(done)
     assert says in line
