@@ -5,9 +5,11 @@ start of the engine in each process, and fruitpipe's what it needs besides to br
 does other things, go by the CPU time that both take in one process, in turns of a few images, once their engines are
 started. That of the engine alone is what `fruitpipe/engines/choice.py` goes by. Of networks in files, which are
 MobileNetV2's, it prints the lowest cosine of features to those of the flatbuffer besides, which
-`benchmarks/equality.py` holds against Keras'.
+`benchmarks/equality.py` holds against Keras'. Other networks in files of several kinds, such as presets of keras-hub
+(`benchmarks/hub_presets.py`), are held to the first of these.
 
     python benchmarks/backbones.py IMAGES
+    python benchmarks/backbones.py IMAGES --files dinov2_small.tflite dinov2_small.onnx --count 400
 """
 
 from __future__ import annotations
@@ -109,11 +111,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="runs of fruitpipe [%(default)s]")
     parser.add_argument("--trained", nargs="*", choices=BACKBONES, default=TRAINED,
                         help="backbones with weights of ImageNet, random ones for the others %(default)s")  # fmt: skip
+    parser.add_argument("--files", nargs="+", type=Path, default=[],
+                        help="one network in several, made by `fruitpipe convert`, instead of --only")  # fmt: skip
+    parser.add_argument("--count", type=int, default=400, help="images of each of these files [%(default)s]")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
     print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'by CPU':>8}{'target':>9}"
           f"{'CPU ms/image':>15}{'worker':>10}{'cosine':>9}")  # fmt: skip
+    if options.count < 4 * TURN:
+        parser.error(f"--count {options.count}: at least {4 * TURN}, or there is not enough to compare CPU times")
+    for path in options.files:
+        case = in_a_file(path, options.files[0])
+        measure(case, options.images, options.count, options.rounds, options.cores)
+    if options.files:
+        return
     with tempfile.TemporaryDirectory(prefix="fruitpipe-backbones-") as folder:
         for case in cases(options.only, options.engines, options.trained, Path(folder)):
             count = round(options.scale * BACKBONES[case.backbone])
@@ -123,7 +135,8 @@ def main() -> None:
 def cases(backbones: list[str], engines: list[str], trained: list[str], folder: Path) -> Iterator[Case]:
     for backbone in backbones:
         if backbone in FILES:
-            yield in_a_file(backbone, trained, folder)
+            weights = "imagenet" if Path(backbone).stem in trained else "random:7"
+            yield in_a_file(put_in_a_file(backbone, weights, folder), converted(Path(backbone).stem, weights))
             continue
         if backbone == "orb":
             yield Case(backbone, "words", Orb(), [f"backbone={backbone}", "words.size=48"])
@@ -146,17 +159,24 @@ def cases(backbones: list[str], engines: list[str], trained: list[str], folder: 
             )
 
 
-def in_a_file(name: str, trained: list[str], folder: Path) -> Case:
+def put_in_a_file(name: str, weights: str, folder: Path) -> Path:
     """A known network as a file with its sidecar."""
     from fruitpipe.cli.app import app
 
-    backbone, path = Path(name).stem, folder / name
-    weights = f"weights={'imagenet' if backbone in trained else 'random:7'}"
+    path = folder / name
     with redirect_stdout(io.StringIO()):
-        app(["convert", "--backbone", backbone, "--set", weights, "--output", str(path)], standalone_mode=False)
+        app(
+            ["convert", "--backbone", path.stem, "--set", f"weights={weights}", "--output", str(path)],
+            standalone_mode=False,
+        )
+    return path
+
+
+def in_a_file(path: Path, reference: Path) -> Case:
+    """A network in a file. reference: the same in TFLite."""
     bare: Bare = LiteRt(path) if path.suffix == ".tflite" else OpenVino(path, "f32")
     engine = "litert" if path.suffix == ".tflite" else "openvino"
-    return Case(name, engine, bare, [f"backbone={path}"], converted(backbone, weights.partition("=")[2]))
+    return Case(path.name, engine, bare, [f"backbone={path}"], reference)
 
 
 def by_cpu_time(case: Case, paths: list[Path]) -> tuple[float, float]:

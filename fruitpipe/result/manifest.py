@@ -22,8 +22,8 @@ from fruitpipe.units import in_kinds, size
 
 MOST_LABELS = 5
 REPORTED = (
-    *("fruitpipe", "pyspark", "ai-edge-litert", "openvino", "opencv-python-headless", "scikit-learn"),
-    *("tensorflow", "tensorflow-cpu", "keras", "pillow", "numpy", "pyarrow", "duckdb"),
+    *("fruitpipe", "pyspark", "ai-edge-litert", "openvino", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless"),
+    *("scikit-learn", "tensorflow", "tensorflow-cpu", "keras", "pillow", "numpy", "pyarrow", "duckdb"),
 )
 TREE = TypeAdapter(dict[str, Any])
 
@@ -270,7 +270,7 @@ class Outcome(BaseModel):
 
 
 def versions() -> dict[str, str]:
-    """Versions of what results depend on. TensorFlow has one name or the other, by the machine."""
+    """Versions of what results depend on. TensorFlow and onnxruntime have a name or another, by the machine."""
     found = {"python": python_version()}
     for name in REPORTED:
         with suppress(PackageNotFoundError):
