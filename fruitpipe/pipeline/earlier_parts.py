@@ -28,14 +28,14 @@ class EarlierParts:
 
         self._database.stream(f"CREATE OR REPLACE TABLE earlier AS SELECT part, {KEY} FROM stream", SCHEMA, batches())
         # Joins of few columns one after another: each takes memory, and what does not fit lies on disk.
-        self._database.execute(f"CREATE OR REPLACE TABLE now AS SELECT {KEY}, {IMAGE} AS image FROM places")
+        self._database.execute(f"CREATE OR REPLACE TABLE present AS SELECT {KEY}, {IMAGE} AS image FROM places")
 
     def digests(self, rows: Sequence[int]) -> Iterator[str | None]:
         """Of each part, the digest of its images as they are by now; None where one is gone.
 
         rows: of each.
         """
-        query = "SELECT image FROM earlier LEFT JOIN now USING (key) ORDER BY earlier.rowid"
+        query = "SELECT image FROM earlier LEFT JOIN present USING (key) ORDER BY earlier.rowid"
         for table in regroup(self._database.batches(query), rows):
             column = table["image"]
             yield None if column.null_count else digest_of(column.to_pylist())
@@ -43,7 +43,7 @@ class EarlierParts:
     def write_further(self, shares: Shares, dimension: int, kept: Sequence[int]) -> list[int]:
         """As `Plan.write_index`, for images that are in none of the parts that are kept."""
         taken = f"SELECT key FROM earlier WHERE part IN ({numbers(kept)})"
-        others = f"SELECT key FROM now ANTI JOIN ({taken}) USING (key)"
+        others = f"SELECT key FROM present ANTI JOIN ({taken}) USING (key)"
         self._database.execute(f"CREATE OR REPLACE TABLE further AS {others}")
         (count,) = self._database.row("SELECT count(*) FROM further")
         sizes = equal_parts(count, most_images(self._plan.featurized, dimension))
