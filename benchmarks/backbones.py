@@ -112,15 +112,18 @@ def main() -> None:
     parser.add_argument("--trained", nargs="*", choices=BACKBONES, default=TRAINED,
                         help="backbones with weights of ImageNet, random ones for the others %(default)s")  # fmt: skip
     parser.add_argument("--files", nargs="+", type=Path, default=[],
-                        help="one network in several, made by `fruitpipe convert`, instead of --only")  # fmt: skip
+                        help="one network instead, by `fruitpipe convert`: in TFLite, then others")  # fmt: skip
     parser.add_argument("--count", type=int, default=400, help="images of each of these files [%(default)s]")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     options = parser.parse_args()
 
-    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'by CPU':>8}{'target':>9}"
-          f"{'CPU ms/image':>15}{'worker':>10}{'cosine':>9}")  # fmt: skip
     if options.count < 4 * TURN:
         parser.error(f"--count {options.count}: at least {4 * TURN}, or there is not enough to compare CPU times")
+    if options.files and options.files[0].suffix != ".tflite":
+        parser.error(f"{options.files[0]}: name the network in TFLite first, to which the others are held")
+
+    print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'by CPU':>8}{'target':>9}"
+          f"{'CPU ms/image':>15}{'worker':>10}{'cosine':>9}")  # fmt: skip
     for path in options.files:
         case = in_a_file(path, options.files[0])
         measure(case, options.images, options.count, options.rounds, options.cores)
@@ -216,7 +219,7 @@ def by_cpu_time(case: Case, paths: list[Path]) -> tuple[float, float]:
     ratio = float(np.median(spent[1:]))
     if case.reference is None:
         return ratio, float("nan")
-    some = slice(0, 48)
+    some = turns[0]
     wanted = featurize(
         [Image(str(path)) for path in paths[some]], EngineSpec("litert", case.reference).start(), ImageConfig(), reader
     )[1]

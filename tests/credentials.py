@@ -67,7 +67,7 @@ class Endpoint:
         return f"http{'s' if self.ca_file else ''}://127.0.0.1:{self._server.server_port}"
 
     def give(self, identity: Identity, lifetime_seconds: float) -> None:
-        """From now on these keys, and that they end so long after now, whenever they do."""
+        """Answer with these keys from now on, and that they end in so many seconds, whether they do or not."""
         ends = datetime.now(UTC) + timedelta(seconds=lifetime_seconds)
         self._keys = {
             "AccessKeyId": identity.access_key,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from campaigns.crash import small_disk
+from conftest import unavailable
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import Image, listing, put_part
@@ -24,6 +27,7 @@ from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import PERMANENT, TRANSIENT
 
 DIGEST = "d" * 64
+MANY = [Image(f"{number * 7919 % 300_000:06}") for number in range(300_000)]
 STATUSES = (*TRANSIENT, *PERMANENT)
 RETRIED = {"transient": {*TRANSIENT, "too_large", "rejected"}, "all": set(STATUSES), "none": set()}
 
@@ -356,11 +360,7 @@ def test_vector_parts_are_as_large_as_a_task_may_hold_and_as_many_as_that_takes(
     assert len(vector_parts(100_000_000, 1280)) == 6104
 
 
-@pytest.mark.parametrize("at_once", [plans.DOUBLES, 1])
-def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(
-    at_once: int, make: Any, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plans, "DOUBLES", at_once)
+def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(make: Any, store: Store) -> None:
     the_plan = make([])
     put_part(store, DIGEST, [Image("a", etag="1"), Image("b", etag="")])
     twice = [Image("a", etag=""), Image("a", etag="1"), Image("b", etag=""), Image("b", etag=""), Image("c")]
@@ -370,6 +370,15 @@ def test_of_an_image_that_is_listed_twice_the_row_with_an_etag_counts(
     assert (the_plan.images, summary.known, summary.new, summary.labels) == (3, 2, 1, {"x": 3})
 
 
+@pytest.mark.parametrize("at_once", [plans.DOUBLES, 1, 7])
+def test_many_paths_that_come_twice_come_once(at_once: int, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "DOUBLES", at_once)
+    the_plan = make([])
+    names = [f"{number:02}" for number in range(30)]
+    the_plan.add_images(listing([Image(name) for name in names + names[:20]]), source.LISTING, distinct=False)
+    assert the_plan.sample(50, "path") == [(name,) for name in names]
+
+
 def test_of_rows_of_one_etag_that_with_a_label_counts(make: Any) -> None:
     the_plan = make([])
     rows = [Image("ä", label=None), Image("ä", label="x"), Image("ä", label="y"), Image("a\u0308", label=None)]
@@ -377,14 +386,55 @@ def test_of_rows_of_one_etag_that_with_a_label_counts(make: Any) -> None:
     assert the_plan.sample(3, "path, label") == [("a\u0308", None), ("ä", "x")]
 
 
-@pytest.mark.parametrize(("lacks", "memory", "disk"), [("memory", "5MB", "1GB"), ("disk", "24MB", "1MB")])
+@pytest.mark.parametrize(("lacks", "memory", "disk"), [("memory", "5MB", "1GB"), ("disk space", "24MB", "1MB")])
 def test_a_plan_without_room_says_what_it_needs(lacks: str, memory: str, disk: str, make: Any) -> None:
     the_plan = make([])
-    the_plan.add_images(listing([Image(f"{number * 7919 % 300_000:06}") for number in range(300_000)]), source.LISTING)
+    the_plan.add_images(listing(MANY), source.LISTING)
     room = f"SET memory_limit = '{memory}'; SET max_temp_directory_size = '{disk}'"
     the_plan.database.execute(f"SET threads = 2; {room}")  # each takes some
     with pytest.raises(FruitpipeError, match=f"^the plan needs more {lacks} .*Kubernetes by driver"):
         the_plan.digest()
+
+
+def test_a_plan_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    if os.geteuid():
+        unavailable("only root can mount a small file system")
+    with small_disk(tmp_path / "disk", megabytes=1) as folder:
+        the_plan = Plan(folder, verify_content=False, retry="transient")
+        try:
+            with pytest.raises(FruitpipeError, match=r"^the plan needs more disk space .*No space left.*TMPDIR"):
+                the_plan.add_images(listing(MANY), source.LISTING)
+        finally:
+            the_plan.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("Out of Memory Error: failed to offload data", FruitpipeError), ("Invalid Input Error: no", OSError)],
+)
+def test_what_ends_a_query_amid_its_rows_is_told_likewise(
+    said: str, told: type[Exception], make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow makes an OSError of it; DuckDB mostly fails before its first row, so this one is a stand-in."""
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        yield from pa.table({"row": ["1"]}).to_batches()
+        raise OSError(said)
+
+    class Connection:
+        def sql(self, query: str) -> Any:
+            return self
+
+        def to_arrow_reader(self, size: int) -> pa.RecordBatchReader:
+            return pa.RecordBatchReader.from_batches(pa.schema({"row": pa.string()}), rows())
+
+    database = make([]).database
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_connection", Connection())
+        batches = database.batches("SELECT row FROM images")
+        assert batches.read_next_batch().to_pylist() == [{"row": "1"}]
+        with pytest.raises(told, match=said):
+            batches.read_next_batch()
 
 
 def test_the_digest_is_of_paths_contents_and_labels_in_any_order(make: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,14 +23,13 @@ some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/plann
 KEY = "md5_number(path) AS key"
 """By which tables are joined instead of paths: what is held is short."""
 
-LACKS = {
-    False: ("memory", "give this machine more, on Kubernetes by driver.memoryOverhead"),
-    True: (
-        "disk",
-        "make room for temporary files, or name another place for them by TMPDIR, on Kubernetes by driver.scratch",
-    ),
-}
-"""What the database ran out of, and what to do; by whether memory was to go to the disk."""
+FULL = re.compile("failed to offload|No space left on device|Disk quota exceeded")
+MORE_DISK = "make room for temporary files, or name another place for them by TMPDIR, on Kubernetes by driver.scratch"
+MORE_MEMORY = (
+    "plan fewer images at once or, if they are more than 60 million, give this machine more memory, on Kubernetes by "
+    "driver.memoryOverhead"
+)
+"""What to do, below so many images, for which it takes MEMORY whatever there is."""
 
 
 class Database:
@@ -143,11 +143,13 @@ def memory() -> int:
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
+    """Tell of memory or disk that does not suffice."""
     try:
         yield
-    except (duckdb.OutOfMemoryException, OSError) as error:  # as OSError, where Arrow was reading already
+    except (duckdb.OperationalError, OSError) as error:  # as OSError, where Arrow was reading already
         said = str(error).partition("\n")[0].rstrip(".")
-        if "Out of Memory Error" not in said:
-            raise
-        lacks, more = LACKS["failed to offload" in said]
-        raise FruitpipeError(f"the plan needs more {lacks} ({said}): {more}.") from error
+        if FULL.search(said):
+            raise FruitpipeError(f"the plan needs more disk space ({said}): {MORE_DISK}.") from error
+        if "Out of Memory Error" in said:
+            raise FruitpipeError(f"the plan needs more memory ({said}): {MORE_MEMORY}.") from error
+        raise

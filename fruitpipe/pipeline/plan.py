@@ -39,8 +39,8 @@ RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "non
 RESOLVED = """SELECT * REPLACE (coalesce(status, 'changed') AS status,
     if(status IS NULL, 'changed between listing and reading: run again', error) AS error) FROM joined"""
 
-DOUBLES = 2_000_000
-"""Paths that come several times, which one query looks at: it holds all of their rows."""
+DOUBLES = 4_000_000
+"""Rows whose paths come several times, that one query holds, about."""
 
 
 class Plan:
@@ -83,10 +83,11 @@ class Plan:
     def _drop_doubles(self) -> None:
         """Keep one row of each path. Few have several: all in order of their paths would take eight times as long."""
         self.database.execute(f"""
-            CREATE OR REPLACE TEMP TABLE doubles AS SELECT {KEY} FROM images GROUP BY 1 HAVING count(*) > 1;
+            CREATE OR REPLACE TEMP TABLE doubles AS
+                SELECT {KEY}, count(*) AS images FROM images GROUP BY 1 HAVING count(*) > 1;
             CREATE OR REPLACE TEMP TABLE surplus (image BIGINT)
         """)
-        (count,) = self.database.row("SELECT count(*) FROM doubles")
+        (count,) = self.database.row("SELECT coalesce(sum(images), 0) FROM doubles")
         slices = ceil(count / DOUBLES)
         for number in range(slices):
             self.database.execute(f"""

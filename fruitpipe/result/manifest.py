@@ -270,7 +270,7 @@ class Outcome(BaseModel):
 
 
 def versions() -> dict[str, str]:
-    """Versions of what results depend on. TensorFlow and onnxruntime have a name or another, by the machine."""
+    """Versions of what results depend on. TensorFlow and onnxruntime have one name or another, by the machine."""
     found = {"python": python_version()}
     for name in REPORTED:
         with suppress(PackageNotFoundError):

@@ -59,10 +59,10 @@ def images_of(folder: Path, into: Path, count: int = 400) -> Path:
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, megabytes: int = 100) -> Iterator[Path]:
     """A file system of its own, that a run can fill. Only root may make one."""
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder], check=True)
     try:
         yield folder
     finally:
