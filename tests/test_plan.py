@@ -396,6 +396,7 @@ def test_a_plan_without_room_says_what_it_needs(lacks: str, memory: str, disk: s
         the_plan.digest()
 
 
+@pytest.mark.slow
 def test_a_plan_on_a_full_disk_says_so(tmp_path: Path) -> None:
     if os.geteuid():
         unavailable("only root can mount a small file system")
