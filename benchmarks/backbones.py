@@ -124,14 +124,10 @@ def main() -> None:
 
     print(f"{'backbone':<20}{'engine':<10}{'images':>7}{'images/s':>17}{'ratio':>8}{'by CPU':>8}{'target':>9}"
           f"{'CPU ms/image':>15}{'worker':>10}{'cosine':>9}")  # fmt: skip
-    for path in options.files:
-        case = in_a_file(path, options.files[0])
-        measure(case, options.images, options.count, options.rounds, options.cores)
-    if options.files:
-        return
     with tempfile.TemporaryDirectory(prefix="fruitpipe-backbones-") as folder:
-        for case in cases(options.only, options.engines, options.trained, Path(folder)):
-            count = round(options.scale * BACKBONES[case.backbone])
+        given = (in_a_file(path, options.files[0]) for path in options.files)
+        for case in given if options.files else cases(options.only, options.engines, options.trained, Path(folder)):
+            count = options.count if options.files else round(options.scale * BACKBONES[case.backbone])
             measure(case, options.images, count, options.rounds, options.cores)
 
 
@@ -188,6 +184,7 @@ def by_cpu_time(case: Case, paths: list[Path]) -> tuple[float, float]:
     from fruitpipe.backbones import resolve
     from fruitpipe.config import Environment, ImageConfig, S3Config, load_config
     from fruitpipe.engines import EngineSpec
+    from fruitpipe.engines.portable import cosine
     from fruitpipe.source import Reader
     from fruitpipe.source.fetching import Image
     from fruitpipe.tasks.featurize import featurize
@@ -223,8 +220,7 @@ def by_cpu_time(case: Case, paths: list[Path]) -> tuple[float, float]:
     wanted = featurize(
         [Image(str(path)) for path in paths[some]], EngineSpec("litert", case.reference).start(), ImageConfig(), reader
     )[1]
-    lengths = np.linalg.norm(found[0][some], axis=1) * np.linalg.norm(wanted, axis=1)
-    return ratio, float(((found[0][some] * wanted).sum(axis=1) / lengths).min())
+    return ratio, min(map(cosine, found[0][some], wanted))
 
 
 def converted(backbone: str, weights: str) -> Path:

@@ -10,11 +10,20 @@ environment that has keras-hub; docs/configuration.md says how to make one.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fruitpipe.backbones import resolve
+from fruitpipe.backbones.hub import SCHEME
+from fruitpipe.config import Config, Environment
+from fruitpipe.engines.portable import cosine
+from fruitpipe.engines.reference_pictures import reference_picture
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from hub_networks import PICTURES, Networks, class_token, embedding, write
 
 SIDE = 224
 
@@ -38,11 +47,10 @@ def siglip_base(models: Any) -> Any:
     return models.SigLIPBackbone(vision, text)
 
 
-NETWORKS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
-    "dinov2_small": ("DINOV2", dinov2_small, lambda network, images: network({"images": images})[:, 0]),
-    "siglip_base": ("SigLIP", siglip_base, lambda network, images: network.get_vision_embeddings(images)),
+NETWORKS: Networks = {
+    "dinov2_small": ("DINOV2", dinov2_small, class_token),
+    "siglip_base": ("SigLIP", siglip_base, embedding),
 }
-"""Name in front of ImageConverter, the network, and what its feature of some images is."""
 
 
 def main() -> None:
@@ -52,29 +60,19 @@ def main() -> None:
     options = parser.parse_args()
 
     import keras
-    from keras_hub import layers, models
 
-    from fruitpipe.backbones import resolve
-    from fruitpipe.backbones.portable_copy import PICTURES
-    from fruitpipe.config import Config, Environment
-    from fruitpipe.engines.reference_pictures import reference_picture
-
+    folder = options.folder.absolute()
     pictures = np.stack([reference_picture(kind, seed, SIDE) for kind, seed in PICTURES])
     for name in options.only:
         keras.utils.set_random_seed(7)
-        of, make, feature = NETWORKS[name]
-        network, preset = make(models), options.folder.absolute() / name
-        network.save_to_preset(str(preset))
-        converter = getattr(layers, f"{of}ImageConverter")(image_size=(SIDE, SIDE), scale=1 / 127.5, offset=-1.0)
-        converter.save_to_preset(str(preset))
-        expected = np.asarray(feature(network, converter(pictures.astype(np.float32))))
-        config = Config(input="IMAGES", output="OUT", backbone=f"keras_hub:{preset}")
+        write(name, folder, NETWORKS)
+        expected = np.load(folder / f"{name}.npy")
+        config = Config(input="IMAGES", output="OUT", backbone=f"{SCHEME}{folder / name}")
         engine = resolve(config, Environment.read()).engine.start()
         found = np.empty_like(expected)
         engine.run(pictures, found)
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-        cosine = ((found * expected).sum(axis=1) / lengths).min()
-        print(f"{name}: {found.shape[1]} features, lowest cosine with Keras' {cosine:.7f}", flush=True)
+        worst = min(map(cosine, found, expected))
+        print(f"{name}: {found.shape[1]} features, lowest cosine with Keras' {worst:.7f}", flush=True)
 
 
 if __name__ == "__main__":

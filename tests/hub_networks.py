@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,7 +81,9 @@ def two_towers(models: Any, name: str, text: dict[str, Any], **projection: int) 
     return getattr(models, f"{name}Backbone")(vision, getattr(models, f"{name}TextEncoder")(**text), **projection)
 
 
-CLASSES: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+Networks = Mapping[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]]
+"""By name: what is in front of Backbone and ImageConverter, the network, and what its feature is."""
+CLASSES: Networks = {
     "dinov2": ("DINOV2", lambda models: models.DINOV2Backbone(**DINO_V2, **MLP, num_register_tokens=2), class_token),
     "dinov3": ("DINOV3", lambda models: models.DINOV3Backbone(**VIT, **MLP), class_token),
     "vit": ("ViT", lambda models: models.ViTBackbone(**VIT, mlp_dim=64), class_token),
@@ -94,15 +96,15 @@ CLASSES: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]] 
         mean,
     ),
 }
-"""Name in front of Backbone and ImageConverter, a small network, and what its feature is."""
+"""Small ones."""
 
 
-def write(name: str, folder: Path) -> None:
+def write(name: str, folder: Path, networks: Networks = CLASSES) -> None:
     """A preset, and its features of the pictures; of NAME@SIDE, the features alone, of the preset that is there."""
     from keras_hub import layers, models
 
     plain, _, other = name.partition("@")
-    of, make, feature = CLASSES[plain]
+    of, make, feature = networks[plain]
     preset = str(folder / plain)
     if other:
         network = models.Backbone.from_preset(preset, image_shape=(int(other), int(other), 3))

@@ -289,10 +289,12 @@ def test_keys_are_fetched_anew_before_they_expire(
     endpoint.give(session, 60)
     client = own_chain(server)
     assert get(client, "again") == b"fruit"
+    before = endpoint.requests["container"]
     endpoint.give(server.dated(session, -1), 60)
     assert refused(get, client, "again") == "InvalidAccessKeyId"
     endpoint.give(server.session(server.identities["reader"], 60), 60)
     assert get(client, "again") == b"fruit"
+    assert endpoint.requests["container"] > before
 
 
 @pytest.mark.usefixtures("no_other_keys")

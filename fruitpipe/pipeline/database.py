@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
+from fruitpipe.workers.failures import full_disk
 
 MEMORY, MEMORY_OF_ROW = 600_000_000, 10
 """Bytes that it may take, and those for a row of its largest table where that is more: of a join on disk, one part of
@@ -23,13 +23,12 @@ some dozens is held. Twenty million rows need 120 MB at least (`benchmarks/plann
 KEY = "md5_number(path) AS key"
 """By which tables are joined instead of paths: what is held is short."""
 
-FULL = re.compile("failed to offload|No space left on device|Disk quota exceeded")
 MORE_DISK = "make room for temporary files, or name another place for them by TMPDIR, on Kubernetes by driver.scratch"
 MORE_MEMORY = (
-    "plan fewer images at once or, if they are more than 60 million, give this machine more memory, on Kubernetes by "
-    "driver.memoryOverhead"
+    f"plan fewer images at once or, if they are more than {MEMORY // MEMORY_OF_ROW // 1_000_000} million, give this "
+    "machine more memory, on Kubernetes by driver.memoryOverhead"
 )
-"""What to do, below so many images, for which it takes MEMORY whatever there is."""
+"""For fewer, it takes MEMORY however much there is."""
 
 
 class Database:
@@ -148,7 +147,7 @@ def in_our_words() -> Iterator[None]:
         yield
     except (duckdb.OperationalError, OSError) as error:  # as OSError, where Arrow was reading already
         said = str(error).partition("\n")[0].rstrip(".")
-        if FULL.search(said):
+        if "failed to offload" in said or full_disk(said):
             raise FruitpipeError(f"the plan needs more disk space ({said}): {MORE_DISK}.") from error
         if "Out of Memory Error" in said:
             raise FruitpipeError(f"the plan needs more memory ({said}): {MORE_MEMORY}.") from error
