@@ -17,7 +17,7 @@ from fruitpipe.pipeline.run import failure_of
 
 
 @pytest.mark.slow
-def test_a_failing_database_is_one_line_and_an_outcome(
+def test_a_full_disk_under_the_plan_is_one_line_and_an_outcome(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plan's database is in the folder of temporary files, which is full here."""
@@ -33,7 +33,8 @@ def test_a_failing_database_is_one_line_and_an_outcome(
         subprocess.run(["umount", small], check=True)
     monkeypatch.delenv("TMPDIR")
     error = one_line_error(done).removeprefix("error: ")
-    assert "the plan's database failed" in error
+    assert error.startswith("the plan needs more disk space (")
+    assert "make room for temporary files" in error
     (row,) = json.loads(fruitpipe("runs", out, "--json").stdout)
     assert (row["status"], row["reason"]) == ("failed", error)
 
