@@ -1,7 +1,8 @@
 """A run on S3 against the same run on disk, and against the loop over boto3 that it replaces.
 
 The S3 server is a real one, SeaweedFS on loopback. It shares the cores with the run, so a second figure leaves out its
-own CPU time, spread over all cores.
+own CPU time, spread over all cores. Loopback answers at once, and S3 does not: with --latency, a proxy waits before each
+answer, and its CPU time is left out, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from common import EXTENSIONS, Row, count_images, report, subset, timed
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from faults import Proxy
 from seaweed import BUCKET, Server
 
 SCRIPT = Path(__file__).parent / "peers" / "boto3_job.py"
@@ -30,7 +32,7 @@ class Seconds(NamedTuple):
 
     wall: float
     server: float
-    """CPU time of the S3 server meanwhile, spread over all cores"""
+    """CPU time of the S3 server and of the proxy before it meanwhile, spread over all cores"""
 
 
 class Run(NamedTuple):
@@ -46,14 +48,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4000, help="take this many, evenly spaced [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="times that both places run [%(default)s]")
     parser.add_argument("--loop", action="store_true", help="against the loop over boto3 instead of the disk")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer of S3 [%(default)s]")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="fruitpipe-benchmark-") as scratch,
         Server(Path(scratch)) as server,
+        Proxy(server.endpoint, latency=options.latency) as proxy,
     ):
         admin = server.identities["admin"]
         os.environ |= {"AWS_ACCESS_KEY_ID": admin.access_key, "AWS_SECRET_ACCESS_KEY": admin.secret_key}
-        os.environ["AWS_ENDPOINT_URL"] = server.endpoint
+        os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint if options.latency else server.endpoint
         images = subset(options.images, options.count, Path(scratch, "images"))
         upload(images, server)
         against_loop(images, server) if options.loop else against_disk(images, server, Path(scratch), options.rounds)
@@ -133,7 +137,7 @@ class Moment(NamedTuple):
 
     @classmethod
     def of(cls, server: Server) -> Moment:
-        return cls(time.perf_counter(), server.cpu_seconds)
+        return cls(time.perf_counter(), server.cpu_seconds + time.process_time())
 
     def since(self, earlier: Moment) -> Seconds:
         return Seconds(self.clock - earlier.clock, (self.cpu - earlier.cpu) / (os.cpu_count() or 1))

@@ -30,7 +30,7 @@ from fruitpipe.result.long_lists import LONG
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.side_by_side import READERS
-from fruitpipe.tasks.feature_part import part_sizes
+from fruitpipe.tasks.feature_part import PARTS_OF_A_TASK, largest_part, largest_task, part_sizes, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import SHARES
 
@@ -79,9 +79,15 @@ class Scale:
     dimension: int = DIMENSION
 
     @cached_property
+    def feature_tasks(self) -> list[int]:
+        """Images of each."""
+        return task_sizes(self.images, self.cores, largest_task(self.images, PARTS_OF_A_TASK))
+
+    @cached_property
     def feature_parts(self) -> list[int]:
         """Images of each."""
-        return part_sizes(self.images, self.cores)
+        largest = largest_part(self.images)
+        return [rows for images in self.feature_tasks for rows in part_sizes(images, largest)]
 
     @cached_property
     def vector_parts(self) -> list[int]:
@@ -98,7 +104,7 @@ class Scale:
 
     @property
     def tasks(self) -> int:
-        return len(self.feature_parts) + 2 * len(self.vector_parts) + self.additions
+        return len(self.feature_tasks) + 2 * len(self.vector_parts) + self.additions
 
     @cached_property
     def indexes(self) -> int:
@@ -120,7 +126,7 @@ class Scale:
     @property
     def share_files(self) -> int:
         """That the driver puts, one after the other."""
-        return math.ceil(len(self.feature_parts) / SHARES) + math.ceil(len(self.vector_parts) / SHARES)
+        return math.ceil(len(self.feature_tasks) / SHARES) + math.ceil(len(self.vector_parts) / SHARES)
 
     @property
     def temporary_objects(self) -> int:
@@ -135,11 +141,11 @@ class Scale:
     @property
     def reads(self) -> dict[str, int]:
         """GET and HEAD requests to S3, by what they ask for, without the few dozen that every run has."""
-        features, vectors = len(self.feature_parts), len(self.vector_parts)
+        vectors = len(self.vector_parts)
         return {
             "images": self.images,
-            "todo": features * READS_OF_A_SHARE,
-            "facts": features + self.reads_of_facts,
+            "todo": len(self.feature_tasks) * READS_OF_A_SHARE,
+            "facts": len(self.feature_parts) + self.reads_of_facts,
             "index": 2 * vectors * READS_OF_A_SHARE,
             "features": 2 * self.features_read,
             "moments": (vectors + self.additions) * (1 + READS_OF_MOMENTS),
@@ -168,7 +174,7 @@ class Scale:
     @property
     def footers(self) -> float:
         """Bytes that all tasks read to find their shares."""
-        todo, index = (listed_shares(len(parts)) for parts in (self.feature_parts, self.vector_parts))
+        todo, index = (listed_shares(len(tasks)) for tasks in (self.feature_tasks, self.vector_parts))
         return todo * MEASURED["todo_footer"] + 2 * index * MEASURED["index_footer"]
 
     @property

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
 import hostile
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 from seaweed import BUCKET
 
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.source import Reader, fetching, files, list_images
 from fruitpipe.source.fetching import AHEAD_BYTES, Image, NoRoom, Room, fetch
-from fruitpipe.tasks.featurize import featurize
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
+from fruitpipe.tasks.feature_part import read_facts, read_features
+from fruitpipe.tasks.featurize import Featurize, Wanted, featurize
+from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import BadImage
 
 MEGABYTE = 1_000_000
+DIGEST = "d" * 64
+"""Of features."""
 
 
 class Means:
@@ -126,6 +138,123 @@ def test_files_read_in_one_go_arrive_in_order_each_as_if_it_were_alone(
     assert max(most) <= 10
     assert sum(calls) == 50
     assert 1 < max(calls) <= fetching.TOGETHER
+
+
+@dataclass
+class Given:
+    """An engine that is there already, in the place of how to start it."""
+
+    engine: Means
+    device: str = "CPU"
+
+    def start(self) -> Means:
+        return self.engine
+
+
+def of_colours(folder: Path, count: int) -> list[Image]:
+    """Images of one colour each, which tells their number; the fourth is none."""
+    images = []
+    for number in range(count):
+        path = folder / f"{number:03}.png"
+        Pillow.new("RGB", (8, 8), (number, 0, 0)).save(path)
+        images.append(Image(str(path), f"etag {number}", path.stat().st_size))
+    Path(images[3].path).write_bytes(b"none")
+    return images
+
+
+def task_of(images: list[Image], store: LocalStore, scratch: Path, largest: int, reader: Reader) -> Featurize:
+    """The one task of some images."""
+    todo = Shares(store, "20260101-000000-abcd", layout.TODO)
+    columns = [list(column) for column in zip(*images, strict=True)]
+    rows = pa.record_batch([*columns, [1] * len(images)], names=[*Image._fields, "missing"])
+    todo.write([rows], [len(images)], scratch)
+    return Featurize(todo, (Wanted(store, DIGEST, uuid4().hex, ImageConfig()),), reader, largest)
+
+
+def test_a_task_makes_parts_of_what_it_would_make_of_their_images_alone(tmp_path: Path) -> None:
+    images = of_colours(tmp_path, 70)
+    store, reader = LocalStore(str(tmp_path / "out")), Reader(S3Config(), 1 << 20)
+    (tmp_path / "scratch").mkdir()
+    task = task_of(images, store, tmp_path / "scratch", 30, reader)
+    found = task(0, [lambda: Given(Means())])  # type: ignore[arg-type,return-value]
+    parts = [images[:24], images[24:47], images[47:]]
+    assert [done.parts for done in found] == [
+        {0: layout.feature_part(DIGEST, ((image.path, image.etag) for image in part))} for part in parts
+    ]
+    assert [done.statuses for done in found] == [{"ok": 23, "undecodable": 1}, {"ok": 23}, {"ok": 23}]
+    assert sum(done.bytes for done in found) == sum(Path(image.path).stat().st_size for image in images)
+    for done, part in zip(found, parts, strict=True):
+        facts = read_facts(store, done.parts[0])
+        assert facts is not None
+        expected, features = featurize(part, Means(), ImageConfig(), reader)
+        assert facts.select(layout.FACTS.names).equals(expected.to_table())
+        ok = [number for number, status in enumerate(expected.status) if status == "ok"]
+        stored = read_features(store, facts["part"].take(ok), facts["row"].take(ok))
+        assert (stored == features[ok]).all()
+
+
+@dataclass(frozen=True)
+class Noting(Reader):
+    """A reader that tells which images it reads."""
+
+    reads: Callable[[str], None] = lambda path: None
+
+    def read(self, path: str, *rest: Any) -> bytes | memoryview:
+        self.reads(path)
+        return super().read(path, *rest)
+
+
+def test_the_next_part_is_fetched_as_one_is_computed_and_computed_as_that_is_written(tmp_path: Path) -> None:
+    images = of_colours(tmp_path, 64)
+    fetched, computed = Event(), Event()
+
+    class Waiting(Means):
+        done = 0
+
+        def run(self, pixels: NDArray[np.uint8], out: NDArray[np.float32]) -> dict[int, BadImage]:
+            self.done += 1
+            if self.done == 2:
+                assert fetched.wait(10), "the second part's first image comes while the first part's last are computed"
+            if self.done == 3:
+                computed.set()
+            return super().run(pixels, out)
+
+    class Slow(LocalStore):
+        def put(self, name: str, data: Any) -> None:
+            if layout.is_feature_part(name):
+                assert computed.wait(10), "the second part is computed while the first is written"
+            super().put(name, data)
+
+    def note(path: str) -> None:
+        if path == images[32].path:
+            fetched.set()
+
+    store = Slow(str(tmp_path / "out"))
+    (tmp_path / "scratch").mkdir()
+    task = task_of(images, store, tmp_path / "scratch", 32, Noting(S3Config(), 1 << 20, reads=note))
+    found = task(0, [lambda: Given(Waiting())])  # type: ignore[arg-type,return-value]
+    assert [done.statuses.total() for done in found] == [32, 32]
+    assert {name for name, _ in store.names(layout.FEATURES)} == {done.parts[0] for done in found}
+
+
+def test_a_part_that_cannot_be_written_fails_its_task_and_those_before_stay(tmp_path: Path) -> None:
+    images = of_colours(tmp_path, 60)
+    tried = Counter[str]()
+
+    class Full(LocalStore):
+        def put(self, name: str, data: Any) -> None:
+            if layout.is_feature_part(name):
+                tried[name] += 1
+                if len(tried) == 2:
+                    raise OSError("No space left on device")
+            super().put(name, data)
+
+    store = Full(str(tmp_path / "out"))
+    (tmp_path / "scratch").mkdir()
+    task = task_of(images, store, tmp_path / "scratch", 20, Reader(S3Config(), 1 << 20))
+    with pytest.raises(OSError, match="No space"):
+        task(0, [lambda: Given(Means())])  # type: ignore[arg-type,return-value]
+    assert [name for name, _ in store.names(layout.FEATURES)] == list(tried)[:1]
 
 
 def test_an_image_is_claimed_once_however_often_it_is_begun() -> None:

@@ -35,7 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import part_sizes, to_parquet
+from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.tasks.shares import SHARES, Shares
 
 PAGE = (Path(__file__).parents[1] / "docs/scale.md").read_text()
@@ -216,8 +216,8 @@ def test_what_the_page_says_in_words_follows() -> None:
     alone = [Scale(10**8, cores).seconds for cores in (140, 160)]
     assert alone[0].driver < alone[0].work / 140
     assert alone[1].driver > alone[1].work / 160
-    assert "259,000 parts instead of 25,000" in PAGE
-    assert len(part_sizes(100_000, 10)) == 259
+    assert "274,000 parts instead of 25,000" in PAGE
+    assert len(Scale(10**5, 10).feature_parts) == 274
     assert len(Scale(10**8, 10).feature_parts) == pytest.approx(25_000, rel=0.03)
 
 

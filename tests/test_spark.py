@@ -144,7 +144,7 @@ def test_settings_of_s3_are_in_a_task_once(s3: S3Config) -> None:
     bucket = open_bucket("s3://fruits", s3)
     stores = [open_store(f"s3://fruits/out/{name}", s3) for name in ("one", "other")]
     wanted = tuple(Wanted(store, "d", "d by litert", ImageConfig()) for store in stores)
-    task = Featurize(Shares(stores[0], "20260101-000000-abcd", layout.TODO), wanted, Reader(s3, 1, (bucket,)))
+    task = Featurize(Shares(stores[0], "20260101-000000-abcd", layout.TODO), wanted, Reader(s3, 1, (bucket,)), 512)
     assert pickle.dumps(task).count(b"a-tag-of-ours") == 1
     assert open_bucket("s3://fruits/elsewhere", s3.model_copy()) is bucket, "one answer for equal settings"
 
@@ -152,5 +152,5 @@ def test_settings_of_s3_are_in_a_task_once(s3: S3Config) -> None:
 def test_a_local_task_needs_no_s3(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     wanted = (Wanted(store, "d", "d by litert", ImageConfig()),)
-    task = Featurize(Shares(store, "20260101-000000-abcd", layout.TODO), wanted, Reader(S3Config(), 1))
+    task = Featurize(Shares(store, "20260101-000000-abcd", layout.TODO), wanted, Reader(S3Config(), 1), 512)
     assert pickle.loads(pickle.dumps(task)).reader == task.reader

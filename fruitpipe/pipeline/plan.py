@@ -25,7 +25,7 @@ from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.result.manifest import Summary
 from fruitpipe.scratch import private_folder
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import part_sizes
+from fruitpipe.tasks.feature_part import largest_task, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.units import largest_first
@@ -190,11 +190,13 @@ class Plan:
         query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self.database.rows(f"{query} ORDER BY n DESC, 1"))
 
-    def write_todo(self, shares: Shares, slots: int, *others: Plan) -> list[int]:
+    def write_todo(self, shares: Shares, slots: int, *others: Plan, parts: int = 1) -> list[int]:
         """Write the images to featurize, ordered by path, a share per task; return the tasks' sizes.
 
         The images of a share are missing in the same plans: bits of its column `missing` say in which, the lowest
         one in this, further ones in `others`, which are beside it.
+
+        parts: that a task makes at most.
         """
         plans = (self, *others)
         each = " UNION ALL ".join(
@@ -203,7 +205,8 @@ class Plan:
         missing = f"SELECT image, sum(bit)::BIGINT AS missing FROM ({each}) GROUP BY image"
         query = f"SELECT missing, count(*) FROM ({missing}) GROUP BY 1 ORDER BY 1 DESC"
         counts = self.database.rows(query)
-        sizes = [size for _, count in counts for size in part_sizes(count, slots)]
+        largest = largest_task(sum(count for _, count in counts), parts)
+        sizes = [size for _, count in counts for size in task_sizes(count, slots, largest)]
         images = f"SELECT path, etag, size, missing FROM ({missing}) JOIN images ON images.rowid = image"
         self.database.write(f"{images} ORDER BY missing DESC, path", sizes, shares)
         return sizes

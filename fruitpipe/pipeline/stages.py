@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import yaml
 
@@ -22,7 +23,7 @@ from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import have_thumbnails
+from fruitpipe.tasks.feature_part import PARTS_OF_A_TASK, have_thumbnails, largest_part
 from fruitpipe.tasks.featurize import Done, Featurize, Wanted
 from fruitpipe.tasks.taking_over import TakeOver
 from fruitpipe.vision.bad_image import OK
@@ -40,23 +41,25 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     """
     first, *others = jobs
     todo = first.shares(layout.TODO)
-    sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others))
+    several = PARTS_OF_A_TASK if first.asks_buckets else 1
+    sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others), parts=several)
     if not sizes:
         return 0
     for job in jobs:
         if said := job.idle_gpus:
             job.reporter.note(said)
             job.warnings.append(said)
-    task = Featurize(todo, tuple(wanted_by(job) for job in jobs), first.reader)
+    task = Featurize(todo, tuple(wanted_by(job) for job in jobs), first.reader, largest_part(sum(sizes)))
     engines = [job.engine for job in jobs]
 
-    def watch(done: Done) -> None:
-        reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
+    def watch(parts: list[Done]) -> None:
+        for done in parts:
+            reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
 
     with reporter.stage("featurize", sum(sizes)):
         done = first.spark.map(lambda number: task(number, engines), len(sizes), watch, reporter.poll)
     for number, job in enumerate(jobs):
-        if parts := [each.parts[number] for each in done if number in each.parts]:
+        if parts := [each.parts[number] for each in chain.from_iterable(done) if number in each.parts]:
             job.plan.add_parts(job.store, parts)
     return sum(sizes)
 

@@ -23,16 +23,27 @@ SMALLEST_PART, LARGEST_PART = 32, 4096
 """Rows of a part, at least while there are so many, and at most."""
 AHEAD = 4
 """Parts fetched before their turn: a request to a bucket is mostly waiting."""
+PARTS_OF_A_TASK = 4
+"""At most, where a bucket has to answer: a task waits for its first answers, and for the last, once for all parts."""
 
 
-def part_sizes(count: int, slots: int) -> list[int]:
-    """Rows of each feature part: a share of what is left, so that parts shrink and all slots end at nearly one time.
+def largest_part(count: int) -> int:
+    """Rows of a feature part at most, of so many images in all."""
+    return min(max(count // 1000, 512), LARGEST_PART)
+
+
+def largest_task(count: int, parts: int) -> int:
+    """Images of a task at most, which makes up to so many parts; of the largest parts, it makes one."""
+    return min(parts * largest_part(count), LARGEST_PART)
+
+
+def task_sizes(count: int, slots: int, largest: int) -> list[int]:
+    """Images of each task: a share of what is left, so that tasks shrink and all slots end at nearly one time.
 
     Each slot's first is as small as any: soon after the start there are features, and figures of progress.
     Guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers, 1987), with half a slot's share
     as in factoring (Hummel, Schonberg and Flynn, Communications of the ACM, 1992): slots differ in speed.
     """
-    largest = min(max(count // 1000, 512), LARGEST_PART)
     sizes: list[int] = []
     while count:
         share = math.ceil(count / (2 * slots)) if len(sizes) >= slots else SMALLEST_PART
@@ -40,6 +51,12 @@ def part_sizes(count: int, slots: int) -> list[int]:
         sizes.append(size)
         count -= size
     return sizes
+
+
+def part_sizes(count: int, largest: int) -> list[int]:
+    """Rows of each part of a task's images: as few parts as there may be, of one size but for a row."""
+    parts = math.ceil(count / largest)
+    return [count // parts + (number < count % parts) for number in range(parts)]
 
 
 def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:

@@ -6,7 +6,8 @@ Several backbones see an image that is fetched once, and decoded once for each s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from fruitpipe.source import Reader, digest
 from fruitpipe.source.fetching import AHEAD, Data, Image, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_sizes, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Look, Picture
@@ -82,7 +83,7 @@ class Facts:
 
 
 class Done(NamedTuple):
-    """Result of a featurizing task."""
+    """What a featurizing task has made of some images."""
 
     parts: dict[int, str]
     """objects of the features, by the number of what they are for"""
@@ -107,34 +108,78 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Featurize:
-    """The task: share `number` of what is to do becomes a feature part for each result that misses its images."""
+    """The task: share `number` of what is to do becomes feature parts for each result that misses its images.
+
+    While the last images of a part are computed, the first of the next are fetched; then it is written as those are
+    computed.
+    """
 
     todo: Shares
     wanted: tuple[Wanted, ...]
     """with the same limits of images"""
     reader: Reader
+    largest: int
+    """rows of a part"""
 
-    def __call__(self, number: int, specs: Sequence[Callable[[], EngineSpec]]) -> Done:
-        """specs: the engine of each that is wanted."""
+    def __call__(self, number: int, specs: Sequence[Callable[[], EngineSpec]]) -> list[Done]:
+        """Of each part that it makes; specs: the engine of each that is wanted."""
         rows = self.todo.read(number)
         images = [Image(*row) for row in zip(*(rows[name].to_pylist() for name in Image._fields), strict=True)]
         missing = rows["missing"][0].as_py()
         chosen = {which: each for which, each in enumerate(self.wanted) if missing >> which & 1}
-        engines = load_engines({each.engine: spec for each, spec in zip(self.wanted, specs, strict=True)})
+        load = load_engines({each.engine: spec for each, spec in zip(self.wanted, specs, strict=True)})
+        engines = {which: load(each.engine) for which, each in chosen.items()}
+        fetched = fetch_for(engines.values(), images, self.reader)
+        found = []
+        with ThreadPoolExecutor(1) as behind:
+            written: Future[None] | None = None
+            for some in in_parts(images, self.largest):
+                done, objects = self._part(some, engines, fetched)
+                if written:
+                    written.result()  # so that no more than two parts are held
+                written = behind.submit(put_all, objects)
+                found.append(done)
+            if written:
+                written.result()
+        return found
+
+    def _part(
+        self, images: list[Image], engines: Mapping[int, Engine], fetched: Iterator[Data | BadImage]
+    ) -> tuple[Done, list[Object]]:
+        """What some images become, and the objects to write."""
+        wanted = {which: self.wanted[which] for which in engines}
         views = [
-            View(engines(each.engine), each.image, Sheet(len(images), each.thumbnails) if each.thumbnails else None)
-            for each in chosen.values()
+            View(engines[which], each.image, Sheet(len(images), each.thumbnails) if each.thumbnails else None)
+            for which, each in wanted.items()
         ]
-        made = featurize_for(images, views, self.reader)
-        parts = {}
-        for (which, each), view, (facts, features) in zip(chosen.items(), views, made, strict=True):
+        made = featurized(images, views, fetched)
+        parts: dict[int, str] = {}
+        objects: list[Object] = []
+        for (which, each), view, (facts, features) in zip(wanted.items(), views, made, strict=True):
             parts[which] = name = layout.feature_part(each.digest, ((image.path, image.etag) for image in images))
             if view.sheet:  # before the part, so that a part which is there has its thumbnails
-                each.store.put(layout.thumbnails(name, view.sheet.side), view.sheet.encoded())
-            each.store.put(name, to_parquet(facts.to_table(), features))
+                objects.append((each.store, layout.thumbnails(name, view.sheet.side), view.sheet.encoded()))
+            objects.append((each.store, name, to_parquet(facts.to_table(), features)))
         statuses = zip(*(facts.status for facts, _ in made), strict=True)
         worst = (next((status for status in several if status != OK), OK) for several in statuses)
-        return Done(parts, Counter(worst), made[0][0].bytes)
+        return Done(parts, Counter(worst), made[0][0].bytes), objects
+
+
+Object = tuple[Store, str, Data]
+"""To write: where, by which name, and what."""
+
+
+def put_all(objects: Iterable[Object]) -> None:
+    """Write objects, one after the other."""
+    for store, name, data in objects:
+        store.put(name, data)
+
+
+def in_parts(images: list[Image], largest: int) -> Iterator[list[Image]]:
+    """The images of each part of a task."""
+    left = iter(images)
+    for size in part_sizes(len(images), largest):
+        yield list(islice(left, size))
 
 
 @dataclass(frozen=True)
@@ -206,11 +251,22 @@ def featurize_for(
     images: list[Image], views: Sequence[View], reader: Reader
 ) -> list[tuple[Facts, NDArray[np.float32]]]:
     """What `featurize` gives for each of some views, whose limits are the same."""
+    return featurized(images, views, fetch_for((view.engine for view in views), images, reader))
+
+
+def fetch_for(engines: Iterable[Engine], images: list[Image], reader: Reader) -> Iterator[Data | BadImage]:
+    """The bytes of each image, enough of them ahead for batches of all engines."""
+    return fetch(images, reader, max(AHEAD, 2 * max(engine.batch for engine in engines)))
+
+
+def featurized(
+    images: list[Image], views: Sequence[View], fetched: Iterator[Data | BadImage]
+) -> list[tuple[Facts, NDArray[np.float32]]]:
+    """As `featurize_for`, of the next bytes that are fetched."""
     made = [(Facts(), np.zeros((len(images), view.engine.dimension), np.float32)) for view in views]
     looks = list(dict.fromkeys(view.look for view in views))
     own = [looks.index(view.look) for view in views]
     batch = max(view.engine.batch for view in views)
-    fetched = fetch(images, reader, max(AHEAD, 2 * batch))
     most = min(batch, len(images))
     # One for all groups: memory that is new to a process costs as much as to copy a picture.
     room = [np.empty((most, look.side, look.side, channels(look.rules)), np.uint8) for look in looks]
