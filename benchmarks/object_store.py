@@ -1,8 +1,8 @@
 """A run on S3 against the same run on disk, and against the loop over boto3 that it replaces.
 
 The S3 server is a real one, SeaweedFS on loopback. It shares the cores with the run, so a second figure leaves out its
-own CPU time, spread over all cores. Loopback answers at once, and S3 does not: with --latency, a proxy waits before each
-answer, and its CPU time is left out, too.
+own CPU time, spread over all cores. Loopback answers at once, and S3 does not: with --latency, a proxy waits before
+each answer, and its CPU time is left out, too.
 """
 
 from __future__ import annotations
