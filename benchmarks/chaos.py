@@ -128,18 +128,19 @@ CAMPAIGNS: dict[str, Callable[[argparse.Namespace, Path, ExitStack], int]] = {
 
 
 def rounds(name: str, options: argparse.Namespace, play: Round, count: int) -> int:
-    """Play all rounds of a campaign and print what was counted, also where it is stopped; return how many failed."""
+    """Play all rounds of a campaign and print what was counted, also where Ctrl-C ends it; return how many failed."""
     told: Counter[str] = Counter()
     played = 0
     try:
-        for played in range(1, count + 1):
-            seed = f"{options.seed}-{played - 1}"
+        while played < count:
+            seed = f"{options.seed}-{played}"
             try:
                 told += play(seed)
             except Exception as error:  # noqa: BLE001 - told, and the campaign goes on
                 told["FAILED"] += 1
                 print(f"{name}, round {seed}: FAILED: {error!r}", flush=True)
                 traceback.print_exception(error)
+            played += 1
     finally:
         print(f"\n| {name} | {played} rounds |\n|---|---|")
         for what, times in told.most_common():

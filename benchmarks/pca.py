@@ -34,7 +34,7 @@ from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import largest_part, task_sizes, to_parquet
+from fruitpipe.tasks.feature_part import largest_feature_part, task_sizes, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK
 
@@ -73,7 +73,7 @@ def write_result(output: Path, features: NDArray[np.float32], cores: int, increm
     paths = [f"/images/{number:08d}.jpg" for number in range(len(features))]
     for increment in range(increments):
         numbers = np.arange(increment, len(features), increments)
-        sizes = task_sizes(len(numbers), cores, largest_part(len(numbers)))
+        sizes = task_sizes(len(numbers), cores, largest_feature_part(len(numbers)))
         for chosen in np.split(numbers, np.cumsum(sizes)[:-1]):
             known = {"etag": ETAG, "width": 100, "height": 100, "status": OK}
             facts = pa.Table.from_pylist([{"path": paths[number], **known} for number in chosen], layout.FACTS)

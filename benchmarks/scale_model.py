@@ -30,7 +30,7 @@ from fruitpipe.result.long_lists import LONG
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.side_by_side import READERS
-from fruitpipe.tasks.feature_part import PARTS_OF_A_TASK, largest_part, largest_task, part_sizes, task_sizes
+from fruitpipe.tasks.feature_part import largest_feature_part, largest_task, part_sizes, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import SHARES
 
@@ -81,12 +81,12 @@ class Scale:
     @cached_property
     def feature_tasks(self) -> list[int]:
         """Images of each."""
-        return task_sizes(self.images, self.cores, largest_task(self.images, PARTS_OF_A_TASK))
+        return task_sizes(self.images, self.cores, largest_task(self.images, several=True))
 
     @cached_property
     def feature_parts(self) -> list[int]:
         """Images of each."""
-        largest = largest_part(self.images)
+        largest = largest_feature_part(self.images)
         return [rows for images in self.feature_tasks for rows in part_sizes(images, largest)]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from fruitpipe.tasks.feature_part import read_facts, read_features
 from fruitpipe.tasks.featurize import Featurize, Wanted, featurize
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.thumbnails import cells
 
 MEGABYTE = 1_000_000
 DIGEST = "d" * 64
@@ -162,35 +164,49 @@ def of_colours(folder: Path, count: int) -> list[Image]:
     return images
 
 
-def task_of(images: list[Image], store: LocalStore, scratch: Path, largest: int, reader: Reader) -> Featurize:
-    """The one task of some images."""
+def task_of(
+    images: list[Image], store: LocalStore, scratch: Path, largest: int, reader: Reader, *others: Wanted
+) -> Featurize:
+    """The one task of some images, which are missing in `store`, and for others."""
     todo = Shares(store, "20260101-000000-abcd", layout.TODO)
     columns = [list(column) for column in zip(*images, strict=True)]
-    rows = pa.record_batch([*columns, [1] * len(images)], names=[*Image._fields, "missing"])
-    todo.write([rows], [len(images)], scratch)
-    return Featurize(todo, (Wanted(store, DIGEST, uuid4().hex, ImageConfig()),), reader, largest)
+    missing = [(1 << 1 + len(others)) - 1] * len(images)
+    scratch.mkdir()
+    todo.write([pa.record_batch([*columns, missing], names=[*Image._fields, "missing"])], [len(images)], scratch)
+    return Featurize(todo, (Wanted(store, DIGEST, uuid4().hex, ImageConfig()), *others), reader, largest)
 
 
 def test_a_task_makes_parts_of_what_it_would_make_of_their_images_alone(tmp_path: Path) -> None:
+    """For two results, of which one has thumbnails."""
     images = of_colours(tmp_path, 70)
-    store, reader = LocalStore(str(tmp_path / "out")), Reader(S3Config(), 1 << 20)
-    (tmp_path / "scratch").mkdir()
-    task = task_of(images, store, tmp_path / "scratch", 30, reader)
-    found = task(0, [lambda: Given(Means())])  # type: ignore[arg-type,return-value]
+    stores, reader = [LocalStore(str(tmp_path / name)) for name in ("one", "other")], Reader(S3Config(), 1 << 20)
+    digests = [DIGEST, "e" * 64]
+    other = Wanted(stores[1], digests[1], uuid4().hex, ImageConfig(), thumbnails=16)
+    task = task_of(images, stores[0], tmp_path / "scratch", 30, reader, other)
+    found = task(0, 2 * [lambda: Given(Means())])  # type: ignore[list-item,return-value]
     parts = [images[:24], images[24:47], images[47:]]
     assert [done.parts for done in found] == [
-        {0: layout.feature_part(DIGEST, ((image.path, image.etag) for image in part))} for part in parts
+        {
+            which: layout.feature_part(digest, ((image.path, image.etag) for image in part))
+            for which, digest in enumerate(digests)
+        }
+        for part in parts
     ]
     assert [done.statuses for done in found] == [{"ok": 23, "undecodable": 1}, {"ok": 23}, {"ok": 23}]
     assert sum(done.bytes for done in found) == sum(Path(image.path).stat().st_size for image in images)
     for done, part in zip(found, parts, strict=True):
-        facts = read_facts(store, done.parts[0])
-        assert facts is not None
         expected, features = featurize(part, Means(), ImageConfig(), reader)
-        assert facts.select(layout.FACTS.names).equals(expected.to_table())
         ok = [number for number, status in enumerate(expected.status) if status == "ok"]
-        stored = read_features(store, facts["part"].take(ok), facts["row"].take(ok))
-        assert (stored == features[ok]).all()
+        for which, store in enumerate(stores):
+            facts = read_facts(store, done.parts[which])
+            assert facts is not None
+            assert facts.select(layout.FACTS.names).equals(expected.to_table())
+            stored = read_features(store, facts["part"].take(ok), facts["row"].take(ok))
+            assert (stored == features[ok]).all()
+        seen = cells(stores[1].get(layout.thumbnails(done.parts[1], 16)), len(part), 16)
+        red = [int(Path(image.path).stem) for image in part]
+        assert np.abs(seen[ok, 8, 8, 0].astype(int) - np.array(red)[ok]).max() < 8, "each in its own cell"
+    assert not any(layout.of_thumbnails(name) for name, _ in stores[0].names(layout.FEATURES))
 
 
 @dataclass(frozen=True)
@@ -205,8 +221,9 @@ class Noting(Reader):
 
 
 def test_the_next_part_is_fetched_as_one_is_computed_and_computed_as_that_is_written(tmp_path: Path) -> None:
-    images = of_colours(tmp_path, 64)
-    fetched, computed = Event(), Event()
+    """And the one after it is not begun before that, so that no more than two are held."""
+    images = of_colours(tmp_path, 96)
+    fetched, computed, counts = Event(), Event(), []
 
     class Waiting(Means):
         done = 0
@@ -215,25 +232,28 @@ def test_the_next_part_is_fetched_as_one_is_computed_and_computed_as_that_is_wri
             self.done += 1
             if self.done == 2:
                 assert fetched.wait(10), "the second part's first image comes while the first part's last are computed"
-            if self.done == 3:
+            found = super().run(pixels, out)
+            if self.done == 4:
                 computed.set()
-            return super().run(pixels, out)
+            return found
 
     class Slow(LocalStore):
         def put(self, name: str, data: Any) -> None:
             if layout.is_feature_part(name):
                 assert computed.wait(10), "the second part is computed while the first is written"
+                time.sleep(0.2)  # in which one that did not wait would compute the third
+                counts.append(engine.done)
             super().put(name, data)
 
     def note(path: str) -> None:
         if path == images[32].path:
             fetched.set()
 
-    store = Slow(str(tmp_path / "out"))
-    (tmp_path / "scratch").mkdir()
+    store, engine = Slow(str(tmp_path / "out")), Waiting()
     task = task_of(images, store, tmp_path / "scratch", 32, Noting(S3Config(), 1 << 20, reads=note))
-    found = task(0, [lambda: Given(Waiting())])  # type: ignore[arg-type,return-value]
-    assert [done.statuses.total() for done in found] == [32, 32]
+    found = task(0, [lambda: Given(engine)])  # type: ignore[arg-type,return-value]
+    assert counts[0] == 4
+    assert [done.statuses.total() for done in found] == [32, 32, 32]
     assert {name for name, _ in store.names(layout.FEATURES)} == {done.parts[0] for done in found}
 
 
@@ -250,7 +270,6 @@ def test_a_part_that_cannot_be_written_fails_its_task_and_those_before_stay(tmp_
             super().put(name, data)
 
     store = Full(str(tmp_path / "out"))
-    (tmp_path / "scratch").mkdir()
     task = task_of(images, store, tmp_path / "scratch", 20, Reader(S3Config(), 1 << 20))
     with pytest.raises(OSError, match="No space"):
         task(0, [lambda: Given(Means())])  # type: ignore[arg-type,return-value]

@@ -24,7 +24,8 @@ from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks.feature_part import (
     LARGEST_PART,
     SMALLEST_PART,
-    largest_part,
+    USUAL_PART,
+    largest_feature_part,
     largest_task,
     part_sizes,
     task_sizes,
@@ -239,16 +240,16 @@ def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, st
     assert the_plan.known.feature_parts() == [good]
 
 
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("several", [False, True])
 def test_shares_of_the_todo_are_ordered_by_path_and_sized_as_told(
-    make: Any, store: Store, shares: Shares, parts: int
+    make: Any, store: Store, shares: Shares, several: bool
 ) -> None:
     chance = np.random.default_rng(0)
     paths = [f"{number} é#\n🍎" for number in range(9000)]
     the_plan = make([Image(paths[i], etag=f"e{i}") for i in chance.permutation(9000)], store)
-    sizes = the_plan.write_todo(shares, 3, parts=parts)
-    assert sizes == task_sizes(9000, 3, largest_task(9000, parts))
-    assert max(sizes) == (512 if parts == 1 else 1484), "a sixth of what the first three leave"
+    sizes = the_plan.write_todo(shares, 3, several=several)
+    assert sizes == task_sizes(9000, 3, largest_task(9000, several))
+    assert max(sizes) == (1024 if several else 512)
     rows = pa.concat_tables(read(shares, sizes)).to_pylist()
     assert [row["path"] for row in rows] == sorted(paths)
     assert {row["path"]: row["etag"] for row in rows} == {path: f"e{i}" for i, path in enumerate(paths)}
@@ -486,11 +487,11 @@ def test_what_a_listing_raises_comes_out_as_it_is(make: Any) -> None:
         make([]).add_images(batches(), source.LISTING)
 
 
-@given(st.integers(0, 200_000) | st.integers(0, 30_000_000), st.integers(1, 5000), st.integers(1, 4))
+@given(st.integers(0, 200_000) | st.integers(0, 30_000_000), st.integers(1, 5000), st.booleans())
 def test_tasks_are_small_for_each_slot_at_first_then_never_grow_and_sum_to_the_count(
-    count: int, slots: int, parts: int
+    count: int, slots: int, several: bool
 ) -> None:
-    largest = largest_task(count, parts)
+    largest = largest_task(count, several)
     sizes = task_sizes(count, slots, largest)
     assert sum(sizes) == count
     assert all(size == SMALLEST_PART for size in sizes[:-1][:slots])
@@ -502,12 +503,20 @@ def test_tasks_are_small_for_each_slot_at_first_then_never_grow_and_sum_to_the_c
 @given(st.integers(1, 64))
 def test_there_are_tasks_for_all_slots_where_there_are_images_for_them(slots: int) -> None:
     count = SMALLEST_PART * slots
-    assert len(task_sizes(count, slots, largest_task(count, 4))) >= slots
+    assert len(task_sizes(count, slots, largest_task(count, several=True))) >= slots
+
+
+@given(st.integers(0, 30_000_000))
+def test_a_task_makes_several_parts_where_these_are_small(count: int) -> None:
+    part = largest_feature_part(count)
+    assert USUAL_PART <= part <= LARGEST_PART
+    assert largest_task(count, several=False) == part
+    assert largest_task(count, several=True) == (2 * part if part == USUAL_PART else part)
 
 
 @given(st.integers(1, LARGEST_PART), st.integers(0, 30_000_000))
 def test_the_parts_of_a_task_are_few_and_of_one_size(images: int, of_all: int) -> None:
-    largest = largest_part(of_all)
+    largest = largest_feature_part(of_all)
     sizes = part_sizes(images, largest)
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1

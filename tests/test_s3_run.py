@@ -24,6 +24,9 @@ from faults import Forwarded, Proxy, Response
 from processes import wait
 from seaweed import BUCKET, Server
 
+from fruitpipe.config import Config, S3Config
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.pipeline.run import job_of
 from fruitpipe.tasks import reduce
 
 IMAGES = "fruits"
@@ -249,6 +252,16 @@ def test_an_image_that_changes_after_it_was_listed_is_said_so(
         assert manifest(place.download(tmp_path / "second"))["counts"]["ok"] == COUNT
     finally:
         place.client.put_object(Bucket=BUCKET, Key=key, Body=victim.read_bytes())
+
+
+@pytest.mark.parametrize(("reads", "writes"), [(False, False), (False, True), (True, False), (True, True)])
+def test_tasks_make_several_parts_where_a_bucket_has_to_answer(
+    place: Place, fruits: Path, tmp_path: Path, reads: bool, writes: bool
+) -> None:
+    given = place.images if reads else str(fruits), place.out if writes else str(tmp_path / "out")
+    s3 = S3Config(endpoint=place.server.endpoint, allow_http=True)
+    config = Config(input=given[0], output=given[1], backbone="efficientnet_lite0", s3=s3)
+    assert job_of(config, Reporter()).asks_buckets == (reads or writes)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from fruitpipe.spark.cluster import Cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store
-from fruitpipe.tasks import reduce
+from fruitpipe.tasks import feature_part, reduce
 from fruitpipe.tasks.feature_part import to_parquet
 from fruitpipe.tasks.shares import SHARES, Shares
 
@@ -72,8 +72,10 @@ def test_times_agree_with_those_measured(check: dict[str, Any]) -> None:
 def test_a_run_has_the_parts_tasks_objects_and_requests_of_the_model(
     monkeypatch: pytest.MonkeyPatch, admin: Any, s3: S3Config, proxy: Proxy, fruits: Path
 ) -> None:
-    """With vector parts of 100 images, so that there are several, which share feature parts."""
+    """With vector parts of 100 images, so that there are several, which share feature parts; two of these in a task."""
     monkeypatch.setattr(reduce, "VECTOR_PART", 100)
+    monkeypatch.setattr(feature_part, "USUAL_PART", 40)
+    monkeypatch.setattr(feature_part, "LARGEST_TASK", 80)
     tasks = count_of_tasks(monkeypatch)
     upload(admin, fruits, "scale/images")
     fruitpipe(
@@ -84,6 +86,7 @@ def test_a_run_has_the_parts_tasks_objects_and_requests_of_the_model(
     made = objects(admin, "scale/out")
     manifest = Manifest.read(next(data for key, data in made.items() if key.endswith("manifest.json")))
     assert len(model.vector_parts) == 4
+    assert len(model.feature_parts) > len(model.feature_tasks)
     assert len(manifest.feature_parts) == len(model.feature_parts)
     assert [file.rows for file in manifest.files if file.name.startswith("vectors/")] == model.vector_parts
     assert len(made) == model.objects
@@ -216,8 +219,8 @@ def test_what_the_page_says_in_words_follows() -> None:
     alone = [Scale(10**8, cores).seconds for cores in (140, 160)]
     assert alone[0].driver < alone[0].work / 140
     assert alone[1].driver > alone[1].work / 160
-    assert "274,000 parts instead of 25,000" in PAGE
-    assert len(Scale(10**5, 10).feature_parts) == 274
+    assert "266,000 parts instead of 25,000" in PAGE
+    assert len(Scale(10**5, 10).feature_parts) == 266
     assert len(Scale(10**8, 10).feature_parts) == pytest.approx(25_000, rel=0.03)
 
 

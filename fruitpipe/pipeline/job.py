@@ -174,7 +174,7 @@ class Job:
 
     @property
     def asks_buckets(self) -> bool:
-        """Whether tasks read or write in buckets, whose answers take time."""
+        """Whether the input or the result is in a bucket, whose answers take time."""
         return bool(self.reader.buckets) or is_remote(self.store.url)
 
     @property

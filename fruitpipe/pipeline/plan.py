@@ -190,13 +190,13 @@ class Plan:
         query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self.database.rows(f"{query} ORDER BY n DESC, 1"))
 
-    def write_todo(self, shares: Shares, slots: int, *others: Plan, parts: int = 1) -> list[int]:
+    def write_todo(self, shares: Shares, slots: int, *others: Plan, several: bool = False) -> list[int]:
         """Write the images to featurize, ordered by path, a share per task; return the tasks' sizes.
 
         The images of a share are missing in the same plans: bits of its column `missing` say in which, the lowest
         one in this, further ones in `others`, which are beside it.
 
-        parts: that a task makes at most.
+        several: whether a task may make several parts.
         """
         plans = (self, *others)
         each = " UNION ALL ".join(
@@ -205,7 +205,7 @@ class Plan:
         missing = f"SELECT image, sum(bit)::BIGINT AS missing FROM ({each}) GROUP BY image"
         query = f"SELECT missing, count(*) FROM ({missing}) GROUP BY 1 ORDER BY 1 DESC"
         counts = self.database.rows(query)
-        largest = largest_task(sum(count for _, count in counts), parts)
+        largest = largest_task(sum(count for _, count in counts), several)
         sizes = [size for _, count in counts for size in task_sizes(count, slots, largest)]
         images = f"SELECT path, etag, size, missing FROM ({missing}) JOIN images ON images.rowid = image"
         self.database.write(f"{images} ORDER BY missing DESC, path", sizes, shares)

@@ -23,7 +23,7 @@ from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.feature_part import PARTS_OF_A_TASK, have_thumbnails, largest_part
+from fruitpipe.tasks.feature_part import have_thumbnails, largest_feature_part
 from fruitpipe.tasks.featurize import Done, Featurize, Wanted
 from fruitpipe.tasks.taking_over import TakeOver
 from fruitpipe.vision.bad_image import OK
@@ -41,15 +41,15 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     """
     first, *others = jobs
     todo = first.shares(layout.TODO)
-    several = PARTS_OF_A_TASK if first.asks_buckets else 1
-    sizes = first.plan.write_todo(todo, first.spark.slots, *(job.plan for job in others), parts=several)
+    plans = (job.plan for job in others)
+    sizes = first.plan.write_todo(todo, first.spark.slots, *plans, several=first.asks_buckets)
     if not sizes:
         return 0
     for job in jobs:
         if said := job.idle_gpus:
             job.reporter.note(said)
             job.warnings.append(said)
-    task = Featurize(todo, tuple(wanted_by(job) for job in jobs), first.reader, largest_part(sum(sizes)))
+    task = Featurize(todo, tuple(wanted_by(job) for job in jobs), first.reader, largest_feature_part(sum(sizes)))
     engines = [job.engine for job in jobs]
 
     def watch(parts: list[Done]) -> None:

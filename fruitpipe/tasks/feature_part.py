@@ -19,22 +19,24 @@ from fruitpipe.vision.bad_image import OK
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 """Facts, and where they lie: the part's name and the row in it."""
-SMALLEST_PART, LARGEST_PART = 32, 4096
-"""Rows of a part, at least while there are so many, and at most."""
+SMALLEST_PART, USUAL_PART, LARGEST_PART = 32, 512, 4096
+"""Rows of a part: at least, while there are so many; at most, of up to half a million images; and of however many."""
+LARGEST_TASK = 1024
+"""Images of a task at most that makes several parts. With an executor all of its task is lost, what is written too, and
+until its end nobody hears of it."""
 AHEAD = 4
 """Parts fetched before their turn: a request to a bucket is mostly waiting."""
-PARTS_OF_A_TASK = 4
-"""At most, where a bucket has to answer: a task waits for its first answers, and for the last, once for all parts."""
 
 
-def largest_part(count: int) -> int:
+def largest_feature_part(count: int) -> int:
     """Rows of a feature part at most, of so many images in all."""
-    return min(max(count // 1000, 512), LARGEST_PART)
+    return min(max(count // 1000, USUAL_PART), LARGEST_PART)
 
 
-def largest_task(count: int, parts: int) -> int:
-    """Images of a task at most, which makes up to so many parts; of the largest parts, it makes one."""
-    return min(parts * largest_part(count), LARGEST_PART)
+def largest_task(count: int, several: bool) -> int:
+    """Images of a task at most, of so many in all; several: whether it makes several parts, where these are small."""
+    part = largest_feature_part(count)
+    return max(LARGEST_TASK // part, 1) * part if several else part
 
 
 def task_sizes(count: int, slots: int, largest: int) -> list[int]:

@@ -110,8 +110,8 @@ class Wanted(NamedTuple):
 class Featurize:
     """The task: share `number` of what is to do becomes feature parts for each result that misses its images.
 
-    While the last images of a part are computed, the first of the next are fetched; then it is written as those are
-    computed.
+    The first images of the next part are fetched while the last ones of this are computed, and this part is written
+    while the next is computed.
     """
 
     todo: Shares
@@ -119,7 +119,7 @@ class Featurize:
     """with the same limits of images"""
     reader: Reader
     largest: int
-    """rows of a part"""
+    """most rows of a part"""
 
     def __call__(self, number: int, specs: Sequence[Callable[[], EngineSpec]]) -> list[Done]:
         """Of each part that it makes; specs: the engine of each that is wanted."""
@@ -134,10 +134,10 @@ class Featurize:
         with ThreadPoolExecutor(1) as behind:
             written: Future[None] | None = None
             for some in in_parts(images, self.largest):
-                done, objects = self._part(some, engines, fetched)
+                done, made = self._part(some, engines, fetched)
                 if written:
                     written.result()  # so that no more than two parts are held
-                written = behind.submit(put_all, objects)
+                written = behind.submit(write, made)
                 found.append(done)
             if written:
                 written.result()
@@ -145,34 +145,41 @@ class Featurize:
 
     def _part(
         self, images: list[Image], engines: Mapping[int, Engine], fetched: Iterator[Data | BadImage]
-    ) -> tuple[Done, list[Object]]:
-        """What some images become, and the objects to write."""
+    ) -> tuple[Done, list[Made]]:
+        """What some images become."""
         wanted = {which: self.wanted[which] for which in engines}
         views = [
             View(engines[which], each.image, Sheet(len(images), each.thumbnails) if each.thumbnails else None)
             for which, each in wanted.items()
         ]
-        made = featurized(images, views, fetched)
+        found = featurized(images, views, fetched)
         parts: dict[int, str] = {}
-        objects: list[Object] = []
-        for (which, each), view, (facts, features) in zip(wanted.items(), views, made, strict=True):
-            parts[which] = name = layout.feature_part(each.digest, ((image.path, image.etag) for image in images))
-            if view.sheet:  # before the part, so that a part which is there has its thumbnails
-                objects.append((each.store, layout.thumbnails(name, view.sheet.side), view.sheet.encoded()))
-            objects.append((each.store, name, to_parquet(facts.to_table(), features)))
-        statuses = zip(*(facts.status for facts, _ in made), strict=True)
+        made: list[Made] = []
+        for (which, each), view, (facts, features) in zip(wanted.items(), views, found, strict=True):
+            parts[which] = layout.feature_part(each.digest, ((image.path, image.etag) for image in images))
+            made.append(Made(each.store, parts[which], facts, features, view.sheet))
+        statuses = zip(*(facts.status for facts, _ in found), strict=True)
         worst = (next((status for status in several if status != OK), OK) for several in statuses)
-        return Done(parts, Counter(worst), made[0][0].bytes), objects
+        return Done(parts, Counter(worst), found[0][0].bytes), made
 
 
-Object = tuple[Store, str, Data]
-"""To write: where, by which name, and what."""
+class Made(NamedTuple):
+    """A feature part that is to be written."""
+
+    store: Store
+    name: str
+    facts: Facts
+    features: NDArray[np.float32]
+    sheet: Sheet | None
+    """of its thumbnails, if they are wanted"""
 
 
-def put_all(objects: Iterable[Object]) -> None:
-    """Write objects, one after the other."""
-    for store, name, data in objects:
-        store.put(name, data)
+def write(parts: Iterable[Made]) -> None:
+    """Write parts, one after the other, each after its thumbnails, so that a part which is there has them."""
+    for part in parts:
+        if part.sheet:
+            part.store.put(layout.thumbnails(part.name, part.sheet.side), part.sheet.encoded())
+        part.store.put(part.name, to_parquet(part.facts.to_table(), part.features))
 
 
 def in_parts(images: list[Image], largest: int) -> Iterator[list[Image]]:
@@ -262,7 +269,7 @@ def fetch_for(engines: Iterable[Engine], images: list[Image], reader: Reader) ->
 def featurized(
     images: list[Image], views: Sequence[View], fetched: Iterator[Data | BadImage]
 ) -> list[tuple[Facts, NDArray[np.float32]]]:
-    """As `featurize_for`, of the next bytes that are fetched."""
+    """As `featurize_for`, of images whose bytes are the next that `fetched` gives; it may go on after them."""
     made = [(Facts(), np.zeros((len(images), view.engine.dimension), np.float32)) for view in views]
     looks = list(dict.fromkeys(view.look for view in views))
     own = [looks.index(view.look) for view in views]

@@ -207,7 +207,7 @@ spark.excludeOnFailure.stage.maxFailedTasksPerExecutor: "4"
 spark.excludeOnFailure.application.maxFailedTasksPerExecutor: "4"
 spark.excludeOnFailure.killExcludedExecutors: "true"
 # What takes an executor three times as long as others, and more than 20 s, another one does as well: both write the same
-# object. Tasks that read vectors are shorter, so that this is for those that stand still.
+# objects. Tasks that read vectors are shorter, so that this is for those that stand still.
 spark.speculation: "true"
 spark.speculation.minTaskRuntime: 20s
 spark.blockManager.port: "7079"
