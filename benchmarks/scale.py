@@ -154,7 +154,7 @@ def check(store: Generated, fitted: pca.Pca, projected: list[reduce.Projected], 
             while len(held) < size:
                 held = np.concatenate([held, next(stream)])
             part, held = held[:size], held[size:]
-            firsts.append(part[:10])
+            firsts.append(part[:10].copy())  # or the whole part would stay
             moments.append(reduce.moments_of(part[row : row + reduce.BLOCK] for row in range(0, size, reduce.BLOCK)))
         again = pca.fit(added(moments), components=k)
         same = all(
