@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -132,15 +132,13 @@ class Featurize:
         fetched = fetch_for(engines.values(), images, self.reader)
         found = []
         with ThreadPoolExecutor(1) as behind:
-            written: Future[None] | None = None
+            written = behind.submit(write, ())
             for some in in_parts(images, self.largest):
                 done, made = self._part(some, engines, fetched)
-                if written:
-                    written.result()  # so that no more than two parts are held
+                written.result()  # so that no more than two parts are held
                 written = behind.submit(write, made)
                 found.append(done)
-            if written:
-                written.result()
+            written.result()
         return found
 
     def _part(
