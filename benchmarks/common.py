@@ -144,8 +144,16 @@ class Memory(Sampler):
 
 def cpu_time() -> float:
     """Seconds of processor time of this process and of all below it that live."""
-    times = [each.cpu_times() for each in (psutil.Process(), *psutil.Process().children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+    return sum(map(used, (psutil.Process(), *psutil.Process().children(recursive=True))))
+
+
+def used(process: psutil.Process) -> float:
+    """Its seconds of processor time; 0 for a process that has just ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0
+    return float(times.user + times.system)
 
 
 class Row(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
-from common import EVERY, Memory, cpu_time, fruitpipe, is_java, resident, subset
+from common import EVERY, Memory, cpu_time, fruitpipe, is_java, resident, subset, used
 from scale import DIMENSION, MEGABYTE, RUN, Generated, facts, features, listing, paths
 
 from fruitpipe.config import Environment, SparkConfig
@@ -94,16 +94,12 @@ def tasks(count: int, folder: Path) -> Iterator[tuple[str, float]]:
         java = [each for each in psutil.Process().children(recursive=True) if is_java(each)]
         yield "driver's JVM, megabytes", sum(map(resident, java)) / MEGABYTE
         spark.map(abs, 100)
-        whole, driver = cpu_time(), used(psutil.Process(), *java)
+        of_driver = (psutil.Process(), *java)
+        whole, driver = cpu_time(), sum(map(used, of_driver))
         spark.map(abs, count)
-        driver = used(psutil.Process(), *java) - driver
+        driver = sum(map(used, of_driver)) - driver
         yield "task, CPU seconds of driver and JVM", driver / count
         yield "task, CPU seconds of workers", (cpu_time() - whole - driver) / count
-
-
-def used(*processes: psutil.Process) -> float:
-    """CPU seconds so far."""
-    return sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
 def projected() -> Iterator[tuple[str, float]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 import pyspark
-from processes import children_of, lives, wait
+from processes import children_of, kill, wait
 from seaweed import free_ports
 
 
@@ -59,8 +59,7 @@ def two_nodes(folder: Path) -> Iterator[Nodes]:
         family = [child for each in started for child in children_of(each.pid)]
         for each in started:
             each.kill()
-        for child in filter(lives, family):
-            child.kill()
+        kill(family)
         for each in started:
             each.wait()
 

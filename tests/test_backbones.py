@@ -5,14 +5,13 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from numpy.typing import NDArray
+from processes import children_of, words_of
 
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
@@ -370,11 +369,10 @@ def test_a_converted_backbone_is_used_again(lite0: tuple[Backbone, Path]) -> Non
 
 def kill_conversion() -> bool:
     """Kill the conversion that this process has started, if it has."""
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):
-            if CONVERSION in child.cmdline():
-                child.kill()
-                return True
+    for child in children_of(os.getpid(), recursive=False):
+        if CONVERSION in words_of(child):
+            child.kill()
+            return True
     return False
 
 

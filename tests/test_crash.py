@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import published
 import pytest
 from command import BACKBONE, command, fruitpipe, hearing, manifest, one_line_error, run, same_vectors, vectors
 from conftest import unavailable
-from processes import children_of, jvms_of, lives, wait, workers_of
+from processes import children_of, jvms_of, kill, lives, wait, workers_of
 
 from fruitpipe.storage.store import LocalStore
 
@@ -51,9 +51,7 @@ def amid(words: list[str], finished: Callable[[], Mapping[Path, int]]) -> Iterat
         yield process
     finally:
         process.kill()
-        for child in family:  # whoever lives would keep standard error open, for ever if it is held
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        kill(family)  # whoever lives would keep standard error open, for ever if it is held
         process.communicate(timeout=120)
 
 
@@ -66,9 +64,7 @@ def held(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for worker in workers:
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
+        kill(workers)
 
 
 def finished_parts(out: Path) -> dict[Path, int]:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from chart import CHART, helm
 from command import BACKBONE, command, run, same_vectors, vectors
-from processes import executors_of, lives, wait, workers_of
+from processes import executors_of, lives, nurseries_of, wait, workers_of
 from standalone import Nodes, two_nodes
 
 pytestmark = pytest.mark.slow
@@ -67,12 +67,6 @@ def amid(
             process.kill()
 
 
-def daemons_of(node: psutil.Process) -> list[psutil.Process]:
-    """What forks workers."""
-    workers = workers_of(node.pid)
-    return [psutil.Process(pid) for pid in {each.ppid() for each in workers}]
-
-
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     said = process.communicate()[1]
     return subprocess.CompletedProcess(process.args, process.returncode, "", said)
@@ -88,7 +82,7 @@ def test_an_executor_that_can_write_nothing_is_left_aside(
         held = workers_of(nodes.machines[1].pid)
         for each in held:
             each.send_signal(SIGSTOP)
-        for each in daemons_of(node) + workers_of(node.pid):  # the daemons first, whose limit their children inherit
+        for each in nurseries_of(node.pid) + workers_of(node.pid):  # children inherit a limit
             each.rlimit(resource.RLIMIT_FSIZE, (0, 0))
         wait(lambda: process.poll() is not None or (excluded and nodes.failures() > before and settled(nodes)))
         for each in filter(lives, held):

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from command import BACKBONE, command, process, same_vectors, vectors
 from conftest import nobody
-from processes import jvms_of, wait
+from processes import children_of, jvms_of, lives, wait, words_of
 
 from fruitpipe.config import Environment, SparkConfig
 from fruitpipe.errors import UserError
@@ -110,8 +110,7 @@ def answers(spark: psutil.Process) -> Counter[int | None]:
 
 def command_line(process: psutil.Process) -> list[str]:
     """The words that started a process and those that it has started."""
-    everybody = [process, *process.children(recursive=True)]
-    return [word for each in everybody if each.status() != psutil.STATUS_ZOMBIE for word in each.cmdline()]
+    return [word for each in (process, *children_of(process.pid)) for word in words_of(each)]
 
 
 @pytest.mark.slow
@@ -169,7 +168,7 @@ def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, sh
         wait(lambda: len(list(shared.glob("*/*.sock"))) == 2 or run.poll() is not None)
         (jvm,) = jvms_of(run.pid)
         run.kill()
-    wait(lambda: not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE)
+    wait(lambda: not lives(jvm))
     left = list(shared.iterdir())
     assert left
     assert all(path.name.startswith(f".fruitpipe-{run.pid}-") for path in left)

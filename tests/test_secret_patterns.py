@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 import jsonschema
-import psutil
 import pytest
 import yaml
 from command import command, fruitpipe, one_line_error
+from processes import children_of, words_of
 from pydantic import ValidationError
 from s3 import environment, objects, upload
 from seaweed import BUCKET, Server
@@ -203,12 +203,8 @@ def test_a_run_leaves_no_secret_of_its_environment_anywhere(
 
 def look(pid: int, folder: Path, seen: dict[str, bytes]) -> None:
     """What others could see of a run while it goes on, and what lies in its temporary folders."""
-    try:
-        for each in psutil.Process(pid).children(recursive=True):
-            words = " ".join(each.cmdline())
-            seen[words] = b""
-    except psutil.Error:
-        pass
+    for each in children_of(pid):
+        seen[" ".join(words_of(each))] = b""
     for path in folder.rglob("*"):
         try:
             if path.is_file() and path.suffix != ".so":

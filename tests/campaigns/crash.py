@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from command import command, fruitpipe
-from processes import children_of, jvms_of, lives, wait, workers_of
+from processes import children_of, jvms_of, kill, lives, wait, workers_of
 from s3 import options
 from seaweed import Server
 
@@ -223,8 +222,7 @@ class Campaign:
             yield True
             return
         if found:
-            with suppress(psutil.NoSuchProcess):
-                draw.choice(found).kill()
+            kill([draw.choice(found)])
         yield bool(found)
 
     def _compare(self, store: Store) -> None:

@@ -11,18 +11,16 @@ import random
 import subprocess
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scale
 from faults import Proxy
 from parts import Image, put_part
-from processes import executors_of, jvms_of
+from processes import executors_of, jvms_of, kill
 from seaweed import BUCKET, Server
 
 from campaigns.crash import Place, Published, needed
@@ -171,19 +169,10 @@ class Campaign:
         assert there == needed(self.store), f"left over or missing: {sorted(there ^ needed(self.store))}"
 
 
-def kill(processes: list[psutil.Process]) -> int:
-    """How many were there to be killed."""
-    killed = 0
-    for each in processes:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-            killed += 1
-    return killed
-
-
 def kill_driver(process: subprocess.Popen[bytes]) -> int:
     """With its JVM, as a pod goes; executors notice it themselves."""
-    jvms = [each for each in jvms_of(process.pid) if each.ppid() == process.pid]
+    executors = executors_of(process.pid)
+    jvms = [each for each in jvms_of(process.pid) if each not in executors]
     process.kill()
     kill(jvms)
     return 1
