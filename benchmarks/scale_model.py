@@ -27,9 +27,8 @@ from fruitpipe.pipeline.database import MEMORY, MEMORY_OF_ROW
 from fruitpipe.pipeline.gathering import chunks
 from fruitpipe.result.facts_index import FEWEST
 from fruitpipe.result.long_lists import LONG
-from fruitpipe.storage import layout
+from fruitpipe.storage import layout, side_by_side
 from fruitpipe.storage.file import File
-from fruitpipe.storage.side_by_side import READERS
 from fruitpipe.tasks.feature_part import largest_feature_part, largest_task, part_sizes, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import SHARES
@@ -41,11 +40,8 @@ MACHINE = PRICES["machines"][0]
 
 IMAGES, CORES = (10**6, 10**7, 10**8, 10**9), (10, 100, 1000)
 DIMENSION = 1280
-ROW_GROUP = 512
-"""Rows of a row group of a feature part, whose facts are a request each."""
-READS_OF_A_SHARE = 3
-"""HEAD included, its end with the footer, and the rows."""
-READS_OF_MOMENTS = 6
+READS_OF_A_SHARE = READS_OF_FACTS = 2
+"""At most: the end of the file with its footer, and the rows, if they do not lie there, too."""
 OTHER_OBJECTS = 10
 """Of a result of one run: its three documents, configuration, log, failures, report, and three files of the model."""
 
@@ -140,15 +136,15 @@ class Scale:
 
     @property
     def reads(self) -> dict[str, int]:
-        """GET and HEAD requests to S3, by what they ask for, without the few dozen that every run has."""
+        """GET requests to S3, by what they ask for, without the few dozen that every run has."""
         vectors = len(self.vector_parts)
         return {
             "images": self.images,
             "todo": len(self.feature_tasks) * READS_OF_A_SHARE,
-            "facts": len(self.feature_parts) + self.reads_of_facts,
+            "facts": len(self.feature_parts) * READS_OF_FACTS,
             "index": 2 * vectors * READS_OF_A_SHARE,
             "features": 2 * self.features_read,
-            "moments": (vectors + self.additions) * (1 + READS_OF_MOMENTS),
+            "moments": vectors + self.additions,
         }
 
     @property
@@ -165,11 +161,6 @@ class Scale:
     @property
     def requests(self) -> int:
         return sum(self.reads.values()) + self.writes + self.pages
-
-    @property
-    def reads_of_facts(self) -> int:
-        """A footer each, and its row groups."""
-        return sum(1 + math.ceil(size / ROW_GROUP) for size in self.feature_parts)
 
     @property
     def footers(self) -> float:
@@ -199,7 +190,7 @@ class Scale:
         return Seconds(
             listing=self.pages * answer / AT_ONCE,
             planning=self.images * MEASURED["plan"] + self.share_files * answer,
-            facts=(len(self.feature_parts) + self.reads_of_facts) * answer / READERS,
+            facts=self.reads["facts"] * answer / side_by_side.AT_ONCE,
             tasks=self.tasks * MEASURED["task"],
             deleting=math.ceil(self.temporary_objects / MOST_DELETED) * answer,
             work=MEASURED["start"]
@@ -369,8 +360,8 @@ def modelled(check: dict[str, Any]) -> float:
 
 
 LIMITS: list[tuple[str, Callable[[Scale], bool]]] = [
-    ("on 100 cores, the driver alone takes an hour", lambda at: at.seconds.driver > 3600),
     ("the driver needs more than the 2 GiB that the chart gives it", lambda at: at.driver_memory > 2 << 30),
+    ("on 100 cores, the driver alone takes an hour", lambda at: at.seconds.driver > 3600),
     ("the plan takes more than 50 GB of disk", lambda at: at.driver_disk > 50e9),
     ("names of vector parts no longer sort by their numbers", lambda at: len(at.vector_parts) > 100_000),
 ]

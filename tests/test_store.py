@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from seaweed import BUCKET, KMS_KEY, Server
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Forbidden
-from fruitpipe.objects.bucket import LARGE, MOST_DELETED
+from fruitpipe.objects.bucket import LARGE, MOST_DELETED, TAIL
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
 from fruitpipe.storage.tree import TEMPORARY
 
@@ -99,6 +100,18 @@ def test_what_was_put_is_found(store: Store) -> None:
     assert store.get("a/b/c.bin") == b"new"
     store.put("a/b/c.bin", b"")
     assert store.get("a/b/c.bin") == b""
+
+
+@pytest.mark.parametrize("size", [0, 1, TAIL, 3 * TAIL + 1])
+def test_a_file_of_any_size_is_read_from_its_end_and_from_its_beginning(store: Store, size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    store.put("file", content)
+    with store.open("file") as file:
+        assert file.seek(-min(size, 8), os.SEEK_END) == max(size - 8, 0)
+        assert file.read() == content[-8:]
+        assert file.seek(0, os.SEEK_END) == size
+        file.seek(0)
+        assert file.read() == content
 
 
 def test_what_was_not_put_is_not_found(store: Store) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,9 +21,10 @@ from PIL import Image
 from fruitpipe.errors import UserError
 from fruitpipe.explore.columns import packed
 from fruitpipe.explore.facts import Facts
-from fruitpipe.result.compaction import READERS, read_merges, with_merged
+from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.runs import Run
 from fruitpipe.storage import layout
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.tasks.feature_part import damaged_part, have_thumbnails, in_advance, read_facts, read_features
 from fruitpipe.tasks.reduce import spread
 from fruitpipe.vision.bad_image import OK, BadImage
@@ -117,13 +117,12 @@ def find(run: Run, facts: Facts, side: int) -> Found:
     names = have_thumbnails(run.store, sorted(filter(layout.is_feature_part, of_run)), side)
     parts: list[Part] = []
     tables: list[pa.Table] = []
-    with ThreadPoolExecutor(READERS) as pool:
-        for name, table in zip(names, pool.map(partial(read_facts, run.store), names), strict=True):
-            if table is not None:
-                number = pa.repeat(len(parts), len(table))
-                seen = table.select(["path", "row", "width", "height"]).append_column("number", number)
-                tables.append(seen.filter(pc.equal(table["status"], OK)))
-                parts.append(Part(name, len(table)))
+    for name, table in side_by_side(partial(read_facts, run.store), names):
+        if table is not None:
+            number = pa.repeat(len(parts), len(table))
+            seen = table.select(["path", "row", "width", "height"]).append_column("number", number)
+            tables.append(seen.filter(pc.equal(table["status"], OK)))
+            parts.append(Part(name, len(table)))
     if not tables:
         none = np.empty(0, np.int64)
         return Found([], none, none, none, np.empty((0, 2), np.int64))

@@ -51,8 +51,10 @@ class Moments:
             return self if self.count else other
         count = self.count + other.count
         delta = other.mean - self.mean
+        between = np.outer(delta, delta)  # symmetric to the bit
+        between *= self.count * other.count / count
         scatter = self.scatter + other.scatter
-        scatter += np.outer(delta, delta) * (self.count * other.count / count)  # symmetric to the bit
+        scatter += between
         return Moments(count, self.mean + delta * (other.count / count), scatter)
 
 

@@ -37,7 +37,7 @@ MOST_DELETED = 1000
 """Keys that S3 deletes with one request."""
 ALONE = 16
 """Keys that are deleted side by side, each with a request, where one with many fails."""
-BUFFER = 1 << 16
+BUFFER = TAIL = 1 << 16
 """Bytes read at least, so that the end of a Parquet file with its index is one request."""
 LARGE = 32 << 20
 """Bytes from which an object is written in parts. A crash in the middle leaves parts behind, that `gc` clears away."""
@@ -334,14 +334,31 @@ class Bucket:
 
 
 class ObjectFile(io.RawIOBase):
-    """A seekable file for reading. Raises FileNotFoundError where there is no such object."""
+    """A seekable file for reading. Raises FileNotFoundError where there is no such object.
+
+    Its last TAIL bytes come with its size: whoever reads Parquet begins there, and small files are no more.
+    """
 
     def __init__(self, bucket: Bucket, key: str) -> None:
-        import obstore
-
         self._bucket, self._key, self._position = bucket, key, 0
         with in_our_words(bucket.place, "read", key):
-            self._size = obstore.head(bucket.client(), exact(key))["size"]
+            self._size, self._tail = self._open()
+
+    def _open(self) -> tuple[int, memoryview]:
+        """Size and last bytes."""
+        import obstore
+
+        client, key = self._bucket.client(), exact(self._key)
+
+        def ask() -> tuple[int, memoryview]:
+            answer = obstore.get(client, key, options={"range": {"suffix": TAIL}})
+            return answer.meta["size"], memoryview(answer.bytes())
+
+        try:
+            return retried(ask)
+        except (obstore.exceptions.NotSupportedError, obstore.exceptions.GenericError):
+            # Azure does not count from the end, and an empty object has none. A failure that lasts comes again.
+            return obstore.head(client, key)["size"], memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -363,8 +380,12 @@ class ObjectFile(io.RawIOBase):
         end = min(self._position + len(buffer), self._size)
         if end <= self._position:
             return 0
-        with in_our_words(self._bucket.place, "read", self._key):
-            data = obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end)
+        held = self._position - (self._size - len(self._tail))
+        if held >= 0:
+            data = self._tail[held : held + len(buffer)]
+        else:
+            with in_our_words(self._bucket.place, "read", self._key):
+                data = memoryview(obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

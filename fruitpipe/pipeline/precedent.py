@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 
@@ -15,11 +14,11 @@ from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import find_manifest, latest_run, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
 
 RECENT = 32
 """Runs that are looked at: on object stores, each is a request, and a result may have thousands."""
-READERS = 8
 
 
 def digest_of(config: Config) -> str:
@@ -42,9 +41,8 @@ def recent_manifests(store: Store) -> list[Manifest]:
     """Of published runs: the latest first, then the newest."""
     latest = latest_run(store)
     recent = [run_id for run_id in reversed(run_ids(store)[-RECENT:]) if run_id != latest]
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(partial(readable_manifest, store), [*filter(None, [latest]), *recent])
-        return list(filter(None, found))
+    found = side_by_side(partial(readable_manifest, store), [*filter(None, [latest]), *recent])
+    return [manifest for _, manifest in found if manifest]
 
 
 def readable_manifest(store: Store, run_id: str) -> Manifest | None:

@@ -22,6 +22,7 @@ from fruitpipe.result.manifest import Counts
 from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import have_thumbnails, largest_feature_part
 from fruitpipe.tasks.featurize import Done, Featurize, Wanted
@@ -231,11 +232,12 @@ def write_rest(job: Job, model: Model) -> list[File]:
     """Write the model, the failures and the config."""
     objects: dict[str, bytes | memoryview] = {layout.model(job.id, name): data for name, data in model.files().items()}
     objects[layout.config(job.id)] = yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False).encode()
-    files = [write_failures(job)]
-    for name, data in objects.items():
-        job.store.put(name, data)
-        files.append(File.of(layout.within(job.id, name), data))
-    return files
+
+    def write(name: str) -> File:
+        job.store.put(name, objects[name])
+        return File.of(layout.within(job.id, name), objects[name])
+
+    return [write_failures(job), *(file for _, file in side_by_side(write, objects))]
 
 
 def write_failures(job: Job) -> File:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -19,6 +18,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document
 from fruitpipe.storage.file import File, named
 from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged_part, read_facts, read_features, to_parquet
 from fruitpipe.vision.bad_image import BadImage
@@ -28,8 +28,6 @@ SMALL = LARGEST_PART // 2
 """Parts with fewer rows are merged. Merged ones have as many or more, so that a second time there is nothing to do."""
 BATCH = 8 * LARGEST_PART
 """Rows that are put in order together."""
-READERS = 8
-"""Parts looked at at once: on object stores, each is a request or two."""
 
 
 class Merge(BaseModel):
@@ -99,8 +97,7 @@ def with_thumbnails(parts: Iterable[str], objects: dict[str, list[str]]) -> list
 def read_merges(store: Store) -> list[Merge]:
     """The merges that there have been, as far as their parts may be needed. Raises UserError where one is damaged."""
     names = [name for name, _ in store.names(layout.FEATURES) if layout.is_merge(name)]
-    with ThreadPoolExecutor(READERS) as pool:
-        return [merge for merge in pool.map(partial(read_merge, store), names) if merge]
+    return [merge for _, merge in side_by_side(partial(read_merge, store), names) if merge]
 
 
 def read_merge(store: Store, name: str) -> Merge | None:
@@ -128,10 +125,8 @@ def small_parts(store: Store, folder: str) -> list[Part]:
     sides: dict[str, list[int]] = {}
     for part, side in filter(None, map(layout.of_thumbnails, names)):
         sides.setdefault(part, []).append(side)
-    with ThreadPoolExecutor(READERS) as pool:
-        parts = pool.map(partial(part_of, store), filter(layout.is_feature_part, names))
-        small = [part._replace(sides=tuple(sorted(sides.get(part.name, ())))) for part in parts if part.rows < SMALL]
-    return sorted(small)
+    parts = side_by_side(partial(part_of, store), filter(layout.is_feature_part, names))
+    return sorted(part._replace(sides=tuple(sorted(sides.get(name, ())))) for name, part in parts if part.rows < SMALL)
 
 
 def part_of(store: Store, name: str) -> Part:
@@ -207,12 +202,10 @@ def rows_of(store: Store, batch: list[Part]) -> pa.Table:
     Raises FruitpipeError where a part is damaged.
     """
     tables = []
-    with ThreadPoolExecutor(READERS) as pool:
-        names = [part.name for part in batch]
-        for name, facts in zip(names, pool.map(partial(read_facts, store), names), strict=True):
-            if facts is None:
-                raise damaged_part(store, name)
-            tables.append(facts)
+    for name, facts in side_by_side(partial(read_facts, store), [part.name for part in batch]):
+        if facts is None:
+            raise damaged_part(store, name)
+        tables.append(facts)
     rows = pa.concat_tables(tables).group_by(layout.FACTS.names, use_threads=False)
     distinct = rows.aggregate([("part", "first"), ("row", "first")]).rename_columns(PLACED.names).cast(PLACED)
     return distinct.sort_by([("path", "ascending"), ("etag", "ascending"), ("part", "ascending"), ("row", "ascending")])

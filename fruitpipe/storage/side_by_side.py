@@ -1,21 +1,26 @@
-"""Objects that are read side by side: of a bucket's, each is mostly waiting."""
+"""Objects that are read, or written, side by side: of a bucket's, each is mostly waiting."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-READERS = 8
-"""Objects read at once: on object stores, each is a few requests."""
+AT_ONCE = 16
+"""Objects: each is a request or two."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def side_by_side(read: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[tuple[Item, Found]]:
-    """Items with what is read of them, in their order, READERS at once; few are held."""
-    remaining = iter(items)
-    with ThreadPoolExecutor(READERS) as pool:
-        while chunk := list(islice(remaining, 4 * READERS)):
-            yield from zip(chunk, pool.map(read, chunk), strict=True)
+def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[tuple[Item, Found]]:
+    """Items with what the work on each gives, in their order; AT_ONCE are under way or wait for their turn."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ahead: deque[tuple[Item, Future[Found]]] = deque()
+        for item in items:
+            ahead.append((item, pool.submit(work, item)))
+            if len(ahead) == AT_ONCE:
+                first, found = ahead.popleft()
+                yield first, found.result()
+        for item, found in ahead:
+            yield item, found.result()

@@ -20,7 +20,7 @@ from fruitpipe.sinks import Sink, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import read_features
+from fruitpipe.tasks.feature_part import in_advance, read_features
 from fruitpipe.tasks.part_record import PartRecord, digest_of, image_digests
 from fruitpipe.tasks.shares import Shares
 
@@ -116,7 +116,7 @@ class AddMoments:
     def __call__(self, number: int) -> None:
         numbers = range(self.count)[number * TOGETHER : (number + 1) * TOGETHER]
         with one_thread():
-            moments = added(read_moments(self.store, self.run, self.level, each) for each in numbers)
+            moments = added(read_moments(self.store, self.run, self.level, numbers))
         write_moments(self.store, self.run, self.level + 1, number, moments)
 
 
@@ -131,7 +131,7 @@ def fit_moments(store: Store, run: str, parts: int, each: Callable[[Callable[[in
         each(AddMoments(store, run, level, parts), math.ceil(parts / TOGETHER))
         level, parts = level + 1, math.ceil(parts / TOGETHER)
     with one_thread():
-        return added(read_moments(store, run, level, number) for number in range(parts))
+        return added(read_moments(store, run, level, range(parts)))
 
 
 def moments_of(blocks: Iterable[NDArray[np.floating]]) -> Moments:
@@ -146,13 +146,14 @@ def write_moments(store: Store, run: str, level: int, number: int, moments: Mome
     store.put(moments_name(run, level, number), arrays.getvalue())
 
 
-def read_moments(store: Store, run: str, level: int, number: int) -> Moments:
-    with store.open(moments_name(run, level, number)) as file:
-        arrays = read_arrays(file, {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
-    mean = arrays["mean"]
-    scatter = np.zeros((len(mean), len(mean)))
-    scatter[np.triu_indices(len(mean))] = arrays["upper"]
-    return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+def read_moments(store: Store, run: str, level: int, numbers: Iterable[int]) -> Iterator[Moments]:
+    """Some moments of a level in turn, the next ones fetched meanwhile."""
+    for _, data in in_advance(store, (moments_name(run, level, number) for number in numbers)):
+        arrays = read_arrays(io.BytesIO(data.result()), {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
+        mean = arrays["mean"]
+        scatter = np.zeros((len(mean), len(mean)))
+        scatter[np.triu_indices(len(mean))] = arrays["upper"]
+        yield Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
 
 
 def moments_name(run: str, level: int, number: int) -> str:
