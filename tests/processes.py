@@ -53,7 +53,8 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def nurseries_of(pid: int) -> list[psutil.Process]:
-    """What forks Python workers: Spark's daemon, which is a child of the JVM, or the run's nursery."""
+    """What forks Python workers: the run's nursery; or Spark's daemon, a child of the JVM, and its forks, which have its
+    command line."""
     return [child for child in children_of(pid) if is_nursery(words_of(child))]
 
 
@@ -65,8 +66,8 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [worker for each in nurseries_of(pid) for worker in children_of(each.pid, recursive=False)]
 
 
-def jvms_of(pid: int) -> list[psutil.Process]:
-    return [child for child in children_of(pid) if Path(*words_of(child)[:1]).name == "java"]
+def jvms_of(pid: int, *, recursive: bool = True) -> list[psutil.Process]:
+    return [child for child in children_of(pid, recursive=recursive) if Path(*words_of(child)[:1]).name == "java"]
 
 
 def executors_of(pid: int) -> list[psutil.Process]:

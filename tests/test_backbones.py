@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from processes import children_of, words_of
+from processes import children_of, kill, words_of
 
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
@@ -371,8 +371,7 @@ def kill_conversion() -> bool:
     """Kill the conversion that this process has started, if it has."""
     for child in children_of(os.getpid(), recursive=False):
         if CONVERSION in words_of(child):
-            child.kill()
-            return True
+            return bool(kill([child]))
     return False
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scale
@@ -25,16 +28,16 @@ from seaweed import BUCKET
 
 from fruitpipe.config import S3Config
 from fruitpipe.numeric.moments import Moments
-from fruitpipe.objects.bucket import BUFFER, TAIL
+from fruitpipe.objects.bucket import BUFFER
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result.long_lists import LONG
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.spark.cluster import Cluster
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
-from fruitpipe.storage.store import LocalStore, Store
+from fruitpipe.storage.store import Store, open_store
 from fruitpipe.tasks import feature_part, reduce
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import read_facts, to_parquet
 from fruitpipe.tasks.shares import SHARES, Shares
 
 PAGE = (Path(__file__).parents[1] / "docs/scale.md").read_text()
@@ -92,7 +95,7 @@ def test_a_run_has_the_parts_tasks_objects_and_requests_of_the_model(
     assert len(made) == model.objects
     assert sum(tasks) == model.tasks
     found = {kind: sum(bool(re.match(form, each)) for each in asked) for kind, form in KINDS.items()}
-    ends = sum(len(data) <= TAIL for key, data in made.items() if "/features/" in key)
+    ends = sum(len(data) <= BUFFER for key, data in made.items() if "/features/" in key)
     assert found == model.reads | {"facts": model.reads["facts"] - ends}
     assert sum(bool(re.match(WRITTEN, each)) for each in asked) == model.writes + WRITTEN_ALWAYS
     size = len(next(data for key, data in made.items() if key.endswith("manifest.json")))
@@ -130,70 +133,60 @@ def test_moments_are_added_in_as_many_tasks(store: Store) -> None:
     assert tasks == {"Fit": len(model.vector_parts), "AddMoments": model.additions}
 
 
+@pytest.fixture
+def bucket(s3: S3Config, proxy: Proxy) -> Store:
+    """An empty result in a bucket, reached through the proxy."""
+    return open_store(f"s3://{BUCKET}/scale-{uuid4().hex}", s3.model_copy(update={"endpoint": proxy.endpoint}))
+
+
+def digests(count: int) -> pa.Array:
+    """As etags are: nothing that could be compressed."""
+    draw = random.Random(count)
+    return pa.array([draw.randbytes(16).hex() for _ in range(count)])
+
+
 @pytest.mark.parametrize("rows", [30, 600, 4096])
-def test_facts_of_a_part_are_as_many_requests(rows: int) -> None:
-    part = bytes(to_parquet(scale.facts(scale.paths(0, rows)), scale.features(0, rows)))
-    asked = Asked(part)
-    with pq.ParquetFile(io.BufferedReader(asked, BUFFER), pre_buffer=True) as file:
-        file.read(["path", "etag", "content", "width", "height", "status", "error"])
-    assert asked.times == scale_model.READS_OF_FACTS
+def test_facts_of_a_part_are_as_many_requests(bucket: Store, proxy: Proxy, rows: int) -> None:
+    facts = (
+        scale.facts(scale.paths(0, rows)).set_column(1, "etag", digests(rows)).set_column(2, "content", digests(rows))
+    )
+    name = layout.part("a" * 16, "b" * 32)
+    bucket.put(name, to_parquet(facts.cast(layout.FACTS), scale.features(0, rows)))
+    asked = len(proxy.log)
+    found = read_facts(bucket, name)
+    assert found is not None
+    assert found.num_rows == rows
+    assert len(proxy.log) - asked == scale_model.READS_OF_FACTS
+
+
+@pytest.mark.parametrize("sizes", [[32] * 3, [1024] * 20, [16384] * 3])
+def test_a_share_is_as_many_requests(bucket: Store, proxy: Proxy, tmp_path: Path, sizes: list[int]) -> None:
+    """At most: one where it lies at the end of its file, as all do of few images."""
+    shares, count = Shares(bucket, RUN, layout.INDEX), sum(sizes)
+    rows = pa.table({"path": scale.paths(0, count), "etag": digests(count)})
+    shares.write(rows.to_batches(), sizes, tmp_path)
+    times = []
+    for number, size in enumerate(sizes):
+        asked = len(proxy.log)
+        assert shares.read(number).num_rows == size
+        times.append(len(proxy.log) - asked)
+    assert times[0] == (1 if count < 100 else scale_model.READS_OF_A_SHARE)
+    assert max(times) == times[0]
 
 
 @pytest.mark.parametrize("parts", [3, SHARES, 400])
-def test_a_share_of_a_plan_is_as_many_requests(parts: int, tmp_path: Path) -> None:
-    """At most. And the footers have as many bytes, to a fifth, besides those that say which columns there are."""
+def test_footers_of_a_plan_have_as_many_bytes(store: Store, parts: int, tmp_path: Path) -> None:
+    """To a fifth, besides those that say which columns there are."""
     rows = 32 * parts
     plan = Plan(tmp_path, verify_content=False, retry="transient")
     plan.add_images(scale.listing(rows), scale.LISTING)
-    store = Looked(str(tmp_path / "out"))
     plan.add_features(store, "d" * 64)
-    shares = Shares(store, RUN, layout.TODO)
-    assert len(plan.write_todo(shares, slots=parts)) == parts
+    assert len(plan.write_todo(Shares(store, RUN, layout.TODO), slots=parts)) == parts
     plan.close()
-    for number in range(parts):
-        shares.read(number)
-    assert len(store.asked) == parts
-    assert {asked.times for asked in store.asked if asked.size <= TAIL} <= {1}
-    assert max(asked.times for asked in store.asked) == (1 if parts == 3 else scale_model.READS_OF_A_SHARE)
     files = [store.get(name) for name, _ in store.names(layout.work(RUN))]
     footers = [pq.read_metadata(io.BytesIO(data)) for data in files]
     read = sum(footer.num_row_groups * (footer.serialized_size - 500) for footer in footers)
     assert read == pytest.approx(scale_model.listed_shares(parts) * MEASURED["todo_footer"], rel=0.2)
-
-
-class Looked(LocalStore):
-    """A store that knows how often each file that was opened was asked for bytes."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.asked: list[Asked] = []
-
-    def open(self, name: str) -> Any:
-        self.asked.append(Asked(self.get(name)))
-        return io.BufferedReader(self.asked[-1], BUFFER)
-
-
-class Asked(io.RawIOBase):
-    """Bytes, and how many requests they would be: the first one, which gives their end, and each for those before."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self.size, self.times = io.BytesIO(data), len(data), 1
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._data.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._data.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        self.times += self.tell() < self.size - TAIL
-        return self._data.readinto(buffer)
 
 
 def test_time_and_dollars_grow_with_images_and_the_driver_does_not_shrink() -> None:

@@ -25,7 +25,7 @@ from seaweed import BUCKET, KMS_KEY, Server
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Forbidden
-from fruitpipe.objects.bucket import LARGE, MOST_DELETED, TAIL
+from fruitpipe.objects.bucket import BUFFER, LARGE, MOST_DELETED
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
 from fruitpipe.storage.tree import TEMPORARY
 
@@ -102,7 +102,7 @@ def test_what_was_put_is_found(store: Store) -> None:
     assert store.get("a/b/c.bin") == b""
 
 
-@pytest.mark.parametrize("size", [0, 1, TAIL, 3 * TAIL + 1])
+@pytest.mark.parametrize("size", [0, 1, BUFFER, 3 * BUFFER + 1])
 def test_a_file_of_any_size_is_read_from_its_end_and_from_its_beginning(store: Store, size: int) -> None:
     content = random.Random(size).randbytes(size)
     store.put("file", content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +38,10 @@ MOST_DELETED = 1000
 """Keys that S3 deletes with one request."""
 ALONE = 16
 """Keys that are deleted side by side, each with a request, where one with many fails."""
-BUFFER = TAIL = 1 << 16
+BUFFER = 1 << 16
 """Bytes read at least, so that the end of a Parquet file with its index is one request."""
+NO_RANGE = re.compile("status code: 416|CONTENT_RANGE header")
+"""What stores, and a stand-in for Google's, say of an object that is empty, and so has no last bytes."""
 LARGE = 32 << 20
 """Bytes from which an object is written in parts. A crash in the middle leaves parts behind, that `gc` clears away."""
 
@@ -336,29 +339,35 @@ class Bucket:
 class ObjectFile(io.RawIOBase):
     """A seekable file for reading. Raises FileNotFoundError where there is no such object.
 
-    Its last TAIL bytes come with its size: whoever reads Parquet begins there, and small files are no more.
+    Its last BUFFER bytes come with its size: whoever reads Parquet begins there, and small files are no more. Each
+    request is for BUFFER more than is wanted: a buffered reader asks for whole buffers first, and then for the rest.
     """
 
     def __init__(self, bucket: Bucket, key: str) -> None:
         self._bucket, self._key, self._position = bucket, key, 0
         with in_our_words(bucket.place, "read", key):
-            self._size, self._tail = self._open()
+            self._size, self._end = self._open()
+        self._next = Piece(0, memoryview(b""))
 
-    def _open(self) -> tuple[int, memoryview]:
+    def _open(self) -> tuple[int, Piece]:
         """Size and last bytes."""
         import obstore
 
         client, key = self._bucket.client(), exact(self._key)
 
-        def ask() -> tuple[int, memoryview]:
-            answer = obstore.get(client, key, options={"range": {"suffix": TAIL}})
-            return answer.meta["size"], memoryview(answer.bytes())
+        def ask() -> tuple[int, Piece]:
+            answer = obstore.get(client, key, options={"range": {"suffix": BUFFER}})
+            return answer.meta["size"], Piece(answer.range[0], memoryview(answer.bytes()))
 
         try:
             return retried(ask)
-        except (obstore.exceptions.NotSupportedError, obstore.exceptions.GenericError):
-            # Azure does not count from the end, and an empty object has none. A failure that lasts comes again.
-            return obstore.head(client, key)["size"], memoryview(b"")
+        except obstore.exceptions.NotSupportedError:  # Azure does not count from the end
+            pass
+        except obstore.exceptions.GenericError as error:
+            if not NO_RANGE.search(str(error)):
+                raise
+        size = obstore.head(client, key)["size"]
+        return size, Piece(size, memoryview(b""))
 
     def readable(self) -> bool:
         return True
@@ -375,20 +384,35 @@ class ObjectFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        """Fewer bytes than there is room for where the next ones are held already."""
+        data = self._end.after(self._position) or self._next.after(self._position) or self._ask(len(buffer))
+        read = min(len(buffer), len(data))
+        buffer[:read] = data[:read]
+        self._position += read
+        return read
+
+    def _ask(self, size: int) -> memoryview:
+        """The next bytes, as many at least if there are so many before those at the end."""
         import obstore
 
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        held = self._position - (self._size - len(self._tail))
-        if held >= 0:
-            data = self._tail[held : held + len(buffer)]
-        else:
-            with in_our_words(self._bucket.place, "read", self._key):
-                data = memoryview(obstore.get_range(self._bucket.client(), self._key, start=self._position, end=end))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        start, end = self._position, min(self._position + size + BUFFER, self._end.start)
+        if end <= start:
+            return memoryview(b"")
+        with in_our_words(self._bucket.place, "read", self._key):
+            data = memoryview(obstore.get_range(self._bucket.client(), self._key, start=start, end=end))
+        self._next = Piece(start + size, data[size:])
+        return data
+
+
+class Piece(NamedTuple):
+    """Some bytes of an object."""
+
+    start: int
+    data: memoryview
+
+    def after(self, position: int) -> memoryview:
+        """Those from a position on; none where it does not lie among them."""
+        return self.data[position - self.start :] if position >= self.start else self.data[:0]
 
 
 @lru_cache

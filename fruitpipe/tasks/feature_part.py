@@ -116,7 +116,7 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
     for (name, data), chosen in zip(in_advance(store, names), places, strict=True):
         try:
             features = unpack(data.result(), row[chosen])
-        except (ValueError, OSError) as error:
+        except (ValueError, KeyError, OSError) as error:
             raise damaged_part(store, name) from error
         if found is None:
             found = np.empty((len(row), features.shape[1]), np.float32)
@@ -131,25 +131,27 @@ def have_thumbnails(store: Store, parts: Iterable[str], side: int) -> list[str]:
     return [part for part in parts if (part, side) in found]
 
 
-def in_advance(store: Store, names: Iterable[str]) -> Iterator[tuple[str, Future[bytes]]]:
-    """Names of objects and their bytes, in order, AHEAD of them fetched before their turn."""
-    with ThreadPoolExecutor(AHEAD) as pool:
+def in_advance(store: Store, names: Iterable[str], most: int = AHEAD) -> Iterator[tuple[str, Future[bytes]]]:
+    """Names of objects and their bytes, in order, so many of them fetched before their turn."""
+    with ThreadPoolExecutor(most) as pool:
         ahead: deque[tuple[str, Future[bytes]]] = deque()
         for name in names:
             ahead.append((name, pool.submit(store.get, name)))
-            if len(ahead) > AHEAD:
+            if len(ahead) > most:
                 yield ahead.popleft()
         while ahead:
             yield ahead.popleft()
 
 
 def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Features in these rows of a part, shape (n, d). Raises ValueError or OSError where the part is damaged."""
+    """Features in these rows of a part, shape (n, d). Raises ValueError, KeyError or OSError where it is damaged."""
     part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-    if rows.min() < 0 or not rows.max() < part.metadata.num_rows <= LARGEST_PART:  # an index of facts may say anything
-        raise ValueError("it has other rows")
+    if part.metadata.num_rows > LARGEST_PART:
+        raise ValueError("it has too many rows")
     # One column keeps one thread busy; handing a small part to others costs half as much again.
     column = part.read(["feature"], use_threads=False)["feature"].combine_chunks()
+    if not 0 <= rows.min() <= rows.max() < len(column):  # an index of facts may say anything
+        raise ValueError("it has other rows")
     _, values = column.buffers()
     width = column.type.byte_width
     features = np.frombuffer(values, np.float32, len(column) * width // 4).reshape(len(column), -1)

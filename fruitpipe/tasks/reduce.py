@@ -147,13 +147,17 @@ def write_moments(store: Store, run: str, level: int, number: int, moments: Mome
 
 
 def read_moments(store: Store, run: str, level: int, numbers: Iterable[int]) -> Iterator[Moments]:
-    """Some moments of a level in turn, the next ones fetched meanwhile."""
-    for _, data in in_advance(store, (moments_name(run, level, number) for number in numbers)):
-        arrays = read_arrays(io.BytesIO(data.result()), {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
-        mean = arrays["mean"]
-        scatter = np.zeros((len(mean), len(mean)))
-        scatter[np.triu_indices(len(mean))] = arrays["upper"]
-        yield Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+    """Some moments of a level in turn; the next ones are fetched while one is used."""
+    for _, data in in_advance(store, (moments_name(run, level, number) for number in numbers), 1):
+        yield unpacked(data.result())
+
+
+def unpacked(data: bytes) -> Moments:
+    arrays = read_arrays(io.BytesIO(data), {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
+    mean = arrays["mean"]
+    scatter = np.zeros((len(mean), len(mean)))
+    scatter[np.triu_indices(len(mean))] = arrays["upper"]
+    return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
 
 
 def moments_name(run: str, level: int, number: int) -> str:

@@ -171,8 +171,7 @@ class Campaign:
 
 def kill_driver(process: subprocess.Popen[bytes]) -> int:
     """With its JVM, as a pod goes; executors notice it themselves."""
-    executors = executors_of(process.pid)
-    jvms = [each for each in jvms_of(process.pid) if each not in executors]
+    jvms = jvms_of(process.pid, recursive=False)
     process.kill()
     kill(jvms)
     return 1
