@@ -53,8 +53,8 @@ def words_of(process: psutil.Process) -> list[str]:
 
 
 def nurseries_of(pid: int) -> list[psutil.Process]:
-    """What forks Python workers: the run's nursery; or Spark's daemon, a child of the JVM, and its forks, which are called
-    as it is."""
+    """What forks Python workers: the run's nursery; or Spark's daemon, a child of the JVM, and its forks, whose command
+    lines are the same."""
     return [child for child in children_of(pid) if is_nursery(words_of(child))]
 
 
