@@ -240,14 +240,16 @@ def test_an_image_in_several_parts_counts_once_and_ok_is_preferred(make: Any, st
     assert the_plan.known.feature_parts() == [good]
 
 
-@pytest.mark.parametrize("several", [False, True])
-def test_shares_of_the_todo_are_ordered_by_path_and_sized_as_told(
-    make: Any, store: Store, shares: Shares, several: bool
+@pytest.mark.parametrize(
+    ("folder", "several"), [("/", False), ("/a:/", False), ("s3://b/", True), ("gs://b/a:/", True)]
+)
+def test_shares_of_the_todo_are_ordered_by_path_and_larger_where_images_are_in_a_bucket(
+    make: Any, store: Store, shares: Shares, folder: str, several: bool
 ) -> None:
     chance = np.random.default_rng(0)
-    paths = [f"{number} é#\n🍎" for number in range(9000)]
+    paths = [f"{folder}{number} é#\n🍎" for number in range(9000)]
     the_plan = make([Image(paths[i], etag=f"e{i}") for i in chance.permutation(9000)], store)
-    sizes = the_plan.write_todo(shares, 3, several=several)
+    sizes = the_plan.write_todo(shares, 3)
     assert sizes == task_sizes(9000, 3, largest_task(9000, several))
     assert max(sizes) == (1024 if several else 512)
     rows = pa.concat_tables(read(shares, sizes)).to_pylist()

@@ -21,13 +21,18 @@ import pyarrow.parquet as pq
 import pytest
 from command import ANEW, BACKBONE, command, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from faults import Forwarded, Proxy, Response
+from parts import Image, listing
 from processes import wait
 from seaweed import BUCKET, Server
 
 from fruitpipe.config import Config, S3Config
-from fruitpipe.pipeline.progress import Reporter
-from fruitpipe.pipeline.run import job_of
+from fruitpipe.pipeline.plan import open_plan
+from fruitpipe.source import LISTING
+from fruitpipe.storage.layout import TODO
+from fruitpipe.storage.store import open_store
 from fruitpipe.tasks import reduce
+from fruitpipe.tasks.feature_part import LARGEST_TASK, USUAL_PART
+from fruitpipe.tasks.shares import Shares
 
 IMAGES = "fruits"
 COUNT = 320
@@ -254,14 +259,16 @@ def test_an_image_that_changes_after_it_was_listed_is_said_so(
         place.client.put_object(Bucket=BUCKET, Key=key, Body=victim.read_bytes())
 
 
-@pytest.mark.parametrize(("reads", "writes"), [(False, False), (False, True), (True, False), (True, True)])
-def test_tasks_make_several_parts_where_a_bucket_has_to_answer(
-    place: Place, fruits: Path, tmp_path: Path, reads: bool, writes: bool
-) -> None:
-    given = place.images if reads else str(fruits), place.out if writes else str(tmp_path / "out")
+def test_tasks_make_several_parts_where_the_result_is_in_a_bucket(place: Place, tmp_path: Path) -> None:
     s3 = S3Config(endpoint=place.server.endpoint, allow_http=True)
-    config = Config(input=given[0], output=given[1], backbone="efficientnet_lite0", s3=s3)
-    assert job_of(config, Reporter()).asks_buckets == (reads or writes)
+    sizes = []
+    for url in (str(tmp_path / "out"), place.out):
+        with open_plan(Config(input="photos", output=url)) as plan:
+            plan.add_images(listing(Image(f"/photos/{number:05}.jpg") for number in range(9000)), LISTING)
+            store = open_store(url, s3)
+            plan.add_features(store, "d" * 64)
+            sizes.append(max(plan.write_todo(Shares(store, "20260101-000000-abcd", TODO), 2)))
+    assert sizes == [USUAL_PART, LARGEST_TASK]
 
 
 @pytest.mark.slow

@@ -400,7 +400,7 @@ class ObjectFile(io.RawIOBase):
             return memoryview(b"")
         with in_our_words(self._bucket.place, "read", self._key):
             data = memoryview(obstore.get_range(self._bucket.client(), self._key, start=start, end=end))
-        self._next = Piece(start + size, data[size:])
+        self._next = Piece(start + size, memoryview(bytes(data[size:])))  # not all of them
         return data
 
 

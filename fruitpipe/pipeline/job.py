@@ -15,7 +15,7 @@ from fruitpipe import source, streams
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import is_learnt
 from fruitpipe.backbones.resolved import ResolvedBackbone
-from fruitpipe.config import Config, Environment, is_remote
+from fruitpipe.config import Config, Environment
 from fruitpipe.engines import ENGINES, EngineSpec
 from fruitpipe.engines.choice import without_gpu
 from fruitpipe.errors import FruitpipeError
@@ -171,11 +171,6 @@ class Job:
     def engine(self) -> Callable[[], EngineSpec]:
         """What makes features, in reach of every executor; tasks call it."""
         return share(self.spark, self.backbone.engine, self.store, self.id)
-
-    @property
-    def asks_buckets(self) -> bool:
-        """Whether the input or the result is in a bucket, whose answers take time."""
-        return bool(self.reader.buckets) or is_remote(self.store.url)
 
     @property
     def idle_gpus(self) -> str | None:

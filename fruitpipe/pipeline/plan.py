@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fruitpipe import source
-from fruitpipe.config import Config
+from fruitpipe.config import SCHEME, Config, is_remote
 from fruitpipe.pipeline.database import KEY, Database
 from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.result.manifest import Summary
@@ -190,13 +190,12 @@ class Plan:
         query = f"SELECT {column}, count(*) AS n FROM ({RESOLVED}) WHERE {column} IS NOT NULL AND {where} GROUP BY 1"
         return dict(self.database.rows(f"{query} ORDER BY n DESC, 1"))
 
-    def write_todo(self, shares: Shares, slots: int, *others: Plan, several: bool = False) -> list[int]:
+    def write_todo(self, shares: Shares, slots: int, *others: Plan) -> list[int]:
         """Write the images to featurize, ordered by path, a share per task; return the tasks' sizes.
 
         The images of a share are missing in the same plans: bits of its column `missing` say in which, the lowest
-        one in this, further ones in `others`, which are beside it.
-
-        several: whether a task may make several parts.
+        one in this, further ones in `others`, which are beside it. A task may make several parts where images, or what
+        it writes, are in a bucket, whose answers take time.
         """
         plans = (self, *others)
         each = " UNION ALL ".join(
@@ -205,11 +204,19 @@ class Plan:
         missing = f"SELECT image, sum(bit)::BIGINT AS missing FROM ({each}) GROUP BY image"
         query = f"SELECT missing, count(*) FROM ({missing}) GROUP BY 1 ORDER BY 1 DESC"
         counts = self.database.rows(query)
-        largest = largest_task(sum(count for _, count in counts), several)
+        asks_buckets = is_remote(shares.store.url) or self._has_remote
+        largest = largest_task(sum(count for _, count in counts), several=asks_buckets)
         sizes = [size for _, count in counts for size in task_sizes(count, slots, largest)]
         images = f"SELECT path, etag, size, missing FROM ({missing}) JOIN images ON images.rowid = image"
         self.database.write(f"{images} ORDER BY missing DESC, path", sizes, shares)
         return sizes
+
+    @property
+    def _has_remote(self) -> bool:
+        """Whether there are images in buckets."""
+        return bool(
+            self.database.row(f"SELECT EXISTS (FROM images WHERE regexp_matches(path, '^{SCHEME.pattern}'))")[0]
+        )
 
     def write_index(self, shares: Shares, dimension: int) -> list[int]:
         """Write where each image's feature lies, ordered by path, a share per vector part; return their sizes.

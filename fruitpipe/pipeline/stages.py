@@ -43,7 +43,7 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     first, *others = jobs
     todo = first.shares(layout.TODO)
     plans = (job.plan for job in others)
-    sizes = first.plan.write_todo(todo, first.spark.slots, *plans, several=first.asks_buckets)
+    sizes = first.plan.write_todo(todo, first.spark.slots, *plans)
     if not sizes:
         return 0
     for job in jobs:
