@@ -378,10 +378,12 @@ def test_a_manifest_of_no_images_is_a_user_error(
 
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet", "a/manifest.json"])
 def test_a_manifest_that_is_not_there_is_found_out_at_once(place: Place, s3: S3Config, name: str) -> None:
-    for url in (f"{place.url}/{name}", f"s3://no-such-bucket/{name}"):
-        with pytest.raises(UserError, match=f"no list of images {url}"):
-            source.check_inputs([url], s3)
-        assert "no list of images" in refusal(url, s3)
+    url = f"{place.url}/{name}"
+    with pytest.raises(UserError, match=f"no list of images {url}"):
+        source.check_inputs([url], s3)
+    assert "no list of images" in refusal(url, s3)
+    with pytest.raises(UserError, match="no bucket no-such-bucket at"):
+        source.check_inputs([f"s3://no-such-bucket/{name}"], s3)
 
 
 def test_a_manifest_without_rights_is_refused_in_one_line(public_folder: Path, s3: S3Config) -> None:
