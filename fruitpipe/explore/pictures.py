@@ -24,8 +24,8 @@ from fruitpipe.explore.facts import Facts
 from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.runs import Run
 from fruitpipe.storage import layout
-from fruitpipe.storage.side_by_side import side_by_side
-from fruitpipe.tasks.feature_part import damaged_part, have_thumbnails, in_advance, read_facts, read_features
+from fruitpipe.storage.side_by_side import in_advance, side_by_side
+from fruitpipe.tasks.feature_part import AHEAD, damaged_part, have_thumbnails, read_facts, read_features
 from fruitpipe.tasks.reduce import spread
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.thumbnails import Cells, Shape, Sheet, cells, shape_of
@@ -201,7 +201,7 @@ def unpacked(run: Run, found: Found, side: int) -> Iterator[tuple[Found, Cells]]
     """Images of one part and all cells of its sheet, part by part, but for thumbnails that are damaged or gone."""
     groups = np.split(np.arange(len(found.rows)), np.flatnonzero(np.diff(found.part)) + 1)
     parts = [found.parts[found.part[group[0]]] for group in groups]
-    sheets = in_advance(run.store, [layout.thumbnails(part.name, side) for part in parts])
+    sheets = in_advance(run.store.get, [layout.thumbnails(part.name, side) for part in parts], AHEAD)
     for part, group, (_, data) in zip(parts, groups, sheets, strict=True):
         try:
             pixels = cells(data.result(), part.images, side)

@@ -6,9 +6,7 @@ which it had; what no index holds for is read from the parts, so that an index m
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.storage import layout
-from fruitpipe.storage.side_by_side import side_by_side
+from fruitpipe.storage.side_by_side import in_advance, side_by_side
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import LARGEST_PART
 
@@ -134,16 +132,14 @@ def read(store: Store, chosen: Iterable[Chosen], numbers: Mapping[str, int]) -> 
 
     Raises Damaged.
     """
-    with ThreadPoolExecutor(AHEAD) as pool:
-        ahead: deque[Future[pa.Table]] = deque()
+
+    def groups() -> Iterator[tuple[FactsIndex, int, NDArray[np.int32]]]:
         for index, parts in chosen:
             given = np.array([numbers.get(name, -1) if name in parts else -1 for name in index.parts], np.int32)
-            for group in range(index.metadata.num_row_groups):
-                ahead.append(pool.submit(_read_group, store, index, group, given))
-                if len(ahead) > AHEAD:
-                    yield from ahead.popleft().result().to_batches()
-        while ahead:
-            yield from ahead.popleft().result().to_batches()
+            yield from ((index, group, given) for group in range(index.metadata.num_row_groups))
+
+    for _, table in in_advance(lambda group: _read_group(store, *group), groups(), AHEAD):
+        yield from table.result().to_batches()
 
 
 class Damaged(Exception):

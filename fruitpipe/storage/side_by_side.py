@@ -14,13 +14,17 @@ Found = TypeVar("Found")
 
 
 def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[tuple[Item, Found]]:
-    """Items with what the work on each gives, in their order; AT_ONCE are under way or wait for their turn."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    """Items with what the work on each gives, in their order, AT_ONCE under way or waiting for their turn."""
+    return ((item, found.result()) for item, found in in_advance(work, items, AT_ONCE))
+
+
+def in_advance(work: Callable[[Item], Found], items: Iterable[Item], most: int) -> Iterator[tuple[Item, Future[Found]]]:
+    """Items with what comes of the work on each, in their order, so many of them begun before their turn."""
+    with ThreadPoolExecutor(most) as pool:
         ahead: deque[tuple[Item, Future[Found]]] = deque()
         for item in items:
             ahead.append((item, pool.submit(work, item)))
-            if len(ahead) == AT_ONCE:
-                first, found = ahead.popleft()
-                yield first, found.result()
-        for item, found in ahead:
-            yield item, found.result()
+            if len(ahead) > most:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()

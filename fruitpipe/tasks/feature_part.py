@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage import layout
+from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
 from fruitpipe.vision.bad_image import OK
 
@@ -113,7 +112,7 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
     order = np.argsort(part, kind="stable")  # names are numbered as they come, so this has them all, one after another
     places = np.split(order, np.flatnonzero(np.diff(part[order])) + 1)
     found: NDArray[np.float32] | None = None
-    for (name, data), chosen in zip(in_advance(store, names), places, strict=True):
+    for (name, data), chosen in zip(in_advance(store.get, names, AHEAD), places, strict=True):
         try:
             features = unpack(data.result(), row[chosen])
         except (ValueError, KeyError, OSError) as error:
@@ -129,18 +128,6 @@ def have_thumbnails(store: Store, parts: Iterable[str], side: int) -> list[str]:
     """Those of some parts whose images have thumbnails of this side, pixels."""
     found = {layout.of_thumbnails(name) for name, _ in store.names(layout.FEATURES)}
     return [part for part in parts if (part, side) in found]
-
-
-def in_advance(store: Store, names: Iterable[str], most: int = AHEAD) -> Iterator[tuple[str, Future[bytes]]]:
-    """Names of objects and their bytes, in order, so many of them fetched before their turn."""
-    with ThreadPoolExecutor(most) as pool:
-        ahead: deque[tuple[str, Future[bytes]]] = deque()
-        for name in names:
-            ahead.append((name, pool.submit(store.get, name)))
-            if len(ahead) > most:
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
 
 
 def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:

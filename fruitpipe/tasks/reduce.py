@@ -19,8 +19,9 @@ from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.sinks import Sink, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
+from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import in_advance, read_features
+from fruitpipe.tasks.feature_part import read_features
 from fruitpipe.tasks.part_record import PartRecord, digest_of, image_digests
 from fruitpipe.tasks.shares import Shares
 
@@ -148,7 +149,7 @@ def write_moments(store: Store, run: str, level: int, number: int, moments: Mome
 
 def read_moments(store: Store, run: str, level: int, numbers: Iterable[int]) -> Iterator[Moments]:
     """Some moments of a level in turn; the next ones are fetched while one is used."""
-    for _, data in in_advance(store, (moments_name(run, level, number) for number in numbers), 1):
+    for _, data in in_advance(store.get, (moments_name(run, level, number) for number in numbers), 1):
         yield unpacked(data.result())
 
 
