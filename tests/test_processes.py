@@ -11,7 +11,7 @@ def test_a_process_that_has_ended_meanwhile_is_none() -> None:
     """Before its parent has waited for it, and afterwards."""
     with subprocess.Popen(["sleep", "60"]) as process:
         found = psutil.Process(process.pid)
-        assert words_of(found) == ["sleep", "60"]
+        wait(lambda: words_of(found) == ["sleep", "60"])  # it has none for a moment as it becomes another program
         assert found in children_of(os.getpid(), recursive=False)
         assert kill([found]) == 1
         wait(lambda: found.status() == psutil.STATUS_ZOMBIE)
