@@ -1,5 +1,6 @@
 """The command `fruitpipe`. For a run, a process of its own loads the code of workers meanwhile."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
+    gc.set_threshold(100_000)  # imports make objects and no garbage: looking for it would take a tenth of their time
     if is_by_processes(sys.argv[1:]):
         from fruitpipe.streams import fill
         from fruitpipe.workers.nursery import Nursery
@@ -15,7 +17,10 @@ def main() -> NoReturn:
         Nursery.start_ahead("fruitpipe.tasks.warm_up")
     from fruitpipe.cli.app import main as command
 
-    command()
+    try:
+        command()
+    finally:
+        gc.freeze()  # or Python looks through all objects once more at its end, for a tenth of a second
 
 
 def is_by_processes(words: Sequence[str]) -> bool:
