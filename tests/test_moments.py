@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.moments import Moments, symmetric, upper_half
 
 Matrix = NDArray[np.float64]
 MATRICES = st.tuples(st.integers(1, 30), st.integers(1, 6)).flatmap(
@@ -45,6 +45,17 @@ def test_the_scatter_is_numpys_covariance_times_its_degrees_of_freedom(rows: Mat
     size = np.abs(rows).max(initial=1.0)
     np.testing.assert_allclose(moments.scatter, expected, rtol=1e-10, atol=1e-10 * size**2)
     np.testing.assert_allclose(moments.mean, np.mean(rows, axis=0), rtol=1e-10, atol=1e-10 * size)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 7, 100])
+def test_half_of_a_symmetric_matrix_is_all_of_it(dimension: int) -> None:
+    matrix = Moments.of(np.random.default_rng(0).normal(size=(9, dimension))).scatter
+    half = upper_half(matrix)
+    np.testing.assert_array_equal(half, matrix[np.triu_indices(dimension)])
+    np.testing.assert_array_equal(symmetric(half, dimension), matrix)
+    for other in (half[:-1], np.append(half, 0)):
+        with pytest.raises(ValueError, match="no half of a matrix"):
+            symmetric(other, dimension)
 
 
 def test_no_digits_are_lost_where_the_mean_is_large_against_the_spread() -> None:

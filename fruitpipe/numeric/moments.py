@@ -71,3 +71,21 @@ def added(moments: Iterable[Moments]) -> Moments:
             sums.append(each)
     assert sums, "there are some"
     return sums[0] if len(sums) == 1 else added(sums)
+
+
+def upper_half(scatter: Float64) -> Float64:
+    """The rows of a symmetric matrix (d, d), each from its diagonal on: d (d + 1) / 2 numbers."""
+    return np.concatenate([row[number:] for number, row in enumerate(scatter)])
+
+
+def symmetric(upper: Float64, dimension: int) -> Float64:
+    """The matrix (d, d) of that half. Raises ValueError where it is of another length."""
+    if len(upper) != dimension * (dimension + 1) // 2:
+        raise ValueError(f"{len(upper)} numbers are no half of a matrix of {dimension} rows.")
+    matrix = np.empty((dimension, dimension))
+    first = 0
+    for number in range(dimension):
+        row = upper[first : first + dimension - number]
+        matrix[number, number:] = matrix[number:, number] = row
+        first += len(row)
+    return matrix

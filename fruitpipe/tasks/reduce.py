@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.distribution import Distribution
-from fruitpipe.numeric.moments import TOGETHER, Moments, added
+from fruitpipe.numeric.moments import TOGETHER, Moments, added, symmetric, upper_half
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.sinks import Sink, to_table, vectors_of
@@ -142,8 +142,7 @@ def moments_of(blocks: Iterable[NDArray[np.floating]]) -> Moments:
 
 def write_moments(store: Store, run: str, level: int, number: int, moments: Moments) -> None:
     arrays = io.BytesIO()
-    upper = moments.scatter[np.triu_indices(len(moments.mean))]
-    np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper)
+    np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper_half(moments.scatter))
     store.put(moments_name(run, level, number), arrays.getvalue())
 
 
@@ -155,10 +154,7 @@ def read_moments(store: Store, run: str, level: int, numbers: Iterable[int]) -> 
 
 def unpacked(data: bytes) -> Moments:
     arrays = read_arrays(io.BytesIO(data), {"count": ("i8", 0), "mean": ("f8", 1), "upper": ("f8", 1)})
-    mean = arrays["mean"]
-    scatter = np.zeros((len(mean), len(mean)))
-    scatter[np.triu_indices(len(mean))] = arrays["upper"]
-    return Moments(int(arrays["count"]), mean, scatter + np.triu(scatter, 1).T)
+    return Moments(int(arrays["count"]), arrays["mean"], symmetric(arrays["upper"], len(arrays["mean"])))
 
 
 def moments_name(run: str, level: int, number: int) -> str:
