@@ -27,7 +27,8 @@ from fruitpipe.tasks.part_record import BLANK, PartRecord
 from fruitpipe.tasks.part_record import ERRORS as ERRORS_KEY
 from fruitpipe.tasks.taking_over import TakeOver, read_members
 
-PART, COUNT, HELD = 24, 72, 6
+PART, PARTS, HELD = 18, 4, 6
+COUNT = PART * PARTS
 
 
 @pytest.fixture(autouse=True)
@@ -113,15 +114,15 @@ def test_new_images_are_a_part_more(place: Path) -> None:
     write(place, listed(place) + listed(place, "held.csv"))
     made = daily(place, "evaluate=true")
     assert taken(place, first["run"], made["run"]) == [*parts(place, first["run"])]
-    assert [pq.read_metadata(path).num_rows for path in parts(place, made["run"]).values()] == [PART] * 3 + [HELD]
+    assert [pq.read_metadata(path).num_rows for path in parts(place, made["run"]).values()] == [PART] * PARTS + [HELD]
     assert not list((place / "out" / "runs" / made["run"]).glob("work/*"))
     require_as_projected(place, made)
-    fresh = parts(place, made["run"])["part-00003.parquet"]
+    fresh = parts(place, made["run"])["part-00004.parquet"]
     shutil.rmtree(place / "out" / "runs" / first["run"])
     before = vectors(place / "out")
     fruitpipe("gc", place / "out", "--delete")
     assert same_vectors(vectors(place / "out"), before), "each run is whole in its own folder"
-    assert [path.stat().st_nlink for path in parts(place, made["run"]).values()] == [1] * 4
+    assert [path.stat().st_nlink for path in parts(place, made["run"]).values()] == [1] * (PARTS + 1)
     assert pq.read_schema(fresh).metadata[b"fruitpipe.run"].decode() == made["run"]
 
 
@@ -129,8 +130,8 @@ def test_new_images_are_a_part_more(place: Path) -> None:
 def test_parts_whose_images_have_changed_are_projected_anew(
     fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One image has another label, one other bytes, one is gone, one is new; three parts of six are as they were."""
-    monkeypatch.setattr(reduce, "VECTOR_PART", 12)
+    """One image has another label, one other bytes, one is gone, one is new; five parts of eight are as they were."""
+    monkeypatch.setattr(reduce, "VECTOR_PART", 9)
     images, labels = listed(fitted), {}
     for path, label in images:
         (tmp_path / "pictures" / label).mkdir(parents=True, exist_ok=True)
@@ -146,23 +147,23 @@ def test_parts_whose_images_have_changed_are_projected_anew(
     write(tmp_path, [*labels.items()])
     made = daily(tmp_path)
     kept = [path for number, path in enumerate(parts(tmp_path, first["run"]).values()) if number not in {0, 2, 3}]
-    assert [path.name for path in kept] == [f"part-{number:05}.parquet" for number in (1, 4, 5)]
+    assert [path.name for path in kept] == [f"part-{number:05}.parquet" for number in (1, 4, 5, 6, 7)]
     there = [*parts(tmp_path, made["run"]).values()]
-    assert [path.stat().st_ino for path in there[:3]] == [path.stat().st_ino for path in kept]
-    assert [pq.read_metadata(path).num_rows for path in there[3:]] == [11, 12, 12]
+    assert [path.stat().st_ino for path in there[:5]] == [path.stat().st_ino for path in kept]
+    assert [pq.read_metadata(path).num_rows for path in there[5:]] == [8, 9, 9]
     require_as_projected(tmp_path, made)
 
 
 @pytest.mark.slow
 def test_a_part_that_is_damaged_is_made_again_and_said_to_be(place: Path) -> None:
     first = manifest(place / "out")
-    second, third = [*parts(place, first["run"]).values()][1:]
+    second, third = [*parts(place, first["run"]).values()][1:3]
     flipped = bytearray(second.read_bytes())
     flipped[len(flipped) // 3] ^= 1  # amid its vectors
     second.write_bytes(flipped)
     third.write_bytes(third.read_bytes()[:-9])
     made = daily(place)
-    assert taken(place, first["run"], made["run"]) == ["part-00000.parquet"]
+    assert taken(place, first["run"], made["run"]) == ["part-00000.parquet", "part-00002.parquet"]
     (warning,) = made["warnings"]
     assert warning == f"{second} is damaged, and was not taken over"
     assert sum(pq.read_metadata(path).num_rows for path in parts(place, made["run"]).values()) == COUNT
@@ -177,7 +178,7 @@ def test_parts_are_taken_over_from_a_run_by_the_same_model_alone(place: Path) ->
     assert not taken(place, first["run"], other["run"])
     write(place, listed(place) + listed(place, "held.csv"))
     made = daily(place, f"reuse={first['run']}", "formats=[csv, json]", "one_file=true")
-    assert len(taken(place, first["run"], made["run"])) == 3
+    assert len(taken(place, first["run"], made["run"])) == PARTS
     require_as_projected(place, made)
     folder, published = place / "out" / "runs" / made["run"], vectors(place / "out")
     frame = pd.read_csv(folder / "vectors.csv")
@@ -198,8 +199,8 @@ def test_small_parts_are_gathered(place: Path, monkeypatch: pytest.MonkeyPatch) 
         write(place, [*dict(listed(place) + held[:count]).items()])
         made = daily(place)
         rows.append([pq.read_metadata(path).num_rows for path in parts(place, made["run"]).values()])
-    assert [each[:3] for each in rows] == [[PART] * 3] * 4
-    assert [each[3:] for each in rows] == [[2], [2, 1], [2, 1, 1], [6]]
+    assert [each[:PARTS] for each in rows] == [[PART] * PARTS] * 4
+    assert [each[PARTS:] for each in rows] == [[2], [2, 1], [2, 1, 1], [6]]
     require_as_projected(place, made)
 
 

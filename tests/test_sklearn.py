@@ -49,9 +49,9 @@ def test_it_is_scikit_learns_own_but_for_signs(features: np.ndarray) -> None:
 
 
 def test_moments_are_added_as_a_run_does(features: np.ndarray) -> None:
-    """Three parts of 3000 or 3001 rows, each in blocks of 1024."""
+    """Four parts of 2250 or 2251 rows, each in blocks of 1024."""
     total = Moments.empty(24)
-    for begin, end in ((0, 3000), (3000, 6000), (6000, 9001)):
+    for begin, end in ((0, 2250), (2250, 4500), (4500, 6750), (6750, 9001)):
         part = Moments.empty(24)
         for first in range(begin, end, 1024):
             part += Moments.of(features[first : min(first + 1024, end)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ class EarlierParts:
         others = f"SELECT key FROM present ANTI JOIN ({taken}) USING (key)"
         self._database.execute(f"CREATE OR REPLACE TABLE further AS {others}")
         (count,) = self._database.row("SELECT count(*) FROM further")
-        sizes = equal_parts(count, most_images(self._plan.featurized, dimension))
+        sizes = equal_parts(count, math.ceil(count / most_images(self._plan.featurized, dimension)))
         images = f"(SELECT *, {KEY} FROM places) SEMI JOIN further USING (key)"
         self._database.write(f"SELECT path, label, part, row FROM {images} ORDER BY path", sizes, shares)
         return sizes

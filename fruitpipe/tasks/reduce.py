@@ -34,8 +34,12 @@ LARGEST_FEATURES = 80 << 20
 
 
 def vector_parts(count: int, dimension: int) -> list[int]:
-    """How many images each vector part of a run has, in order of their paths. dimension: of a feature."""
-    return equal_parts(count, most_images(count, dimension))
+    """How many images each vector part of a run has, in order of their paths. dimension: of a feature.
+
+    Few parts are a power of two, as cores are, mostly: they have equal shares, and none waits for the last part.
+    """
+    parts = math.ceil(count / most_images(count, dimension))
+    return equal_parts(count, 1 << (parts - 1).bit_length() if 0 < parts <= FEW_PARTS else parts)
 
 
 def most_images(count: int, dimension: int) -> int:
@@ -48,9 +52,8 @@ def largest_part(dimension: int) -> int:
     return max(LARGEST_FEATURES // (4 * dimension), VECTOR_PART)
 
 
-def equal_parts(count: int, most: int) -> list[int]:
-    """Sizes of parts of at most so many, which differ by one at most."""
-    parts = math.ceil(count / most)
+def equal_parts(count: int, parts: int) -> list[int]:
+    """Sizes of so many parts, which differ by one at most."""
     return [count * (i + 1) // parts - count * i // parts for i in range(parts)]
 
 
