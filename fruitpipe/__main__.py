@@ -8,7 +8,8 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    gc.set_threshold(100_000)  # imports make objects and no garbage: looking for it would take a tenth of their time
+    # Imports make objects and no garbage: looking for it would take a tenth of their time. Later, too, there is little.
+    gc.set_threshold(100_000)
     if is_by_processes(sys.argv[1:]):
         from fruitpipe.streams import fill
         from fruitpipe.workers.nursery import Nursery

@@ -54,7 +54,7 @@ def test_half_of_a_symmetric_matrix_is_all_of_it(dimension: int) -> None:
     np.testing.assert_array_equal(half, matrix[np.triu_indices(dimension)])
     np.testing.assert_array_equal(symmetric(half, dimension), matrix)
     for other in (half[:-1], np.append(half, 0)):
-        with pytest.raises(ValueError, match="no half of a matrix"):
+        with pytest.raises(ValueError, match="not half of a symmetric matrix"):
             symmetric(other, dimension)
 
 

@@ -363,13 +363,14 @@ def test_failures_tell_of_every_image_without_a_feature(make: Any, store: Store,
 
 
 @pytest.mark.parametrize("dimension", [64, 1280, 4096])
-def test_vector_parts_are_as_large_as_a_task_may_hold_and_as_many_as_that_takes(dimension: int) -> None:
-    for count in (1, 4096, 4097, 20_622, 1_048_576, 5_000_000, 100_000_000):
+def test_vector_parts_are_what_a_task_may_hold_and_few_of_them_a_power_of_two(dimension: int) -> None:
+    for count in (1, 4096, 4097, 20_622, 524_288, 524_289, 1_048_576, 1_048_577, 5_000_000, 100_000_000):
         sizes = vector_parts(count, dimension)
         assert sum(sizes) == count
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) <= max(4096, (80 << 20) // (4 * dimension))
         assert max(sizes) <= 4096 or len(sizes) >= 256
+        assert min(sizes) >= 2048 or count <= 4096
         assert len(sizes) > 256 or len(sizes).bit_count() == 1, "cores that are a power of two have equal shares"
     assert len(vector_parts(1_048_576, dimension)) == 256
     assert len(vector_parts(100_000_000, 1280)) == 6104

@@ -81,7 +81,7 @@ def upper_half(scatter: Float64) -> Float64:
 def symmetric(upper: Float64, dimension: int) -> Float64:
     """The matrix (d, d) of that half. Raises ValueError where it is of another length."""
     if len(upper) != dimension * (dimension + 1) // 2:
-        raise ValueError(f"{len(upper)} numbers are no half of a matrix of {dimension} rows.")
+        raise ValueError(f"{len(upper)} numbers are not half of a symmetric matrix of {dimension} rows.")
     matrix = np.empty((dimension, dimension))
     first = 0
     for number in range(dimension):

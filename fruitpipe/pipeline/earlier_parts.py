@@ -42,7 +42,7 @@ class EarlierParts:
             yield None if column.null_count else digest_of(column.to_pylist())
 
     def write_further(self, shares: Shares, dimension: int, kept: Sequence[int]) -> list[int]:
-        """As `Plan.write_index`, for images that are in none of the parts that are kept."""
+        """As `Plan.write_index`, for images that are in none of the parts that are kept: as few parts as may be."""
         taken = f"SELECT key FROM earlier WHERE part IN ({numbers(kept)})"
         others = f"SELECT key FROM present ANTI JOIN ({taken}) USING (key)"
         self._database.execute(f"CREATE OR REPLACE TABLE further AS {others}")

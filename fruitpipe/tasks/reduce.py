@@ -36,7 +36,7 @@ LARGEST_FEATURES = 80 << 20
 def vector_parts(count: int, dimension: int) -> list[int]:
     """How many images each vector part of a run has, in order of their paths. dimension: of a feature.
 
-    Few parts are a power of two, as cores are, mostly: they have equal shares, and none waits for the last part.
+    Their number, while it is small, is a power of two, as that of cores mostly is, which then have equal shares.
     """
     parts = math.ceil(count / most_images(count, dimension))
     return equal_parts(count, 1 << (parts - 1).bit_length() if 0 < parts <= FEW_PARTS else parts)
