@@ -83,17 +83,25 @@ class Release:
     @contextmanager
     def standing_still(self, only: str = "") -> Iterator[None]:
         """Within the block, the workers of all executors, or of one pod, stand still: there is time to look around in
-        the middle of a run."""
-        wait_for(lambda: self._signal_workers(Signals.SIGSTOP, only), 180)
+        the middle of a run. It begins when all are there: one that came later would do the work of the others."""
+        wait_for(lambda: self._signal_workers(Signals.SIGSTOP, only) == (1 if only else self.executors), 180)
         try:
             yield
         finally:
             self._signal_workers(Signals.SIGCONT, only)
 
+    @property
+    def executors(self) -> int:
+        """How many a run has that has enough to do."""
+        spec = self.get()["spec"]
+        dynamic = spec.get("dynamicAllocation", {})
+        return int(dynamic["maxExecutors"] if dynamic.get("enabled") else spec["executor"]["instances"])
+
     def _signal_workers(self, signal: Signals, only: str) -> int:
-        """Send it to the workers that there are; how many that is."""
+        """Send it to the workers that there are; how many pods have some."""
         command = ("--", "python", "-c", SIGNAL_WORKERS, str(int(signal)))
-        return sum(int(kubectl("exec", pod, *command)) for pod in self.pods("executor") if only in {"", pod})
+        pods = [pod for pod in self.pods("executor") if only in {"", pod}]
+        return sum(int(kubectl("exec", pod, *command)) > 0 for pod in pods)
 
     def test(self) -> CompletedProcess[str]:
         return helm("test", self.name, IN, "--timeout=3m")
