@@ -283,27 +283,25 @@ def test_mistakes_end_with_one_readable_line(places: Server, cluster_image: str)
 LITTLE = {"coreRequest": "100m", "memory": "471m", "memoryOverhead": "1m"}  # Spark takes no smaller heap
 
 
-def test_a_driver_with_too_little_memory_is_told_so(places: Server, cluster_image: str) -> None:
-    """One that judges by labels holds scikit-learn besides."""
-    executor = {"instances": 1, "cores": 6, "coreRequest": "100m"}
-    require_named("driver", cluster_image, places, "images", driver=LITTLE, executor=executor, pipeline__evaluate=True)
-
-
-def test_an_executor_with_too_little_memory_is_told_so(places: Server, cluster_image: str, client: Any) -> None:
-    """A batch of 16 pictures of 16 megapixels is more than its pod may hold, and is one worker's own."""
+@pytest.fixture(scope="module")
+def noise(client: Any) -> None:
     random = np.random.default_rng(7)
     for number in range(16):
         sink = io.BytesIO()
         Image.fromarray(random.integers(0, 256, (1000, 1000), np.uint8)).save(sink, "JPEG")
         client.put_object(Bucket=BUCKET, Key=f"noise/{number}.jpg", Body=sink.getvalue())
+
+
+@pytest.mark.usefixtures("noise")
+@pytest.mark.parametrize("role", ["driver", "executor"])
+def test_a_pod_with_too_little_memory_is_told_so(role: str, places: Server, cluster_image: str) -> None:
+    """The driver learns words from pictures of 16 megapixels, of which an executor's worker holds a batch of 16. Both
+    want far more than there is: of a little more, pages of programs may be thrown out and read again for minutes."""
+    pods = {"driver": {"coreRequest": "100m", "memoryOverhead": "3g"}, "executor": {"coreRequest": "100m"}}
+    pods["executor"] |= {"instances": 1, "cores": 1}
+    pods[role] |= LITTLE
     large = {"pipeline__backbone": "orb", "pipeline__words": {"side": 4096}}
-    driver = {"coreRequest": "100m", "memoryOverhead": "3g"}  # it learns the words
-    executor = LITTLE | {"instances": 1, "cores": 1}
-    require_named("executor", cluster_image, places, "noise", driver=driver, executor=executor, **large)
-
-
-def require_named(role: str, image: str, places: Server, images: str, **values: Any) -> None:
-    with release(f"small-{role}", image, places, images, **values) as made:
+    with release(f"small-{role}", cluster_image, places, "noise", **pods, **large) as made:
         assert made.ended() == "FAILED"
         assert f"{role}.memoryOverhead" in made.reason()
         assert len(made.reason().splitlines()) == 1
