@@ -372,6 +372,7 @@ def test_vector_parts_are_what_a_task_may_hold_and_few_of_them_a_power_of_two(di
         assert max(sizes) <= 4096 or len(sizes) >= 256
         assert min(sizes) >= 2048 or count <= 4096
         assert len(sizes) > 256 or len(sizes).bit_count() == 1, "cores that are a power of two have equal shares"
+    assert vector_parts(0, dimension) == []
     assert len(vector_parts(1_048_576, dimension)) == 256
     assert len(vector_parts(100_000_000, 1280)) == 6104
 

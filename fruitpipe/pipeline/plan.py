@@ -224,8 +224,7 @@ class Plan:
         The order and the shares depend on the images alone, not on how features came to be or how many cores there are:
         this is what makes two runs over the same images give the same bits.
         """
-        count = self.featurized
-        sizes = vector_parts(count, dimension) if count else []
+        sizes = vector_parts(self.featurized, dimension)
         self.database.write("SELECT * FROM places ORDER BY path", sizes, shares)
         return sizes
 
