@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fruitpipe.source import LISTING
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import to_parquet
+from fruitpipe.tasks.feature_part import part_name, to_parquet
 from fruitpipe.vision.bad_image import OK
 
 
@@ -34,14 +34,21 @@ def listing(images: Iterable[Image]) -> list[pa.RecordBatch]:
     return pa.Table.from_pylist(rows, LISTING).to_batches()
 
 
-def put_part(store: Store, digest: str, images: Sequence[Image], features: NDArray[np.float32] | None = None) -> str:
-    """Write a feature part as a task does; return its name."""
+def put_part(
+    store: Store,
+    digest: str,
+    images: Sequence[Image],
+    features: NDArray[np.float32] | None = None,
+    name: str | None = None,
+) -> str:
+    """Write a feature part as a task does; return its name, which may be given."""
     rows = []
     for each in images:
         seen = {"width": 4, "height": 3} if each.status == OK else {"error": "as the test has it"}
         rows.append({"path": each.path, "etag": each.etag, "content": each.content, "status": each.status, **seen})
     if features is None:
         features = np.zeros((len(images), 3), np.float32)
-    name = layout.feature_part(digest, [(each.path, each.etag) for each in images])
-    store.put(name, to_parquet(pa.Table.from_pylist(rows, layout.FACTS), features))
+    facts = pa.Table.from_pylist(rows, layout.FACTS)
+    name = name or part_name(digest, facts)
+    store.put(name, to_parquet(facts, features))
     return name

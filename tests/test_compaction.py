@@ -122,6 +122,19 @@ def test_rows_of_many_parts_are_merged_a_batch_at_a_time(store: LocalStore) -> N
     assert compact(store) == []
 
 
+def test_a_part_that_a_run_has_written_again_is_merged_and_not_taken_for_a_leftover(store: LocalStore) -> None:
+    """Earlier versions named parts by paths and etags alone."""
+    again = put_part(store, DIGEST, [Image("000001", status="too_large"), Image("000002")])
+    put_part(store, DIGEST, [Image("000003")])
+    compact(store)
+    put_part(store, DIGEST, [Image("000001"), Image("000002")], np.ones((2, 3), np.float32), name=again)
+    compact(store)
+    assert ("000001", "1", OK) in rows_in(store)
+    put_part(store, DIGEST, [Image("000001"), Image("000002")], np.ones((2, 3), np.float32), name=again)
+    compact(store)
+    assert again not in parts_of(store), "that one is a leftover"
+
+
 def test_large_parts_and_those_of_other_features_are_left_alone(store: LocalStore) -> None:
     large = put_part(store, DIGEST, [Image(f"{number}") for number in range(SMALL)])
     others = [put_part(store, digest * 64, [Image("a")]) for digest in "ab"]

@@ -25,7 +25,7 @@ from fruitpipe.source import Reader, fetching, files, list_images
 from fruitpipe.source.fetching import AHEAD_BYTES, Image, NoRoom, Room, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
-from fruitpipe.tasks.feature_part import read_facts, read_features
+from fruitpipe.tasks.feature_part import part_name, read_facts, read_features
 from fruitpipe.tasks.featurize import Featurize, Wanted, featurize
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import BadImage
@@ -187,7 +187,7 @@ def test_a_task_makes_parts_of_what_it_would_make_of_their_images_alone(tmp_path
     parts = [images[:24], images[24:47], images[47:]]
     assert [done.parts for done in found] == [
         {
-            which: layout.feature_part(digest, ((image.path, image.etag) for image in part))
+            which: part_name(digest, featurize(part, Means(), ImageConfig(), reader)[0].to_table())
             for which, digest in enumerate(digests)
         }
         for part in parts

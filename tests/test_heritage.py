@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from command import fruitpipe, manifest, run, same_vectors, vectors
@@ -152,6 +154,29 @@ def test_parts_whose_images_have_changed_are_projected_anew(
     assert [path.stat().st_ino for path in there[:5]] == [path.stat().st_ino for path in kept]
     assert [pq.read_metadata(path).num_rows for path in there[5:]] == [8, 9, 9]
     require_as_projected(tmp_path, made)
+
+
+def test_other_bytes_under_the_same_etag_are_projected_anew(fitted: Path, tmp_path: Path) -> None:
+    """Which contents tell alone: size and time of the file are as they were. It is all of a part, and stays so."""
+    pictures, (first, second, *_) = tmp_path / "pictures", (path for path, _ in listed(fitted))
+    for number, (path, _) in enumerate(listed(fitted)[2 : PART + 2]):
+        (pictures / str(number)).mkdir(parents=True)
+        shutil.copy(path, pictures / str(number))
+    run(pictures, tmp_path / "out", "pca.components=8", "verify_content=true")
+    new = pictures / "new.jpg"
+    made = []
+    size = max(first.stat().st_size, second.stat().st_size)
+    for path in (first, second):
+        new.write_bytes(path.read_bytes().ljust(size, b"\0"))  # what follows a JPEG is no part of it
+        os.utime(new, ns=(10**18, 10**18))
+        run(pictures, tmp_path / "out", "model=reuse", "verify_content=true")
+        table = vectors(tmp_path / "out")
+        made.append(table.filter(pc.equal(table["path"], str(new)))["vector"].to_pylist())
+    assert made[0] != made[1]
+    model = tmp_path / "out" / "runs" / manifest(tmp_path / "out")["model"]["fitted_by"] / "model"
+    run(pictures, tmp_path / "fresh", f"reuse={model}", "model=reuse")
+    table = vectors(tmp_path / "fresh")
+    assert made[1] == table.filter(pc.equal(table["path"], str(new)))["vector"].to_pylist()
 
 
 @pytest.mark.slow

@@ -21,13 +21,14 @@ def test_rows_that_read_alike_when_joined_have_different_parts() -> None:
         [("ab", "c"), ("d", "e")],
         [("ab", "c"), ("de", "")],
         [("d", "e"), ("ab", "c")],
+        [("ab", "c", "d", "e")],
     )
     assert (
         len(
             {layout.feature_part("d", rows) for rows in pairs[1:]}
             | {layout.feature_part("d", [row]) for row in pairs[0]}
         )
-        == 5
+        == 6
     )
 
 

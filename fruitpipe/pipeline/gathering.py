@@ -32,7 +32,8 @@ def gather(known: KnownFeatures, store: Store, digest: str, scratch: Path, lease
     store.delete_all([*known.needless, *(each.facts.name for each in stale)], lease.require_held)
     if len(rows) < FEWEST:
         return
-    others = [each for each in known.indexes if each not in stale]
+    # What is read of others, is of parts that are as they were.
+    others = [Chosen(each.facts, each.parts - rows.keys()) for each in known.indexes if each not in stale]
     for parts in chunks(rows):
         taken = taken_in(others, sum(rows[name] for name in parts))
         others = [each for each in others if each not in taken]

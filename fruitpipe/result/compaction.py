@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Annotated, NamedTuple
+from itertools import chain
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,15 @@ from fruitpipe.storage.file import File, named
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import LARGEST_PART, PLACED, damaged_part, read_facts, read_features, to_parquet
+from fruitpipe.tasks.feature_part import (
+    LARGEST_PART,
+    PLACED,
+    damaged_part,
+    part_name,
+    read_facts,
+    read_features,
+    to_parquet,
+)
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.thumbnails import Sheet, cells
 
@@ -64,9 +73,9 @@ def compact(store: Store) -> list[Merge]:
     with Lease(store, "fruitpipe gc --compact") as lease:
         objects = by_part(name for name, _ in store.names(layout.FEATURES))
         for each in read_merges(store):
-            left = with_thumbnails(each.replaced, objects)  # by a crash
+            left = [name for name in each.replaced if name in objects]  # by a crash
             if left and are_intact(store, each.parts):
-                store.delete_all(left, lease.require_held)
+                store.delete_all(with_thumbnails(held_elsewhere(store, left, each.parts), objects), lease.require_held)
         for folder in store.folders(layout.FEATURES):
             parts = small_parts(store, folder)
             for sides in sorted({part.sides for part in parts}):
@@ -160,8 +169,7 @@ def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
         start, end = (len(rows) * each // count for each in (number, number + 1))
         facts = rows[start:end]
         data = to_parquet(facts.select(layout.FACTS.names), read_features(store, facts["part"], facts["row"]))
-        images = zip(facts["path"].to_pylist(), facts["etag"].to_pylist(), strict=True)
-        name = layout.feature_part(folder, images)
+        name = part_name(folder, facts)
         for side in batch[0].sides:
             store.put(layout.thumbnails(name, side), merge_thumbnails(store, batch, facts, side))
         store.put(name, data)
@@ -209,6 +217,20 @@ def rows_of(store: Store, batch: list[Part]) -> pa.Table:
     rows = pa.concat_tables(tables).group_by(layout.FACTS.names, use_threads=False)
     distinct = rows.aggregate([("part", "first"), ("row", "first")]).rename_columns(PLACED.names).cast(PLACED)
     return distinct.sort_by([("path", "ascending"), ("etag", "ascending"), ("part", "ascending"), ("row", "ascending")])
+
+
+def held_elsewhere(store: Store, left: Iterable[str], merged: Iterable[File]) -> list[str]:
+    """Those parts that hold nothing but what merged ones do; or nothing that can be read.
+
+    Names did not always tell all of what parts hold: a run may have written one again, with other rows.
+    """
+    there = set(chain.from_iterable(rows_in(read_facts(store, part.name)) for part in merged))
+    return [name for name in left if rows_in(read_facts(store, name)) <= there]
+
+
+def rows_in(facts: pa.Table | None) -> set[tuple[Any, ...]]:
+    """The rows of a part, without their places; none of a damaged one."""
+    return set(zip(*(facts[name].to_pylist() for name in layout.FACTS.names), strict=True)) if facts else set()
 
 
 def are_intact(store: Store, parts: Iterable[File]) -> bool:

@@ -24,7 +24,7 @@ OUT/
     model/                             pca.npz (unless pca: none), model.json, and what its engine needs
     neighbours/<metric>-<k>/part-00000.parquet …   as many as vectors, of the same images
     neighbours/<metric>-<k>.json       what these are; written when all are there, perhaps long after the manifest
-    work/                              of an unfinished run: todo, index, moments, evaluation, engine
+    work/                              of an unfinished run: todo, index, further, again, moments, engine
 """
 
 from __future__ import annotations
@@ -205,11 +205,11 @@ def features(digest: str) -> str:
     return f"{FEATURES}/{digest[:16]}"
 
 
-def feature_part(digest: str, rows: Iterable[tuple[str, str]]) -> str:
-    """The part that holds exactly these (path, etag) rows: two attempts of one task write the same object."""
+def feature_part(digest: str, rows: Iterable[Iterable[str]]) -> str:
+    """The part of rows that are told by these texts: two attempts of one task write the same object."""
     hashed = hashlib.sha256()
-    for path, etag in rows:
-        hashed.update(f"{len(path)} {path} {etag}\n".encode())
+    for row in rows:
+        hashed.update("".join([*(f"{len(text)} {text} " for text in row), "\n"]).encode())
     return part(digest, hashed.hexdigest())
 
 

@@ -60,6 +60,16 @@ def part_sizes(count: int, largest: int) -> list[int]:
     return [count // parts + (number < count % parts) for number in range(parts)]
 
 
+def part_name(digest: str, facts: pa.Table) -> str:
+    """Name of the part that holds these facts; digest: of the features.
+
+    It tells contents and statuses, too: an image that is tried again, or has changed under its etag, makes another
+    part, and none is ever written again with other features.
+    """
+    columns = (facts[name].fill_null("").to_pylist() for name in ("path", "etag", "content", "status"))
+    return layout.feature_part(digest, zip(*columns, strict=True))
+
+
 def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:
     """Serialise a feature part: facts with the schema layout.FACTS, and features of shape (n, d), float32.
 

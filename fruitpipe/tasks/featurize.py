@@ -22,7 +22,7 @@ from fruitpipe.source import Reader, digest
 from fruitpipe.source.fetching import AHEAD, Data, Image, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import part_sizes, to_parquet
+from fruitpipe.tasks.feature_part import part_name, part_sizes, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK, BadImage
 from fruitpipe.vision.decode import Look, Picture
@@ -154,8 +154,9 @@ class Featurize:
         parts: dict[int, str] = {}
         made: list[Made] = []
         for (which, each), view, (facts, features) in zip(wanted.items(), views, found, strict=True):
-            parts[which] = layout.feature_part(each.digest, ((image.path, image.etag) for image in images))
-            made.append(Made(each.store, parts[which], facts, features, view.sheet))
+            table = facts.to_table()
+            parts[which] = part_name(each.digest, table)
+            made.append(Made(each.store, parts[which], table, features, view.sheet))
         statuses = zip(*(facts.status for facts, _ in found), strict=True)
         worst = (next((status for status in several if status != OK), OK) for several in statuses)
         return Done(parts, Counter(worst), found[0][0].bytes), made
@@ -166,7 +167,7 @@ class Made(NamedTuple):
 
     store: Store
     name: str
-    facts: Facts
+    facts: pa.Table
     features: NDArray[np.float32]
     sheet: Sheet | None
     """of its thumbnails, if they are wanted"""
@@ -177,7 +178,7 @@ def write(parts: Iterable[Made]) -> None:
     for part in parts:
         if part.sheet:
             part.store.put(layout.thumbnails(part.name, part.sheet.side), part.sheet.encoded())
-        part.store.put(part.name, to_parquet(part.facts.to_table(), part.features))
+        part.store.put(part.name, to_parquet(part.facts, part.features))
 
 
 def in_parts(images: list[Image], largest: int) -> Iterator[list[Image]]:
