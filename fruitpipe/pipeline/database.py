@@ -112,12 +112,12 @@ class Database:
 
     def stream(self, statement: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
         """Execute a statement that takes batches for its table `stream`."""
-        failure: list[Exception] = []
+        failure: list[BaseException] = []
 
         def guarded() -> Iterator[pa.RecordBatch]:
             try:
                 yield from batches
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C, too
                 failure.append(error)
                 raise
 
@@ -142,9 +142,13 @@ def memory() -> int:
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """Tell of memory or disk that does not suffice."""
+    """Tell of memory or disk that does not suffice, and of Ctrl-C as Python does."""
     try:
         yield
+    except RuntimeError as error:
+        if "Query interrupted" in str(error):
+            raise KeyboardInterrupt from error
+        raise
     except (duckdb.OperationalError, OSError) as error:  # as OSError, where Arrow was reading already
         said = str(error).partition("\n")[0].rstrip(".")
         if "failed to offload" in said or full_disk(said):
