@@ -234,6 +234,16 @@ def test_bad_pictures_are_rows_and_too_many_of_them_publish_nothing(fruits: Path
     assert all(row["error"] for row in failures)
 
 
+def test_as_many_failures_as_the_rate_allows_are_not_too_many(fruits: Path, tmp_path: Path) -> None:
+    """0.29 * 100 is less than 29 in floating point."""
+    for number, path in enumerate(sorted(fruits.rglob("*.jpg"))[:71]):
+        shutil.copyfile(path, tmp_path / f"{number}.jpg")
+    for number in range(29):
+        (tmp_path / f"empty{number}.jpg").touch()
+    done = run(tmp_path, tmp_path / "out", "failures.max_rate=0.29")
+    assert done["counts"]["by_status"] == {"ok": 71, "undecodable": 29}
+
+
 def test_hostile_files_come_out_with_the_status_that_fits_them(fruits: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     expected = hostile.make(images)
