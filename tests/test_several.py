@@ -211,6 +211,18 @@ def test_what_ends_the_run_of_one_backbone_is_no_matter_to_the_others(pictures: 
         assert (run["status"], run["reason"] in done.stderr) == ("failed", True)
 
 
+def test_a_damaged_result_of_one_backbone_is_no_matter_to_the_others(pictures: Path, tmp_path: Path) -> None:
+    words = ["run", pictures, tmp_path, *setting("several_classes:Means", NAME, **{"failures.max_rate": 0.9})]
+    fruitpipe(*words)
+    (tmp_path / "several_classes-Means" / "latest.json").write_text("{")
+    done = fruitpipe(*words, "--set", "pca.components=2", "--json", code=2)
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "several_classes-Means/latest.json" in line
+    assert {name: each["status"] for name, each in json.loads(done.stdout).items()} == {
+        "several_classes-Means": "failed", NAME: "published",
+    }  # fmt: skip
+
+
 def test_what_is_for_one_backbone_is_refused_in_one_line(fruits: Path, tmp_path: Path) -> None:
     config = load_config(input=fruits, output=tmp_path / "out", backbones=[NAME])
     with pytest.raises(api.UserError, match="run_several runs them"):

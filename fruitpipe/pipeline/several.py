@@ -29,7 +29,7 @@ from fruitpipe.pipeline.run import (
     wanted_stages,
 )
 from fruitpipe.pipeline.stage import Stage
-from fruitpipe.result.manifest import Summary
+from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import Run, is_result
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import open_store
@@ -143,17 +143,21 @@ class Several:
 
     def look_ahead(self) -> dict[str, Ahead]:
         """What there is to do, by the names of those that have something to do."""
+        earlier: dict[str, list[Manifest]] = {}
+        for name, job in self.jobs.items():
+            with self.apart(name), told(job):
+                earlier[name] = precedents(job.store, job.config)
         first = next(iter(self.jobs.values()))
-        earlier = {name: precedents(job.store, job.config) for name, job in self.jobs.items()}
         if not all(earlier.values()):
             first.start()
         images_digest = listed(first, self.whole)
         self.take_over(self.jobs)
         ahead = {}
-        for name, job in self.jobs.items():
+        for name, manifests in earlier.items():
+            job = self.jobs[name]
             with self.apart(name):
                 with told(job):
-                    found = look_ahead(job, self.leases[name], images_digest, earlier[name])
+                    found = look_ahead(job, self.leases[name], images_digest, manifests)
                 if isinstance(found, Run):
                     self.end(name, found)
                 else:
