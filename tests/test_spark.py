@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pyspark import SparkContext
+from pyspark.accumulators import _accumulatorRegistry
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
@@ -66,6 +67,7 @@ def test_results_come_once_and_in_order_however_often_a_task_is_tried(tmp_path: 
     with cluster(SparkConfig(master="local[2]"), Environment.read(), tmp_path / "spark.log") as spark:
         assert spark.map(task, 10, watched.append) == [number * number for number in range(10)]
         assert Counter(watched) == Counter(number * number for number in range(10))
+    assert not any(each.value for each in _accumulatorRegistry.values()), "results go with whoever wanted them"
 
 
 LARGE = """

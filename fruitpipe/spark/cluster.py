@@ -116,14 +116,16 @@ class Cluster:
                 thread.join(0.1)
                 seen = self._report(finished.value, seen, watch)
                 poll()
+            self._report(finished.value, seen, watch)
         except BaseException:
             cancel(self._context, group)
             raise
-        self._report(finished.value, seen, watch)
+        finally:
+            results, finished.value = finished.value, []  # PySpark keeps accumulators as long as the process lives
         if failure:
             with explained(self._context):
                 raise failure[0]
-        return [result for _, result, _ in sorted(finished.value, key=itemgetter(0))]
+        return [result for _, result, _ in sorted(results, key=itemgetter(0))]
 
     def _report(self, results: list[Ended[Result]], seen: int, watch: Callable[[Result], None]) -> int:
         fresh = results[seen:]
