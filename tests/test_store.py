@@ -268,6 +268,23 @@ def test_upload_moves_a_local_file(store: Store, tmp_path: Path) -> None:
     assert not local.exists()
 
 
+def test_a_file_that_is_moved_is_on_the_disk_before_it_has_its_name(
+    local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, synced, sync = tmp_path / "local", set(), os.fsync
+    file.write_bytes(b"content")
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    number = file.stat().st_ino
+    local.upload(file, "a/b")
+    assert number in synced
+    assert (local.root / "a/b").stat().st_ino == number
+
+
 def test_a_copy_is_the_same_object_under_another_name_and_stays_when_the_first_goes(store: Store) -> None:
     store.put("a/é +%.parquet", b"content")
     store.put("b", b"old")

@@ -83,6 +83,8 @@ class Tree:
         """Put a file from elsewhere here, copying it only where it is on another disk."""
         with self._parent(name, make=True) as (folder, last):
             try:
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
                 os.replace(file, last, dst_dir_fd=folder)
             except OSError as error:
                 if error.errno != errno.EXDEV:
