@@ -17,12 +17,11 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 import yaml
 from botocore import xform_name
@@ -58,7 +57,8 @@ OF_TEXTS = {"similar": "--text", "curate": "--labels"}
 BLOCK = re.compile(r"^```(.*)\n((?s:.*?))^```$", re.MULTILINE)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 class Text(NamedTuple):
@@ -383,7 +383,7 @@ def test_commands_do_what_they_are_there_for(name: str, desk: Desk) -> None:
 )
 def test_python_runs(name: str, desk: Desk) -> None:
     for code in read(PAGES[name].read_text()).python:
-        exec(compile(desk.meant(code), name, "exec"), {"features": np.zeros((2, 1280), np.float32)})
+        exec(compile(desk.meant(code), name, "exec"), {})
 
 
 @pytest.mark.parametrize("name", [name for name, path in PAGES.items() if read(path.read_text()).yaml])
@@ -457,10 +457,15 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not place.fragment or place.fragment in anchors(page.read_text()), target
 
 
-def test_contributing_names_every_package() -> None:
-    (layers,) = [code for _, code in BLOCK.findall(PAGES["CONTRIBUTING.md"].read_text()) if code.startswith("cli\n")]
-    there = {path.parent.name for path in ROOT.glob("fruitpipe/*/__init__.py")}
-    assert there <= set(re.findall(r"\w+", layers))
+def test_rooms_are_those_of_the_contract_in_its_order() -> None:
+    (rooms,) = [code for _, code in BLOCK.findall(PAGES["architecture.md"].read_text()) if code.startswith("cli ")]
+    (contract,) = (each for each in PYPROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    places = []
+    for layer in contract["layers"]:
+        found = [re.search(rf"(?m)(^|  |, ){room}( |,|$)", rooms) for room in layer.split(" | ")]
+        assert all(found), layer
+        places.append([rooms[: each.end()].count("\n") for each in found if each])
+    assert all(max(upper) <= min(lower) for upper, lower in pairwise(places))
 
 
 def anchors(page: str) -> set[str]:
