@@ -36,7 +36,7 @@ def neighbours(
     assignments: Set = [],  # noqa: B006 - typer's way to say "none"
     as_json: AsJson = False,
 ) -> None:
-    """Find the nearest images of each image of a run, all compared with all, by Spark. Goes on where it stopped."""
+    """Find the nearest images of each image of a run, all compared with all. Goes on where it stopped."""
     from fruitpipe.pipeline.neighbours import find, note
     from fruitpipe.pipeline.progress import reporter_for
 

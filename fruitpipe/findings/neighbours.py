@@ -1,4 +1,4 @@
-"""The nearest images of each image of a run: found by Spark tasks, kept beside the manifest."""
+"""The nearest images of each image of a run: found by tasks, kept beside the manifest."""
 
 from __future__ import annotations
 

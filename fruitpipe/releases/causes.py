@@ -170,7 +170,7 @@ def answer_of_registry(seen: Observation, said: str) -> str:
 def missing(said: str) -> Cause | None:
     if found := re.search(r'(secret|configmap) "([^"]+)" not found', said):
         kind, name = found.groups()
-        return Cause(f"there is no {kind} {name}", "make it in this namespace, or correct `secrets`")
+        return Cause(f"there is no {kind} {name}", "make it in this namespace, or correct its name in the values")
     if found := re.search(r"couldn't find key (\S+) in (\w+) (\S+)", said):
         key, kind, name = found.groups()
         return Cause(f"{kind} {name} has no key {key}", "add it")

@@ -266,7 +266,6 @@ class Outcome(BaseModel):
     reason: str
     started: AwareDatetime
     finished: AwareDatetime
-    images: int | None = None
 
 
 def versions() -> dict[str, str]:
