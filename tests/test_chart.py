@@ -774,6 +774,25 @@ def test_an_admission_policy_is_made_where_it_is_asked_for():
     assert binding == {"policyName": "fruitpipe-jobs-fruits", "validationActions": ["Deny"]}
 
 
+def test_the_admission_policy_asks_for_what_the_charts_own_executors_have():
+    objects = render("admissionPolicy=true", "nameOverride=vision")
+    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")["spec"]
+    (mine, *others) = [each["expression"] for each in found["validations"]]
+    for label, value in pods(objects)["executor"]["metadata"]["labels"].items():
+        assert f"""[?"{label}"].orValue('') == "{value}\"""" in mine
+    words = ("?allowPrivilegeEscalation", "?capabilities.?add", "hostPort", "?runAsNonRoot", "?seccompProfile")
+    assert not [word for word in words if word not in " ".join(others)]
+    assert "object.spec.?ephemeralContainers" in json.dumps(found["variables"])
+
+
+@pytest.mark.parametrize("volumes", [None, [{"name": "a", "projected": None}, {"name": "b", "hostPath": None}]])
+def test_the_admission_policy_takes_what_is_null_for_what_is_not_there(volumes: Any):
+    given = {"admissionPolicy": True, "executor": {"extraVolumes": volumes}}
+    given |= {"pipeline": {"input": "s3://photos/images", "output": "s3://photos/out"}}
+    done = helm("template", "fruits", str(CHART), "--values=-", given=given)
+    assert not done.returncode, done.stderr
+
+
 def test_an_image_by_digest():
     digest = "sha256:" + "0" * 64
     spec = one(render(f"image.digest={digest}", "image.repository=registry/fruitpipe"), "SparkApplication")["spec"]

@@ -187,8 +187,8 @@ def with_image(pod: dict[str, Any]) -> None:
 
 
 def with_another_container(pod: dict[str, Any]) -> None:
-    secured = pod["spec"]["containers"][0]["securityContext"]
-    pod["spec"]["initContainers"] = [{"name": "first", "image": "registry/other:1", "securityContext": secured}]
+    context = pod["spec"]["containers"][0]["securityContext"]
+    pod["spec"]["initContainers"] = [{"name": "first", "image": "registry/other:1", "securityContext": context}]
 
 
 def with_volume(**source: Any) -> Callable[[dict[str, Any]], None]:
@@ -204,12 +204,16 @@ def with_a_variable_of_a_secret(pod: dict[str, Any]) -> None:
     pod["spec"]["containers"][0]["env"].append({"name": "A", "valueFrom": source})
 
 
-def with_label(**labels: str) -> Callable[[dict[str, Any]], None]:
-    return lambda pod: pod["metadata"]["labels"].update({name.replace("_", "-"): each for name, each in labels.items()})
+def with_label(name: str, value: str) -> Callable[[dict[str, Any]], None]:
+    return lambda pod: pod["metadata"]["labels"].update({name: value})
 
 
-def with_privileges(pod: dict[str, Any]) -> None:
-    pod["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+def secured(**context: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda pod: pod["spec"]["containers"][0]["securityContext"].update(context)
+
+
+def with_port(pod: dict[str, Any]) -> None:
+    pod["spec"]["containers"][0]["ports"].append({"containerPort": 9999, "hostPort": 9999})
 
 
 def with_network(pod: dict[str, Any]) -> None:
@@ -228,8 +232,14 @@ def with_network(pod: dict[str, Any]) -> None:
         (with_volume(hostPath={"path": "/etc"}), ""),
         (with_variables_of_a_secret, "in its environment"),
         (with_a_variable_of_a_secret, "in its environment"),
-        (with_label(spark_role="driver"), "executors of its own release"),
-        (with_privileges, ""),
+        (with_label("spark-role", "driver"), "executors of its own release"),
+        (with_label("app.kubernetes.io/name", "other"), "executors of its own release"),
+        (secured(privileged=True), ""),
+        (secured(allowPrivilegeEscalation=True), ""),
+        (secured(capabilities={"drop": ["ALL"], "add": ["NET_RAW"]}), ""),
+        (secured(runAsNonRoot=False), ""),
+        (secured(seccompProfile={"type": "Unconfined"}), ""),
+        (with_port, ""),
         (with_network, ""),
     ],
 )
