@@ -59,6 +59,11 @@ def test_the_chart_that_brings_the_operator_along_gives_it_the_same_values() -> 
         assert along[name] == section
 
 
+def test_a_driver_beside_the_operator_has_no_use_of_its_account() -> None:
+    values = yaml.safe_load((ROOT / "helm/fruitpipe-and-operator/values.yaml").read_text())
+    assert values["fruitpipe"]["admissionPolicy"]
+
+
 @pytest.mark.cluster
 def test_the_demo_ends_with_vectors_and_a_report(cluster_image: str, tmp_path: Path) -> None:
     s3_image = os.environ.get("FRUITPIPE_CLUSTER_S3")
