@@ -671,6 +671,13 @@ def test_nobody_is_not_everybody():
         assert len(policy("fruits", none)["egress"]) == 2
 
 
+def test_names_are_asked_for_where_clusters_have_them_answered():
+    """By pods, by NodeLocal DNSCache on the node, by Google's Cloud DNS; not by whatever else is at these addresses."""
+    (rule,) = [each for each in policy("fruits")["egress"] if {"port": 53, "protocol": "UDP"} in each["ports"]]
+    assert {each["port"] for each in rule["ports"]} == {53}
+    assert [each["ipBlock"]["cidr"] for each in rule["to"][1:]] == ["169.254.20.10/32", "169.254.169.254/32"]
+
+
 def test_stores_are_where_it_is_said():
     settings = ("networkPolicy.stores={10.0.0.0/8,192.0.2.1/32}", "networkPolicy.storePorts={8333}")
     (*_, stores) = policy("fruits", *settings)["egress"]
