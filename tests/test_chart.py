@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -798,6 +799,18 @@ def test_the_admission_policy_takes_what_is_null_for_what_is_not_there(volumes: 
     given |= {"pipeline": {"input": "s3://photos/images", "output": "s3://photos/out"}}
     done = helm("template", "fruits", str(CHART), "--values=-", given=given)
     assert not done.returncode, done.stderr
+
+
+def test_the_workflow_names_the_image_of_a_release_as_the_chart_asks_for_it(tmp_path: Path):
+    """Its last step, with a docker that says what it is told."""
+    steps = yaml.safe_load((CHART.parents[1] / ".github/workflows/image.yaml").read_text())["jobs"]["push"]["steps"]
+    (tmp_path / "docker").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "docker").chmod(0o755)
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": "/dev/null", "DIGEST": "sha256:0"}
+    variables |= {"IMAGE_REPOSITORY": "fruitpipe", "GITHUB_REF_NAME": f"v{version}"}
+    said = subprocess.check_output(["bash", "-c", steps[-1]["run"]], env=variables, text=True)
+    assert f"--tag {one(render(), 'SparkApplication')['spec']['image']} " in said
 
 
 def test_an_image_by_digest():
