@@ -670,6 +670,7 @@ def test_nobody_is_not_everybody():
     assert "ingress" not in policy("fruits-driver", "metrics.from=null")
     for none in ("networkPolicy.stores=null", "networkPolicy.storePorts=null"):
         assert len(policy("fruits", none)["egress"]) == 2
+    assert "egress" not in policy("fruits-driver", "networkPolicy.apiServerPorts=null")
 
 
 def test_names_are_asked_for_where_clusters_have_them_answered():
@@ -710,7 +711,9 @@ def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
 
     assert "networkPolicy.stores" in notes()
     assert "networkPolicy.stores" not in notes("networkPolicy.stores={192.0.2.0/24}")
-    assert "networkPolicy.stores" not in notes("networkPolicy.enabled=false")
+    assert "networkPolicy.apiServer" in notes("networkPolicy.stores={192.0.2.0/24}")
+    assert "networkPolicy.apiServer" not in notes("networkPolicy.apiServer=192.0.2.1/32")
+    assert "networkPolicy." not in notes("networkPolicy.enabled=false")
     assert "namespace of its own" in notes().replace("\n", " ")
     assert "namespace of its own" not in notes("admissionPolicy=true").replace("\n", " ")
     there = "pipeline.s3.endpoint=http://s3:8333"
