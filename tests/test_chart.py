@@ -808,6 +808,10 @@ def test_the_workflow_names_the_image_of_a_release_as_the_chart_asks_for_it(tmp_
     """Its last step, with a docker that says what it is told."""
     steps = yaml.safe_load((CHART.parents[1] / ".github/workflows/image.yaml").read_text())["jobs"]["push"]["steps"]
     (tmp_path / "docker").write_text('#!/bin/sh\necho "$@"\n')
+def test_a_digest_makes_any_tag_good():
+    assert render("image.tag=latest", "image.digest=sha256:" + "0" * 64)
+
+
     (tmp_path / "docker").chmod(0o755)
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": "/dev/null", "DIGEST": "sha256:0"}

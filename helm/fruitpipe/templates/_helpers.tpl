@@ -24,7 +24,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 
 {{- define "fruitpipe.image" -}}
 {{- $image := .Values.image -}}
-{{- if eq $image.tag "latest" }}{{ fail "image.tag: `latest` names another image tomorrow: give a version or image.digest." }}{{ end -}}
+{{- if and (eq $image.tag "latest") (not $image.digest) }}{{ fail "image.tag: `latest` names another image tomorrow: give a version or image.digest." }}{{ end -}}
 {{- if $image.digest -}}
 {{ printf "%s@%s" $image.repository $image.digest }}
 {{- else -}}
