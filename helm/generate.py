@@ -33,6 +33,7 @@ VARIABLES = {
 SETTINGS = {"type": "object", "propertyNames": SETTING_NAME, "additionalProperties": SECRET_FREE}
 """Any names and values but those that are credentials."""
 NUMBER = {"type": "integer", "minimum": 1}
+COUNT = NUMBER | {"minimum": 0}
 TASK_AMOUNTS = [{"exclusiveMinimum": 0, "maximum": 0.5}, {"const": 1}, {"const": None}]
 """Of a GPU: as much as several tasks share, or a whole one."""
 FIELD = "[0-9A-Za-z*/,?-]+"
@@ -42,6 +43,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "operator": {"enum": ["kubeflow", "apache"]},
+    "restart.retries": COUNT,
+    "restart.interval": NUMBER,
     "schedule.cron": {"type": "string", "pattern": CRON},
     "schedule.concurrencyPolicy": {"enum": ["Allow", "Forbid", "Replace"]},
     "driver.cores": NUMBER,
@@ -53,7 +56,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "executor.memory": MEMORY,
     "executor.memoryOverhead": {"anyOf": [MEMORY, {"const": ""}]},
     "executor.env": VARIABLES,
-    "executor.gpu.amount": {"type": "integer", "minimum": 0},
+    "executor.gracePeriodSeconds": COUNT,
+    "executor.gpu.amount": COUNT,
     "executor.gpu.resource": {"type": "string", "pattern": "^[a-z0-9.-]+/gpu$"},
     "executor.gpu.taskAmount": {"type": ["number", "null"], "anyOf": TASK_AMOUNTS},
     "sparkConf": SETTINGS,

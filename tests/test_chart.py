@@ -397,6 +397,9 @@ def test_the_schema_is_one():
         ("executor.gpu.resource=nvidia.com/mig-1g.5gb", "executor/gpu/resource", "pattern"),
         ("executor.gpu.taskAmount=0.7", "executor/gpu/taskAmount", "0.5"),
         ("executor.gpu.amount=-1", "executor/gpu/amount", "0"),
+        ("executor.gracePeriodSeconds=-1", "executor/gracePeriodSeconds", "0"),
+        ("restart.interval=0", "restart/interval", "1"),
+        ("restart.retries=-1", "restart/retries", "0"),
     ],
 )
 def test_a_mistake_is_refused_with_its_key(setting: str, place: str, word: str):
@@ -505,6 +508,21 @@ def test_null_in_what_kubernetes_is_given_is_what_is_not_there():
     pod = template["template"]["spec"]
     assert (pod["affinity"], pod["tolerations"]) == (executor["affinity"], executor["tolerations"])
     assert "executor/tolerations/0" in refusal(*PLACES, "executor.tolerations[0]=null").replace(".", "/")
+
+
+def test_a_value_that_is_empty_may_be_null():
+    """Helm then takes its default away."""
+
+    def nulls(tree: dict[str, Any]) -> dict[str, Any]:
+        several = {name: each for name, each in tree.items() if each == [] or isinstance(each, dict)}
+        return {name: nulls(each) if each else None for name, each in several.items()}
+
+    given = nulls(yaml.safe_load((CHART / "values.yaml").read_text())) | {"admissionPolicy": True}
+    assert given["executor"]["extraVolumes"] is given["podLabels"] is None
+    given["pipeline"] = {"input": "s3://photos/images", "output": "s3://photos/out"}
+    for operator in ("kubeflow", "apache"):
+        done = helm("template", "fruits", str(CHART), PROMETHEUS, "--values=-", given=given | {"operator": operator})
+        assert not done.returncode, done.stderr
 
 
 def test_texts_and_large_numbers_reach_kubernetes_as_what_they_are():
@@ -632,7 +650,7 @@ def test_spot_executors_with_a_driver_on_demand():
 def test_a_schedule_makes_a_scheduled_application_of_the_same_spec():
     scheduled = one(render("schedule.cron=0 3 * * *"), "ScheduledSparkApplication")["spec"]
     assert (scheduled["schedule"], scheduled["concurrencyPolicy"]) == ("0 3 * * *", "Forbid")
-    assert {"suspend": False, **scheduled["template"]} == one(render(), "SparkApplication")["spec"]
+    assert scheduled["template"] == one(render(), "SparkApplication")["spec"]
 
 
 def test_finished_applications_stay_unless_told_otherwise():
@@ -642,7 +660,12 @@ def test_finished_applications_stay_unless_told_otherwise():
 
 @pytest.mark.parametrize(
     ("release", "name"),
-    [("fruits", "fruits"), ("4fruits.v2", "fp-4fruits-v2"), ("f" * 50, "f" * 36), ("a" * 35 + "-b", "a" * 35)],
+    [
+        ("fruits", "fruits"),
+        ("4fruits.v2", "fp-4fruits-v2"),
+        ("f" * 50, "f" * 36),
+        *(("a" * 35 + each, "a" * 35) for each in ("-b", "--b")),
+    ],
 )
 def test_names_are_dns_1035_and_leave_room_for_what_is_appended(release: str, name: str):
     assert one(render(release=release), "SparkApplication", name)
@@ -785,6 +808,10 @@ def test_an_admission_policy_is_made_where_it_is_asked_for():
     assert binding == {"policyName": "fruitpipe-jobs-fruits", "validationActions": ["Deny"]}
 
 
+def test_a_digest_makes_any_tag_good():
+    assert render("image.tag=latest", "image.digest=sha256:" + "0" * 64)
+
+
 def test_the_admission_policy_asks_for_what_the_charts_own_executors_have():
     objects = render("admissionPolicy=true", "nameOverride=vision")
     found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")["spec"]
@@ -796,22 +823,16 @@ def test_the_admission_policy_asks_for_what_the_charts_own_executors_have():
     assert "object.spec.?ephemeralContainers" in json.dumps(found["variables"])
 
 
-@pytest.mark.parametrize("volumes", [None, [{"name": "a", "projected": None}, {"name": "b", "hostPath": None}]])
-def test_the_admission_policy_takes_what_is_null_for_what_is_not_there(volumes: Any):
-    given = {"admissionPolicy": True, "executor": {"extraVolumes": volumes}}
-    given |= {"pipeline": {"input": "s3://photos/images", "output": "s3://photos/out"}}
-    done = helm("template", "fruits", str(CHART), "--values=-", given=given)
-    assert not done.returncode, done.stderr
+def test_the_admission_policy_takes_what_is_null_for_what_is_not_there():
+    volume = ("executor.extraVolumes[0].name=a", "executor.extraVolumes[0].projected=null")
+    kind, name = "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits"
+    assert one(render("admissionPolicy=true", *volume), kind, name) == one(render("admissionPolicy=true"), kind, name)
 
 
 def test_the_workflow_names_the_image_of_a_release_as_the_chart_asks_for_it(tmp_path: Path):
     """Its last step, with a docker that says what it is told."""
     steps = yaml.safe_load((CHART.parents[1] / ".github/workflows/image.yaml").read_text())["jobs"]["push"]["steps"]
     (tmp_path / "docker").write_text('#!/bin/sh\necho "$@"\n')
-def test_a_digest_makes_any_tag_good():
-    assert render("image.tag=latest", "image.digest=sha256:" + "0" * 64)
-
-
     (tmp_path / "docker").chmod(0o755)
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": "/dev/null", "DIGEST": "sha256:0"}
@@ -844,6 +865,15 @@ def test_helm_test_looks_from_where_the_driver_would():
     assert pod["spec"]["serviceAccountName"] == one(objects, "SparkApplication")["spec"]["driver"]["serviceAccount"]
     assert "\n/opt/entrypoint doctor --config /etc/fruitpipe/run.yaml " in container["command"][2]
     assert "ports" not in container
+
+
+def test_helm_test_has_what_webhooks_know_the_driver_by():
+    given = (r"driver.labels.azure\.workload\.identity/use=true", r"driver.annotations.inject=no")
+    done = helm("template", "fruits", str(CHART), *options(*PLACES), *(f"--set-string={each}" for each in given))
+    metadata = one([each for each in yaml.safe_load_all(done.stdout) if each], "Pod", "fruits-test")["metadata"]
+    assert metadata["labels"]["azure.workload.identity/use"] == "true"
+    assert metadata["labels"]["app.kubernetes.io/component"] == metadata["annotations"]["helm.sh/hook"] == "test"
+    assert metadata["annotations"]["inject"] == "no"
 
 
 def test_helm_test_says_which_secret_is_missing(tmp_path: Path):
@@ -900,7 +930,25 @@ def test_names_may_be_others():
     selector = one(objects, "NetworkPolicy", "oranges-1")["spec"]["podSelector"]["matchLabels"]
     for each in labels.values():
         assert selector.items() <= each.items()
-    assert one(objects, "Pod", "oranges-1-test")["metadata"]["labels"]["team"] == "red"
+    assert one(objects, "Pod", "oranges-1-test")["metadata"]["labels"]["team"] == "blue"
+
+
+def test_labels_by_which_policies_select_pods_are_the_charts():
+    ours = {"name": "fruitpipe", "instance": "fruits", "component": "none"}
+    theirs = [rf"{each}.app\.kubernetes\.io/{name}=mine" for each in ("podLabels", "driver.labels") for name in ours]
+    objects = render(*theirs)
+    templates = pods(objects) | {"test": one(objects, "Pod", "fruits-test")}
+    for role, template in templates.items():
+        labels = template["metadata"]["labels"].items()
+        assert {
+            f"app.kubernetes.io/{name}": each for name, each in (ours | {"component": role}).items()
+        }.items() <= labels
+
+
+def test_executors_may_have_no_time_to_end():
+    for seconds in (0, 60):
+        pod = pods(render(f"executor.gracePeriodSeconds={seconds}"))["executor"]["spec"]
+        assert pod["terminationGracePeriodSeconds"] == seconds
 
 
 def test_further_volumes_are_mounted():
@@ -943,6 +991,12 @@ def test_a_queue_of_kueue_is_a_label_of_the_application():
         labels = one(render("queue=night", *schedule), kind)["metadata"]["labels"]
         assert labels["kueue.x-k8s.io/queue-name"] == "night"
     assert "kueue.x-k8s.io/queue-name" not in one(render(), "SparkApplication")["metadata"]["labels"]
+
+
+def test_only_what_is_suspended_says_so():
+    """Kueue suspends what it queues, and what heals itself would set back whatever else stood there."""
+    assert "suspend" not in one(render("queue=night"), "SparkApplication")["spec"]
+    assert one(render("suspend=true"), "SparkApplication")["spec"]["suspend"] is True
 
 
 def test_spark_and_fruitpipe_share_a_volume_of_temporary_files():

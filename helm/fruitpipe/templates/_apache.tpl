@@ -67,7 +67,7 @@ applicationTolerations:
   ttlAfterStopMillis: {{ mul . 1000 }}
   {{- end }}
 sparkConf:
-  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) (include "fruitpipe.apache.conf" . | fromYaml) .Values.sparkConf | toYaml | nindent 2 }}
+  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) (include "fruitpipe.apache.conf" . | fromYaml) (default dict .Values.sparkConf) | toYaml | nindent 2 }}
 driverSpec:
   podTemplateSpec:
     {{- include "fruitpipe.template" (list . "driver" .Values.driver) | nindent 4 }}

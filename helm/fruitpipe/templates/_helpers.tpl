@@ -2,7 +2,7 @@
 {{- define "fruitpipe.name" -}}
 {{- $name := default .Release.Name .Values.fullnameOverride | lower | replace "." "-" -}}
 {{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "fp-%s" $name }}{{ end -}}
-{{- $name | trunc 36 | trimSuffix "-" -}}
+{{- $name | trunc 36 | trimAll "-" -}}
 {{- end }}
 
 {{/* A version as a label, which may not have the + of one that Flux makes of a commit. */}}
@@ -79,10 +79,9 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- $root := index . 0 }}{{ $role := index . 1 }}{{ $values := index . 2 -}}
 metadata:
   labels:
-    # Not those with versions: another would run the job again.
-    {{- include "fruitpipe.selector" $root | nindent 4 }}
-    app.kubernetes.io/component: {{ $role }}
-    {{- with merge dict $values.labels $root.Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+    # Not those with versions: another would run the job again. Policies select pods by the chart's own, which win.
+    {{- $own := include "fruitpipe.selector" $root | fromYaml | merge (dict "app.kubernetes.io/component" $role) }}
+    {{- merge $own (default dict $values.labels) (default dict $root.Values.podLabels) | toYaml | nindent 4 }}
   annotations:
     # The operator runs the application again when its spec changes, and looks at nothing else.
     fruitpipe/config: {{ include "fruitpipe.config" $root | sha256sum }}
@@ -96,8 +95,8 @@ spec:
     runAsGroup: 0
     fsGroup: 185
     seccompProfile: {type: RuntimeDefault}
-  {{- with $values.gracePeriodSeconds }}
-  terminationGracePeriodSeconds: {{ int64 . }}
+  {{- if hasKey $values "gracePeriodSeconds" }}
+  terminationGracePeriodSeconds: {{ int64 $values.gracePeriodSeconds }}
   {{- end }}
   {{- if eq $role "driver" }}
   {{- with $root.Values.timeLimitSeconds }}

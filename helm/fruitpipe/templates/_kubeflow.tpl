@@ -34,7 +34,7 @@ dynamicAllocation:
   shuffleTrackingEnabled: true
 {{- end }}
 sparkConf:
-  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) .Values.sparkConf | toYaml | nindent 2 }}
+  {{- mergeOverwrite (include "fruitpipe.conf" . | fromYaml) (default dict .Values.sparkConf) | toYaml | nindent 2 }}
 driver:
   cores: {{ int64 .Values.driver.cores }}
   {{- with .Values.driver.coreRequest }}
