@@ -1033,8 +1033,22 @@ def test_what_watches_a_run_is_made_only_where_its_kinds_are_known():
     ports = {each["port"] for each in one(objects, "PodMonitor")["spec"]["podMetricsEndpoints"]}
     own = {each["name"] for each in pods(objects)["driver"]["spec"]["containers"][0]["ports"]}
     assert ports == own | {"spark-ui"}, "which Spark gives its driver itself"
-    dashboard = json.loads(one(objects, "ConfigMap", "fruits-dashboard")["data"]["fruits.json"])
-    assert dashboard["title"] == "fruitpipe: fruits"
+
+
+def test_what_watches_a_run_is_its_own_beside_a_release_of_the_same_name():
+    """Names of releases are unique in a namespace only, and Grafana has one folder for all."""
+    dashboards = []
+    for namespace in ("jobs", "n" * 63):
+        done = helm("template", "fruits", str(CHART), f"--namespace={namespace}", PROMETHEUS, *options(*PLACES))
+        objects = [each for each in yaml.safe_load_all(done.stdout) if each]
+        ((file, text),) = one(objects, "ConfigMap", "fruits-dashboard")["data"].items()
+        dashboards.append((file, json.loads(text)))
+        assert f'namespace="{namespace}"' in json.dumps(one(objects, "PrometheusRule")).replace('\\"', '"')
+    (file, first), (other_file, other) = dashboards
+    assert file != other_file
+    assert first["title"] == "fruitpipe: jobs/fruits"
+    assert first["uid"] != other["uid"]
+    assert len(other["uid"]) <= 40
 
 
 def test_alerts_take_the_limit_of_failures_from_the_config():
@@ -1062,4 +1076,4 @@ def test_queries_ask_for_metrics_that_there_are():
 @pytest.mark.parametrize("queried", queries(CHART))
 def test_queries_ask_for_this_release_alone(queried: str):
     for name in metric_names(queried):
-        assert re.search(rf'{name}{{app_kubernetes_io_instance="@release@"', queried), name
+        assert re.search(rf'{name}{{namespace="@namespace@", app_kubernetes_io_instance="@release@"', queried), name
