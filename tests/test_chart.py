@@ -1051,6 +1051,14 @@ def test_what_watches_a_run_is_its_own_beside_a_release_of_the_same_name():
     assert len(other["uid"]) <= 40
 
 
+def test_what_watches_a_run_has_each_label_once():
+    """Those by which it is found before the chart's own."""
+    theirs = r"metrics.labels.app\.kubernetes\.io/instance=prometheus"
+    done = helm("template", "fruits", str(CHART), PROMETHEUS, *options(*PLACES, theirs), "-s=templates/monitoring.yaml")
+    (monitor,) = [each.partition("spec:")[0] for each in done.stdout.split("---\n") if "kind: PodMonitor" in each]
+    assert re.findall("kubernetes.io/instance: (.*)", monitor) == ["prometheus"]
+
+
 def test_alerts_take_the_limit_of_failures_from_the_config():
     command = ["template", "fruits", str(CHART), PROMETHEUS, *options(*PLACES, "pipeline.failures.max_rate=0.2")]
     rule = one([each for each in yaml.safe_load_all(helm(*command).stdout) if each], "PrometheusRule")
