@@ -125,7 +125,7 @@ def test_pod_templates_are_what_kubernetes_knows(settings: tuple[str, ...]):
 
 def is_a_pod(template: dict[str, Any]) -> None:
     """Once it has what Spark adds: a name and an image."""
-    pod = json.loads(json.dumps({"apiVersion": "v1", "kind": "Pod", **template}))
+    pod = json.loads(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {}, **template}))
     pod["metadata"]["name"] = "any"
     pod["spec"]["containers"][0]["image"] = "any"
     validate(pod, "1.34", strict=True)
@@ -788,6 +788,20 @@ def test_spark_listens_to_its_own_alone_and_its_interface_kills_nothing():
     by_hand = yaml.safe_load((CHART.parents[1] / "k8s/application.yaml").read_text())["spec"]
     for spec in (one(render(), "SparkApplication")["spec"], by_hand):
         assert expected.items() <= spec["sparkConf"].items()
+
+
+def test_the_application_by_hand_needs_no_webhook_either():
+    """What pods have is in templates, under names that Spark is told; the operator's other fields are its webhook's."""
+    application = yaml.safe_load((CHART.parents[1] / "k8s/application.yaml").read_text())
+    assert json.loads(models.SparkV1beta2SparkApplication.from_dict(application).to_json()) == application
+    ours, theirs = application["spec"], one(render(), "SparkApplication")["spec"]
+    assert ours.keys() <= theirs.keys()
+    for role in ("driver", "executor"):
+        assert ours[role].keys() <= theirs[role].keys() | {"coreRequest"}
+        is_a_pod(ours[role]["template"])
+        (container,) = ours[role]["template"]["spec"]["containers"]
+        assert container["name"] == theirs[role]["template"]["spec"]["containers"][0]["name"]
+        assert container["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
 
 
 def test_an_admission_policy_is_made_where_it_is_asked_for():
