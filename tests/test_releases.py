@@ -127,6 +127,19 @@ def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
 
 
 @pytest.mark.parametrize(
+    ("state", "phase", "code"),
+    [
+        ("SUBMISSION_FAILED", "failed, to be tried again", None),
+        ("FAILING", "failed, to be tried again", None),
+        ("FAILED", "failed", 1),
+    ],
+)
+def test_only_what_kubeflows_operator_gives_up_is_the_end(state: str, phase: str, code: int | None) -> None:
+    application = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "status": {"applicationState": {"state": state}}}
+    assert phase_of(Observation("fruits", NAMESPACE, application)) == (phase, code)
+
+
+@pytest.mark.parametrize(
     ("reasons", "advice"),
     [
         ("3 Insufficient nvidia.com/gpu", "lower executor.gpu.amount, or add nodes with free GPUs"),
