@@ -18,6 +18,7 @@ from command import BACKBONE, command, fruitpipe, manifest, one_line_error, proc
 from outside import install
 
 import fruitpipe as api
+from fruitpipe.cli.options import Given
 
 
 @pytest.mark.slow
@@ -312,6 +313,16 @@ print(second.model.transform(__import__("numpy").zeros((2, 1280))).shape[0])
 def test_the_next_command_has_the_settings_of_this_one(fruits: Path, tmp_path: Path) -> None:
     done = fruitpipe("plan", fruits, tmp_path / "out", "--set", BACKBONE, "--verify-content")
     assert done.stdout.splitlines()[-1].endswith(f" --set {BACKBONE} --verify-content")
+
+
+def test_a_config_that_comes_through_a_pipe_is_there_for_all_that_asks_for_it() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"limit: 3\ns3: {region: eu-west-1}\n")
+    os.close(writing)
+    given = Given(Path(f"/dev/fd/{reading}"), [])
+    first, second = (given.config(["IMAGES", out]) for out in ("out", "out/part"))
+    os.close(reading)
+    assert (first.limit, first.s3.region) == (second.limit, second.s3.region) == (3, "eu-west-1")
 
 
 def test_what_is_said_directly_wins_and_comes_back_in_the_next_command(fruits: Path, tmp_path: Path) -> None:

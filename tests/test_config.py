@@ -150,6 +150,7 @@ def test_spark_settings_keep_their_dots_in_yaml_and_in_assignments(tmp_path: Pat
         "spark.a.b": "x",
         "spark.sql.ansi.enabled": "true",
     }
+    assert load_config(path, **{"spark.conf.spark.ui.enabled": "false"}).spark.conf["spark.ui.enabled"] == "false"
 
 
 @pytest.mark.parametrize("text", ["pca.variance", "=3", "pca.variance: 0.9"])
@@ -158,9 +159,10 @@ def test_an_assignment_without_a_key_or_a_value_is_refused(text: str) -> None:
         load_config(None, [text], input="a", output="b")
 
 
-def test_an_assignment_that_is_not_yaml_is_refused() -> None:
-    with pytest.raises(ConfigError, match="not YAML"):
-        load_config(None, ["formats=[json"], input="a", output="b")
+@pytest.mark.parametrize("value", ["[json", "2024-13-45", "0b_", "[" * 3000])
+def test_an_assignment_that_is_not_yaml_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set limit: the value is not YAML\.$"):
+        load_config(None, [f"limit={value}"], input="a", output="b")
 
 
 def test_mistakes_in_assignments_are_told_together_with_the_others() -> None:

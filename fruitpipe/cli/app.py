@@ -176,7 +176,7 @@ def run(
         for name, each in done.items():
             present.print_outcome(each, name)
             verb = "open" if each.manifest.has_page else "show"
-            print(f"next: fruitpipe {verb} {given.on_result(config.parts[name].output)}")
+            print(f"next: fruitpipe {verb} {given.on_result(config.s3, config.parts[name].output)}")
     if failure:
         raise failure
     if environment.termination_log and not as_json:
@@ -401,11 +401,11 @@ def explore(
     from fruitpipe.result.runs import open_run
 
     given = Given(config_file, assignments)
-    store = given.store(out)
+    store, s3 = given.store(out), given.config(["IMAGES", out]).s3
     shown = open_run(store, run_id)
     page = page_of(shown, open_run(store, other) if other else None)
     if file:
-        with whole_file(file, given.config(["IMAGES", out]).s3) as temporary:
+        with whole_file(file, s3) as temporary:
             temporary.write_bytes(page)
     place = file or add_page(shown, page)
     if as_json:
@@ -413,7 +413,7 @@ def explore(
         return
     print(f"{place}: {shown.manifest.counts.ok} images, {size(len(page))}")
     if not file:
-        print(f"next: fruitpipe open {given.on_result(out, shown.id)}")
+        print(f"next: fruitpipe open {given.on_result(s3, out, shown.id)}")
 
 
 @app.command("open")
@@ -479,7 +479,7 @@ def gc(
     from fruitpipe.result.garbage import collect, find_garbage
 
     given = Given(config_file, assignments)
-    store = given.store(out)
+    store, s3 = given.store(out), given.config(["IMAGES", out]).s3
     delete = delete or compact
     found = collect(store) if delete else find_garbage(store)
     merged = compaction.compact(store) if compact else []
@@ -492,7 +492,7 @@ def gc(
         old, new = (sum(len(getattr(each, name)) for each in merged) for name in ("replaced", "parts"))
         print(f"merged {old} feature parts into {new}" if merged else "merged nothing: no two feature parts are small")
     if (found.objects or found.uploads) and not delete:
-        print(f"next: fruitpipe gc {given.on_result(out)} --delete")
+        print(f"next: fruitpipe gc {given.on_result(s3, out)} --delete")
 
 
 @app.command()

@@ -7,13 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fruitpipe.config import Config, S3Config, load_config
+from fruitpipe.config import Config, S3Config
+from fruitpipe.config.loading import Read, config_on, read_file
 
 if TYPE_CHECKING:  # with Arrow it would take `--help` as long again
     from fruitpipe.storage.store import Store
@@ -96,7 +98,12 @@ class Given:
         inputs, out = (places, None) if len(places) < 2 else (places[:-1], places[-1])
         images = inputs[0] if len(inputs) == 1 else inputs or None
         direct = {KEYS[option]: value for option, value in self.said()}
-        return load_config(self.file, self.assignments, input=images, output=out, preset=self.preset, **direct)
+        places_and_preset = {"input": images, "output": out, "preset": self.preset}
+        return config_on(self._read, self.assignments, places_and_preset | direct)
+
+    @cached_property
+    def _read(self) -> Read:
+        return read_file(self.file)
 
     def store(self, out: str) -> Store:
         """The store of a result; the config says how to reach it."""
@@ -109,9 +116,12 @@ class Given:
             (option, value) for option, value in self.direct.items() if value not in (None, []) and value is not False
         ]
 
-    def on_result(self, *places: str) -> str:
-        """Arguments of a command on a result, the first of places: of the options, those that say how to reach it."""
-        if self.config(["IMAGES", places[0]]).s3 == S3Config():
+    def on_result(self, s3: S3Config, *places: str) -> str:
+        """Arguments of a command on a result, the first of places: of the options, those that say how to reach it.
+
+        s3: what they came to.
+        """
+        if s3 == S3Config():
             return join(places)
         return Given(self.file, [each for each in self.assignments if re.match(r"s3\b", each)]).again(*places)
 

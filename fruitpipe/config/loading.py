@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -14,6 +15,9 @@ from fruitpipe.config.secrets import Key
 from fruitpipe.config.sections import Config
 from fruitpipe.config.validation import ConfigError, Lines, Mistake, config_of
 from fruitpipe.errors import UserError
+
+NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+"""What reading YAML raises: the last of dates and numbers that are none."""
 
 
 def load_config(
@@ -33,7 +37,26 @@ def load_config(
     ------
     ConfigError: with every mistake that was found.
     """
-    tree, lines = read_yaml(Path(path)) if path else ({}, {})
+    return config_on(read_file(path), assignments, values)
+
+
+class Read(NamedTuple):
+    """A YAML file that has been read; nothing where there is none."""
+
+    tree: dict[str, Any]
+    lines: Lines
+    source: str | None
+    """what errors call it"""
+
+
+def read_file(path: str | os.PathLike[str] | None) -> Read:
+    """What `config_on` builds on. Raises as `read_yaml`."""
+    return Read(*read_yaml(Path(path)), str(path)) if path else Read({}, {}, None)
+
+
+def config_on(file: Read, assignments: str | Iterable[str], values: Mapping[str, Any]) -> Config:
+    """As `load_config`, of a file that has been read: a pipe is empty the next time, and a file may be another one."""
+    tree, lines = deepcopy(file.tree), file.lines
     mistakes: list[Mistake] = []
     for assignment in [assignments] if isinstance(assignments, str) else assignments:
         try:
@@ -45,10 +68,10 @@ def load_config(
         lines = without(lines, key)
     for name, value in values.items():
         if value is not None:
-            key = tuple(name.split("."))
+            key = names_in(name)
             put(tree, key, value)
             lines = without(lines, key)
-    return config_of(tree, lines, source=str(path) if path else None, mistakes=mistakes)
+    return config_of(tree, lines, file.source, mistakes)
 
 
 def without(lines: Lines, key: Key) -> Lines:
@@ -99,7 +122,7 @@ def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
         loader = Loader(text)
         node = loader.get_single_node()
         tree = loader.construct_document(node) if node else None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of dates and numbers that are none
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError([Mistake("", problem, mark.line + 1 if mark else 1)], source) from error
@@ -132,21 +155,26 @@ def walk(node: yaml.Node | None, parents: tuple[str, ...] = ()) -> Iterator[tupl
             yield from walk(item, path)
 
 
-def parse_assignment(text: str) -> tuple[tuple[str, ...], Any]:
-    """`a.b=1` as (("a", "b"), 1). Everything after `spark.conf.` is one key, as Spark's own keys have dots."""
+def parse_assignment(text: str) -> tuple[Key, Any]:
+    """`a.b=1` as (("a", "b"), 1). Raises ValueError where it has no key or no value, or one that is not YAML."""
     key, equals, value = text.partition("=")
     shown = re.split(r"[\s:=]", text)[0]  # not the rest, which may be a key
     if not equals or not key:
         raise ValueError(f"--set {shown}: expected key=value, such as pca.variance=0.95.")
-    names = tuple(key.split(".", 2)) if key.startswith("spark.conf.") else tuple(key.split("."))
+    names = names_in(key)
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         raise ValueError(f"--set {shown}: the value is not YAML.") from error
     return names, str(value) if names[:2] == ("spark", "conf") else parsed
 
 
-def put(tree: dict[str, Any], key: tuple[str, ...], value: Any) -> None:
+def names_in(key: str) -> Key:
+    """A dotted key as its names. What follows `spark.conf.` is one, as Spark's own keys have dots."""
+    return tuple(key.split(".", 2 if key.startswith("spark.conf.") else -1))
+
+
+def put(tree: dict[str, Any], key: Key, value: Any) -> None:
     for name in key[:-1]:
         if not isinstance(tree.get(name), dict):
             tree[name] = {}
