@@ -145,6 +145,18 @@ def test_only_what_kubeflows_operator_gives_up_is_the_end(state: str, phase: str
         ("3 Insufficient nvidia.com/gpu", "lower executor.gpu.amount, or add nodes with free GPUs"),
         ("1 Insufficient nvidia.com/gpu, 2 node(s) had untolerated taint {nvidia.com/gpu: true}", "add a toleration"),
         ("1 Insufficient memory, 2 Insufficient cpu", "lower executor.memory or executor.cores"),
+        ("1 node(s) had untolerated taint {a: b}, 2 Insufficient memory", "add a toleration"),
+        (
+            "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, 2 Insufficient memory",
+            "lower executor.memory",
+        ),
+        ("1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }", "add a toleration"),
+        ("pod has unbound immediate PersistentVolumeClaims", "check the volumes of executor.scratch"),
+        ("2 node(s) had volume node affinity conflict", "check the volumes of executor.scratch"),
+        ("2 node(s) didn't match Pod's node affinity/selector", "check executor.nodeSelector and executor.affinity"),
+        ("2 Too many pods", "see `kubectl describe pod`"),
+        ("2 node(s) were unschedulable", "see `kubectl describe pod`"),
+        ("2 node(s) didn't match pod topology spread constraints", "see `kubectl describe pod`"),
     ],
 )
 def test_what_no_node_has_is_told_with_the_value_that_asks_for_it(reasons: str, advice: str) -> None:

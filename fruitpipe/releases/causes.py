@@ -144,17 +144,23 @@ def pod_waits(seen: Observation) -> Iterator[Cause]:
 
 def unschedulable(role: str, said: str) -> Cause:
     """Of words such as `0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {…}. …`."""
-    reasons = said.partition(": ")[2].partition(". ")[0] or said
-    advice = f"lower {role}.memory or {role}.cores, or add nodes"
-    if "taint" in reasons:
+    reasons = (said.partition(": ")[2].partition(". ")[0] or said).rstrip(".")
+    listed = reasons.lower().split(", ")
+    # Nodes of the control plane are for nobody: what counts is why the others do not take it.
+    told = ", ".join(each for each in listed if "{node-role.kubernetes.io/" not in each) or ", ".join(listed)
+    if "taint" in told:
         advice = f"add a toleration to {role}.tolerations, or nodes without the taint"
-    elif "affinity" in reasons or "selector" in reasons:
-        advice = f"check {role}.nodeSelector and {role}.affinity against the nodes' labels"
-    elif "/gpu" in reasons:
-        advice = f"lower {role}.gpu.amount, or add nodes with free GPUs, whose device plugin offers {role}.gpu.resource"
-    elif "volume" in reasons or "persistentvolumeclaim" in reasons:
+    elif "volume" in told:
         advice = f"check the volumes of {role}.scratch"
-    return Cause(f"no node takes the {role} ({reasons.rstrip('.')})", advice)
+    elif "affinity" in told or "selector" in told:
+        advice = f"check {role}.nodeSelector and {role}.affinity against the nodes' labels"
+    elif "/gpu" in told:
+        advice = f"lower {role}.gpu.amount, or add nodes with free GPUs, whose device plugin offers {role}.gpu.resource"
+    elif "insufficient memory" in told or "insufficient cpu" in told:
+        advice = f"lower {role}.memory or {role}.cores, or add nodes"
+    else:
+        advice = "see `kubectl describe pod`"
+    return Cause(f"no node takes the {role} ({reasons})", advice)
 
 
 def answer_of_registry(seen: Observation, said: str) -> str:
