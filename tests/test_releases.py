@@ -126,6 +126,17 @@ def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
     assert begun.isoformat() >= APACHES[recorded]["application"]["metadata"]["creationTimestamp"].removesuffix("Z")
 
 
+@pytest.mark.parametrize("said", ["Permission denied: /tmp/x.", "no TLS: say s3.allow_http: true, or fix the server."])
+def test_a_driver_s_own_words_are_told_whole(said: str) -> None:
+    ended = {"state": {"terminated": {"exitCode": 2, "message": said}}}
+    driver = {
+        "metadata": {"creationTimestamp": "2026-11-27T09:45:46Z", "labels": {"app.kubernetes.io/component": "driver"}},
+        "status": {"containerStatuses": [ended]},
+    }
+    cause = cause_of(Observation("fruits", NAMESPACE, APACHES["failed"]["application"], pods=[driver]))
+    assert str(cause) == f"{said} `fruitpipe logs fruits` shows more"
+
+
 @pytest.mark.parametrize(
     ("state", "phase", "code"),
     [

@@ -24,7 +24,7 @@ class Cause(NamedTuple):
     advice: str
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.advice}"
+        return f"{self.what}{' ' if self.what.endswith('.') else ': '}{self.advice}"
 
 
 def cause_of(seen: Observation) -> Cause | None:
@@ -104,7 +104,8 @@ def driver_ended(seen: Observation) -> Iterator[Cause]:
             "the driver was killed for want of memory", "raise driver.memoryOverhead; what was computed is kept"
         )
     elif ended.get("exitCode"):
-        yield split(one_line(ended.get("message")) or f"the driver ended with exit code {ended['exitCode']}")
+        said = one_line(ended.get("message")) or f"the driver ended with exit code {ended['exitCode']}"
+        yield Cause(said, f"`fruitpipe logs {seen.name}` shows more")
 
 
 def disrupted(pod: Plain) -> str:
@@ -112,12 +113,6 @@ def disrupted(pod: Plain) -> str:
         if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             return str(condition.get("message") or condition.get("reason"))
     return ""
-
-
-def split(message: str) -> Cause:
-    """A message of fruitpipe's own, which says what to do after its last colon."""
-    what, _, advice = message.rstrip(".").rpartition(": ")
-    return Cause(what, advice) if what else Cause(advice, "`fruitpipe logs` shows more")
 
 
 def pod_waits(seen: Observation) -> Iterator[Cause]:
