@@ -382,7 +382,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_traceback_only_where_it_is_asked_
     assert done.stderr.splitlines()[-1] == line
 
 
-@pytest.mark.parametrize("url", ["https://x/model", "s3a://x/model", "s3://key:hush@x/model"])
+@pytest.mark.parametrize("url", ["https://x/model", "s3a://x/model", "s3://key:hush@x/model", "file:/x/model"])
 def test_a_model_s_url_is_checked_as_those_of_a_config(url: str, fruits: Path, tmp_path: Path) -> None:
     error = one_line_error(fruitpipe("transform", url, fruits, tmp_path / "out.parquet", code=2))
     assert "cannot use a URL" in error

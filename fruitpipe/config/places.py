@@ -40,17 +40,19 @@ def location(url: str) -> str:
         raise ValueError("write s3://bucket/folder here, and the server as s3.endpoint where it is not AWS")
     if scheme[1] not in SCHEMES:
         raise ValueError(f"no such scheme: a path, or {', '.join(f'{name}://' for name in SCHEMES)}")
-    if scheme[1] != "file" and not re.match(r"[a-z0-9]+://[A-Za-z0-9]", url):
+    if scheme[1] == "file":
+        if is_remote(url):
+            raise ValueError("write file:///folder here, or /folder alone")
+    elif not re.match(r"[a-z0-9]+://[A-Za-z0-9]", url):
         raise ValueError(f"expected {scheme[1]}://bucket/folder")
     return url
 
 
 def is_remote(url: str) -> bool:
-    """Whether a place is in an object store."""
-    scheme = SCHEME.match(url)
-    return scheme is not None and scheme[1] != "file"
+    """Whether a place is no path on this disk; what is no object store either, is refused as it is opened."""
+    return SCHEME.match(url) is not None and not url.startswith("file:///")
 
 
 def local_path(url: str) -> str:
     """The path of a place on disk, which may be given as file://…"""
-    return url.removeprefix("file://") if url.startswith("file:///") else url
+    return url if is_remote(url) else url.removeprefix("file://")
