@@ -75,7 +75,7 @@ TREES = st.fixed_dictionaries(
             },
         ),
     },
-)
+).map(lambda tree: tree | {"model": "reuse"} if "reuse" in tree else tree)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -232,6 +232,14 @@ def test_a_name_that_is_not_utf_8_is_shown_and_to_be_renamed(key: str) -> None:
     assert str(caught.value) == f"{key}: caf\\xe9 is not UTF-8: rename it."
 
 
+@pytest.mark.parametrize("url", ["file:/photos", "file://host/photos"])
+def test_a_url_of_a_file_that_would_be_a_folder_beside_the_command_is_refused(url: str) -> None:
+    found = mistakes(None, input=url, output="file:///results")
+    assert {key: each.message for key, each in found.items()} == {
+        "input": "write file:///folder here, or /folder alone."
+    }
+
+
 def test_an_empty_file_is_a_config_without_values(tmp_path: Path) -> None:
     assert mistakes(write(tmp_path, "")).keys() == {"input", "output"}
 
@@ -248,6 +256,12 @@ def test_a_config_may_do_without_pca(tmp_path: Path) -> None:
     assert load_config(path, ["pca.variance=0.9"]).pca == configs.PcaConfig(variance=0.9)
     path = write(tmp_path, MINIMAL + "pca: {variance: 0.9}\n")
     assert load_config(path, ["pca=none"]).pca == "none"
+
+
+def test_a_model_to_reuse_is_named_for_a_run_that_reuses_one() -> None:
+    assert load_config(None, ["reuse=a/model", "model=reuse"], input="a", output="b").reuse == "a/model"
+    (mistake,) = mistakes(None, ["reuse=a/model"], input="a", output="b").values()
+    assert mistake.message.endswith("say model: reuse, or leave reuse out.")
 
 
 @pytest.mark.parametrize("wrong", ["", "0.9", "nothing", "[none]"])

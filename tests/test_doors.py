@@ -71,7 +71,7 @@ class Given:
 
 def takes_config(given: Given) -> None:
     model = given.one(given.done.path("model"))
-    made = fruitpipe.Config(input=given.many(given.few), output=given.one(given.folder), reuse=model)
+    made = fruitpipe.Config(input=given.many(given.few), output=given.one(given.folder), model="reuse", reuse=model)
     assert (made.inputs, made.output, made.reuse) == ([str(given.few)], str(given.folder), str(model))
     assert fruitpipe.Config(input="a", output="b", weights=given.one(Path("x.h5"))).weights == "x.h5"
     assert fruitpipe.Config(input="a", output="b", s3={"ca_file": given.one(Path("x.pem"))}).s3.ca_file == "x.pem"

@@ -462,6 +462,8 @@ class Config(BackboneConfig):
             self.check_backbone()
         else:
             self.check_backbones()
+        if self.model == "fit" and self.reuse != "latest":
+            raise ValueError("reuse names a model, and model: fit makes one: say model: reuse, or leave reuse out")
         if self.evaluate and self.labels == "none":
             raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
         return self
