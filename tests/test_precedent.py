@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Pa
         "of looks, the newest is kept"
     )
     assert reason in fruitpipe("runs", out).stdout
-    assert "  featurize: " in fruitpipe("logs", out).stdout, "of the run that did something"
+    with chdir(tmp_path):
+        assert "  featurize: " in fruitpipe("logs", "out").stdout, "of the run that did something"
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     outcome = out / layout.outcome(rows[1]["run"])
     assert {path: time for path, time in after.items() if path != outcome} == before

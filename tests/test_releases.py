@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -24,11 +25,14 @@ from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm
+from fruitpipe.releases.logs import kept_lines
 from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, Installed
 from fruitpipe.releases.plain import Plain
 from fruitpipe.releases.progress import metrics, parsed
-from fruitpipe.releases.status import executors_of, list_releases, phase_of
+from fruitpipe.releases.status import executors_of, list_releases, phase_of, status_of, stores_of
+from fruitpipe.storage import layout
+from fruitpipe.storage.store import LocalStore
 
 NAME = "by-hand"
 IN = f"--namespace={NAMESPACE}"
@@ -191,6 +195,15 @@ class Recorded(Connection):
     def deployments(self, selector: str) -> list[Plain]:
         return self._of("Deployment")
 
+    def pods(self, selector: str = "", name: str | None = None) -> list[Plain]:
+        return self._of("Pod")
+
+    def events(self) -> list[Plain]:
+        return []
+
+    def quotas(self) -> list[Plain]:
+        return []
+
     def _of(self, kind: str) -> list[Plain]:
         return [each for each in self.objects if each["kind"] == kind]
 
@@ -208,6 +221,37 @@ def test_of_two_applications_the_one_that_stays_is_the_release() -> None:
         assert seen
         assert phase_of(seen) == (phase, None)
     assert find(Recorded(earlier), "fruits") is None
+
+
+def with_config(**said: object) -> Recorded:
+    """The cluster of a release with this config."""
+    labels = {"fruitpipe/suspended": "true", "app.kubernetes.io/instance": "fruits"}
+    place = {"name": "fruits", "namespace": NAMESPACE, "labels": labels}
+    return Recorded({"kind": "ConfigMap", "metadata": place, "data": {"run.yaml": yaml.safe_dump(said)}})
+
+
+def test_a_config_that_this_machine_does_not_know_hides_the_result_alone(tmp_path: Path) -> None:
+    LocalStore(str(tmp_path)).put("latest.json", b"{}")
+    said = {"input": "s3://photos/images", "output": str(tmp_path), "formats": ["of-the-image-alone"]}
+    now = status_of(with_config(**said), "fruits")
+    assert (now.phase, now.output) == ("suspended", str(tmp_path))
+    assert now.unseen
+    now = status_of(with_config(**said, of_a_newer_chart=1), "fruits")
+    assert now.phase == "suspended"
+    assert now.unseen == "this fruitpipe cannot read the config of release fruits: take the version of its image."
+
+
+def test_logs_of_several_backbones_are_those_of_their_results(tmp_path: Path) -> None:
+    cluster = with_config(input="a", output=str(tmp_path / "out"), backbones=["orb", "sift"])
+    for backbone, run_id in (("orb", "20261128-000002-aaaa"), ("sift", "20261128-000001-aaaa")):
+        store = LocalStore(str(tmp_path / "out" / backbone))
+        store.put(layout.MARKER, b'{"layout": 1}')
+        store.put(layout.log(run_id), gzip.compress(f"{backbone} said\n".encode()))
+    stores = stores_of(cluster, "fruits")
+    assert list(kept_lines(stores)) == ["orb said"], "the newest"
+    assert list(kept_lines(stores, "20261128-000001-aaaa")) == ["sift said"]
+    with pytest.raises(UserError, match=r"no log of run x in .*/orb, .*/sift: "):
+        list(kept_lines(stores, "x"))
 
 
 @pytest.mark.parametrize(

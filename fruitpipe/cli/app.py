@@ -176,7 +176,7 @@ def run(
         for name, each in done.items():
             present.print_outcome(each, name)
             verb = "open" if each.manifest.has_page else "show"
-            print(f"next: fruitpipe {verb} {given.on_result(config.s3, config.parts[name].output)}")
+            print(f"next: fruitpipe {verb} {given.on_result(config.s3, config.outputs[name])}")
     if failure:
         raise failure
     if environment.termination_log and not as_json:

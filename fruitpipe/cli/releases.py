@@ -108,10 +108,11 @@ def logs(
     """Print what driver and executors of a release say, with pod and time; of a run that is over, what was kept."""
     from fruitpipe.releases import logs as said
     from fruitpipe.releases.connection import Connection
-    from fruitpipe.releases.status import status_of, store_of
+    from fruitpipe.releases.status import status_of, stores_of
+    from fruitpipe.storage import layout
 
-    if "/" in name:
-        for kept in said.kept_lines(Given(config_file, assignments).store(name), run_id):
+    if "/" in name or Path(name, layout.MARKER).exists():
+        for kept in said.kept_lines([Given(config_file, assignments).store(name)], run_id):
             print(kept)
         return
 
@@ -121,7 +122,7 @@ def logs(
         return status_of(connection, name, result=False).ended
 
     if run_id is not None or not said.pods_of(connection, name):
-        lines: Iterator[object] = said.kept_lines(store_of(connection, name), run_id)
+        lines: Iterator[object] = said.kept_lines(stores_of(connection, name), run_id)
     elif follow:
         lines = said.lines_as_they_come(connection, name, executor, ended)
     else:

@@ -493,6 +493,13 @@ class Config(BackboneConfig):
         return [self.input] if isinstance(self.input, str) else self.input
 
     @property
+    def outputs(self) -> dict[str, str]:
+        """Where the result of each of several backbones lies, by its name; of one, the output by no name."""
+        if self.backbones is None:
+            return {"": self.output}
+        return {folder: f"{self.output.rstrip('/')}/{folder}" for folder in map(folder_of, self.backbones)}
+
+    @property
     def parts(self) -> dict[str, Config]:
         """A config for each of several backbones by its name, with its own output; of one, this one by no name."""
         if self.backbones is None:
@@ -503,7 +510,7 @@ class Config(BackboneConfig):
         for each in self.backbones:
             own = {"backbone": each} if isinstance(each, str) else each.model_dump(exclude_unset=True, exclude={"name"})
             folder = folder_of(each)
-            output = {"output": f"{self.output.rstrip('/')}/{folder}", "image": limits}
+            output = {"output": self.outputs[folder], "image": limits}
             found[folder] = Config.model_validate(overlaid(overlaid(shared, own), output))
         return found
 

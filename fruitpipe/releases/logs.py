@@ -8,7 +8,7 @@ import io
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fruitpipe.errors import FruitpipeError, UserError
@@ -69,19 +69,24 @@ def lines_until_now(connection: Connection, name: str, executor: str | None = No
     yield from heapq.merge(*(lines_of(connection, pod) for pod in names))
 
 
-def kept_lines(store: Store, run_id: str | None = None) -> Iterator[str]:
+def kept_lines(stores: Sequence[Store], run_id: str | None = None) -> Iterator[str]:
     """What a run has said, as it lies beside its manifest; where none is named, that of the newest that has a log.
+
+    stores: of one result or, where there are several backbones, of each.
 
     Raises UserError where there is nothing of it.
     """
-    require_result(store)
-    asked = [run_id] if run_id else sorted(run_ids(store), reverse=True)
-    logs = ((name, store.find(layout.log(name))) for name in asked if layout.is_run(name))
-    found = next(((name, data) for name, data in logs if data is not None), None)
+    for store in stores:
+        require_result(store)
+    asked = [(name, store) for store in stores for name in ([run_id] if run_id else run_ids(store))]
+    newest = sorted(asked, key=lambda each: each[0], reverse=True)
+    logs = ((name, store, store.find(layout.log(name))) for name, store in newest if layout.is_run(name))
+    found = next(((name, store, data) for name, store, data in logs if data is not None), None)
     if found is None:
         of = f"log of run {run_id}" if run_id else "run with a log"
-        raise UserError(f"no {of} in {store.url}: `fruitpipe runs {store.url}` lists its runs.")
-    chosen, kept = found
+        places = ", ".join(store.url for store in stores)
+        raise UserError(f"no {of} in {places}: `fruitpipe runs {stores[0].url}` lists its runs.")
+    chosen, store, kept = found
     with gzip.open(io.BytesIO(kept), "rt", encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines):

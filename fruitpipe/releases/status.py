@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 import yaml
+from pydantic import ValidationError
 
-from fruitpipe.config import Config
+from fruitpipe.config import RECORDED, Config
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.causes import Cause, cause_of
 from fruitpipe.releases.connection import Connection
@@ -79,16 +80,16 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
     had published.
     """
     seen = observe(connection, name)
-    published = unseen = None
-    config = config_of(connection, name)
+    config = published = unseen = None
     manifests: list[Manifest] = []
-    if result and config:
-        try:
-            runs = {name: open_run(open_store(part.output, part.s3)) for name, part in config.parts.items()}
+    try:
+        config = config_of(connection, name)
+        if result and config:
+            runs = {name: open_run(store) for name, store in results_of(config).items()}
             published = ", ".join(f"{name} {run.id}".lstrip() for name, run in runs.items())
             manifests = [run.manifest for run in runs.values()]
-        except (FruitpipeError, OSError) as error:
-            unseen = str(error)
+    except (FruitpipeError, OSError) as error:
+        unseen = str(error)
     phase, code = phase_of(seen, manifests)
     progress = progress_of(connection, seen.driver) if seen.driver and phase == RUNNING else None
     ended = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", default={})
@@ -140,19 +141,32 @@ def executors_of(seen: Observation) -> Executors:
     )
 
 
-def store_of(connection: Connection, name: str) -> Store:
-    """Where a release has its result. Raises UserError where there is no such release."""
+def stores_of(connection: Connection, name: str) -> list[Store]:
+    """Where a release has its results. Raises UserError where there is no such release, or no config to read."""
     config = config_of(connection, require(connection, name).name)
     if config is None:
         raise UserError(f"release {name} has lost its config: submit it again.")
-    return open_store(config.output, config.s3)
+    return list(results_of(config).values())
+
+
+def results_of(config: Config) -> dict[str, Store]:
+    """Where each backbone's result is, by its name."""
+    return {name: open_store(output, config.s3) for name, output in config.outputs.items()}
 
 
 def config_of(connection: Connection, name: str) -> Config | None:
-    """The config that a release runs with."""
+    """The config that a release runs with, whose image may know more than this machine.
+
+    Raises UserError where it cannot be read here.
+    """
     found = [dig(each, "data", "run.yaml") for each in connection.config_maps(f"{RELEASE}={name}")]
     text = next(filter(None, found), None)
-    return Config.model_validate(yaml.safe_load(text)) if text else None
+    try:
+        return Config.model_validate(yaml.safe_load(text), context=RECORDED) if text else None
+    except (ValidationError, yaml.YAMLError) as error:
+        raise UserError(
+            f"this fruitpipe cannot read the config of release {name}: take the version of its image."
+        ) from error
 
 
 class Row(NamedTuple):
