@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm
-from fruitpipe.releases.logs import kept_lines
+from fruitpipe.releases.logs import kept_lines, lines_as_they_come
 from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, Installed
 from fruitpipe.releases.plain import Plain
@@ -252,6 +254,37 @@ def test_logs_of_several_backbones_are_those_of_their_results(tmp_path: Path) ->
     assert list(kept_lines(stores, "20261128-000001-aaaa")) == ["sift said"]
     with pytest.raises(UserError, match=r"no log of run x in .*/orb, .*/sift: "):
         list(kept_lines(stores, "x"))
+
+
+class Talking(Recorded):
+    """A driver that says something all the time, until an executor, which comes later, is heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pods_there, self.heard = ["driver"], threading.Event()
+
+    def pods(self, selector: str = "", name: str | None = None) -> list[Plain]:
+        there = list(self.pods_there)
+        self.pods_there = ["driver", "executor"]
+        return [
+            {"metadata": {"name": each, "uid": each, "labels": {"app.kubernetes.io/component": each}}} for each in there
+        ]
+
+    def log(self, pod: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
+        if pod == "executor":
+            self.heard.set()
+        for _ in range(500):
+            yield b"2026-11-27T09:45:46Z something"
+            if self.heard.wait(0.01):
+                return
+
+
+def test_an_executor_is_heard_while_the_driver_never_stops_talking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fruitpipe.releases.logs.LOOK", 0.05)
+    cluster = Talking()
+    lines = Counter(line.pod for line in lines_as_they_come(cluster, "fruits", "all", cluster.heard.is_set))
+    assert lines["executor"] == 1
+    assert lines["driver"] < 500
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from time import monotonic
 from typing import NamedTuple
 
 from fruitpipe.errors import FruitpipeError, UserError
@@ -122,14 +124,13 @@ def lines_as_they_come(
                 threading.Thread(target=read, args=(pod["metadata"]["name"],), daemon=True).start()
         if over and not open_logs:
             return
-        try:
-            while True:
-                line = said.get(timeout=LOOK)
+        look = monotonic() + LOOK
+        with suppress(queue.Empty):
+            while (left := look - monotonic()) > 0:
+                line = said.get(timeout=left)
                 if isinstance(line, FruitpipeError):
                     raise line
                 if line is None:
                     open_logs -= 1
                 else:
                     yield line
-        except queue.Empty:
-            continue
