@@ -23,6 +23,7 @@ from mishaps import MISHAPS, Mishap, befallen, told
 from release import Release, values_for
 from seaweed import BUCKET, Server
 
+from fruitpipe.config import Config
 from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
@@ -32,6 +33,7 @@ from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, Installed
 from fruitpipe.releases.plain import Plain
 from fruitpipe.releases.progress import metrics, parsed
+from fruitpipe.releases.release import values_of
 from fruitpipe.releases.status import executors_of, list_releases, phase_of, status_of, stores_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -79,6 +81,21 @@ def test_a_kubeconfig_that_leads_nowhere_is_one_line(tmp_path: Path, user: str, 
     done = process("status", "fruits", variables=os.environ | {"KUBECONFIG": str(file)}, code=code)
     (line,) = done.stderr.splitlines()
     assert said in line
+
+
+def test_an_image_that_is_named_wins_over_the_digest_in_a_file_of_values(tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(f"image: {{repository: elsewhere, digest: 'sha256:{'0' * 64}'}}\n")
+    given = values_of(Config(input="s3://a/b", output="s3://a/c"), (), "reg/fruitpipe:2.0")
+    made = Helm(None, "default")(
+        "template", "fruits", str(CHART), f"--values={file}", "--values=-", given=yaml.safe_dump(given)
+    )
+    assert set(re.findall(r"image: (\S+)", made)) == {"reg/fruitpipe:2.0"}
+
+
+def test_assignments_are_not_lost_on_a_config_that_is_made() -> None:
+    with pytest.raises(UserError, match="say them in the Config itself"):
+        values_of(Config(input="s3://a/b", output="s3://a/c"), ["limit=3"], None)
 
 
 def test_figures_are_those_of_the_metrics() -> None:

@@ -85,7 +85,7 @@ def submit(
     ----------
     config: the main job's, or its YAML file.
     name: of the release.
-    assignments: `key=value` of the config.
+    assignments: `key=value` of the config, where it is a file.
     image: such as `registry/fruitpipe:1.0` or `registry/fruitpipe@sha256:…`; the chart's own where it is None.
     values: YAML files of the chart's values.
     context: of the kubeconfig; its current one where it is None.
@@ -93,7 +93,7 @@ def submit(
 
     Raises
     ------
-    UserError: helm or the chart's operator is missing, or the chart or the cluster refuses.
+    UserError: helm or the chart's operator is missing, the chart or the cluster refuses, or a Config has assignments.
     """
     given = values_of(config, assignments, image)
     release = Release(name, Connection(context, namespace))
@@ -105,7 +105,12 @@ def submit(
 
 
 def values_of(config: Config | str | Path, assignments: Iterable[str], image: str | None) -> dict[str, Any]:
-    """Values of the chart for a config, with what was said in it and no defaults."""
+    """Values of the chart for a config, with what was said in it and no defaults.
+
+    Raises UserError where there are assignments for what has been made already.
+    """
+    if isinstance(config, Config) and [*assignments]:
+        raise UserError("assignments are for the file of a config: say them in the Config itself.")
     checked = config if isinstance(config, Config) else load_config(config, assignments)
     made: dict[str, Any] = {"pipeline": checked.model_dump(mode="json", exclude_unset=True)}
     return made | ({"image": image_of(image)} if image else {})
@@ -117,11 +122,11 @@ def files_of(values: str | Path | Iterable[str | Path]) -> list[Path]:
 
 
 def image_of(reference: str) -> dict[str, str]:
-    """An image's name as the chart has it. Raises UserError where it has neither tag nor digest."""
+    """An image's name as the chart has it, whatever files of values say. Raises UserError without tag and digest."""
     repository, _, digest = reference.partition("@")
     if digest:
         return {"repository": repository, "digest": digest}
     repository, _, tag = reference.rpartition(":")
     if not repository or "/" in tag:
         raise UserError(f"--image: {reference} has neither tag nor digest: give one, such as {reference}:1.0.")
-    return {"repository": repository, "tag": tag}
+    return {"repository": repository, "tag": tag, "digest": ""}
