@@ -60,6 +60,19 @@ def test_a_value_that_the_chart_refuses_is_named_with_the_one_that_was_meant(set
     assert str(caught.value).startswith(meant)
 
 
+def test_a_file_that_is_no_kubeconfig_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    word, wrong = tmp_path / "word", tmp_path / "wrong"
+    word.write_text("word\n")
+    wrong.write_text(
+        'clusters: [{name: a, cluster: {server: "https://127.0.0.1:1", certificate-authority-data: "YWJj"}}]\n'
+        "contexts: [{name: c, context: {cluster: a, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {}}]\n"
+    )
+    for path in (word, wrong, tmp_path):
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+        with pytest.raises(UserError, match="the kubeconfig cannot be used"):
+            Connection()
+
+
 @pytest.mark.parametrize(
     ("user", "said"),
     [

@@ -242,15 +242,17 @@ def from_kubeconfig(context: str | None) -> tuple[ApiClient, str] | None:
             raise UserError(f"no context {context} in the kubeconfig: there are {', '.join(names) or 'none'}.")
         with errors_logged() as failed:
             config.load_kube_config(context=context, client_configuration=configuration)
-    except (ConfigException, yaml.YAMLError) as error:
+        if failed:
+            raise UserError(
+                f"the kubeconfig's way to log in fails ({failed[0]}): install what it calls, and log in there."
+            )
+        chosen = names[context] if context else current
+        return trusting(client.ApiClient(configuration)), chosen["context"].get("namespace", "default")
+    except (ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:  # the client checks no types
         said = " ".join(str(error).split())
         if "No configuration found" in said:
             return None
         raise UserError(f"the kubeconfig cannot be used ({said}): see whether `kubectl get pods` can.") from error
-    if failed:
-        raise UserError(f"the kubeconfig's way to log in fails ({failed[0]}): install what it calls, and log in there.")
-    chosen = names[context] if context else current
-    return trusting(client.ApiClient(configuration)), chosen["context"].get("namespace", "default")
 
 
 @contextmanager
