@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from fruitpipe.config import Config
 from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
-from fruitpipe.releases.helm import CHART, Helm
+from fruitpipe.releases.helm import CHART, Helm, refusal
 from fruitpipe.releases.logs import kept_lines, lines_as_they_come
 from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, Installed
@@ -71,6 +72,17 @@ def test_a_file_that_is_no_kubeconfig_is_one_line(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
         with pytest.raises(UserError, match="the kubeconfig cannot be used"):
             Connection()
+
+
+def test_only_submit_installs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, ...]] = []
+    answer = CompletedProcess([], 0, '{"manifest": ""}')
+    monkeypatch.setattr("subprocess.run", lambda words, **options: given.append(words) or answer)
+    Helm(None, NAMESPACE).install("fruits", [Path("a.yaml")], {})
+    Helm(None, NAMESPACE).change("fruits", {})
+    assert ["--install" in words for words in given] == [True, False]
+    said = str(refusal('Error: UPGRADE FAILED: "fruits" has no deployed releases'))
+    assert said == "Helm has no release fruits here: change it where it comes from, such as Argo CD."
 
 
 @pytest.mark.parametrize(

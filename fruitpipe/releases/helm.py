@@ -41,18 +41,16 @@ class Helm:
 
         Raises UserError where the chart or the cluster refuses.
         """
-        options = [*(f"--values={file}" for file in files), "--values=-"]
-        return self._apply(release, options, values, dry)
+        options = ["--install", *(f"--values={file}" for file in files), *(["--dry-run=server"] if dry else [])]
+        return self._upgrade(release, options, values)
 
     def change(self, release: str, values: dict[str, Any]) -> str:
         """Upgrade a release with these values besides those that it was given; its manifest. Raises as `install`."""
-        return self._apply(release, ["--reset-then-reuse-values", "--values=-"], values)
+        return self._upgrade(release, ["--reset-then-reuse-values"], values)
 
-    def _apply(self, release: str, options: list[str], values: dict[str, Any], dry: bool = False) -> str:
-        options += ["--dry-run=server"] if dry else []
-        said = self(
-            "upgrade", "--install", release, str(CHART), "--output=json", *options, given=yaml.safe_dump(values)
-        )
+    def _upgrade(self, release: str, options: list[str], values: dict[str, Any]) -> str:
+        options = [release, str(CHART), "--output=json", *options, "--values=-"]
+        said = self("upgrade", *options, given=yaml.safe_dump(values))
         return str(json.loads(said)["manifest"])
 
     def manifest(self, release: str) -> str | None:
@@ -103,6 +101,10 @@ def refusal(said: str) -> FruitpipeError:
 
 
 MEANINGS = (
+    (
+        r'"(.*?)" has no deployed releases',
+        "Helm has no release {0} here: change it where it comes from, such as Argo CD.",
+    ),
     (
         r'no matches for kind "(\w+)" in version "(spark[^"]+)',
         "the chart's operator is not installed on this cluster, which knows no {0} of {1}: see docs/kubernetes.md.",
