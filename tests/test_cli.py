@@ -29,6 +29,11 @@ def test_in_a_pod_the_reason_is_where_kubernetes_looks_for_it(tmp_path, monkeypa
     assert one_line_error(done) == f"error: {log.read_text()}"
 
 
+def test_where_kubernetes_looks_for_nothing_the_reason_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("FRUITPIPE_TERMINATION_LOG", str(tmp_path))
+    assert "no folder" in one_line_error(fruitpipe("plan", tmp_path / "nowhere", tmp_path / "out", code=2))
+
+
 @pytest.mark.parametrize(
     ("mistyped", "told"),
     [

@@ -84,12 +84,18 @@ def main() -> NoReturn:
 
 
 def give_up(reason: str, code: int) -> NoReturn:
-    """Say why on standard error and, in a pod, where Kubernetes looks for it, which takes 4 KiB."""
+    """Say why on standard error and, in a pod, to Kubernetes."""
     for line in reason.splitlines():
         streams.say(f"error: {line}", sys.stderr)
-    if log := configs.Environment.read().termination_log:
-        log.write_bytes(reason.encode()[:4096])
+    leave_word(reason)
     sys.exit(code)
+
+
+def leave_word(text: str) -> None:
+    """In a pod, say how it ended where Kubernetes looks for that, which takes 4 KiB."""
+    if log := configs.Environment.read().termination_log:
+        with suppress(OSError):  # it ended so, whether it can be said there or not
+            log.write_bytes(text.encode()[:4096])
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -166,12 +172,11 @@ def run(
         done, failure = error.runs, error
     finally:
         reporter.close()
-    environment = configs.Environment.read()
     if as_json:
         facts = present.facts_of_several(done, failure.errors if failure else {})
         print_json(facts.get("", facts))
     else:
-        if environment.in_pod:  # whose files are nobody else's
+        if configs.Environment.read().in_pod:  # whose files are nobody else's
             given = Given(None, settings_of(config.s3))
         for name, each in done.items():
             present.print_outcome(each, name)
@@ -179,8 +184,8 @@ def run(
             print(f"next: fruitpipe {verb} {given.on_result(config.s3, config.outputs[name])}")
     if failure:
         raise failure
-    if environment.termination_log and not as_json:
-        environment.termination_log.write_text("\n".join(starmap(present.outcome_line, done.items())))
+    if not as_json:
+        leave_word("\n".join(starmap(present.outcome_line, done.items())))
 
 
 @app.command()
