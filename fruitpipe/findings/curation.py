@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fruitpipe.errors import UserError
 from fruitpipe.findings.duplicates import Duplicates, find_duplicates
 from fruitpipe.findings.neighbours import Lists, Neighbours
 from fruitpipe.findings.reconstruction import reconstruction_errors
@@ -135,8 +137,11 @@ def curate(
     limit: distance up to which images are duplicates; None for what the distances say.
     labels: to choose from for each image by their texts, as a check of its own; none for no such check.
 
-    Raises FruitpipeError where a part is missing or damaged, UserError as `zero_shot` does.
+    Raises FruitpipeError where a part is missing or damaged, UserError where the limit is no distance, and as
+    `zero_shot` does.
     """
+    if limit is not None and not 0 <= limit < math.inf:
+        raise UserError(f"{limit} is no distance up to which images are duplicates: give a number, such as 0.05.")
     lists = neighbours.read(run)
     shot = zero_shot(run, labels, lists.labels) if labels else None
     vectors = run.vector_parts
