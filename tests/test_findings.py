@@ -226,16 +226,18 @@ def test_serve_refuses_a_run_of_another_model(out: Path, images: Path, tmp_path:
 def test_mistakes_are_one_line(out: Path, tmp_path: Path) -> None:
     missing = fruitpipe("similar", out, tmp_path / "nothing.jpg", code=2)
     assert "is no image of run" in one_line_error(missing)
+    assert ".." not in one_line_error(missing)
+    assert "inf is no distance" in one_line_error(fruitpipe("curate", out, "--duplicates", "inf", code=2))
     fruitpipe("neighbours", out, "--metric", "angle", code=2)
     assert "no published run" in one_line_error(fruitpipe("neighbours", out, "20200101-000000-0000", code=2))
     assert "is no result" in one_line_error(fruitpipe("curate", tmp_path, code=2))
-    (again := tmp_path / "out").mkdir()
+    (again := tmp_path / "of today").mkdir()
     shutil.copytree(out, again, dirs_exist_ok=True)
     record = folder_of(again) / "cosine-5.json"
     record.write_text(record.read_text().replace('"cosine"', '"euclidean"'))
     assert "cosine-5.json" in one_line_error(fruitpipe("curate", again, code=2))
     shutil.rmtree(folder_of(again))
-    assert "`fruitpipe neighbours" in one_line_error(fruitpipe("curate", again, code=2))
+    assert f"`fruitpipe neighbours '{again}' " in one_line_error(fruitpipe("curate", again, code=2))
     shutil.copytree(folder_of(out), folder_of(again))
     part = folder_of(again) / "cosine-5" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Protocol
 
 from fruitpipe.config import PublishConfig
@@ -41,8 +42,8 @@ def register(publish: PublishConfig, run: Run) -> None:
             table.hold(run)
         except Exception as error:
             raise FruitpipeError(
-                f"run {run.id} is published, but {table.name} does not hold it: {said_of(error)}. `fruitpipe publish "
-                f"{run.store.url} {run.id}` with the same config tries again."
+                f"run {run.id} is published, but {table.name} does not hold it: {said_of(error)}. "
+                f"`fruitpipe publish {quote(run.store.url)} {run.id}` with the same config tries again."
             ) from error
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -267,4 +268,4 @@ def facts_of(now: Status) -> dict[str, Any]:
 def again(name: str, context: str | None, namespace: str | None) -> str:
     """Arguments that name the same release."""
     options = [*(["--context", context] if context else []), *(["--namespace", namespace] if namespace else [])]
-    return " ".join([name, *options])
+    return join([name, *options])

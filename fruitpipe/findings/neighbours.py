@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 from typing import Annotated, Any
 
 import numpy as np
@@ -104,7 +105,8 @@ def require_neighbours(store: Store, manifest: Manifest) -> Neighbours:
     """As `find_neighbours`. Raises UserError where nothing was found yet."""
     if (found := find_neighbours(store, manifest)) is None:
         raise UserError(
-            f"run {manifest.run} has no neighbours yet: `fruitpipe neighbours {store.url} {manifest.run}` finds them."
+            f"run {manifest.run} has no neighbours yet: `fruitpipe neighbours {quote(store.url)} {manifest.run}` "
+            "finds them."
         )
     return found
 

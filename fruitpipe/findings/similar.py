@@ -144,7 +144,8 @@ def transformed(run: Run, images: list[str], s3: S3Config | None, backbone: str 
     for each in model.transform_images(images, s3=s3):
         if each.vector is None:
             raise UserError(
-                f"{each.path} is no image of run {run.id}, and cannot be compared: {each.status}, {each.error}."
+                f"{each.path} is no image of run {run.id}, and cannot be compared: {each.status}, "
+                f"{(each.error or '').rstrip('.')}."
             )
         found.append(each.vector)
     return np.stack(found)

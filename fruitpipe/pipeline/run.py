@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import reduce
 from operator import add
+from shlex import quote
 from typing import Any, NamedTuple
 
 import duckdb
@@ -251,7 +252,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
             **records,
         )
     if job.config.explore:
-        with going_on(job, "explore", f"`fruitpipe explore {job.store.url} {job.id}` makes the page"):
+        with going_on(job, "explore", f"`fruitpipe explore {quote(job.store.url)} {job.id}` makes the page"):
             from fruitpipe.explore.page import page_of  # a tenth of all imports, which images would wait for
 
             job.store.put(layout.explore(job.id), page_of(Run(job.store, manifest)))

@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from shlex import quote
 from time import monotonic
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def kept_lines(stores: Sequence[Store], run_id: str | None = None) -> Iterator[s
     if found is None:
         of = f"log of run {run_id}" if run_id else "run with a log"
         places = ", ".join(store.url for store in stores)
-        raise UserError(f"no {of} in {places}: `fruitpipe runs {stores[0].url}` lists its runs.")
+        raise UserError(f"no {of} in {places}: `fruitpipe runs {quote(stores[0].url)}` lists its runs.")
     chosen, store, kept = found
     with gzip.open(io.BytesIO(kept), "rt", encoding="utf-8") as lines:
         try:

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from shlex import quote
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel
@@ -187,7 +188,7 @@ def open_run(store: Store, run_id: str = "latest") -> Run:
     name = (latest_run(store) or "") if run_id == "latest" else run_id
     manifest = find_manifest(store, name) if layout.is_run(name) else None
     if manifest is None:
-        advice = f"`fruitpipe runs {store.url}` lists those there are."
+        advice = f"`fruitpipe runs {quote(store.url)}` lists those there are."
         raise UserError(
             f"no published run in {store.url} yet: {advice}" if not name else f"no published run {name}: {advice}"
         )
