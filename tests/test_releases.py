@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -31,7 +32,7 @@ from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm, refusal
 from fruitpipe.releases.logs import kept_lines, lines_as_they_come
 from fruitpipe.releases.observation import Observation, find, find_installed
-from fruitpipe.releases.operators import APACHE, Installed
+from fruitpipe.releases.operators import APACHE, KUBEFLOW, Installed
 from fruitpipe.releases.plain import Plain
 from fruitpipe.releases.progress import metrics, parsed
 from fruitpipe.releases.release import values_of
@@ -265,6 +266,37 @@ def test_of_two_applications_the_one_that_stays_is_the_release() -> None:
         assert seen
         assert phase_of(seen) == (phase, None)
     assert find(Recorded(earlier), "fruits") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        (["--namespaces=elsewhere"], "the Spark operator does not watch namespace fruits, but elsewhere: add it to"),
+        (["--namespaces=elsewhere,fruits"], ""),
+        (['--namespaces=""'], ""),
+        ([], ""),
+        (
+            ["--namespaces=elsewhere", "--namespace-selector=team=a"],
+            "no operator has taken the application up for 60 s",
+        ),
+        (["--namespaces=elsewhere", '--namespace-selector=""'], "the Spark operator does not watch namespace fruits"),
+    ],
+)
+def test_kubeflows_operator_says_in_its_arguments_what_it_watches(arguments: list[str], cause: str) -> None:
+    spec = {"template": {"spec": {"containers": [{"args": ["controller", "start", *arguments]}]}}}
+    operator = {"kind": "Deployment", "metadata": {}, "spec": spec, "status": {"readyReplicas": 1}}
+    made = datetime(2026, 11, 27, 9, tzinfo=UTC)
+    application = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "metadata": {"creationTimestamp": made.isoformat()}}
+    seen = Observation(
+        "fruits",
+        "fruits",
+        application,
+        installed=find_installed(Recorded(operator), KUBEFLOW),
+        moment=made + timedelta(minutes=1),
+    )
+    said = str(cause_of(seen) or "")
+    assert said.startswith(cause)
+    assert bool(said) == bool(cause)
 
 
 def with_config(**said: object) -> Recorded:

@@ -49,7 +49,11 @@ def unwatched(seen: Observation) -> Iterator[Cause]:
         )
     elif installed and not any(each.ready for each in installed if each.watches(seen.namespace)):
         yield Cause(f"{operator.name} does not run", f"see why: `kubectl get pods -A -l {operator.selector}`")
-    elif seen.age > SOON and not installed and not waits_in_queue(seen):
+    elif (
+        seen.age > SOON
+        and not any(each.watches(seen.namespace) and not each.by_label for each in installed or [])
+        and not waits_in_queue(seen)
+    ):
         yield Cause(
             f"no operator has taken the application up for {seen.age:.0f} s",
             f"ask whoever runs {operator.name} whether it watches namespace {seen.namespace}",

@@ -40,9 +40,12 @@ class Installed:
     namespaces: tuple[str, ...]
     """that it watches; none for all"""
     ready: bool
+    by_label: bool = False
+    """whether it watches further ones, by labels that one may not see"""
 
     def watches(self, namespace: str) -> bool:
-        return not self.namespaces or namespace in self.namespaces
+        """Whether it does, or may."""
+        return not self.namespaces or namespace in self.namespaces or self.by_label
 
 
 class Operator(ABC):
@@ -135,8 +138,11 @@ class Kubeflow(Operator):
             if dig(each, "metadata", "labels", "app.kubernetes.io/component", default="controller") != "controller":
                 continue
             arguments = dig(each, "spec", "template", "spec", "containers", 0, "args", default=[])
-            said = next((word.partition("=")[2] for word in arguments if word.startswith("--namespaces=")), "")
-            yield Installed(tuple(name for name in said.split(",") if name), is_ready(each))
+            said = {name: value for name, _, value in (str(word).partition("=") for word in arguments)}
+            # Its chart may write quotes around them, which the operator takes off.
+            names = tuple(name.strip('"') for name in said.get("--namespaces", "").split(","))
+            selector = said.get("--namespace-selector", "").strip('"')
+            yield Installed(() if "" in names else names, is_ready(each), bool(selector))
 
 
 class Apache(Operator):
