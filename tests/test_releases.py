@@ -211,6 +211,7 @@ def test_only_what_kubeflows_operator_gives_up_is_the_end(state: str, phase: str
             "lower executor.memory",
         ),
         ("1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }", "add a toleration"),
+        ("1 node(s) had untolerated taint {node-role.kubernetes.io/infra: }, 2 Insufficient cpu", "add a toleration"),
         ("pod has unbound immediate PersistentVolumeClaims", "check the volumes of executor.scratch"),
         ("2 node(s) had volume node affinity conflict", "check the volumes of executor.scratch"),
         ("2 node(s) didn't match Pod's node affinity/selector", "check executor.nodeSelector and executor.affinity"),

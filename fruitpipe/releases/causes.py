@@ -146,7 +146,7 @@ def unschedulable(role: str, said: str) -> Cause:
     reasons = (said.partition(": ")[2].partition(". ")[0] or said).rstrip(".")
     listed = reasons.lower().split(", ")
     # Nodes of the control plane are for nobody: what counts is why the others do not take it.
-    told = ", ".join(each for each in listed if "{node-role.kubernetes.io/" not in each) or ", ".join(listed)
+    told = ", ".join(each for each in listed if "node-role.kubernetes.io/control-plane" not in each) or reasons.lower()
     if "taint" in told:
         advice = f"add a toleration to {role}.tolerations, or nodes without the taint"
     elif "volume" in told:
