@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,13 @@ def test_a_bad_image_gets_a_status_and_no_vector(model: Model, tmp_path: Path) -
     vectors = list(model.transform_images(str(tmp_path / "hostile" / name) for name in expected))
     assert {Path(each.path).name: each.status for each in vectors} == expected
     assert all((each.vector is None) == (each.status != "ok") == (each.error is not None) for each in vectors)
+
+
+def test_images_are_taken_where_the_system_tells_no_cores_of_a_process(
+    model: Model, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert [each.status for each in model.transform_images(paths[:2])] == ["ok", "ok"]
 
 
 def test_the_models_own_limits_hold(model: Model, tmp_path: Path) -> None:

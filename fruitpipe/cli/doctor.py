@@ -35,7 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
-from fruitpipe.workers.processes import cores
+from fruitpipe.workers.cores import cores
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""

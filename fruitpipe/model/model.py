@@ -31,6 +31,7 @@ from fruitpipe.source import Reader
 from fruitpipe.storage.document import find_document
 from fruitpipe.storage.layout import RunId
 from fruitpipe.storage.store import Store, open_store
+from fruitpipe.workers.cores import cores
 
 if TYPE_CHECKING:  # texts are rare
     from fruitpipe.engines.text import TextEncoder
@@ -120,7 +121,7 @@ class Model:
     def transform_read(self, stream: Iterator[str], reader: Reader, threads: int | None = None) -> Iterator[Vector]:
         """As `transform_images`, of paths that a reader reads."""
         self.require_named_code()
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or cores()
         chunks = iter(lambda: list(islice(stream, CHUNK)), [])
         with ThreadPoolExecutor(threads) as pool:
             window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]

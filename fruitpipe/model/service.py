@@ -8,7 +8,6 @@ them, or as many as /vectors?k=5 says.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector
 from fruitpipe.vision.bad_image import OK
+from fruitpipe.workers.cores import cores
 
 try:
     import uvicorn
@@ -63,7 +63,7 @@ class Service:
 
     def __init__(self, model: Model, searched: Searched | None) -> None:
         self._model, self._searched = model, searched
-        threads = len(os.sched_getaffinity(0))
+        threads = cores()
         self._pool = ThreadPoolExecutor(threads)
         self._places = asyncio.Semaphore(WAITING * threads)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from fruitpipe.storage.store import Store
 from fruitpipe.tasks.featurize import decoded
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import Look, Picture
+from fruitpipe.workers.cores import cores
 
 Found = TypeVar("Found")
 
@@ -53,7 +53,7 @@ class RunImages:
             return [work(picture.pixels)] if isinstance(picture, Picture) else []
 
         found: list[Found] = []
-        threads = len(os.sched_getaffinity(0))
+        threads = cores()
         working: deque[Future[list[Found]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for data in fetch([Image(path, etag) for path, etag in sample], self.reader):

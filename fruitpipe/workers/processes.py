@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
 import time
@@ -12,7 +11,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Generic
@@ -24,6 +22,7 @@ from fruitpipe.errors import FruitpipeError
 from fruitpipe.redaction import without_secrets
 from fruitpipe.streams import descriptor, shown
 from fruitpipe.workers.background import background
+from fruitpipe.workers.cores import cores
 from fruitpipe.workers.failures import ATTEMPTS, failure_of, full_disk, in_times, quoted
 from fruitpipe.workers.nursery import Nursery
 from fruitpipe.workers.runner import Result, Runner
@@ -248,12 +247,3 @@ class Stage(Generic[Result]):
 
         results = run(lambda index: task(numbers[index]), len(numbers), self._watch, look_and_poll)
         self.results |= zip(numbers, results, strict=True)
-
-
-def cores() -> int:
-    """Cores that this process may use, as Java counts them: within a container's share of them, too."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # as on macOS
-    with suppress(OSError, ValueError):  # ValueError: the share is "max"
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-        return max(min(allowed, ceil(quota / period)), 1)
-    return allowed
