@@ -43,6 +43,13 @@ def test_a_comparison_is_what_scikit_learn_says_of_each() -> None:
     }
 
 
+def test_zeros_are_like_zeros_alone() -> None:
+    exact = np.array([[1, 2], [0, 0], [0, 0]], np.float32)
+    rounded = np.array([[0, 0], [0, 0], [1, 2]], np.float32)
+    found = compare(exact, rounded, 3 * [None], None)
+    assert (found.cosine, found.worst_cosine) == (pytest.approx(1 / 3), 0)
+
+
 @without_bf16
 def test_a_run_in_bf16_is_refused_where_the_processor_lacks_it(fruits: Path, tmp_path: Path) -> None:
     told = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "precision=bf16", code=2)

@@ -55,7 +55,8 @@ def compare(
     """
     a, b = exact.astype(np.float64), rounded.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.divide((a * b).sum(axis=1), lengths, out=np.ones(len(a)), where=lengths > 0)
+    equal = (a == b).all(axis=1).astype(np.float64)  # zeros have no direction: they are like zeros alone
+    cosines = np.divide((a * b).sum(axis=1), lengths, out=equal, where=lengths > 0)
     return Comparison(
         images=len(exact),
         cosine=float(cosines.mean()),
