@@ -174,6 +174,7 @@ SLY: dict[str, Callable[[], bytes]] = {
         + hostile.chunk(b"tEXt", b"Raw profile type exif\0\nexif\n10\n00000000000000000000")
         + hostile.png()[33:]
     ),
+    "a PNG of two headers": lambda: hostile.png()[:33] + hostile.png_bomb()[8:],
     "no header": lambda: b"\x89PNG\r\n\x1a\n",
     "no frame": lambda: b"\xff\xd8\xff\xda\0\x08\x01\x01\0\0\x3f\0",
     "nothing": lambda: b"\xff\xd8",

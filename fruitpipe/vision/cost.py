@@ -26,8 +26,8 @@ WITHOUT_LENGTH = frozenset({0x00, 0x01, *range(0xD0, 0xDA), 0xFF})
 APP1, APP2 = 0xE1, 0xE2
 SEVERAL = b"MPF\0"
 """Before the directory of a JPEG with several pictures."""
-PROFILE = re.compile(b"Raw profile type")
-"""Texts of a PNG that Pillow reads as EXIF."""
+SLY = re.compile(b"IHDR|Raw profile type")
+"""In a PNG, after its header: another one, which Pillow takes instead, and texts that it reads as EXIF."""
 PIXEL = 4
 """Bytes of a pixel in Pillow's memory, for all but grey ones."""
 
@@ -43,7 +43,7 @@ def is_cheap(data: bytes | memoryview, side: int, rules: ImageConfig) -> bool:
 
 
 def png_is_cheap(data: bytes | memoryview, side: int) -> bool:
-    if not 24 <= len(data) <= PNG_BYTES or data[12:16] != b"IHDR" or PROFILE.search(data):
+    if not 24 <= len(data) <= PNG_BYTES or data[12:16] != b"IHDR" or SLY.search(data, 16):
         return False
     width, height = struct.unpack_from(">II", data, 16)
     return bool((2 * width + side) * height * PIXEL <= CHEAP)  # as it is, as RGB, and as wide as it will be
