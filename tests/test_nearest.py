@@ -140,3 +140,12 @@ def test_representatives_are_at_most_twice_as_far_apart_as_the_best() -> None:
     assert radius <= apart[np.triu_indices(7, 1)].min() * (1 + 1e-5)
     equal = np.ones((5, 2), np.float32)
     assert curation.farthest_first(equal, 3).tolist() == [0]
+
+
+def test_representatives_are_as_many_as_there_are_other_vectors_however_near() -> None:
+    random = np.random.default_rng(5)
+    groups = random.normal(size=(10, 1, 64)) + 1e-4 * random.normal(size=(10, 20, 64))
+    distinct = groups.reshape(200, 64).astype(np.float32)
+    vectors = np.concatenate([distinct, distinct[:50]])
+    assert len(np.unique(vectors[curation.farthest_first(vectors, 250)], axis=0)) == 200
+    assert len(curation.farthest_first(vectors, 250)) == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fruitpipe.numeric.neighbours import squares
+from fruitpipe.numeric.neighbours import MEASURED, squares
 
 DEVIATIONS = 2.0
 """By how many standard deviations of the logarithm the distance of near-duplicates is smaller than usual."""
@@ -95,16 +95,16 @@ def farthest_first(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64
     No choice of as many leaves any vector less than half as far from all of them (Gonzalez, "Clustering to minimize the
     maximum intercluster distance", Theoretical Computer Science, 1985).
     """
-    norms = squares(vectors).astype(np.float32)
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    chosen = [int(np.argmin(norms - 2 * (vectors @ mean)))]
-    least = np.full(len(vectors), np.inf, np.float32)
-    while len(chosen) < min(count, len(vectors)):
-        centre = vectors[chosen[-1]]
-        np.minimum(least, norms - 2 * (vectors @ centre) + norms[chosen[-1]], out=least)
-        least[chosen] = -np.inf
-        farthest = int(np.argmax(least))
-        if not (vectors[farthest] != vectors[chosen]).any(axis=1).all():
-            break
-        chosen.append(farthest)
+    chosen = [int(apart(vectors, mean).argmin())]
+    least = apart(vectors, vectors[chosen[0]])
+    while len(chosen) < count and least.max() > 0:
+        chosen.append(int(least.argmax()))
+        np.minimum(least, apart(vectors, vectors[chosen[-1]]), out=least)
     return np.array(chosen)
+
+
+def apart(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Squared distance of each vector of (n, d) to one of (d,): 0 for equal ones alone, as no lengths are compared."""
+    rows = max(MEASURED // len(centre), 1)
+    return np.concatenate([squares(vectors[first : first + rows] - centre) for first in range(0, len(vectors), rows)])
