@@ -55,7 +55,7 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def fit(self, X: Rows, y: object = None) -> Self:
         """Fit on features (n, d). Raises ValueError as all estimators do."""
-        rows = validate_data(self, X, dtype=[np.float64, np.float32])
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], order="C")
         with one_thread():
             total = added(moments_of(blocks(part)) for part in parts(rows))
             self._take(pca.fit(total, self.n_components, self.variance, self.scale))
@@ -64,7 +64,7 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def transform(self, X: Rows) -> NDArray[np.float32]:
         """Vectors (n, k) of features (n, d). Raises ValueError for another d."""
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
         fitted = Pca(self.mean_, self.scale_, self.components_, self.explained_variance_)
         with one_thread():
             return np.concatenate([fitted.transform(block) for part in parts(rows) for block in blocks(part)])

@@ -60,6 +60,13 @@ def test_moments_are_added_as_a_run_does(features: np.ndarray) -> None:
     assert np.array_equal(ours.components_, fit(total, variance=0.9).components)
 
 
+def test_the_order_of_memory_changes_no_bit(features: np.ndarray) -> None:
+    rows = features.astype(np.float64) / 3
+    fitted, by_columns = FruitpipePCA().fit(rows), np.asfortranarray(rows)
+    assert np.array_equal(FruitpipePCA().fit(by_columns).components_, fitted.components_)
+    assert np.array_equal(fitted.transform(by_columns), fitted.transform(rows))
+
+
 def test_it_gives_a_runs_bits(fruits: Path, tmp_path: Path) -> None:
     command.run(fruits / "Apple", tmp_path / "out")
     run_id = command.manifest(tmp_path / "out")["run"]
