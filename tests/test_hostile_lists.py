@@ -184,7 +184,18 @@ def test_a_list_on_disk_names_files_below_its_own_folder_and_where_it_is_allowed
     assert refusal(file, f"{root}/list") == message
     found = listed(file, str(root))
     assert found[:2] == [f"{file.parent}/y.jpg", f"{file.parent}/z.jpg"]
-    assert os.path.normpath(found[2]) == f"{root}/x.jpg"
+    assert found[2] == f"{root}/x.jpg"
+
+
+@pytest.mark.parametrize("path", ["photos/../secret/x.jpg", "photos//..//secret/x.jpg"])
+def test_what_is_read_is_what_was_checked_whatever_a_link_leads_to(file: Path, path: str) -> None:
+    """The system follows a link before a `..`, and would come to a folder beside the one that was meant."""
+    for folder in ("photos", "secret"):
+        (file.parent.parent / folder).mkdir()
+    (file.parent.parent / "secret" / "x.jpg").touch()
+    (file.parent / "photos").symlink_to("../photos")
+    file.write_text(f"{path}\n")
+    assert listed(file) == [f"{file.parent}/secret/x.jpg"]
 
 
 def test_a_list_on_disk_names_objects_of_any_bucket(file: Path) -> None:

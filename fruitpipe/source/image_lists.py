@@ -169,8 +169,7 @@ def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool)
         return found
 
     named, label, etag, size = (column(name) for name in SCHEMA)
-    paths = absolute(named, scope.folder)
-    scope.check(paths, before)
+    paths = scope.checked(absolute(named, scope.folder), before)
     wanted = pc.fill_null(pc.not_equal(named, ""), False)
     paths, labels, etags, sizes = (each.filter(wanted) for each in (paths, label, pc.utf8_trim(etag, '"'), size))
     on_disk = pc.and_(pc.is_null(etags), pc.starts_with(paths, "/"))
@@ -216,9 +215,8 @@ def list_inventory(name: str, by_parent: bool, s3: S3Config, scope: Scope) -> It
     if form not in {"Parquet", "CSV"}:
         raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
     urls = [f"s3://{bucket}/{key}" for key in parts]
-    scope.check(pa.array(urls, pa.string()), 0, "part")
     rows = 0
-    for url in urls:
+    for url in scope.checked(pa.array(urls, pa.string()), 0, "part").to_pylist():
         with open_part(url, name, s3) as file:
             if form == "Parquet":
                 parquet = ParquetList(file)

@@ -43,10 +43,12 @@ class Scope:
         anywhere = () if is_remote(name) else OBJECTS
         self._places = [*anywhere, *(place for each in (self._own, *allow) for place in spellings(each))]
 
-    def check(self, paths: pa.Array, before: int, kind: str = "row") -> None:
-        """Raise UserError where one of these absolute paths or URLs is elsewhere. Nulls are nowhere.
+    def checked(self, paths: pa.Array, before: int, kind: str = "row") -> pa.Array:
+        """These absolute paths or URLs, on disk without `..`: the system would follow a link before it. Nulls stay.
 
         before: how many rows there were before.
+
+        Raises UserError where one is elsewhere.
         """
         objects = begin_with(paths, OBJECTS)
         roundabout = pc.and_not(reduce(pc.or_, (pc.match_substring(paths, part) for part in ROUNDABOUT)), objects)
@@ -56,7 +58,7 @@ class Scope:
         never = pc.and_not(begin_with(led, NEVER), begin_with(led, MEMORY))
         row = pc.index(pc.and_not(fine, never), False).as_py()
         if row < 0:
-            return
+            return led
         path = paths[row].as_py()
         said = f"{self._name} names {path[:SHOWN]!r} in its {kind} {before + row + 1}"
         if never[row].as_py():
