@@ -112,6 +112,8 @@ def test_paths_start_from_the_manifest_unless_they_are_absolute(place: Place, s3
     given = {
         "x.jpg": f"{place.url}/x.jpg",
         "apple/y.jpg": f"{place.url}/apple/y.jpg",
+        "./w.jpg": f"{place.url}/w.jpg",
+        ".//./apple/v.jpg": f"{place.url}/apple/v.jpg",
         "a, \"b\" 'c' é#%20+?.jpg": f"{place.url}/a, \"b\" 'c' é#%20+?.jpg",
         "/elsewhere/pear/z.jpg": "/elsewhere/pear/z.jpg",
         "file:///elsewhere/1.jpg": "/elsewhere/1.jpg",

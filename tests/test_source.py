@@ -150,8 +150,13 @@ def test_a_label_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
 def test_paths_are_absolute_however_the_folder_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "in" / "a.jpg")
     monkeypatch.chdir(tmp_path)
-    for folder in ("in", "./in/", str(tmp_path / "in")):
+    for folder in ("in", "./in/", str(tmp_path / "in"), "in/../in", f"../{tmp_path.name}/in/*.jpg"):
         assert list(rows(folder)) == [str(tmp_path / "in" / "a.jpg")]
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "deep" / "link").symlink_to("../in")
+    assert list(rows("deep/link/../in")) == [str(tmp_path / "in" / "a.jpg")], "as the system goes"
+    assert list(rows("deep/../link")) == [str(tmp_path / "link" / "a.jpg")]
 
 
 def test_the_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from fruitpipe.config.families import Family, families, find_family
 from fruitpipe.config.formats import PARQUET, SINKS
 from fruitpipe.config.loading import load_config, validate
 from fruitpipe.config.names import RECORDED
-from fruitpipe.config.places import SCHEME, is_remote, local_path, location
+from fruitpipe.config.places import SCHEME, absolute_path, is_remote, local_path, location
 from fruitpipe.config.presets import PRESETS, about, keys_of
 from fruitpipe.config.sections import (
     BackboneEntry,
@@ -46,6 +46,7 @@ __all__ = [
     "TrackConfig",
     "WordsConfig",
     "about",
+    "absolute_path",
     "families",
     "find_family",
     "is_remote",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fruitpipe.config.secrets import secret_free
@@ -56,3 +57,12 @@ def is_remote(url: str) -> bool:
 def local_path(url: str) -> str:
     """The path of a place on disk, which may be given as file://…"""
     return url if is_remote(url) else url.removeprefix("file://")
+
+
+def absolute_path(url: str) -> Path:
+    """The path from the root of a place on disk; links are followed where `..` comes after them, as the system does."""
+    path = Path(local_path(url)).absolute()
+    if ".." not in path.parts:
+        return path
+    end = len(path.parts) - path.parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*path.parts[:end])), *path.parts[end:])

@@ -6,7 +6,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from fruitpipe.config import ImageConfig, S3Config, is_remote
+from fruitpipe.config import ImageConfig, S3Config, absolute_path, is_remote
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, read_model
 from fruitpipe.numeric.neighbours import NOWHERE, Block, Metric, Nearest, blocks_of, prepared
@@ -128,7 +127,7 @@ def blocks_in(vectors: Vectors, metric: Metric) -> Iterator[Block]:
 
 def places_of(vectors: Vectors, images: Sequence[str]) -> NDArray[np.int64]:
     """Positions of images in a run, (n,), also by another way to write the path of a file; NOWHERE for new ones."""
-    full = [image if is_remote(image) else str(Path(image).absolute()) for image in images]
+    full = [image if is_remote(image) else str(absolute_path(image)) for image in images]
     wanted, found = {*images, *full}, dict[str, int]()
     for part, start in enumerate(vectors.starts[:-1].tolist()):
         paths = vectors.paths(part).to_pylist()

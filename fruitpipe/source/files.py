@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fruitpipe.config import absolute_path
 from fruitpipe.errors import UserError
 from fruitpipe.source.listing import HIDDEN, LINKED, LISTS, THUMBNAILS, count_other, split_glob, to_listing, translated
 from fruitpipe.storage.layout import MARKER
@@ -55,7 +56,7 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
 
 def root_of(name: str) -> tuple[Path, str]:
     """The folder to search, and the glob below it, empty where all is meant. Raises UserError where there is none."""
-    path = Path(name).absolute()
+    path = absolute_path(name)
     # What is there is meant as it is: folders may have wild names of their own.
     root = next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - names may be too long
     glob = "" if root == path else str(path.relative_to(root))

@@ -193,7 +193,8 @@ def absolute(paths: pa.Array, folder: str) -> pa.Array:
         except ValueError as error:
             raise ValueError(f"for a path in it, {error}") from error
     stays = pc.or_(remote, pc.starts_with(paths, "/"))
-    return pc.if_else(stays, paths, pc.binary_join_element_wise(folder, paths, "/"))
+    below = pc.replace_substring_regex(paths, r"^(\./+)+", "")  # as `find .` writes it, of objects as well
+    return pc.if_else(stays, paths, pc.binary_join_element_wise(folder, below, "/"))
 
 
 def list_inventory(name: str, by_parent: bool, s3: S3Config, scope: Scope) -> Iterator[pa.RecordBatch]:

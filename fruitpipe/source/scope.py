@@ -6,12 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 from functools import reduce
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fruitpipe.config import is_remote, local_path
+from fruitpipe.config import absolute_path, is_remote
 from fruitpipe.errors import UserError
 from fruitpipe.objects import bucket_of
 from fruitpipe.source.listing import SHOWN
@@ -26,7 +25,7 @@ ROUNDABOUT = ("//", "/.")
 
 def folder_of(name: str) -> str:
     """The folder that a list is in, absolute."""
-    return name.rpartition("/")[0] if is_remote(name) else str(Path(local_path(name)).absolute().parent)
+    return name.rpartition("/")[0] if is_remote(name) else str(absolute_path(name).parent)
 
 
 class Scope:
@@ -78,7 +77,7 @@ def spellings(place: str) -> set[str]:
     """What the paths of a place begin with; a folder may be named by links."""
     if is_remote(place):
         return {f"{place.rstrip('/')}/"}
-    folder = Path(local_path(place)).absolute()
+    folder = absolute_path(place)
     return {f"{normal(str(each)).rstrip('/')}/" for each in (folder, folder.resolve())}
 
 
