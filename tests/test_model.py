@@ -149,6 +149,7 @@ def test_a_bad_image_gets_a_status_and_no_vector(model: Model, tmp_path: Path) -
     vectors = list(model.transform_images(str(tmp_path / "hostile" / name) for name in expected))
     assert {Path(each.path).name: each.status for each in vectors} == expected
     assert all((each.vector is None) == (each.status != "ok") == (each.error is not None) for each in vectors)
+    assert [each.status for each in model.transform_images("a\0.jpg")] == ["missing"]
 
 
 def test_images_are_taken_where_the_system_tells_no_cores_of_a_process(

@@ -355,6 +355,13 @@ def test_a_file_that_is_gone_is_missing(tmp_path: Path) -> None:
     assert status(tmp_path / "gone.jpg") == "missing"
 
 
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg"])
+def test_a_name_that_no_file_can_have_is_missing(tmp_path: Path, name: str) -> None:
+    assert status(tmp_path / name) == "missing"
+    (tmp_path / "l.txt").write_bytes(b"a\0.jpg\n")
+    assert [row["size"] for row in rows(str(tmp_path / "l.txt")).values()] == [0]
+
+
 def test_a_file_is_read_up_to_the_limit_and_refused_beyond(tmp_path: Path) -> None:
     path = touch(tmp_path / "x.jpg", bytes(100))
     assert read_image(str(path), 100) == bytes(100)

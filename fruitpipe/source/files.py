@@ -148,6 +148,8 @@ def size_and_etag(entry: os.DirEntry[str] | Path) -> tuple[int, str]:
         status = entry.stat()
     except OSError as error:
         return 0, f"unknown: {error.strerror}"
+    except ValueError as error:  # a list may name what cannot be a name
+        return 0, f"unknown: {error}"
     return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -175,6 +177,8 @@ def read_image(path: str, max_bytes: int, claim: Callable[[int], None] = lambda 
             if len(data) != status.st_size:
                 raise BadImage("changed", "it changed while it was read: run again")
             return data
+    except ValueError as error:
+        raise BadImage("missing", f"no file can have this name: {error}") from error
     except OSError as error:
         status_name = STATUS_OF_ERRNO.get(error.errno or 0, "unreadable")
         advice = ": its name is not UTF-8, rename it" if NO_TEXT.search(path) and status_name == "missing" else ""
