@@ -29,6 +29,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader, list_images
+from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
 from fruitpipe.vision.bad_image import BadImage
 
@@ -452,7 +453,10 @@ PARQUET_NAMES = (
     "storage_class",
 )  # fmt: skip
 KEYS = ("apple/a b+c.jpg", 'apple/é, "q" %20&=#?.JPG', "pear/two\nlines.png", "root.jpg")
-NO_IMAGES = ("apple/notes.txt", "apple/.hidden.jpg", ".git/x.jpg", "folder/", "m/inventory/data/0.csv.gz")
+NO_IMAGES = (
+    "apple/notes.txt", "apple/.hidden.jpg", ".git/x.jpg", "folder/", "m/inventory/data/0.csv.gz",
+    f"out/{layout.thumbnails(layout.feature_part('d' * 64, []), 48)}",
+)  # fmt: skip
 
 
 def inventory_rows(objects: Sequence[Row], versions: bool) -> list[Row]:

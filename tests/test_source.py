@@ -540,9 +540,11 @@ def test_a_result_is_no_input_of_the_next_run(admin: Any, s3: S3Config, prefix: 
         *(layout.vectors(run, 0, kind) for kind in ("parquet", "json", "csv")),
         *(layout.model(run, name) for name in ("pca.npz", "model.json", "backbone.tflite")),
         *(layout.shares(run, what, 0) for what in (layout.TODO, layout.INDEX)),
+        layout.thumbnails(layout.feature_part("d" * 64, []), 48),
     ]
     for name in written:
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=b"")
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/out/{name}", Body=b"")
     admin.put_object(Bucket=BUCKET, Key=f"{prefix}/apple/x.jpg", Body=b"")
     assert set(rows(f"s3://{BUCKET}/{prefix}", s3=s3)) == {f"s3://{BUCKET}/{prefix}/apple/x.jpg"}
 

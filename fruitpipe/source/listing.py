@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruitpipe.errors import UserError
+from fruitpipe.storage import layout
 from fruitpipe.vision.formats import EXTENSIONS
 
 LISTING = pa.schema(
@@ -68,8 +69,8 @@ def are_images(names: pa.Array) -> pa.Array:
 
 
 def are_hidden(names: pa.Array) -> pa.Array:
-    """Which names, relative to the input, are hidden or in a hidden folder."""
-    return pc.match_substring_regex(names, rf"(^|/)(\.|{THUMBNAILS}/)")
+    """Which names, relative to the input, are hidden, in a hidden folder, or thumbnails of a result."""
+    return pc.match_substring_regex(names, rf"(^|/)(\.|{THUMBNAILS}/|{layout.THUMBNAILS.pattern}\z)")
 
 
 def count_other(others: Counter[str], name: str) -> None:
