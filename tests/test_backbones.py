@@ -236,6 +236,26 @@ def test_weights_and_models_of_ones_own(
     assert cosines(features(path, paths), expected).min() >= 0.9999
 
 
+def test_all_that_a_model_of_ones_own_does_is_its_identity(tmp_path: Path) -> None:
+    """Also what has no weights: how pixels are scaled, and the activation."""
+    import keras
+
+    def model(name: str, scale: float, activation: str) -> str:
+        keras.utils.set_random_seed(7)
+        image = keras.Input((32, 32, 3), name="image")
+        maps = keras.layers.Conv2D(4, 3, activation=activation, name="maps")(
+            keras.layers.Rescaling(scale, name="scaled")(image)
+        )
+        keras.Model(image, keras.layers.Flatten(name="flat")(maps), name="own").save(tmp_path / name)
+        return str(tmp_path / name)
+
+    one = model("one.keras", 1 / 255, "relu")
+    same = [built("mobilenet", weights=each).digest for each in (one, one, model("again.h5", 1 / 255, "relu"))]
+    assert len(set(same)) == 1
+    others = [model("scaled.keras", 1 / 127.5, "relu"), model("tanh.h5", 1 / 255, "tanh")]
+    assert len({same[0], *(built("mobilenet", weights=each).digest for each in others)}) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("written", ["exported", "saved"])
 def test_a_saved_model_gives_what_it_serves(

@@ -18,7 +18,7 @@ class Backbone(BaseModel):
     layer: str
     pooling: str
     weights: str
-    """SHA-256 of all arrays up to the layer; of a SavedModel, of its files."""
+    """SHA-256 of all arrays up to the layer; of a whole model, of its layers as well; of a SavedModel, of its files."""
     dimension: int
     """Length of a feature."""
     parameters: int

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
 from fruitpipe.backbones.weights import content_digest
-from fruitpipe.config.weights import is_saved_model
+from fruitpipe.config.weights import is_saved_model, is_whole_model
 from fruitpipe.errors import UserError
 
 SERVING = "serving_default"
@@ -47,7 +47,7 @@ def build(choice: NetworkChoice, family: Architectures) -> tuple[Any, Backbone]:
         input_size=side,
         layer=layer.name,
         pooling=choice.pooling,
-        weights=content_digest(choice.weights) if is_saved_model(choice.weights) else digest(features),
+        weights=identity(choice.weights, network, features),
         dimension=int(model.output.shape[-1]),
         parameters=int(features.count_params()),
     )
@@ -121,6 +121,16 @@ def pooled(output: Any, pooling: str) -> Any:
     if len(output.shape) == 4 and pooling != "none":
         return (layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D)()(output)
     return layers.Flatten()(output)
+
+
+def identity(weights: str, network: Any, features: Any) -> str:
+    """SHA-256 of what weights come to: those up to the layer and, of a model of the user's own, all that it does."""
+    if is_saved_model(weights):
+        return content_digest(weights)
+    arrays = digest(features)
+    if is_whole_model(weights):  # whose activations and scales no array has
+        return hashlib.sha256(f"{arrays} {network.to_json()}".encode()).hexdigest()
+    return arrays
 
 
 def digest(network: Any) -> str:
