@@ -33,6 +33,14 @@ LITE0 = EfficientNetLite0().choose("efficientnet_lite0")
 KNOWN = KerasApplications.networks
 choose = KerasApplications().choose
 ENGINES = ("litert", "openvino")
+DIFFERENTLY_NAMED = {
+    "efficientnet_v2_b0",
+    "mobilenet",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "nasnet_mobile",
+    "resnet50",
+}
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +366,35 @@ def test_what_is_said_of_known_backbones_is_what_keras_has() -> None:
     network = keras.applications.DenseNet121(weights=None)
     assert network.count_params() == KNOWN["densenet121"].parameters
     assert network.input_shape[1] == KNOWN["densenet121"].side
+
+
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined")  # as a conversion of MobileNetV3 is warned, too
+@pytest.mark.parametrize(
+    "name", [each if each in DIFFERENTLY_NAMED else pytest.param(each, marks=pytest.mark.slow) for each in NETWORKS]
+)
+def test_trained_weights_are_found_by_the_name_by_which_keras_asks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+    from keras.src.utils import file_utils
+
+    class Asked(Exception):
+        pass
+
+    def ask(file: str, *_: Any, **__: Any) -> None:
+        raise Asked(file)
+
+    monkeypatch.setattr(file_utils, "get_file", ask)
+    with keras.StatelessScope(), pytest.raises(Asked) as asked:  # so that no numbers are drawn
+        getattr(keras.applications, function_of(name))()
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / str(asked.value)
+    there = environment(monkeypatch, KERAS_HOME=str(tmp_path))
+    for part in ("notop", "no_top", "no_top_v2"):
+        file.with_stem(f"{file.stem}_{part}").touch()
+    assert not any(KerasApplications().has_weights(each, there) for each in NETWORKS), "a part of it"
+    file.touch()
+    assert [each for each in NETWORKS if KerasApplications().has_weights(each, there)] == [name]
 
 
 def test_flatbuffers_are_what_their_facts_say(lite0: tuple[Backbone, Path], mobilenet: tuple[Backbone, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fruitpipe.backbones.network_choice import KnownNetwork
@@ -54,6 +55,8 @@ NETWORKS = {
     "xception": ("xception.Xception", KnownNetwork(299, 2048, 22910480)),
 }
 """Module and function of keras.applications, and facts, by name."""
+FILE = re.compile(r"^weights_|_weights_tf_dim_ordering_tf_kernels|(_1[._]0_224(_tf)?|_224_1\.0_float)?\.h5$|[_-]")
+"""What the name of a whole network's weights has besides that of its function; others have more, such as `notop`."""
 
 
 class KerasApplications(NetworkFamily):
@@ -82,9 +85,8 @@ class KerasApplications(NetworkFamily):
         return getattr(keras.applications, module_of(name)).preprocess_input(image)
 
     def has_weights(self, name: str, environment: Environment) -> bool:
-        function = function_of(name).lower()
-        files = [path.name.replace("_", "").lower() for path in (environment.keras_home / "models").glob("*")]
-        return any(file.startswith((f"{function}w", f"{function}.")) for file in files)
+        files = (environment.keras_home / "models").glob("*.h5")
+        return any(FILE.sub("", path.name) == function_of(name).lower() for path in files)
 
 
 def module_of(name: str) -> str:
