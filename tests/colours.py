@@ -302,6 +302,13 @@ def without_adobe(data: bytes) -> bytes:
     return data[:at] + data[at + 16 :]
 
 
+def on_canvas(data: bytes, x: int, y: int) -> bytes:
+    """A GIF whose frame begins at x, y of a larger canvas."""
+    sides = data[6:10]
+    data = data[:6] + struct.pack("<HH", SIDE, SIDE) + data[10:]
+    return data.replace(b"," + bytes(4) + sides, b"," + struct.pack("<HH", x, y) + sides)
+
+
 def newer() -> Iterator[Case]:
     values, seen, alpha = levels(SOFT, 8), exact(SOFT, 8), levels(ALPHA, 8)
     see_through, faded = np.dstack([values, alpha]), on_white(seen, alpha / 255)
@@ -313,6 +320,10 @@ def newer() -> Iterator[Case]:
         yield Case("WebP", "RGB with alpha", 8, imagecodecs.webp_encode(see_through, **how), faded, kept, lossy)
     colours = np.random.default_rng(8).integers(0, 256, (256, 3), np.uint8)
     yield Case("GIF", "palette", 8, imagecodecs.gif_encode(grey, colormap=colours), colours[grey] / 255)
+    shown = np.ones((SIDE, SIDE, 3))
+    shown[3:23, 5:29] = colours[grey[:20, :24]] / 255
+    data = on_canvas(imagecodecs.gif_encode(grey[:20, :24], colormap=colours), 5, 3)
+    yield Case("GIF", "palette, a frame within the canvas", 8, data, shown)
     for bits in (8, 10, 12):
         data = imagecodecs.avif_encode(levels(SOFT, bits), level=98, bitspersample=bits)
         yield Case("AVIF", "RGB", bits, data, seen, lossy=True)

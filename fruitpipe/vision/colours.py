@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin
+from PIL import BmpImagePlugin, GifImagePlugin, Image, PngImagePlugin, TiffImagePlugin
 
 from fruitpipe.vision.bad_image import BadImage
 
@@ -40,6 +40,8 @@ def to_rgb(image: Image.Image, data: bytes | memoryview) -> Image.Image:
             return image.convert("RGB")  # what wrote it left the fourth byte of pixels at 0 and meant nothing by it
         case PngImagePlugin.PngImageFile() if image.mode in ("L", "RGB") and "transparency" in image.info:
             scale_transparency(image, depth=data[PNG_DEPTH])
+        case GifImagePlugin.GifImageFile() if "transparency" not in image.info:
+            return on_canvas(image)
     if image.mode.startswith("I"):
         return deep_grey(image)
     if image.has_transparency_data:
@@ -89,6 +91,16 @@ def on_white(image: Image.Image) -> Image.Image:
     see_through = straight.convert("RGBA")
     white = Image.new("RGBA", see_through.size, "white")
     return Image.alpha_composite(white, see_through).convert("RGB")
+
+
+def on_canvas(image: GifImagePlugin.GifImageFile) -> Image.Image:
+    """The first frame of a GIF, white around it: where nothing is, Pillow leaves the first colour of the palette."""
+    frame, whole = image.dispose_extent, (0, 0, *image.size)
+    if frame is None or frame == whole:
+        return image.convert("RGB")
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image.crop(frame).convert("RGB"), frame)
+    return canvas
 
 
 def in_strips(image: Image.Image, converted: Callable[[Image.Image], Image.Image]) -> Image.Image:
