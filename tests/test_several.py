@@ -29,6 +29,7 @@ import fruitpipe as api
 from fruitpipe.config import ConfigError, ImageConfig, S3Config, load_config
 from fruitpipe.pipeline.several import plan_several
 from fruitpipe.source import Reader, fetching
+from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks.featurize import View, featurize, featurize_for
 from fruitpipe.vision import decode as decoding
@@ -239,6 +240,16 @@ def test_what_is_for_one_backbone_is_refused_in_one_line(fruits: Path, tmp_path:
         assert "is the result of one backbone" in said
     with pytest.raises(api.UserError, match="is the result of one backbone"):
         plan_several(config)
+
+
+def test_a_run_of_one_does_not_begin_where_those_of_several_lie(fruits: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "out" / NAME / "fruitpipe.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(f'{{"layout": {layout.VERSION}}}')
+    for verb in ("plan", "run"):
+        said = one_line_error(fruitpipe(verb, fruits, tmp_path / "out", "--set", BACKBONE, code=2))
+        assert f"holds results of their own, such as {NAME}, as of several backbones" in said
+    assert not (tmp_path / "out" / "fruitpipe.json").exists()
 
 
 MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {

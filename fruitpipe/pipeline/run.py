@@ -32,7 +32,7 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.runs import Run, is_result, latest_run, point_latest, put_lists, unchanged_runs
+from fruitpipe.result.runs import Run, check_place, latest_run, point_latest, put_lists, unchanged_runs
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -83,7 +83,7 @@ def begun(job: Job) -> Iterator[Lease]:
     """A run with its place, which nobody else writes to. Raises UserError where there is none for it."""
     store = job.store
     store.create()
-    is_result(store)  # or a place for one, but none of another layout
+    check_place(store)
     # In a pod, nobody is there to run it again when the other one has ended.
     with Lease(store, f"run {job.id}", job.reporter.note, patient=Environment.read().in_pod) as lease:
         store.swap(layout.MARKER, None, json.dumps({"layout": layout.VERSION}).encode())
@@ -134,7 +134,7 @@ def plan(config: Config) -> Summary:
 
 def planned(config: Config, store: Store, the_plan: Plan) -> Summary:
     """The plan of images that are listed."""
-    is_result(store)  # or a place for one
+    check_place(store)
     if backbone := known_backbone(config, store, the_plan):
         the_plan.add_features(store, backbone.features, backbone.twin)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -204,6 +205,19 @@ def is_result(store: Store) -> bool:
             "fruitpipe that wrote it, or a later one, or choose another output."
         )
     return marker is not None
+
+
+def check_place(store: Store) -> None:
+    """Raise UserError where there is neither a result nor a place for one."""
+    if is_result(store):
+        return
+    for folder in store.folders(""):
+        with suppress(OSError):  # closed to us: not ours
+            if store.find(f"{folder}/{layout.MARKER}") is not None:
+                raise UserError(
+                    f"{store.url} holds results of their own, such as {folder}, as of several backbones: give that "
+                    "one or choose another output, or say `backbones` as those runs did."
+                )
 
 
 def require_result(store: Store) -> None:
