@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import command
 import numpy as np
@@ -466,6 +468,16 @@ def test_what_is_damaged_is_told_in_a_line(run: Run, tmp_path: Path) -> None:
     assert "no published run" in one_line_error(fruitpipe("explore", tmp_path / "out", "x", code=2))
 
 
+def test_a_result_that_cannot_be_written_is_told_before_the_page_is_made(run: Run, tmp_path: Path) -> None:
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with patch.object(LocalStore, "swap", side_effect=read_only):
+        with patch("fruitpipe.explore.page.page_of") as made:
+            said = one_line_error(fruitpipe("explore", run.store.url, code=2))
+        assert not made.called
+        assert said.endswith("`-o page.html`.")
+        fruitpipe("explore", run.store.url, "-o", tmp_path / "page.html")
+
+
 def test_pages_of_a_bucket_are_copied_to_where_nobody_else_looks(
     run: Run, admin: Any, s3: S3Config, server: Server
 ) -> None:
@@ -473,7 +485,7 @@ def test_pages_of_a_bucket_are_copied_to_where_nobody_else_looks(
     for name, _ in run.store.names(""):
         store.put(name, run.store.get(name))
     copied = open_run(store, run.id)
-    add_page(copied, page_of(copied))
+    add_page(copied)
     path = page_on_disk(copied)
     assert path.read_bytes() == page_of(run)
     assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -73,6 +75,25 @@ def test_a_lease_is_there_while_it_is_held_and_gone_after(store: Store) -> None:
     assert store.find(layout.LEASE) is None
     with Lease(store, "again"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (errno.EROFS, 2, "cannot write to {url}: Read-only file system. Have it made writable"),
+        (errno.EACCES, 2, "cannot write to {url}: Permission denied. Have it made writable"),
+        (errno.ENOSPC, 1, "the disk of {url} is full: make room there"),
+        (errno.EDQUOT, 1, "the disk of {url} is full: make room there"),
+    ],
+)
+def test_a_place_that_takes_no_files_is_told_with_what_to_do(
+    number: int, code: int, told: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(store), "put", Mock(side_effect=OSError(number, os.strerror(number))))
+    with pytest.raises(FruitpipeError) as caught, Lease(store, "first"):
+        pytest.fail("it is held")
+    assert str(caught.value).startswith(told.format(url=store.url))
+    assert caught.value.exit_code == code
 
 
 def test_it_is_given_up_when_its_block_fails(store: Store) -> None:

@@ -408,15 +408,17 @@ def explore(
     given = Given(config_file, assignments)
     store, s3 = given.store(out), given.config(["IMAGES", out]).s3
     shown = open_run(store, run_id)
-    page = page_of(shown, open_run(store, other) if other else None)
+    compared = open_run(store, other) if other else None
     if file:
-        with whole_file(file, s3) as temporary:
-            temporary.write_bytes(page)
-    place = file or add_page(shown, page)
+        with whole_file(file, s3, "page.html") as temporary:
+            written = temporary.write_bytes(page_of(shown, compared))
+        place = file
+    else:
+        place, written = add_page(shown, compared)
     if as_json:
-        print_json({"run": shown.id, "page": place, "bytes": len(page)})
+        print_json({"run": shown.id, "page": place, "bytes": written})
         return
-    print(f"{place}: {shown.manifest.counts.ok} images, {size(len(page))}")
+    print(f"{place}: {shown.manifest.counts.ok} images, {size(written)}")
     if not file:
         print(f"next: fruitpipe open {given.on_result(s3, out, shown.id)}")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
 from fruitpipe.explore.columns import codes, numbers, quantised, texts
 from fruitpipe.explore.comparison import compare
@@ -121,12 +122,24 @@ def page_of(run: Run, other: Run | None = None) -> bytes:
     return render(facts if other is None else compare(facts, other), run).encode()
 
 
-def add_page(run: Run, page: bytes) -> str:
-    """Put a page beside the report of its run, and say where. Raises UserError where somebody is writing."""
-    name = layout.explore(run.id)
-    with Lease(run.store, "fruitpipe explore"):
+def add_page(run: Run, other: Run | None = None) -> tuple[str, int]:
+    """Put a page, as `page_of` makes it, beside the report of its run, and say where, and how large it is.
+
+    Raises UserError where somebody is writing, or nobody can: before the page is made, which takes time.
+    """
+
+    def held() -> Lease:
+        return Lease(run.store, "fruitpipe explore")
+
+    try:
+        with held():
+            pass  # for as long as the page takes to be made, a run might want to write
+    except FruitpipeError as error:
+        raise type(error)(f"{error} The page itself may be anywhere: `-o page.html`.") from error
+    page, name = page_of(run, other), layout.explore(run.id)
+    with held():
         run.store.put(name, page)
-    return run.store.location(name)
+    return run.store.location(name), len(page)
 
 
 def read(name: str) -> str:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 from fruitpipe import streams
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.storage import layout
-from fruitpipe.storage.store import Store
+from fruitpipe.storage.store import Store, not_writable
 
 LIFETIME = 60.0
 """Seconds after which a lease that nobody renewed may be taken over."""
@@ -38,8 +38,8 @@ class Lease:
     """Hold a result for writing, as a context manager.
 
     A lease is taken over at once if its process on this machine is gone, and else once it was watched for LIFETIME and
-    not renewed. Raises UserError where somebody else holds it, FruitpipeError where the block fails and the lease was
-    lost in it.
+    not renewed. Raises UserError where somebody else holds it or the place cannot be written to, FruitpipeError where
+    its disk is full, or the block fails and the lease was lost in it.
 
     note: told for whom it waits.
     patient: wait until nobody else holds it instead of raising UserError.
@@ -65,7 +65,7 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        while holder := self._take():
+        while holder := self._asked():
             if not self._patient:
                 raise UserError(
                     f"{holder} is writing to {self._store.url}: wait for it to end, or choose another output."
@@ -76,6 +76,13 @@ class Lease:
             time.sleep(LIFETIME / 60)
         self._thread.start()
         return self
+
+    def _asked(self) -> str | None:
+        """As `_take`. Raises FruitpipeError where nobody can write there."""
+        try:
+            return self._take()
+        except OSError as error:
+            raise not_writable(self._store.url, error) from error
 
     def _take(self) -> str | None:
         """Take the lease, if nobody holds it; else say who does."""

@@ -5,6 +5,7 @@ Nothing here knows their meaning, only how large they may be.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from abc import ABC, abstractmethod
@@ -42,7 +43,10 @@ class Store(ABC):
 
     @abstractmethod
     def create(self) -> None:
-        """Make the folder. Raises UserError where that cannot be, or where what is there is no place for results."""
+        """Make the folder. Raises UserError where that cannot be, or where what is there is no place for results.
+
+        Raises FruitpipeError where the disk is full.
+        """
 
     @abstractmethod
     def location(self, name: str) -> str:
@@ -147,6 +151,13 @@ def check_nameable(url: str, key: str) -> None:
         raise UserError(f"cannot write to {url!r}: take //, /./, /../ and control characters out of it.")
 
 
+def not_writable(url: str, error: OSError) -> FruitpipeError:
+    """What to say of a place on disk that takes no files."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return FruitpipeError(f"the disk of {url} is full: make room there, and give the same command again.")
+    return UserError(f"cannot write to {url}: {error.strerror}. Have it made writable, or choose another output.")
+
+
 class LocalStore(Store):
     """A folder on disk. Nothing below it is reached through a link; the folder itself may be one."""
 
@@ -159,7 +170,7 @@ class LocalStore(Store):
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot write to {self.url}: {error.strerror}. Choose another output folder.") from error
+            raise not_writable(self.url, error) from error
         for name in layout.FOLDERS:  # a link is told now and not after hours
             self.folders(name)
         self.find(layout.LATEST)
