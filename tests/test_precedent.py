@@ -53,6 +53,12 @@ def statuses(out: Path, *known: str) -> dict[str, str]:
     return {row["run"] if row["run"] in known else "others": row["status"] for row in rows}
 
 
+def planned(images: Path, out: Path) -> list[str]:
+    """The last lines of a plan, but for where images and result are."""
+    said = fruitpipe("plan", images, out, "--set", BACKBONE).stdout
+    return said.replace(f"{images} {out}", "IMAGES OUT").split("\n\n")[1].splitlines()
+
+
 def latest(out: Path) -> str:
     name: str = json.loads((out / "latest.json").read_text())["run"]
     return name
@@ -61,6 +67,7 @@ def latest(out: Path) -> str:
 def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = run(images, out)["run"]
+    assert planned(images, out) == [f"nothing to do: run {first} is of these images and this config."]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     reason = f"nothing to do: run {first} is of these images and this config"
     said = again(images, out)
@@ -106,6 +113,10 @@ def test_what_was_published_before_is_published_again(images: Path, tmp_path: Pa
     out = tmp_path / "out"
     first = run(images, out)["run"]
     second = run(images, out, "pca.components=3")["run"]
+    assert planned(images, out) == [
+        f"a run would publish run {first} again, which was of this config and these images.",
+        f"next: fruitpipe run IMAGES OUT --set {BACKBONE}",
+    ]
     said = again(images, out)
     reason = f"run {first}, which was of this config and these images, is published again"
     assert (said["run"], said["status"], said["reason"], latest(out)) == (first, "unchanged", reason, first)

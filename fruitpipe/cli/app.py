@@ -227,12 +227,12 @@ def plan(
     config = given.config(places or [])
     found = plan_several(config) if config.backbones else {"": pipeline.plan(config)}
     if as_json:
-        facts = {name: summary.model_dump() | {"todo": summary.todo} for name, summary in found.items()}
+        facts = {name: planned.model_dump() | {"todo": planned.todo} for name, planned in found.items()}
         print_json(facts.get("", facts))
         return
-    for name, summary in found.items():
-        present.print_plan(summary, config.parts[name], name)
-    if any(summary.todo or summary.gone for summary in found.values()):
+    for name, planned in found.items():
+        present.print_plan(planned, config.parts[name], name)
+    if not all(planned.is_latest for planned in found.values()):
         print(f"next: fruitpipe run {given.again(*config.inputs, config.output)}")
 
 

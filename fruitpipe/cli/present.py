@@ -15,13 +15,14 @@ from fruitpipe.backbones.family import Listed
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.escapes import visible
-from fruitpipe.result.manifest import Manifest, Summary
+from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run, RunRow
 from fruitpipe.streams import is_terminal, styled
 from fruitpipe.units import duration, size
 
 if TYPE_CHECKING:  # most verbs need nothing of it
     from fruitpipe.findings.similar import Described, Similar
+    from fruitpipe.pipeline.run import Planned
     from fruitpipe.result.garbage import Garbage
 
 SHOWN = 10
@@ -115,16 +116,22 @@ def print_places(run: Run) -> None:
     print(f"vectors  {run.vectors}\nmodel    {run.path('model')}\nreport   {run.path('report.html')}\n")
 
 
-def print_plan(summary: Summary, config: Config, name: str = "") -> None:
+def print_plan(planned: Planned, config: Config, name: str = "") -> None:
     """Print a plan. name: as `print_outcome` has it."""
     if name:
         print(f"\n{visible(name)}")
-    print_rows(summary.in_rows().items())
+    print_rows(planned.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
-    print(
-        f"\na run would featurize {summary.todo} images with {config.backbone}, then "
-        f"{'fit and ' if fits else ''}project {summary.known + summary.todo}."
-    )
+    if planned.is_latest:
+        said = f"nothing to do: run {planned.precedent} is of these images and this config"
+    elif planned.precedent:
+        said = f"a run would publish run {planned.precedent} again, which was of this config and these images"
+    else:
+        said = (
+            f"a run would featurize {planned.todo} images with {config.backbone}, then "
+            f"{'fit and ' if fits else ''}project {planned.known + planned.todo}"
+        )
+    print(f"\n{said}.")
 
 
 def print_runs(rows: Iterable[RunRow]) -> None:

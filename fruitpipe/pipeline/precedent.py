@@ -6,10 +6,11 @@ import hashlib
 from functools import partial
 from importlib.metadata import version
 
+from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config
 from fruitpipe.engines.package import TEXT
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline.job import Job
+from fruitpipe.model.model import Model
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import find_manifest, latest_run, run_ids
 from fruitpipe.storage import layout
@@ -53,19 +54,20 @@ def readable_manifest(store: Store, run_id: str) -> Manifest | None:
         return None
 
 
-def is_same(job: Job, manifest: Manifest) -> bool:
+def is_same(store: Store, backbone: ResolvedBackbone, reused: Model | None, manifest: Manifest) -> bool:
     """Whether a precedent of the same images is of the same features and model, text tower included, and all of its
-    files are there."""
-    if manifest.features_digest != job.backbone.features:
+    files are there.
+
+    reused: the model that a run would apply; None where it would fit one.
+    """
+    if manifest.features_digest != backbone.features:
         return False
-    if job.reused and manifest.model.fitted_by != job.reused.card.run:  # `latest` was another one's then
+    if reused and manifest.model.fitted_by != reused.card.run:  # `latest` was another one's then
         return False
-    if not job.reused and digest_in_model(manifest, TEXT) != (
-        job.backbone.text and File.at(TEXT, job.backbone.text).sha256
-    ):
+    if not reused and digest_in_model(manifest, TEXT) != (backbone.text and File.at(TEXT, backbone.text).sha256):
         return False
     files = {(layout.run(manifest.run, file.name), file.bytes) for file in manifest.files}
-    return files <= set(job.store.names(layout.run(manifest.run)))
+    return files <= set(store.names(layout.run(manifest.run)))
 
 
 def digest_in_model(manifest: Manifest, name: str) -> str | None:

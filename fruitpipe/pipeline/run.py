@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from shlex import quote
 from typing import Any, NamedTuple
@@ -122,7 +122,16 @@ def finish(job: Job, done: Run) -> None:
     register(job.config.publish, done)
 
 
-def plan(config: Config) -> Summary:
+class Planned(Summary):
+    """Figures of a plan, and what becomes of them where a published run is of the same images and config."""
+
+    precedent: str | None = None
+    """that run, whose result a run would only give again"""
+    is_latest: bool = False
+    """whether that is the latest, so that there is nothing to do at all"""
+
+
+def plan(config: Config) -> Planned:
     """What a run would do, without doing any of it. Raises UserError as `run` does."""
     if config.backbones:
         raise UserError("this config has several backbones: fruitpipe.pipeline.several.plan_several plans them.")
@@ -132,14 +141,25 @@ def plan(config: Config) -> Summary:
         return planned(config, store, the_plan)
 
 
-def planned(config: Config, store: Store, the_plan: Plan) -> Summary:
+def planned(config: Config, store: Store, the_plan: Plan) -> Planned:
     """The plan of images that are listed."""
     check_place(store)
-    if backbone := known_backbone(config, store, the_plan):
+    reused = model_to_reuse(config, store)
+    backbone = known_backbone(config, store, the_plan, reused)
+    if backbone:
         the_plan.add_features(store, backbone.features, backbone.twin)
     else:
         the_plan.add_features(store, "unknown")
-    return the_plan.summary()
+    summary, same = the_plan.summary(), None
+    if backbone and not summary.todo and (earlier := precedents(store, config)):
+        digest = the_plan.digest()
+        alike = (each for each in earlier if each.images_digest == digest)
+        same = next(filter(partial(is_same, store, backbone, reused), alike), None)
+    return Planned(
+        **summary.model_dump(),
+        precedent=same and same.run,
+        is_latest=same is not None and same.run == latest_run(store),
+    )
 
 
 def open_places(config: Config) -> Store:
@@ -151,9 +171,8 @@ def open_places(config: Config) -> Store:
     return store
 
 
-def known_backbone(config: Config, store: Store, the_plan: Plan) -> ResolvedBackbone | None:
+def known_backbone(config: Config, store: Store, the_plan: Plan, reused: Model | None) -> ResolvedBackbone | None:
     """The backbone whose features a run would take; None where there can be none yet."""
-    reused = model_to_reuse(config, store)
     try:
         images = RunImages(store, the_plan, config.image, reused.engine if reused else None, reader=None)
         resolved = resolve(config, Environment.read(), images)
@@ -211,8 +230,10 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
         summary = job.plan.summary()
         if summary.passed_over:
             job.warnings.append(source.passed_over(summary.passed_over))
-    if not summary.todo and (same := next((each for each in earlier if is_same(job, each)), None)):
-        return instead(job, lease, same)
+    if not summary.todo:
+        same = next(filter(partial(is_same, job.store, job.backbone, job.reused), earlier), None)
+        if same:
+            return instead(job, lease, same)
     return Ahead(images_digest, summary)
 
 

@@ -16,6 +16,7 @@ from fruitpipe.pipeline.precedent import precedents
 from fruitpipe.pipeline.progress import PartReporter, Reporter
 from fruitpipe.pipeline.run import (
     Ahead,
+    Planned,
     begun,
     carry_out,
     clear_work,
@@ -29,7 +30,7 @@ from fruitpipe.pipeline.run import (
     wanted_stages,
 )
 from fruitpipe.pipeline.stage import Stage
-from fruitpipe.result.manifest import Manifest, Summary
+from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run, is_result
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import open_store
@@ -78,7 +79,7 @@ def run_several(config: Config, reporter: Reporter | None = None, verbose: bool 
     return {name: several.done[name] for name in jobs}
 
 
-def plan_several(config: Config) -> dict[str, Summary]:
+def plan_several(config: Config) -> dict[str, Planned]:
     """What a run would do for each backbone, without doing any of it. Raises UserError as `run_several` does."""
     parts = parts_of(config)
     stores = {name: open_places(part) for name, part in parts.items()}
