@@ -42,6 +42,9 @@ from fruitpipe.tracking.tracker import Begun
 from fruitpipe.workers.background import background
 from fruitpipe.workers.runner import Runner
 
+PROMPT = 2.0
+"""Seconds in which a backbone is resolved whose network is converted already."""
+
 
 @dataclass
 class Job:
@@ -146,6 +149,12 @@ class Job:
     def spark(self) -> Runner:
         """What runs tasks, once it has started: Spark, or what goes before it."""
         return self.start().result()
+
+    def wait_for_backbone(self) -> None:
+        """Have it resolved. What takes long is that a network is converted: a stage of its own tells what goes on."""
+        if wait([self._resolving], PROMPT).not_done:
+            with self.reporter.stage("convert"):
+                wait([self._resolving])
 
     def learn(self) -> None:
         """Make a backbone that is learnt: from the plan's images, or as an earlier run did. Others are made already."""

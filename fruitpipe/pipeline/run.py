@@ -223,6 +223,7 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
     earlier = [each for each in earlier if each.images_digest == images_digest]
     if not earlier:
         job.start()
+    job.wait_for_backbone()
     job.learn()
     with job.reporter.stage("plan"):
         require_match(job.config, job.reused, job.backbone)
