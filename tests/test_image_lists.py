@@ -362,6 +362,31 @@ def test_a_damaged_manifest_is_refused_in_one_line(place: Place, s3: S3Config, n
     refusal(place.write(name, data), s3)
 
 
+LONG = "x" * 2000 + ".jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "says"),
+    [
+        ("m.jsonl", ['{"path": "x.jpg"}', "", '{"path": "y.jpg"'], "line 3, column 17: Expecting ',' delimiter"),
+        ("m.jsonl", ['{"path": "x.jpg"}', "5"], "no object in line 2"),
+        ("m.jsonl", ['{"path": "x.jpg"}', '{"path": 5}'], "row 2 has a path that is a number, and no string"),
+        (
+            "m.jsonl",
+            [*[f'{{"path": "{LONG}"}}'] * 5000, '{"path": "x", "size": "5"}'],
+            "row 5001 has a size that is a string, and no number",
+        ),
+        ("m.csv", ["path,size", "x.jpg, 5 ", "y.jpg,large"], "row 2 has a size that is no whole number: 'large'"),
+        ("m.csv", ["path,size", *[f"{LONG},5"] * 5000, "y.jpg,1.5"], "row 5001 has a size that is no whole number"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_told_with_its_number(
+    place: Place, s3: S3Config, name: str, rows: list[str], says: str
+) -> None:
+    """Also where it is in another block than the first."""
+    assert says in refusal(place.write(name, "\n".join(rows).encode()), s3)
+
+
 def test_a_parquet_file_whose_pages_are_damaged_is_refused_in_one_line(place: Place, s3: S3Config) -> None:
     data = bytearray(encode("parquet", [{"path": f"{number}.jpg"} for number in range(5000)]))
     data[100:2000] = b"\xff" * 1900

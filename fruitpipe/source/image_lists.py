@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import BinaryIO, cast
@@ -37,6 +38,8 @@ SIMILAR = 0.8
 """How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
 NOT_UTF_8 = re.compile("UTF-?8|surrogate|Invalid encoding")
 """How Arrow says so; that of a JSON list may be a byte of a name as Python's os.listdir has it."""
+OTHER_TYPE = re.compile(r"JSON parse error: Column\(/(\w+)\) changed from (\w+) to (\w+) in row (\d+)")
+"""How Arrow says that a row's column is of another type; it counts rows from 0, in a block."""
 LARGEST_INVENTORY = 16 << 20
 """Bytes of an inventory's manifest, which names some hundreds of parts."""
 INVENTORY = ("bucket", "key", "islatest", "isdeletemarker", "etag", "size")
@@ -75,10 +78,17 @@ def list_named(name: str, by_parent: bool, s3: S3Config, allow: Sequence[str] = 
             yield listing_of(batch, rows, scope, by_parent)
             rows += len(batch)
     except (ValueError, LookupError, RecursionError, OSError, csv.Error, pa.ArrowException) as error:
-        said = shorten(str(error).partition("\n")[0], SHOWN, placeholder=" …").rstrip(".")
+        found = OTHER_TYPE.sub(partial(in_our_words, before=rows), str(error).partition("\n")[0])
+        said = shorten(found, SHOWN, placeholder=" …").rstrip(".")
         if isinstance(error, UnicodeError) or NOT_UTF_8.search(str(error)):
             said = "it is not UTF-8 throughout. Save it so, and rename files whose own names are not"
         raise UserError(f"cannot read {name}: {said}.") from error
+
+
+def in_our_words(found: re.Match[str], before: int) -> str:
+    """What OTHER_TYPE has found, after so many rows of other blocks."""
+    column, wanted, kind, row = found.groups()
+    return f"row {before + int(row) + 1} has a {column} that is a {kind}, and no {wanted}"
 
 
 def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
@@ -92,8 +102,8 @@ def read_columns(name: str, s3: S3Config) -> Iterator[pa.RecordBatch]:
             case "csv":
                 header, delimiter, before = header_of(file)
                 columns = columns_of(name, header)
-                types = {column: SCHEMA[ours] for column, ours in columns.items()}
-                batches = read_csv(file, types, delimiter=delimiter, before=before)
+                texts = dict.fromkeys(columns, pa.string())  # `listing_of` knows the row of a size that is none
+                batches = read_csv(file, texts, delimiter=delimiter, before=before)
             case "txt":
                 columns, batches = {"path": "path"}, read_lines(file)
             case _:
@@ -140,12 +150,16 @@ def columns_of_json(name: str, file: BinaryIO) -> tuple[dict[str, str], dict[str
 
     Labels may be whole numbers, where all of them are.
     """
-    lines = first_lines(file)
-    if lines and lines[0].lstrip().startswith("["):
-        raise UserError(f'{name} is a JSON array: write an object per line, such as {{"path": "a.jpg"}}.')
-    rows = [json.loads(line) for line in lines]
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f'{name} has lines that are no objects: write each such as {{"path": "a.jpg"}}.')
+    rows: list[dict[str, object]] = []
+    for number, line in first_lines(file).items():
+        if not rows and line.lstrip().startswith("["):
+            raise UserError(f'{name} is a JSON array: write an object per line, such as {{"path": "a.jpg"}}.')
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        if not isinstance(rows[-1], dict):
+            raise UserError(f'{name} has no object in line {number}: write each such as {{"path": "a.jpg"}}.')
     columns = columns_of(name, list(dict.fromkeys(column for row in rows for column in row)))
     columns |= {ours: ours for ours in SCHEMA if ours not in columns.values()}  # which later rows may have
     types = {column: SCHEMA[ours] for column, ours in columns.items()}
@@ -162,7 +176,13 @@ def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool)
     """
 
     def column(name: str) -> pa.Array:
-        found = rows[name].cast(SCHEMA[name]) if name in rows.schema.names else pa.nulls(len(rows), SCHEMA[name])
+        found = rows[name] if name in rows.schema.names else pa.nulls(len(rows), SCHEMA[name])
+        if name == "size" and found.type == pa.string():  # of CSV, or as somebody's Parquet has it
+            found = pc.utf8_trim_whitespace(found)
+            no_size = pc.invert(pc.match_substring_regex(found, r"^-?\d{1,18}$"))
+            if (row := pc.index(no_size, True).as_py()) >= 0:
+                raise ValueError(f"row {before + row + 1} has a size that is no whole number: {found[row].as_py()!r}")
+        found = found.cast(SCHEMA[name])
         if found.type == pa.string() and (pc.max(pc.binary_length(found)).as_py() or 0) > LONGEST_TEXT:
             row = pc.index(pc.greater(pc.binary_length(found), LONGEST_TEXT), True).as_py()
             raise ValueError(f"row {before + row + 1} has a {name} of more than {LONGEST_TEXT} bytes")

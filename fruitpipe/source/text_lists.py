@@ -135,9 +135,10 @@ def path_in(line: str, number: int) -> str:
     return path
 
 
-def first_lines(file: BinaryIO) -> list[str]:
-    """The FIRST lines that are not empty; fewer where they are long."""
-    return list(islice(filter(str.strip, head_of(file).split("\n")), FIRST))
+def first_lines(file: BinaryIO) -> dict[int, str]:
+    """The FIRST lines that are not empty, by their numbers from 1 on; fewer where they are long."""
+    lines = enumerate(head_of(file).split("\n"), 1)
+    return dict(islice(((number, line) for number, line in lines if line.strip()), FIRST))
 
 
 def read_json(file: BinaryIO, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
