@@ -11,6 +11,8 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from pyspark import SparkContext
@@ -18,9 +20,11 @@ from pyspark.accumulators import _accumulatorRegistry
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import Environment, ImageConfig, S3Config, SparkConfig
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import open_bucket
 from fruitpipe.source import Reader
 from fruitpipe.spark.cluster import cluster
+from fruitpipe.spark.failures import explained
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, open_store
 from fruitpipe.tasks.featurize import Featurize, Wanted
@@ -89,6 +93,15 @@ def test_a_session_with_a_large_default_parallelism_has_as_many_slots_as_cores(t
     """In a process of its own, as that of the tests has a Spark already."""
     done = subprocess.run([sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_cluster_that_cannot_be_reached_is_told_by_its_setting() -> None:
+    """Spark waits for a minute, stops itself, and says no more than that."""
+    stopped = cast(SparkContext, SimpleNamespace(_jsc=None, master="spark://nowhere:7077"))
+    with pytest.raises(UserError, match=r"check spark\.master \(spark://nowhere:7077\)"), explained(stopped, idle=True):
+        raise RuntimeError
+    with pytest.raises(FruitpipeError, match="run again to continue"), explained(stopped):
+        raise RuntimeError
 
 
 @pytest.mark.slow

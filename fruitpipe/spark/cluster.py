@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -74,9 +74,12 @@ class Cluster:
     def _has_executors(self) -> bool:
         return len(cast(Any, self._context)._jsc.sc().statusTracker().getExecutorInfos()) > 1  # one is the driver
 
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self._context, idle=not self.worker_memory)
+
     def share(self, value: Any) -> Callable[[], Any]:
         """Send a value to every executor once; tasks call the result to get it."""
-        with explained(self._context):
+        with self._explained():
             broadcast = self._context.broadcast(Packed(value))
         return lambda: broadcast.value
 
@@ -89,7 +92,7 @@ class Cluster:
     ) -> list[Result]:
         """See `Runner`; one Spark task each."""
         first = self._first
-        with explained(self._context):
+        with self._explained():
             finished: Accumulator[list[Ended[Result]]] = self._context.accumulator([], Finished())
         failure: list[BaseException] = []
         group = f"fruitpipe-{uuid4().hex}"
@@ -123,7 +126,7 @@ class Cluster:
         finally:
             results, finished.value = finished.value, []  # PySpark keeps accumulators as long as the process lives
         if failure:
-            with explained(self._context):
+            with self._explained():
                 raise failure[0]
         return [result for _, result, _ in sorted(results, key=itemgetter(0))]
 

@@ -65,8 +65,11 @@ UNFIT = {
 
 
 @contextmanager
-def explained(context: SparkContext) -> Iterator[None]:
-    """Raises what PySpark raises as a FruitpipeError that names the cause."""
+def explained(context: SparkContext, idle: bool = False) -> Iterator[None]:
+    """Raises what PySpark raises as a FruitpipeError that names the cause.
+
+    idle: whether it has run nothing yet.
+    """
     try:
         yield
     except FruitpipeError:
@@ -75,13 +78,23 @@ def explained(context: SparkContext) -> Iterator[None]:
         cause = cause_of(error)
         with suppress(Py4JError, OSError):  # the JVM is dead, as `cause` says
             if is_stopped(context):  # what Java says meanwhile depends on how far that has come
-                cause = FruitpipeError(
-                    "Spark was stopped during the run, by its stop() or by its cluster. What was computed is kept: run "
-                    "again to continue."
-                )
+                cause = stopped(str(context.master), idle)
         if cause is error:
             raise
         raise cause from error
+
+
+def stopped(master: str, idle: bool) -> FruitpipeError:
+    """What to say of a Spark that is no more."""
+    if idle and not master.startswith("local"):
+        return UserError(
+            f"Spark was stopped before it ran anything, as it is where no cluster answers: check spark.master "
+            f"({master}), that its cluster runs, and the network."
+        )
+    return FruitpipeError(
+        "Spark was stopped during the run, by its stop() or by its cluster. What was computed is kept: run again to "
+        "continue."
+    )
 
 
 def is_stopped(context: SparkContext) -> bool:
