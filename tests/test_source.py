@@ -491,6 +491,7 @@ def test_a_glob_that_starts_nowhere_is_a_user_error_that_names_the_folder(tmp_pa
     touch(tmp_path / "x.jpg")
     assert f"no folder {tmp_path}/nowhere/deep:" in refusal(tmp_path / "nowhere" / "deep" / "*.jpg")
     assert f"{tmp_path}/x.jpg is not a folder" in refusal(tmp_path / "x.jpg" / "*.jpg")
+    assert "a glob in quotes" in refusal(tmp_path / "x.jpg")
     for glob in (f"{tmp_path}/**.jpg", f"s3://{BUCKET}/**.jpg"):
         with pytest.raises(UserError, match=r"\*\* stands for folders"):
             source.check_inputs([glob], s3)

@@ -264,7 +264,9 @@ def doctor(
 @app.command()
 def transform(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, such as OUT/runs/RUN/model.")],
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Images, as for `run`.")],
+    images: Annotated[
+        str, typer.Argument(metavar="IMAGES", help="A folder, a glob in quotes, a list of images or a prefix.")
+    ],
     out: Annotated[str, typer.Argument(metavar="OUT.parquet", help="File to write, on disk or in a bucket.")],
     labels: Labels = None,
     config_file: ConfigFile = None,

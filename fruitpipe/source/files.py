@@ -63,8 +63,11 @@ def root_of(name: str) -> tuple[Path, str]:
     if folder := split_glob(glob)[0]:
         raise UserError(f"no folder {root / folder}: check the path of the images.")
     if not root.is_dir():
-        lists = ", ".join(LISTS)
-        raise UserError(f"{root} is not a folder: give the folder that holds the images, or a list of them ({lists}).")
+        globs = " a glob in quotes," if root.suffix.lower() in EXTENSIONS else ""  # which the shell has expanded
+        raise UserError(
+            f"{root} is not a folder: give the folder that holds the images,{globs} or a list of them "
+            f"({', '.join(LISTS)})."
+        )
     return root, glob
 
 
