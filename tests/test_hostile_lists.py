@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import pytest
 from command import fruitpipe, one_line_error
 from seaweed import BUCKET
 
-from fruitpipe.config import S3Config
+from fruitpipe.config import S3Config, load_config
 from fruitpipe.errors import UserError
 from fruitpipe.source import list_images
 
@@ -181,7 +182,7 @@ def test_a_list_on_disk_names_files_below_its_own_folder_and_where_it_is_allowed
     assert f"{file} names '{root}" in message.replace(f"{root}/lists/..", str(root)).replace("/a/../..", "/..")
     assert f"in its row 3, outside of {file.parent}: if you trust the list, set lists.allow to" in message
     assert message.endswith(f"(--set 'lists.allow=[{root}]').")
-    assert refusal(file, f"{root}/list") == message
+    assert refusal(file, f"{root}/list").endswith(f"(--set 'lists.allow=[{root}/list, {root}]').")
     found = listed(file, str(root))
     assert found[:2] == [f"{file.parent}/y.jpg", f"{file.parent}/z.jpg"]
     assert found[2] == f"{root}/x.jpg"
@@ -233,6 +234,19 @@ def test_the_key_that_the_message_names_is_that_of_every_command(file: Path, tmp
     assert setting
     done = fruitpipe("plan", file, tmp_path / "out", "--set", setting[1], "--json")
     assert json.loads(done.stdout)["images"] == 1
+
+
+def test_what_is_to_be_allowed_is_told_as_a_shell_takes_it_and_for_all_rows(file: Path) -> None:
+    root = file.parent.parent
+    paths = [root / "it's, [a]" / name / "x.jpg" for name in ("a: b", "c")]
+    file.write_text("\n".join(["y.jpg", *map(str, paths), "s3://bucket/x.jpg"]))
+    words = shlex.split(refusal(file).rpartition("(")[2].removesuffix(")."))
+    assert words[0] == "--set"
+    config = load_config(assignments=[words[1]], input=file, output=root / "out")
+    assert config.lists.allow == [f"{root}/it's, [a]"]
+    assert len(listed(file, *config.lists.allow)) == 4
+    file.write_text("/etc/x.jpg\n/usr/x.jpg\n")
+    assert refusal(file).endswith("(--set 'lists.allow=[/etc, /usr]').")
 
 
 def test_a_list_in_a_bucket_names_objects_of_that_bucket_and_where_it_is_allowed(admin: Any, s3: S3Config) -> None:

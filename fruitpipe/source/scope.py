@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from functools import reduce
+from shlex import join
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +39,7 @@ class Scope:
 
     def __init__(self, name: str, allow: Sequence[str] = ()) -> None:
         self.folder = folder_of(name)
-        self._name = name
+        self._name, self._allow = name, allow
         self._own = bucket_of(name) if is_remote(name) else self.folder
         anywhere = () if is_remote(name) else OBJECTS
         self._places = [*anywhere, *(place for each in (self._own, *allow) for place in spellings(each))]
@@ -62,11 +64,26 @@ class Scope:
         said = f"{self._name} names {path[:SHOWN]!r} in its {kind} {before + row + 1}"
         if never[row].as_py():
             raise UserError(f"{said}: no list may name what is no file of a disk.")
-        place = bucket_of(path) if objects[row].as_py() else os.path.dirname(normal(path))  # noqa: PTH120
+        places = places_of(led.filter(pc.invert(pc.or_(fine, never))).to_pylist())
+        assignment = f"lists.allow=[{', '.join(map(in_yaml, [*self._allow, *places]))}]"
+        example = f" ({join(['--set', assignment])})" if len(assignment) <= SHOWN else ""
         raise UserError(
-            f"{said}, outside of {self._own}: if you trust the list, set lists.allow to the places of such images "
-            f"(--set 'lists.allow=[{place[:SHOWN]}]')."
+            f"{said}, outside of {self._own}: if you trust the list, set lists.allow to the places of such images"
+            f"{example}."
         )
+
+
+def places_of(paths: Sequence[str]) -> list[str]:
+    """Buckets and folders that hold all of these: one folder if they have any in common."""
+    buckets = {bucket_of(path) for path in paths if path.startswith(OBJECTS)}
+    folders = {os.path.dirname(path) for path in paths if not path.startswith(OBJECTS)}  # noqa: PTH120
+    common = os.path.commonpath(folders) if folders else "/"
+    return sorted(buckets) + (sorted(folders) if common == "/" else [common])
+
+
+def in_yaml(place: str) -> str:
+    """A place as an item of a list in YAML."""
+    return place if re.fullmatch(r"(\w+:/)?[\w/.@+~-]+", place) else json.dumps(place, ensure_ascii=False)
 
 
 def begin_with(paths: pa.Array, beginnings: Sequence[str]) -> pa.Array:
