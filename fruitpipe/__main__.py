@@ -10,16 +10,19 @@ from typing import NoReturn
 def main() -> NoReturn:
     # Imports make objects and no garbage: looking for it would take a tenth of their time. Later, too, there is little.
     gc.set_threshold(100_000)
-    if is_by_processes(sys.argv[1:]):
-        from fruitpipe.streams import fill
-        from fruitpipe.workers.nursery import Nursery
-
-        fill()
-        Nursery.start_ahead("fruitpipe.tasks.warm_up")
-    from fruitpipe.cli.app import main as command
-
     try:
+        if is_by_processes(sys.argv[1:]):
+            from fruitpipe.streams import fill
+            from fruitpipe.workers.nursery import Nursery
+
+            fill()
+            Nursery.start_ahead("fruitpipe.tasks.warm_up")
+        from fruitpipe.cli.app import main as command
+
         command()
+    except KeyboardInterrupt:  # amid the imports
+        sys.stderr.write("error: stopped.\n")
+        sys.exit(130)
     finally:
         gc.freeze()  # or Python looks through all objects once more at its end, for a tenth of a second
 

@@ -80,6 +80,8 @@ def main() -> NoReturn:
         if failure.exit_code == FruitpipeError.exit_code and any(option in sys.argv for option in VERBOSE):
             traceback.print_exception(error)
         give_up(str(failure), failure.exit_code)
+    if code == Interrupted.exit_code:  # what typer makes of Ctrl-C
+        give_up("stopped.", code)
     sys.exit(code or 0)
 
 
@@ -274,7 +276,7 @@ def transform(
     backbone: CodeOfModel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Apply a saved model to other images, on this machine and without Spark."""
+    """Apply a saved model to other images, on this machine and without Spark. Rows are in no order of their paths."""
     from fruitpipe.model.transform import transform_folder
     from fruitpipe.source import passed_over
 
