@@ -105,6 +105,7 @@ def test_neighbours_are_part_of_their_run(out: Path, tmp_path: Path) -> None:
 
 def test_curate_says_what_to_look_at(out: Path, tmp_path: Path) -> None:
     file = tmp_path / "curated.parquet"
+    assert "is .parquet" in one_line_error(fruitpipe("curate", out, "-o", file.with_suffix(".csv"), code=2))
     said = fruitpipe("curate", out, "-o", file, "--representatives", "7").stdout
     table = pq.read_table(file)
     assert table["path"].equals(vectors(out)["path"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -83,7 +84,10 @@ def curate(
     assignments: Set = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Judge the images of a run by their neighbours: outliers, doubtful labels, duplicates, some that stand for all."""
+    """Judge the images of a run by their neighbours: outliers, doubtful labels, duplicates, some that stand for all.
+
+    Where neighbours were found more than once, those by cosine count, and of these the longest lists.
+    """
     import pyarrow.parquet as pq
 
     from fruitpipe.cli import present
@@ -95,9 +99,10 @@ def curate(
     given = Given(config_file, assignments)
     run = open_run(given.store(out), run_id)
     texts = [each.strip() for each in labels.split(",")] if labels is not None else []
-    found = curated(run, require_neighbours(run.store, run.manifest), representatives, limit, texts)
-    if file is not None:
-        with whole_file(file, given.config(["IMAGES", out]).s3) as temporary:
+    table = whole_file(file, given.config(["IMAGES", out]).s3) if file is not None else nullcontext()
+    with table as temporary:
+        found = curated(run, require_neighbours(run.store, run.manifest), representatives, limit, texts)
+        if temporary:
             pq.write_table(found.table, temporary, compression="zstd")
     if as_json:
         print_json(found.facts() | {"table": file})

@@ -39,7 +39,8 @@ def transform_folder(
 ) -> dict[str, int]:
     """Write the vectors of all images of an input; return how many images came out with each status.
 
-    Columns: path, label, status, error, vector (null where the status is not `ok`). The file appears when it is whole.
+    Columns: path, label, status, error, vector (null where the status is not `ok`). Rows come in the order in which
+    images are found. The file appears when it is whole.
 
     backbone: as `load_model` has it. others, allow: as `list_images` has them.
 
@@ -69,17 +70,23 @@ def transform_folder(
 
 @contextmanager
 def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") -> Iterator[Path]:
-    """A temporary file that becomes `out` when the block succeeds. Raises UserError where it cannot be written.
+    """A temporary file that becomes `out` when the block succeeds, in a folder that is made where it is missing.
 
-    example: a name that such a file may have.
+    example: a name that such a file may have, with the end that it must have.
+
+    Raises UserError where it has another, or cannot be written.
     """
     if is_remote(out):
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     if not is_remote(out) and path.exists() and not path.is_file():
         raise UserError(f"{out} is there, and no file: name the file to write, such as {path / example}.")
+    if path.suffix.lower() != (suffix := Path(example).suffix):
+        raise UserError(f"{out}: what is written there is {suffix}: name the file so, such as {example}.")
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     try:
+        if not is_remote(out):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with private_folder(None if is_remote(out) else path.parent) as scratch:  # on the disk that it moves to
             yield scratch / example
             open_store(folder, s3).upload(scratch / example, name)
