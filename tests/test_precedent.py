@@ -13,8 +13,10 @@ import pytest
 from command import ANEW, BACKBONE, fruitpipe, manifest, process, run, same_vectors, vectors
 
 import fruitpipe as api
+from fruitpipe.cli.present import print_outcome
 from fruitpipe.config import load_config
 from fruitpipe.result.garbage import collect
+from fruitpipe.result.runs import open_run
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 
@@ -79,7 +81,9 @@ def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Pa
     assert [(row["status"], row["reason"]) for row in rows] == [("latest", None), ("unchanged", reason)], (
         "of looks, the newest is kept"
     )
-    assert reason in fruitpipe("runs", out).stdout
+    shown = fruitpipe("runs", out).stdout
+    assert reason in shown
+    assert [line.rstrip() for line in shown.splitlines()] == shown.splitlines()
     with chdir(tmp_path):
         assert "  featurize: " in fruitpipe("logs", "out").stdout, "of the run that did something"
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
@@ -91,7 +95,9 @@ def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Pa
     assert (found.id, found.reason) == (first, reason)
 
 
-def test_other_images_and_another_config_are_a_run_and_the_same_again_is_none(images: Path, tmp_path: Path) -> None:
+def test_other_images_and_another_config_are_a_run_and_the_same_again_is_none(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     paths = sorted(images.rglob("*.jpg"))
     made = [run(images, out)["run"]]
@@ -102,6 +108,8 @@ def test_other_images_and_another_config_are_a_run_and_the_same_again_is_none(im
     paths[3].unlink()
     made.append(run(images, out)["run"])
     assert manifest(out)["plan"]["gone"] == 1
+    print_outcome(open_run(LocalStore(str(out))))
+    assert "of the variance, 1 of earlier runs gone." in capsys.readouterr().out
     assert again(images, out)["run"] == made[-1], "images that went before do not matter"
     made.append(run(images, out, "pca.components=3")["run"])
     assert [row["run"] for row in listed(out) if row["status"] != "unchanged"] == sorted(made)

@@ -51,7 +51,10 @@ def print_table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Seq
     for row in rows:
         table.add_row(*(Text(visible(cell, kept="")) for cell in row))
     width = None if is_terminal(sys.stdout) else 1000
-    Console(file=styled(sys.stdout), highlight=False, width=width).print(table)
+    console = Console(file=styled(sys.stdout), highlight=False, width=width)
+    with console.capture() as drawn:
+        console.print(table)
+    console.file.write("\n".join(line.rstrip() for line in drawn.get().split("\n")))
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -92,8 +95,9 @@ def print_outcome(run: Run, name: str = "") -> None:
     counts, model = manifest.counts, manifest.model
     print_notes(manifest)
     failed = f", {counts.failed} failed (failures.parquet says why)" if counts.failed else ""
+    gone = f", {manifest.plan.gone} of earlier runs gone" if manifest.plan.gone else ""
     kept = f"components, {model.explained:.1%} of the variance" if model.explained is not None else "features"
-    print(f"\n{counts.ok} images to vectors of {model.components} {kept}{failed}.")
+    print(f"\n{counts.ok} images to vectors of {model.components} {kept}{failed}{gone}.")
     if drift := manifest.drift:
         print(
             f"drift: {drift.beyond_p99:.1%} of the images lie beyond the fit's 99th percentile (1 % expected); "
