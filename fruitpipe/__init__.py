@@ -66,3 +66,7 @@ def __getattr__(name: str) -> Any:
     if name in HOMES:
         return getattr(import_module(f"fruitpipe.{HOMES[name]}"), name)
     raise AttributeError(f"module 'fruitpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -118,6 +118,36 @@ def test_a_plan_imports_no_findings_and_no_pandas(fruits: Path, tmp_path: Path) 
     assert needless & set(told("plan", fruits, tmp_path / "out", "--set", BACKBONE)["modules"]) == set()
 
 
+def test_a_model_to_reuse_is_fitted_first(fruits: Path, tmp_path: Path) -> None:
+    words = (fruits, tmp_path / "out", "--set", BACKBONE, "--set", "model=reuse")
+    for verb in ("plan", "run"):
+        assert "run with model: fit first" in one_line_error(fruitpipe(verb, *words, code=2))
+
+
+AMID_IMPORTS = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "fruitpipe.cli.app":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from fruitpipe.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_amid_the_imports_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", AMID_IMPORTS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: stopped.\n")
+
+
+def test_public_names_are_listed_before_they_are_used() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import fruitpipe; print(*dir(fruitpipe))"], capture_output=True, text=True, check=True
+    )
+    assert set(api.__all__) <= set(done.stdout.split())
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     done = fruitpipe("run", tmp_path / "nowhere", tmp_path / "out", "--set", BACKBONE, code=2)
     assert "no folder" in one_line_error(done)

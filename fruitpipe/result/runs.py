@@ -257,6 +257,11 @@ def publish(store: Store, run_id: str, register: Callable[[Run], None] = lambda 
 
 
 def find_model(store: Store, name: str, s3: S3Config) -> Model:
-    """The model that `reuse` means: of `latest`, of a run id of this result, or at a path."""
+    """The model that `reuse` means: of `latest`, of a run id of this result, or at a path.
+
+    Raises UserError where there is none.
+    """
+    if name == "latest" and not (is_result(store) and latest_run(store)):
+        raise UserError(f"no published run in {store.url} yet, whose model could be reused: run with model: fit first.")
     is_path = is_remote(name) or "/" in name or name.startswith(".") or Path(name).exists()
     return open_run(store, name).model if name == "latest" or not is_path else load_model(name, s3)
