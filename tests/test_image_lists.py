@@ -185,6 +185,14 @@ def test_an_image_that_is_named_twice_counts_once(place: Place, s3: S3Config, ki
     assert pipeline.plan(Config(input=name, output=str(tmp_path / "out"), s3=s3)).images == 3
 
 
+def test_rows_that_name_no_image_or_one_again_are_counted(place: Place, s3: S3Config, tmp_path: Path) -> None:
+    text = "path,label\nx.jpg,b\nx.jpg,a\n,c\ny.jpg,c\n"
+    config = Config(input=place.write("m.csv", text.encode()), output=str(tmp_path / "out"), s3=s3)
+    summary = pipeline.plan(config)
+    assert (summary.labels, summary.passed_over) == ({"a": 1, "c": 1}, {"named again": 1, "without a path": 1})
+    assert "rows that name no image or one that is named already" in source.passed_over(summary.passed_over)
+
+
 def test_csv_may_quote_anything(place: Place, s3: S3Config) -> None:
     names = ["a,b.jpg", 'a "quoted" b.jpg', "two\nlines.jpg", "two\r\nlines.jpg", " spaces .jpg", "'single'.jpg"]
     name = place.write("m.csv", encode("csv", [{"path": path, "label": path} for path in names]))

@@ -95,6 +95,8 @@ class Plan:
                 SEMI JOIN (SELECT key FROM doubles WHERE key % {slices} = {number}) USING (key)
                 QUALIFY row_number() OVER (PARTITION BY path ORDER BY etag DESC, label) > 1
             """)
+        if surplus := self.database.row("SELECT count(*) FROM surplus")[0]:
+            self._others[source.AGAIN] += surplus
         self.database.execute("""
             CREATE OR REPLACE TABLE images AS
                 SELECT images.* FROM images ANTI JOIN surplus ON surplus.image = images.rowid;

@@ -10,10 +10,11 @@ from fruitpipe.source.inputs import (
     passed_over,
     require_places,
 )
-from fruitpipe.source.listing import LISTING
+from fruitpipe.source.listing import AGAIN, LISTING
 from fruitpipe.source.reader import Reader, digest
 
 __all__ = [
+    "AGAIN",
     "LISTING",
     "Reader",
     "buckets_of",

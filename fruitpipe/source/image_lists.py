@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -26,7 +27,7 @@ from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
-from fruitpipe.source.listing import LONGEST_TEXT, SHOWN, are_images, parents_of, to_listing
+from fruitpipe.source.listing import LONGEST_TEXT, NAMELESS, SHOWN, are_images, parents_of, to_listing
 from fruitpipe.source.parquet_lists import ParquetList
 from fruitpipe.source.scope import Scope
 from fruitpipe.source.text_lists import first_lines, header_of, plain, read_csv, read_json, read_lines
@@ -62,8 +63,10 @@ def open_object(url: str, s3: S3Config) -> BinaryIO:
     return cast(BinaryIO, open_bucket(url, s3).open(split(url)[2]))
 
 
-def list_named(name: str, by_parent: bool, s3: S3Config, allow: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
-    """Images of a list, as batches of LISTING.
+def list_named(
+    name: str, by_parent: bool, s3: S3Config, others: Counter[str], allow: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Images of a list, as batches of LISTING; its rows without a path are counted among the others.
 
     allow: places whose images it may name besides its own, as `lists.allow` has it.
 
@@ -75,7 +78,10 @@ def list_named(name: str, by_parent: bool, s3: S3Config, allow: Sequence[str] = 
             yield from list_inventory(name, by_parent, s3, scope)
             return
         for batch in read_columns(name, s3):
-            yield listing_of(batch, rows, scope, by_parent)
+            listing = listing_of(batch, rows, scope, by_parent)
+            if nameless := len(batch) - len(listing):
+                others[NAMELESS] += nameless
+            yield listing
             rows += len(batch)
     except (ValueError, LookupError, RecursionError, OSError, csv.Error, pa.ArrowException) as error:
         found = OTHER_TYPE.sub(partial(in_our_words, before=rows), str(error).partition("\n")[0])

@@ -15,7 +15,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.fetching import Image, fetch
-from fruitpipe.source.listing import BATCH, LINKED, LISTING, LISTS, WILD, split_glob
+from fruitpipe.source.listing import AGAIN, BATCH, LINKED, LISTING, LISTS, NAMELESS, WILD, split_glob
 from fruitpipe.source.reader import Reader, digest
 from fruitpipe.storage import layout
 from fruitpipe.units import in_kinds
@@ -55,7 +55,7 @@ def list_one(
 ) -> Iterator[pa.RecordBatch]:
     match kind_of(name):
         case "list":
-            return image_lists.list_named(name, by_parent, s3, allow)
+            return image_lists.list_named(name, by_parent, s3, others, allow)
         case "bucket":
             return buckets.list_bucket(name, by_parent, s3, others)
         case "folder":
@@ -132,9 +132,11 @@ def require_places(statuses: Collection[str], path: str, reader: Reader) -> None
 
 
 def passed_over(others: Mapping[str, int]) -> str:
-    """A note of the files that are no images, and of links to folders that are listed by another path."""
+    """A note of the files that are no images, of links to folders that are listed by another path, and of rows that
+    name no image, or one again."""
     links = ", as were links to folders that are listed anyway" if LINKED in others else ""
-    return f"files that are hidden or no images by name were passed over{links}: {in_kinds(others)}"
+    rows = ", as were rows that name no image or one that is named already" if {AGAIN, NAMELESS} & set(others) else ""
+    return f"files that are hidden or no images by name were passed over{links}{rows}: {in_kinds(others)}"
 
 
 def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) -> UserError:

@@ -34,6 +34,10 @@ HIDDEN = "hidden"
 """How hidden files and folders are counted."""
 LINKED = "linked"
 """How links to folders are counted that are listed by another path."""
+AGAIN = "named again"
+"""How rows are counted whose image another row names, too, or another input."""
+NAMELESS = "without a path"
+"""How rows of a list are counted that name none."""
 LONGEST_TEXT = 4096
 """Bytes of a path, label or etag in a list, at most. Systems have no longer paths."""
 SHOWN = 300
