@@ -82,7 +82,7 @@ def test_a_run_goes_on_beside_a_row_of_a_bucket_that_cannot_be_reached(
 
 @pytest.mark.parametrize("verb", ["transform", "run"])
 def test_where_no_image_can_be_reached_the_reason_ends_it(model: Path, tmp_path: Path, verb: str) -> None:
-    file, out = tmp_path / "images.txt", tmp_path / "out"
+    file, out = tmp_path / "images.txt", tmp_path / "out.parquet"
     file.write_text("az://photographs/x.jpg\naz://photographs/y.jpg\naz://others/x.jpg\n")
     arguments = [model, file, out] if verb == "transform" else [file, out, "--set", BACKBONE]
     line = one_line_error(fruitpipe(verb, *arguments, code=2))
