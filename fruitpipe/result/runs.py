@@ -24,6 +24,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document, find_read
 from fruitpipe.storage.file import File
 from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.vector_part import Vectors
 
@@ -211,13 +212,19 @@ def check_place(store: Store) -> None:
     """Raise UserError where there is neither a result nor a place for one."""
     if is_result(store):
         return
-    for folder in store.folders(""):
-        with suppress(OSError):  # closed to us: not ours
-            if store.find(f"{folder}/{layout.MARKER}") is not None:
-                raise UserError(
-                    f"{store.url} holds results of their own, such as {folder}, as of several backbones: give that "
-                    "one or choose another output, or say `backbones` as those runs did."
-                )
+    for folder, there in side_by_side(partial(is_marked, store), store.folders("")):
+        if there:
+            raise UserError(
+                f"{store.url} holds results of their own, such as {folder}, as of several backbones: give that one or "
+                "choose another output, or say `backbones` as those runs did."
+            )
+
+
+def is_marked(store: Store, folder: str) -> bool:
+    """Whether a folder is a result, as far as it is open to us."""
+    with suppress(OSError):
+        return store.find(f"{folder}/{layout.MARKER}") is not None
+    return False
 
 
 def require_result(store: Store) -> None:
