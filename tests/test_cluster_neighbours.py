@@ -234,7 +234,7 @@ def with_network(pod: dict[str, Any]) -> None:
         (with_a_variable_of_a_secret, "in its environment"),
         (with_label("spark-role", "driver"), "executors of its own release"),
         (with_label("app.kubernetes.io/name", "other"), "executors of its own release"),
-        (secured(privileged=True), ""),
+        (secured(privileged=True, allowPrivilegeEscalation=True), ""),
         (secured(allowPrivilegeEscalation=True), ""),
         (secured(capabilities={"drop": ["ALL"], "add": ["NET_RAW"]}), ""),
         (secured(runAsNonRoot=False), ""),
