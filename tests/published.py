@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fruitpipe.findings.neighbours import Neighbours
-from fruitpipe.numeric.neighbours import Metric, Nearest
+from fruitpipe.numeric.neighbours import Metric, Nearest, blocks_of
 from fruitpipe.result.manifest import Counts, Manifest
 from fruitpipe.result.runs import Run, point_latest
 from fruitpipe.sinks import to_table
@@ -91,7 +91,7 @@ def find_nearest(run: Run, k: int, within: int | None = None) -> None:
             some = every[start : start + within]
             positions = np.arange(first + start, first + start + len(some))
             nearest = Nearest(some, positions, k, metric)
-            nearest.add(some, positions)
+            nearest.add(blocks_of(some, positions))
             lists.append((nearest.distances, nearest.positions))
         distances, found = map(np.concatenate, zip(*lists, strict=True))
         files.append(task.write(number, distances, found))

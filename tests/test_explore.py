@@ -279,8 +279,7 @@ def test_the_keyboard_does_all(tab: Tab) -> None:
         if page.evaluate("document.activeElement.id") == "query":
             break
     else:
-        page.focus("#query")
-    assert page.evaluate("document.activeElement.id") == "query"
+        pytest.fail("Tab does not reach the search field")
 
 
 @pytest.mark.slow
@@ -523,7 +522,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
     vectors[100:103] = vectors[103]
     vectors[300] = vectors[301]
     done = publish(store, FIRST, paths_of(labels), labels, vectors)
-    find_nearest(done, 15)
+    find_nearest(done, 15, within=len(labels))
     return done
 
 
