@@ -175,6 +175,15 @@ def nobody() -> Iterator[None]:
         os.seteuid(user)
 
 
+@contextmanager
+def a_stranger() -> Iterator[None]:
+    """Act as a user to whom nothing of this one belongs."""
+    if os.geteuid():
+        unavailable("only root can act as another user")
+    with nobody():
+        yield
+
+
 @pytest.fixture
 def spark() -> Any:
     """A SparkSession on the Spark of all tests."""

@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from command import fruitpipe, one_line_error
-from conftest import nobody
+from conftest import a_stranger
 from faults import Proxy, s3_error
 from outside import install
 from seaweed import BUCKET, Server
@@ -239,7 +239,7 @@ def test_who_may_only_read_cannot_lock(public_folder: Path, is_old: bool) -> Non
         lock.touch(0o644)  # as an earlier fruitpipe made it
     assert store.swap("x", None, b"1")
     assert lock.stat().st_mode & 0o777 == 0o600
-    with nobody(), pytest.raises(PermissionError):
+    with a_stranger(), pytest.raises(PermissionError):
         lock.open("rb")
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command import BACKBONE, command, process, same_vectors, vectors
-from conftest import nobody
+from conftest import a_stranger
 from processes import children_of, jvms_of, lives, wait, words_of
 
 from fruitpipe.config import Environment, SparkConfig
@@ -104,7 +104,7 @@ def answers(spark: psutil.Process) -> Counter[int | None]:
     """What a stranger is answered who tries each question at each port."""
     ports = [each.laddr.port for each in spark.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
     asked = [(port, question) for port in ports for question in questions(port)]
-    with nobody(), ThreadPoolExecutor(len(asked)) as pool:
+    with a_stranger(), ThreadPoolExecutor(len(asked)) as pool:
         return Counter(pool.map(answer, *zip(*asked, strict=True)))
 
 
@@ -130,7 +130,7 @@ def test_a_stranger_reaches_nothing_of_an_embedded_spark_and_sees_no_setting(sha
         settings = folder / "spark.properties"
         sockets = [path for path in folder.iterdir() if path.is_socket()]
         assert len(sockets) == 2, "of accumulators, and of the workers' daemon"
-        with nobody(), socket.socket(socket.AF_UNIX) as connection, pytest.raises(PermissionError):
+        with a_stranger(), socket.socket(socket.AF_UNIX) as connection, pytest.raises(PermissionError):
             connection.connect(str(sockets[0]))
         assert folder.name.startswith(f".fruitpipe-{spark.ppid()}-")
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -178,7 +178,7 @@ def test_what_a_killed_run_leaves_is_gone_with_the_next_command(fruits: Path, sh
 
 def test_only_folders_of_this_user_that_nobody_holds_are_cleared_away(shared: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with nobody():
+    with a_stranger():
         (shared / ".fruitpipe-1-another").mkdir()
         (shared / ".fruitpipe-1-link").symlink_to(tmp_path)
     (shared / ".fruitpipe-1-mine").mkdir()
