@@ -134,7 +134,10 @@ def search(name: str, points: Path, k: int, threads: int, queries: int) -> tuple
 
 
 def recall(vectors: Vectors, parts: list[File], points: NDArray[np.float32], k: int, sample: int) -> float:
-    """Of the neighbours of some images, evenly spaced, those that scikit-learn finds, too, or that are as near."""
+    """Of the neighbours of some images, evenly spaced, those that scikit-learn finds, too, or that are as near.
+
+    How near they are is measured here, and one that is named twice, or is the image itself, does not count.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     chosen = np.arange(min(sample, len(points))) * len(points) // min(sample, len(points))
@@ -145,8 +148,11 @@ def recall(vectors: Vectors, parts: list[File], points: NDArray[np.float32], k: 
     lists = pa.concat_tables(
         pq.read_table(vectors.store.location(layout.run(vectors.run, file.name))) for file in parts
     )
-    rows = lists.take(pa.array(chosen))["neighbours"].to_pylist()
-    right = sum(each["distance"] <= limit + 1e-6 for row, limit in zip(rows, farthest, strict=True) for each in row)
+    places = {path: place for place, path in enumerate(lists["path"].to_pylist())}
+    right = 0
+    for place, limit, row in zip(chosen, farthest, lists.take(pa.array(chosen))["neighbours"].to_pylist(), strict=True):
+        found = list({places[each["path"]] for each in row} - {int(place)})
+        right += int((1 - unit[found] @ unit[place] <= limit + 1e-6).sum())
     return right / (k * len(chosen))
 
 
