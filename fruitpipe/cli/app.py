@@ -349,7 +349,10 @@ def serve(
         gallery.require_of(loaded)
     with service.listening(host, port) as listener:
         print(f"http://{Place(host, listener.getsockname()[1])}/vectors", flush=True)
-        service.serve(loaded, listener, gallery)
+        try:
+            service.serve(loaded, listener, gallery)
+        except KeyboardInterrupt:  # its usual end
+            sys.exit(Interrupted.exit_code)
 
 
 @app.command()

@@ -14,6 +14,7 @@ import typer
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
 from fruitpipe.cli.options import AsJson, ConfigFile, Given, Set
+from fruitpipe.errors import Interrupted
 from fruitpipe.units import duration
 
 if TYPE_CHECKING:
@@ -128,8 +129,11 @@ def logs(
         lines = said.lines_as_they_come(connection, name, executor, ended)
     else:
         lines = said.lines_until_now(connection, name, executor)
-    for line in lines:
-        print(line, flush=follow)
+    try:
+        for line in lines:
+            print(line, flush=follow)
+    except KeyboardInterrupt:  # of what is followed, the usual end
+        sys.exit(Interrupted.exit_code)
 
 
 @commands.command()
@@ -208,7 +212,7 @@ def watch(release: Release) -> None:
     except KeyboardInterrupt:
         where = again(release.name, release.connection.context, release.connection.namespace)
         streams.say(f"stopped waiting; the run goes on. next: fruitpipe status {where}", sys.stderr)
-        raise typer.Exit(130) from None
+        sys.exit(Interrupted.exit_code)
     print_status(ended)
     raise typer.Exit(ended.exit_code or 0)
 
