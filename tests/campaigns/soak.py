@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psutil
 
 import fruitpipe
-from fruitpipe.config import Config, FailuresConfig, SparkConfig
+from fruitpipe.config import Config, FailuresConfig
 
 MEMORY = 1.1
 """Late resident memory to early, at most: what is lost is lost in every run, what allocators keep is not."""
@@ -49,10 +49,10 @@ class Use(NamedTuple):
 
 
 def runs(images: Path, scratch: Path, count: int) -> Iterator[Use]:
-    """After each of so many runs, each to an output of its own and with a Spark of its own."""
+    """After each of so many runs, each to an output of its own and with workers of its own."""
     for number in range(count):
         out = scratch / f"out-{number}"
-        fruitpipe.run(config(images, out).model_copy(update={"spark": SparkConfig(master="local[2]")}))
+        fruitpipe.run(config(images, out))
         shutil.rmtree(out)
         yield Use.now()
 
