@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
@@ -19,9 +18,7 @@ from command import BACKBONE, command, fruitpipe, manifest, one_line_error, proc
 from outside import install
 
 import fruitpipe as api
-from fruitpipe.backbones import resolve
 from fruitpipe.cli.options import Given
-from fruitpipe.pipeline import job
 
 
 @pytest.mark.slow
@@ -260,17 +257,12 @@ def test_plain_lines_and_json_lines_name_every_stage(fruits: Path, tmp_path: Pat
     assert next(line for line in lines if line["stage"] == "featurize")["images"] == 320
 
 
-def test_a_network_that_is_converted_has_a_stage_of_its_own(
-    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(*arguments: object) -> object:
-        time.sleep(2)
-        return resolve(*arguments)
-
-    monkeypatch.setattr(job, "resolve", slow)
-    monkeypatch.setattr(job, "PROMPT", 0.01)
-    told = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, "--limit", 8).stderr.splitlines()
-    assert [line.split(":")[0] for line in told[:3]] == ["list", "convert", "plan"]
+def test_a_network_that_is_converted_has_a_stage_of_its_own(fruits: Path, tmp_path: Path) -> None:
+    variables = os.environ | {"FRUITPIPE_CACHE": str(tmp_path / "cache")}
+    words = ("run", fruits, tmp_path / "out", "--set", BACKBONE, "--limit")
+    for limit, stages in ((8, ["list", "convert", "plan"]), (9, ["list", "plan", "start"])):
+        told = fruitpipe(*words, limit, variables=variables).stderr.splitlines()
+        assert [line.split(":")[0] for line in told[:3]] == stages
 
 
 @pytest.mark.slow

@@ -27,3 +27,11 @@ def resolve(config: Config, environment: Environment, learning: Learning | None 
     NotLearnt: it is learnt from images, and there are none or it is not the time.
     """
     return family_of(config.backbone).resolve(config, environment, learning)
+
+
+def is_to_be_converted(config: Config, environment: Environment) -> bool:
+    """Whether `resolve` converts a network first. Raises UserError where `weights` names a file that cannot be read."""
+    from fruitpipe.backbones.convert import Converting, converted
+
+    family = family_of(config.backbone)
+    return isinstance(family, Converting) and converted(family.chosen(config), environment) is None

@@ -17,14 +17,14 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.network_choice import NetworkChoice
 from fruitpipe.backbones.weights import content_digest
-from fruitpipe.config import Environment
+from fruitpipe.config import Config, Environment
 from fruitpipe.config.weights import is_saved_model
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.scratch import private_folder
@@ -46,6 +46,14 @@ class Buildable(Protocol):
 
         Raises UserError where something is missing or does not fit.
         """
+
+
+@runtime_checkable
+class Converting(Protocol):
+    """A family of networks that are converted."""
+
+    def chosen(self, config: Config) -> NetworkChoice:
+        """The network of a config."""
 
 
 def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path] | None:

@@ -45,9 +45,13 @@ class HubPresets:
         facts, path = flatbuffer(choice_of(name), environment)
         return Listed(name, facts.dimension, facts.input_size, facts.parameters, path.stat().st_size)
 
+    def chosen(self, config: Config) -> NetworkChoice:
+        """The preset that a config names."""
+        return choice_of(config.backbone)
+
     def worker_memory(self, config: Config) -> int:
         """As of other networks. Converts the preset to know how large it is."""
-        facts, _ = flatbuffer(choice_of(config.backbone), Environment.read())
+        facts, _ = flatbuffer(self.chosen(config), Environment.read())
         return memory_of(FLOAT * facts.parameters)
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
@@ -55,7 +59,7 @@ class HubPresets:
 
         Raises UserError where keras-hub or the preset is missing, or it gives no feature of an image.
         """
-        backbone, path = flatbuffer(choice_of(config.backbone), environment)
+        backbone, path = flatbuffer(self.chosen(config), environment)
         return resolved(config, backbone, path, backbone.parameters, learning)
 
     def build(self, choice: NetworkChoice) -> tuple[Any, Backbone]:

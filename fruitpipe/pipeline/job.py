@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fruitpipe import source, streams
-from fruitpipe.backbones import resolve
+from fruitpipe.backbones import is_to_be_converted, resolve
 from fruitpipe.backbones.family import is_learnt
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
@@ -41,9 +41,6 @@ from fruitpipe.tracking import Audience
 from fruitpipe.tracking.tracker import Begun
 from fruitpipe.workers.background import background
 from fruitpipe.workers.runner import Runner
-
-PROMPT = 2.0
-"""Seconds in which a backbone is resolved whose network is converted already."""
 
 
 @dataclass
@@ -151,8 +148,9 @@ class Job:
         return self.start().result()
 
     def wait_for_backbone(self) -> None:
-        """Have it resolved. What takes long is that a network is converted: a stage of its own tells what goes on."""
-        if wait([self._resolving], PROMPT).not_done:
+        """Where its network is converted first, which takes a while, in a stage of its own."""
+        is_under_way = not (self._resolving.done() or is_learnt(self.config))
+        if is_under_way and is_to_be_converted(self.config, Environment.read()):
             with self.reporter.stage("convert"):
                 wait([self._resolving])
 
