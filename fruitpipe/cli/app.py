@@ -183,7 +183,7 @@ def run(
         for name, each in done.items():
             present.print_outcome(each, name)
             verb = "open" if each.manifest.has_page else "show"
-            print(f"next: fruitpipe {verb} {given.on_result(config.s3, config.outputs[name])}")
+            print(f"next: fruitpipe {verb} {given.on_result(config.outputs[name])}")
     if failure:
         raise failure
     if not as_json:
@@ -413,11 +413,11 @@ def explore(
     from fruitpipe.result.runs import open_run
 
     given = Given(config_file, assignments)
-    store, s3 = given.store(out), given.config(["IMAGES", out]).s3
+    store = given.store(out)
     shown = open_run(store, run_id)
     compared = open_run(store, other) if other else None
     if file:
-        with whole_file(file, s3, "page.html") as temporary:
+        with whole_file(file, given.config(["IMAGES", out]).s3, "page.html") as temporary:
             written = temporary.write_bytes(page_of(shown, compared))
         place = file
     else:
@@ -427,7 +427,7 @@ def explore(
         return
     print(f"{place}: {shown.manifest.counts.ok} images, {size(written)}")
     if not file:
-        print(f"next: fruitpipe open {given.on_result(s3, out, shown.id)}")
+        print(f"next: fruitpipe open {given.on_result(out, shown.id)}")
 
 
 @app.command("open")
@@ -493,7 +493,7 @@ def gc(
     from fruitpipe.result.garbage import collect, find_garbage
 
     given = Given(config_file, assignments)
-    store, s3 = given.store(out), given.config(["IMAGES", out]).s3
+    store = given.store(out)
     delete = delete or compact
     found = collect(store) if delete else find_garbage(store)
     merged = compaction.compact(store) if compact else []
@@ -506,7 +506,7 @@ def gc(
         old, new = (sum(len(getattr(each, name)) for each in merged) for name in ("replaced", "parts"))
         print(f"merged {old} feature parts into {new}" if merged else "merged nothing: no two feature parts are small")
     if (found.objects or found.uploads) and not delete:
-        print(f"next: fruitpipe gc {given.on_result(s3, out)} --delete")
+        print(f"next: fruitpipe gc {given.on_result(out)} --delete")
 
 
 @app.command()

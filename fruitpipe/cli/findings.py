@@ -55,7 +55,7 @@ def neighbours(
 
     folder = store.location(layout.neighbours(found.run, found.metric, found.k)).removesuffix(".json")
     print(f"{note(found)}{', as before' if before else ''}.\nneighbours  {folder}")
-    print(f"next: fruitpipe curate {given.on_result(config.s3, out, found.run)}")
+    print(f"next: fruitpipe curate {given.on_result(out, found.run)}")
 
 
 @commands.command()

@@ -116,12 +116,9 @@ class Given:
             (option, value) for option, value in self.direct.items() if value not in (None, []) and value is not False
         ]
 
-    def on_result(self, s3: S3Config, *places: str) -> str:
-        """Arguments of a command on a result, the first of places: of the options, those that say how to reach it.
-
-        s3: what they came to.
-        """
-        if s3 == S3Config():
+    def on_result(self, *places: str) -> str:
+        """Arguments of a command on a result, the first of places: of the options, those that say how to reach it."""
+        if self.config(["IMAGES", places[0]]).s3 == S3Config():
             return join(places)
         return Given(self.file, [each for each in self.assignments if re.match(r"s3\b", each)]).again(*places)
 

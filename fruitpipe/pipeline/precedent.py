@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
 
@@ -54,11 +55,19 @@ def readable_manifest(store: Store, run_id: str) -> Manifest | None:
         return None
 
 
-def is_same(store: Store, backbone: ResolvedBackbone, reused: Model | None, manifest: Manifest) -> bool:
-    """Whether a precedent of the same images is of the same features and model, text tower included, and all of its
-    files are there.
+def same_as(
+    store: Store, backbone: ResolvedBackbone, reused: Model | None, earlier: Iterable[Manifest]
+) -> Manifest | None:
+    """The first of some precedents of the same images whose result a run would only give again.
 
     reused: the model that a run would apply; None where it would fit one.
+    """
+    return next((each for each in earlier if is_same(store, backbone, reused, each)), None)
+
+
+def is_same(store: Store, backbone: ResolvedBackbone, reused: Model | None, manifest: Manifest) -> bool:
+    """Whether a precedent of the same images is of the same features and model, text tower included, and all of its
+    files are there. reused: as `same_as` has it.
     """
     if manifest.features_digest != backbone.features:
         return False

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from shlex import quote
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
-from fruitpipe.pipeline.precedent import digest_of, is_same, precedents
+from fruitpipe.pipeline.precedent import digest_of, precedents, same_as
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
@@ -153,8 +153,7 @@ def planned(config: Config, store: Store, the_plan: Plan) -> Planned:
     summary, same = the_plan.summary(), None
     if backbone and not summary.todo and (earlier := precedents(store, config)):
         digest = the_plan.digest()
-        alike = (each for each in earlier if each.images_digest == digest)
-        same = next(filter(partial(is_same, store, backbone, reused), alike), None)
+        same = same_as(store, backbone, reused, (each for each in earlier if each.images_digest == digest))
     return Planned(
         **summary.model_dump(),
         precedent=same and same.run,
@@ -231,10 +230,8 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
         summary = job.plan.summary()
         if summary.passed_over:
             job.warnings.append(source.passed_over(summary.passed_over))
-    if not summary.todo:
-        same = next(filter(partial(is_same, job.store, job.backbone, job.reused), earlier), None)
-        if same:
-            return instead(job, lease, same)
+    if not summary.todo and (same := same_as(job.store, job.backbone, job.reused, earlier)):
+        return instead(job, lease, same)
     return Ahead(images_digest, summary)
 
 
