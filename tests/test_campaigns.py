@@ -145,6 +145,7 @@ def test_run_after_run_in_one_process_holds_no_more(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     soak.require_flat(list(soak.runs(fruits / "Apple", tmp_path / "runs", 6)))
+    command.spark()  # by which increments are made, as it is there
     soak.require_flat(list(soak.increments(fruits / "Apple", tmp_path / "increments", 6)))
 
 

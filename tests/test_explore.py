@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import command
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import trust
 from command import fruitpipe, one_line_error
@@ -522,8 +523,19 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Run:
     vectors[100:103] = vectors[103]
     vectors[300] = vectors[301]
     done = publish(store, FIRST, paths_of(labels), labels, vectors)
-    find_nearest(done, 15, within=len(labels))
+    find_nearest(done, 15)
     return done
+
+
+def test_nearest_within_all_images_are_the_nearest(judged: Run, tmp_path: Path) -> None:
+    """As the benchmark finds them, within fewer."""
+    shutil.copytree(judged.store.location(""), tmp_path / "out")
+    copied = open_run(LocalStore(str(tmp_path / "out")))
+    (part,) = (tmp_path / "out").glob("runs/*/neighbours/*/*.parquet")
+    expected = pq.read_table(part)
+    part.unlink()
+    find_nearest(copied, 15, within=judged.manifest.counts.images)
+    assert pq.read_table(part).equals(expected)
 
 
 @pytest.fixture
