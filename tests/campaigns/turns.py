@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import BucketStore, Store
 
-READS = {"get", "find", "open", "names", "folders", "pages", "has_any"}
-LISTS = {"names", "pages"}
-CHANGES = {"put", "upload", "swap", "put_if", "delete"}
+READS = {"get", "find", "open", "names", "entries", "folders", "pages", "uploads", "has_any"}
+LISTS = {"names", "entries", "pages", "uploads"}
+CHANGES = {"put", "upload", "copy", "swap", "put_if", "delete", "delete_all", "abort_upload"}
+SECOND = {"upload", "copy"}
+"""Operations whose object is named by the second argument."""
 
 
 class Turns:
@@ -114,10 +116,22 @@ class Turns:
 
 
 class Stepped:
-    """A store or a bucket, each of whose operations waits for its turn."""
+    """A store or a bucket, each of whose operations waits for its turn. What is read of an open file does not."""
 
     def __init__(self, of: Any, turns: Turns, actor: str) -> None:
         self._of, self._turns, self._actor = of, turns, actor
+
+    def delete_all(self, names: Iterable[str], before: Callable[[], None] = lambda: None) -> None:
+        """A step for each request or file: it lasts until the store calls `before` again, or has done all."""
+        given = list(names)
+        with ExitStack() as step:
+
+            def in_turn() -> None:
+                step.close()
+                before()
+                step.enter_context(self._turns.step(self._actor, "delete_all", f"some of {given}"))
+
+            self._of.delete_all(given, in_turn)
 
     def __getattr__(self, operation: str) -> Any:
         method = getattr(self._of, operation)
@@ -125,7 +139,7 @@ class Stepped:
             return method
 
         def in_turn(*arguments: Any, **options: Any) -> Any:
-            name = str(arguments[1] if operation == "upload" else arguments[0])
+            name = str((*arguments, "")[operation in SECOND])
             with self._turns.step(self._actor, operation, name):
                 answer = method(*arguments, **options)
                 if name.endswith(layout.LEASE) and operation in CHANGES and answer is not False:
