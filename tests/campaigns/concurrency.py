@@ -225,8 +225,8 @@ def play(template: Template, url: str, seed: str, s3: S3Config | None = None) ->
     watch = Watch(plain, template)
 
     def changed(operation: str, name: str) -> None:
-        shown = operation == "delete_all" or name.endswith((layout.LATEST, "manifest.json"))
-        if not isinstance(plain, LocalStore) and not shown:
+        publishes = name.endswith((layout.LATEST, "manifest.json"))
+        if not isinstance(plain, LocalStore) and not publishes and operation != "delete_all":
             return  # a look is a hundred requests
         try:
             watch.look()
