@@ -7,7 +7,6 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,6 @@ from fruitpipe.numeric.precision import Comparison
 from fruitpipe.pipeline.learning import RunImages
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.progress import Reporter
-from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.pipeline.run_log import run_log
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.manifest import Outcome, Unpublished
@@ -67,6 +65,10 @@ class Job:
     """folder on the driver's disk, while the job is open"""
     plan: Plan = field(init=False)
     """the images and what is known of them, while the job is open"""
+    reader: Reader = field(init=False)
+    """reads the images, from the buckets that the inputs name, while the job is open"""
+    reused: Model | None = None
+    """the model to apply; None where one is to be fitted"""
     _beside: Job | None = None
     """an open job, whose Spark and listing this one shares"""
     _spark: AbstractContextManager[Runner] = field(init=False)
@@ -75,6 +77,8 @@ class Job:
     """what ends with the job, once it has started"""
     _resolving: Future[ResolvedBackbone | None] = field(init=False)
     _learnt: ResolvedBackbone | None = None
+    _parts: int | None = None
+    _engine: Callable[[], EngineSpec] | None = None
 
     def __post_init__(self) -> None:
         """Raises UserError where a sink, or a library of who is to be told, cannot be imported."""
@@ -91,7 +95,9 @@ class Job:
         streams.fill()
         leave_deleted_folder()
         environment = Environment.read()
-        first = WarmUp(self.store, self.reader.buckets)
+        buckets = source.buckets_of(self.config.inputs, self.config.s3)
+        self.reader = Reader(self.config.s3, self.config.image.max_bytes, buckets)
+        first = WarmUp(self.store, buckets)
         self._beside = beside
         with private_folder() as self.scratch:
             self._spark = runner(self.config.spark, environment, self.scratch, verbose, first)
@@ -114,21 +120,12 @@ class Job:
             wait([self._beside._resolving])  # to convert one network takes as much memory as there may be
         yield None if is_learnt(self.config) else resolve(self.config, environment)
 
-    @cached_property
-    def reader(self) -> Reader:
-        """Reads the images, from the buckets that the inputs name."""
-        buckets = source.buckets_of(self.config.inputs, self.config.s3)
-        return Reader(self.config.s3, self.config.image.max_bytes, buckets)
-
-    @cached_property
-    def reused(self) -> Model | None:
-        """The model to apply; None where one is to be fitted."""
-        return model_to_reuse(self.config, self.store)
-
-    @cached_property
+    @property
     def parts(self) -> int:
         """Vector parts that all images make. Asked for the first time, it writes for tasks where their features lie."""
-        return len(self.plan.write_index(self.shares(layout.INDEX), self.backbone.facts.dimension))
+        if self._parts is None:
+            self._parts = len(self.plan.write_index(self.shares(layout.INDEX), self.backbone.facts.dimension))
+        return self._parts
 
     def shares(self, what: str) -> Shares:
         """Of the run's work, what tasks read: layout.TODO, INDEX, FURTHER or AGAIN."""
@@ -174,10 +171,12 @@ class Job:
         """What tells the engine from others in a worker: of several, features may be the same."""
         return f"{self.backbone.features} by {self.backbone.engine.kind}"
 
-    @cached_property
+    @property
     def engine(self) -> Callable[[], EngineSpec]:
         """What makes features, in reach of every executor; tasks call it."""
-        return share(self.spark, self.backbone.engine, self.store, self.id)
+        if self._engine is None:
+            self._engine = share(self.spark, self.backbone.engine, self.store, self.id)
+        return self._engine
 
     @property
     def idle_gpus(self) -> str | None:

@@ -222,6 +222,7 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
     earlier = [each for each in earlier if each.images_digest == images_digest]
     if not earlier:
         job.start()
+    job.reused = model_to_reuse(job.config, job.store)
     job.wait_for_backbone()
     job.learn()
     with job.reporter.stage("plan"):

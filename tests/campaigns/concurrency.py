@@ -99,17 +99,23 @@ class Template:
                 path = folder / name / f"{number % 3}" / f"{number}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pictures[number].save(path)
-        self.vectors = {}
+        self.vectors: dict[tuple[str, str], pa.Table] = {}
+        """by images and by those of the fit"""
         for name in ("others", "few", "more"):
-            run = fruitpipe.run(self.config(name, str(folder / "out")))
-            self.vectors[name] = vectors_of(run.store, run.manifest)
+            run = fruitpipe.run(self.config(name, folder / "out"))
+            self.vectors[name, name] = vectors_of(run.store, run.manifest)
+            model = run.store.location(layout.model(run.id))
+            again = fruitpipe.run(self.config("more", folder / f"more by {name}", reuse=model))
+            self.vectors["more", name] = vectors_of(again.store, again.manifest)
             if name == "others":
                 run.store.delete(layout.manifest(run.id))
         self.store = run.store
 
-    def config(self, images: str, output: str, s3: S3Config | None = None) -> Config:
-        given = {"backbone": BACKBONE, "input": str(self.folder / images), "output": output}
-        return Config.model_validate(given | ({"s3": s3} if s3 else {}))
+    def config(self, images: str, output: str | Path, s3: S3Config | None = None, reuse: str | None = None) -> Config:
+        """reuse: the model to reuse; None to fit one."""
+        given = {"backbone": BACKBONE, "input": str(self.folder / images), "output": str(output)}
+        how = {"model": "reuse", "reuse": reuse} if reuse else {}
+        return Config.model_validate(given | how | ({"s3": s3} if s3 else {}))
 
     def copy(self, url: str, s3: S3Config | None) -> Store:
         """A copy of the result in an empty place."""
@@ -138,6 +144,8 @@ class Watch:
     def __init__(self, store: Store, template: Template) -> None:
         self._store, self._template = store, template
         self._seen: dict[str, bytes] = {}
+        self._images: dict[str, str] = {}
+        """of each run that is published: its input's name"""
         self.look()
 
     def look(self) -> None:
@@ -146,10 +154,9 @@ class Watch:
         documents = {run: store.find(layout.manifest(run)) for run in store.folders(layout.RUNS)}
         for run, document in self._seen.items():
             assert documents.get(run) == document, f"the manifest of {run} has changed"
-        for run, document in documents.items():
-            if document is None:
-                continue
-            manifest = Manifest.read(document)
+        manifests = {run: Manifest.read(document) for run, document in documents.items() if document is not None}
+        self._images |= {run: Path(manifest.config.inputs[0]).name for run, manifest in manifests.items()}
+        for run, manifest in manifests.items():
             for file in manifest.files:
                 data = store.find(layout.run(run, file.name))
                 assert data is not None, f"{run} lacks {file.name}"
@@ -161,9 +168,10 @@ class Watch:
                 parts = {name for name in instead if layout.is_feature_part(name)}
                 assert parts & features, f"{part} of {run} is gone, and what stands for it"
             if run not in self._seen:
-                expected = self._template.vectors[Path(manifest.config.inputs[0]).name]
+                images, fitted_on = self._images[run], self._images[manifest.model.fitted_by]
+                expected = self._template.vectors[images, fitted_on]
                 assert vectors_of(store, manifest).equals(expected), f"{run} has other vectors"
-                self._seen[run] = document
+                self._seen[run] = documents[run]
         assert latest_run(store) in self._seen, "the latest run is none that is published"
 
 
@@ -179,9 +187,9 @@ def play(template: Template, url: str, seed: str, s3: S3Config | None = None) ->
     told: Counter[str] = Counter()
     failed: list[str] = []
 
-    def run(store: Store, images: str) -> None:
+    def run(store: Store, images: str, reuse: str | None = None) -> None:
         own.store = store
-        fruitpipe.run(template.config(images, url, s3))
+        fruitpipe.run(template.config(images, url, s3, reuse))
 
     def read(store: Store) -> None:
         found = open_run(store)
@@ -193,6 +201,7 @@ def play(template: Template, url: str, seed: str, s3: S3Config | None = None) ->
     kinds: dict[str, Callable[[Store], object]] = {
         "run others": lambda store: run(store, "others"),
         "run more": lambda store: run(store, "more"),
+        "reuse": lambda store: run(store, "more", "latest"),
         "gc": collect,
         "publish": lambda store: publish(store, old),
         "compact": compact,

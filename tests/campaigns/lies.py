@@ -87,6 +87,8 @@ class Lie(NamedTuple):
 
     ends: str
     attributes: dict[str, Any]
+    after_a_run: bool = False
+    """whether the result has a run of the same images already, and so their features"""
 
 
 def lies(outage: float) -> dict[str, Lie]:
@@ -111,7 +113,7 @@ def lies(outage: float) -> dict[str, Lie]:
 
     return {
         "images listed late": rewritten("no images in", images, NOTHING),
-        "features listed late": rewritten("right", features, NOTHING),
+        "features listed late": rewritten("right", features, NOTHING)._replace(after_a_run=True),
         "slow, partial and broken answers": Lie("right", {"latency": 0.1, "truncated": 0.1, "reset": 0.05}),
         "200 with an error, for images": rewritten(changed, reads_image, error, 3),
         "200 with an error, for a list, once": rewritten("right", images, error, 1),
@@ -165,11 +167,15 @@ class Campaign:
         for each in self.admin.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="out/"):
             for found in each.get("Contents", []):
                 self.admin.delete_object(Bucket=BUCKET, Key=found["Key"])
+        if lie.after_a_run:
+            self._run(self.server.endpoint)
         with Liar(self.server.endpoint) as proxy:
             vars(proxy).update(lie.attributes)
             try:
-                counts = self._run(proxy.endpoint).manifest.counts
-                ended = "right" if counts.ok == counts.images == 30 else f"published with {counts.by_status}"
+                run = self._run(proxy.endpoint)
+                counts = run.manifest.counts
+                right = counts.ok == counts.images == 30
+                ended = run.reason or ("right" if right else f"published with {counts.by_status}")
             except FruitpipeError as error:
                 ended = str(error)
                 assert "\n" not in ended, f"{name}: more than a line: {ended}"
@@ -177,7 +183,8 @@ class Campaign:
         assert lie.ends in ended, f"{name}: {ended}"
         run = self._run(self.server.endpoint)
         assert run.manifest.counts.ok == 30, f"{name}, then: {run.manifest.counts}"
-        assert vectors_of(run.store, run.manifest).equals(self.template.vectors["few"]), f"{name}, then: other vectors"
+        expected = self.template.vectors["few", "few"]
+        assert vectors_of(run.store, run.manifest).equals(expected), f"{name}, then: other vectors"
         collect(run.store)
         Watch(run.store, self.template)
         return ended

@@ -13,7 +13,7 @@ from fruitpipe.storage.store import BucketStore, Store
 
 READS = {"get", "find", "open", "names", "entries", "folders", "pages", "uploads", "has_any"}
 LISTS = {"names", "entries", "pages", "uploads"}
-CHANGES = {"put", "upload", "swap", "put_if", "delete", "delete_all"}
+CHANGES = {"put", "upload", "copy", "swap", "put_if", "delete", "delete_all"}
 
 
 class Turns:
@@ -137,7 +137,7 @@ class Stepped:
             return method
 
         def in_turn(*arguments: Any, **options: Any) -> Any:
-            name = str((*arguments, "")[operation == "upload"])
+            name = str((*arguments, "")[operation in {"upload", "copy"}])
             with self._turns.step(self._actor, operation, name):
                 answer = method(*arguments, **options)
                 if name.endswith(layout.LEASE) and operation in CHANGES and answer is not False:
