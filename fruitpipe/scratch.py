@@ -61,12 +61,23 @@ def made(parent: Path) -> tuple[Path, int]:
     """A new folder and the descriptor that holds its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".fruitpipe-{os.getpid()}-", dir=parent))
-        lock = opened(folder)
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, lock
-        os.close(lock)  # somebody cleared it away before it had its lock
+        # Until it has its lock, it looks like one that was left: whoever clears up just then may take it.
+        with suppress(FileNotFoundError):
+            lock = opened(folder)
+            if locked(lock) and folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def locked(folder: int) -> bool:
+    """Lock a folder, if nobody else has; whether it is ours now. What no lock can be had for is nobody else's."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def opened(folder: Path) -> int:
