@@ -77,13 +77,34 @@ def test_a_file_that_is_no_kubeconfig_is_one_line(tmp_path: Path, monkeypatch: p
 
 def test_only_submit_installs(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[str, ...]] = []
-    answer = CompletedProcess([], 0, '{"manifest": ""}')
+    answer = CompletedProcess([], 0, '{"chart": "fruitpipe", "manifest": ""}')
     monkeypatch.setattr("subprocess.run", lambda words, **options: given.append(words) or answer)
     Helm(None, NAMESPACE).install("fruits", [Path("a.yaml")], {})
     Helm(None, NAMESPACE).change("fruits", {})
-    assert ["--install" in words for words in given] == [True, False]
+    assert ["--install" in words for words in given if "upgrade" in words] == [True, False]
     said = str(refusal('Error: UPGRADE FAILED: "fruits" has no deployed releases'))
     assert said == "Helm has no release fruits here: change it where it comes from, such as Argo CD."
+
+
+@pytest.mark.parametrize("chart", ["grafana", "fruitpipe-and-operator"])
+def test_a_release_of_another_chart_is_left_alone(chart: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    answer = CompletedProcess([], 0, json.dumps({"chart": chart, "manifest": ""}))
+    monkeypatch.setattr("subprocess.run", lambda words, **options: given.append(words[1]) or answer)
+    helm = Helm(None, NAMESPACE)
+    for act in (lambda: helm.install("a", [], {}), lambda: helm.change("a", {}), lambda: helm.uninstall("a")):
+        with pytest.raises(UserError, match=f"release a in namespace {NAMESPACE} is of chart {chart}, not fruitpipe: "):
+            act()
+    assert set(given) == {"get"}
+
+
+def test_a_name_that_no_release_has_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "get": CompletedProcess([], 1, stderr="Error: release: not found\n"),
+        "upgrade": CompletedProcess([], 0, '{"manifest": "made"}'),
+    }
+    monkeypatch.setattr("subprocess.run", lambda words, **options: answers[words[1]])
+    assert Helm(None, NAMESPACE).install("fruits", [], {}) == "made"
 
 
 @pytest.mark.parametrize(

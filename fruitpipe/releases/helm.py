@@ -39,7 +39,7 @@ class Helm:
         files: YAML files of values; those in `values` win.
         dry: change nothing.
 
-        Raises UserError where the chart or the cluster refuses.
+        Raises UserError where the chart or the cluster refuses, or the release is of another chart.
         """
         options = ["--install", *(f"--values={file}" for file in files), *(["--dry-run=server"] if dry else [])]
         return self._upgrade(release, options, values)
@@ -49,6 +49,7 @@ class Helm:
         return self._upgrade(release, ["--reset-then-reuse-values"], values)
 
     def _upgrade(self, release: str, options: list[str], values: dict[str, Any]) -> str:
+        self._refuse_others(release)
         options = [release, str(CHART), "--output=json", *options, "--values=-"]
         said = self("upgrade", *options, given=yaml.safe_dump(values))
         return str(json.loads(said)["manifest"])
@@ -61,13 +62,26 @@ class Helm:
             return None
 
     def uninstall(self, release: str) -> None:
-        """Raises UserError where there is no such release."""
+        """Raises UserError where there is no such release, or it is of another chart."""
+        self._refuse_others(release)
         try:
             self("uninstall", release, "--wait")
         except NotFound:
             raise UserError(
                 f"no release {release} in namespace {self.namespace}: `fruitpipe list` shows them."
             ) from None
+
+    def _refuse_others(self, release: str) -> None:
+        """Raises UserError where a release of this name is of another chart: Helm would make it one of this."""
+        try:
+            chart = json.loads(self("get", "metadata", release, "--output=json"))["chart"]
+        except NotFound:
+            return
+        if chart != NAME:
+            raise UserError(
+                f"release {release} in namespace {self.namespace} is of chart {chart}, not {NAME}: take another name, "
+                "or change it by helm and its own chart."
+            )
 
     def __call__(self, *arguments: str, given: str | None = None) -> str:
         """What a command prints. Raises UserError where helm is missing or refuses."""

@@ -63,7 +63,7 @@ class Release:
             self.connection.delete(seen.operator.kind, seen.application["metadata"]["name"])
 
     def delete(self) -> None:
-        """Remove it from the cluster, not its results. Raises UserError where there is none."""
+        """Remove it from the cluster, not its results. Raises UserError where there is none of this chart."""
         self.helm.uninstall(self.name)
 
 
@@ -93,7 +93,8 @@ def submit(
 
     Raises
     ------
-    UserError: helm or the chart's operator is missing, the chart or the cluster refuses, or a Config has assignments.
+    UserError: helm or the chart's operator is missing, the chart or the cluster refuses, the name is that of a release
+        of another chart, or a Config has assignments.
     """
     given = values_of(config, assignments, image)
     release = Release(name, Connection(context, namespace))
