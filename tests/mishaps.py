@@ -15,7 +15,7 @@ from seaweed import BUCKET
 from fruitpipe.errors import UserError
 from fruitpipe.releases.causes import Cause
 from fruitpipe.releases.connection import Connection
-from fruitpipe.releases.observation import Observation, observe
+from fruitpipe.releases.observation import Observation, container_of, observe
 from fruitpipe.releases.plain import dig, time_of
 from fruitpipe.releases.release import Release
 from fruitpipe.releases.status import status_of
@@ -217,7 +217,7 @@ def moment(seen: Observation) -> datetime:
     """When what is wrong began: the end of the driver or its submission, or when a pod or the application was made."""
     application, driver = seen.application, seen.driver
     found = time_of(
-        dig(driver, "status", "containerStatuses", 0, "state", "terminated", "finishedAt")
+        dig(container_of(driver), "state", "terminated", "finishedAt")
         or next((each["metadata"]["creationTimestamp"] for each in seen.executors), None)
         or dig(driver, "metadata", "creationTimestamp")
         or next((each["lastTimestamp"] for each in seen.events if each["reason"].endswith("SubmissionFailed")), None)

@@ -69,7 +69,7 @@ class Release:
 
     def reason(self) -> str:
         """The driver's termination message."""
-        path = "{.status.containerStatuses[0].state.terminated.message}"
+        path = '{.status.containerStatuses[?(@.name=="spark-kubernetes-driver")].state.terminated.message}'
         return kubectl("get", "pod", f"{self.name}-driver", f"--output=jsonpath={path}")
 
     def pods(self, role: str, phase: str = "Running") -> list[str]:

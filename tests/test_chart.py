@@ -732,6 +732,7 @@ def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
         assert not done.returncode, done.stderr
         return str(yaml.safe_load(done.stdout)["notes"])
 
+    assert """containerStatuses[?(@.name=="spark-kubernetes-driver")].state""" in notes()
     assert "networkPolicy.stores" in notes()
     assert "networkPolicy.stores" not in notes("networkPolicy.stores={192.0.2.0/24}")
     assert "networkPolicy.apiServer" in notes("networkPolicy.stores={192.0.2.0/24}")

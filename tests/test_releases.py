@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -196,15 +197,34 @@ def test_what_apaches_operator_says_is_told_as_what_kubeflows_does(
     assert begun.isoformat() >= APACHES[recorded]["application"]["metadata"]["creationTimestamp"].removesuffix("Z")
 
 
+def driver_that_ended(code: int, said: str) -> Plain:
+    """Its pod, in which a mesh has put a container besides, which ended well."""
+    statuses = [
+        {"name": name, "state": {"terminated": {"exitCode": code, "message": said}}}
+        for name, code, said in (("istio-proxy", 0, ""), ("spark-kubernetes-driver", code, said))
+    ]
+    labels = {"app.kubernetes.io/component": "driver"}
+    return {
+        "metadata": {"creationTimestamp": "2026-11-27T09:45:46Z", "labels": labels},
+        "status": {"containerStatuses": statuses},
+    }
+
+
 @pytest.mark.parametrize("said", ["Permission denied: /tmp/x.", "no TLS: say s3.allow_http: true, or fix the server."])
 def test_a_driver_s_own_words_are_told_whole(said: str) -> None:
-    ended = {"state": {"terminated": {"exitCode": 2, "message": said}}}
-    driver = {
-        "metadata": {"creationTimestamp": "2026-11-27T09:45:46Z", "labels": {"app.kubernetes.io/component": "driver"}},
-        "status": {"containerStatuses": [ended]},
-    }
+    driver = driver_that_ended(2, said)
     cause = cause_of(Observation("fruits", NAMESPACE, APACHES["failed"]["application"], pods=[driver]))
     assert str(cause) == f"{said} `fruitpipe logs fruits` shows more"
+
+
+def test_a_container_beside_spark_s_own_says_nothing_of_the_run() -> None:
+    """Neither of a pod nor of what Apache's operator remembers of one."""
+    failed = deepcopy(APACHES["failed"]["application"])
+    ended = failed["status"]["stateTransitionHistory"]["5"]["lastObservedDriverStatus"]
+    pods = [driver_that_ended(3, "too many failures")]
+    assert phase_of(Observation("fruits", NAMESPACE, failed, pods=pods)) == ("failed", 3)
+    ended["containerStatuses"].insert(0, {"name": "istio-proxy", "state": {"terminated": {"exitCode": 0}}})
+    assert phase_of(Observation("fruits", NAMESPACE, failed)) == ("failed", 2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kubernetes.utils.quantity import parse_quantity
 
-from fruitpipe.releases.observation import Observation
+from fruitpipe.releases.observation import Observation, container_of
 from fruitpipe.releases.operators import ABOUT_TO_RUN_AGAIN, FAILED, NOT_TAKEN_UP, RUNNING, TO_BE_TRIED_AGAIN
 from fruitpipe.releases.plain import Plain, dig
 
@@ -92,7 +92,7 @@ def driver_ended(seen: Observation) -> Iterator[Cause]:
     driver = seen.last_driver
     if driver is None:
         return
-    ended = dig(driver, "status", "containerStatuses", 0, "state", "terminated", default={})
+    ended = dig(container_of(driver), "state", "terminated", default={})
     reason = dig(driver, "status", "reason", default="")
     if reason == "DeadlineExceeded":
         limit = dig(driver, "spec", "activeDeadlineSeconds")
@@ -127,7 +127,7 @@ def pod_waits(seen: Observation) -> Iterator[Cause]:
         for condition in dig(pod, "status", "conditions", default=[]):
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 yield unschedulable(str(role), one_line(condition.get("message")))
-        container = dig(pod, "status", "containerStatuses", 0, default={})
+        container = container_of(pod)
         waiting = dig(container, "state", "waiting", default={})
         said = one_line(waiting.get("message"))
         if waiting.get("reason") in {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}:
@@ -194,7 +194,7 @@ def mounts(seen: Observation, pod: Plain) -> Iterator[Cause]:
 def executors_ended(seen: Observation) -> Iterator[Cause]:
     """Executors that Kubernetes killed."""
     for pod in seen.executors:
-        container = dig(pod, "status", "containerStatuses", 0, default={})
+        container = container_of(pod)
         for state in (dig(container, "state", default={}), dig(container, "lastState", default={})):
             if dig(state, "terminated", "reason") == "OOMKilled":
                 yield Cause("an executor was killed for want of memory", "raise executor.memoryOverhead")

@@ -18,6 +18,8 @@ KINDS = (*(operator.kind for operator in OPERATORS), SCHEDULES)
 WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads")
 RELEASE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
+CONTAINER = "spark-kubernetes-"
+"""With the role behind it, the container that Spark runs in."""
 SCHEDULED_BY = "sparkoperator.k8s.io/scheduled-app-name"
 WITHOUT_APPLICATION = "fruitpipe/suspended"
 """Label of the config of a release that is suspended by having no application."""
@@ -194,6 +196,12 @@ def find_installed(connection: Connection, operator: Operator) -> list[Installed
         return list(operator.installed(connection))
     except UserError:  # who may use one namespace need not see others
         return None
+
+
+def container_of(pod: Plain | None) -> Plain:
+    """What the kubelet says of Spark's container, by its name, as others may come before it, such as a mesh's."""
+    found = dig(pod, "status", "containerStatuses", default=[])
+    return next((each for each in found if each["name"].startswith(CONTAINER)), {})
 
 
 def owned(workload: Plain, uids: set[Any]) -> bool:

@@ -19,6 +19,7 @@ from fruitpipe.releases.observation import (
     RELEASE,
     WITHOUT_APPLICATION,
     Observation,
+    container_of,
     newest,
     observe,
     of_operators,
@@ -92,7 +93,7 @@ def status_of(connection: Connection, name: str, result: bool = True) -> Status:
         unseen = str(error)
     phase, code = phase_of(seen, manifests)
     progress = progress_of(connection, seen.driver) if seen.driver and phase == RUNNING else None
-    ended = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", default={})
+    ended = dig(container_of(seen.last_driver), "state", "terminated", default={})
     return Status(
         name=name,
         namespace=seen.namespace,
@@ -119,7 +120,7 @@ def phase_of(seen: Observation, manifests: Sequence[Manifest] = ()) -> tuple[str
         return SUSPENDED, None
     if seen.schedule and seen.application is None:
         return "waiting for its schedule", None
-    code = dig(seen.last_driver, "status", "containerStatuses", 0, "state", "terminated", "exitCode")
+    code = dig(container_of(seen.last_driver), "state", "terminated", "exitCode")
     if phase == DONE or (phase == FAILED and (code == 0 or published_since(seen, manifests))):
         return DONE, 0
     if phase == FAILED:
