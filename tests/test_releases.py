@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -27,11 +28,11 @@ from release import Release, values_for
 from seaweed import BUCKET, Server
 
 from fruitpipe.config import Config
-from fruitpipe.errors import UserError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm, refusal
-from fruitpipe.releases.logs import kept_lines, lines_as_they_come
+from fruitpipe.releases.logs import kept_lines, lines_as_they_come, lines_until_now
 from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, KUBEFLOW, Installed
 from fruitpipe.releases.plain import Plain
@@ -386,7 +387,7 @@ class Talking(Recorded):
             {"metadata": {"name": each, "uid": each, "labels": {"app.kubernetes.io/component": each}}} for each in there
         ]
 
-    def log(self, pod: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
+    def log(self, pod: str, container: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
         if pod == "executor":
             self.heard.set()
         for _ in range(500):
@@ -401,6 +402,55 @@ def test_an_executor_is_heard_while_the_driver_never_stops_talking(monkeypatch: 
     lines = Counter(line.pod for line in lines_as_they_come(cluster, "fruits", "all", cluster.heard.is_set))
     assert lines["executor"] == 1
     assert lines["driver"] < 500
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """An API server: a driver with a container beside Spark's, of whose log it sends a line, and is gone."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        if path.endswith("/pods"):
+            place = {"name": "fruits-driver", "uid": "a", "labels": {"app.kubernetes.io/component": "driver"}}
+            self._answer(200, json.dumps({"items": [{"metadata": place}]}).encode())
+        elif "container=spark-kubernetes-driver" not in query:
+            self._answer(400, b"a container name must be specified")
+        else:
+            self._answer(200, b"2026-11-27T09:45:46Z list: 3 images\n", missing=1)
+
+    def _answer(self, code: int, body: bytes, missing: int = 0) -> None:
+        self.send_response(code)
+        self.send_header("content-length", str(len(body) + missing))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+
+@pytest.fixture
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file = tmp_path / "kubeconfig"
+        file.write_text(
+            f'clusters: [{{name: a, cluster: {{server: "http://127.0.0.1:{server.server_port}"}}}}]\n'
+            "current-context: c\ncontexts: [{name: c, context: {cluster: a, user: u}}]\nusers: [{name: u, user: {}}]\n"
+        )
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        yield Connection()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_log_that_breaks_off_is_told_after_its_lines(follow: bool, breaking: Connection) -> None:
+    """Of Spark's container, beside which there may be others."""
+    lines = (
+        lines_as_they_come(breaking, "fruits", None, lambda: False) if follow else lines_until_now(breaking, "fruits")
+    )
+    assert str(next(lines)) == "2026-11-27T09:45:46Z fruits-driver  list: 3 images"
+    with pytest.raises(FruitpipeError, match="the cluster does not answer") as caught:
+        next(lines)
+    assert not isinstance(caught.value, UserError)
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,13 @@ class Connection:
         except WebSocketException as error:
             raise ConnectionError(str(error)) from error
 
-    def log(self, pod: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
-        """Lines of a pod's log, each after its time; none before it starts. last: how many; all where it is None."""
+    def log(self, pod: str, container: str, follow: bool = False, last: int | None = None) -> Iterator[bytes]:
+        """Lines of a container's log, each after its time; none before it starts.
+
+        last: how many; all where it is None.
+
+        Raises UserError where one may not read it, FruitpipeError where the cluster is gone, or goes meanwhile.
+        """
         from kubernetes.client.exceptions import ApiException
 
         read: Any = self.core.read_namespaced_pod_log
@@ -143,18 +148,18 @@ class Connection:
         options |= {} if follow else {"_request_timeout": PATIENCE}
         with self._asking("read logs"):
             try:
-                answer = read(pod, self.namespace, **options)
+                answer = read(pod, self.namespace, container=container, **options)
             except ApiException as error:
-                if error.status in {400, 404}:  # its container does not run yet, or it is gone
+                if error.status in {400, 404}:  # it does not run yet, or its pod is gone
                     return
                 raise
-        with closing(answer):
-            rest = b""
-            for chunk in answer.stream(1 << 16, decode_content=False):
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from lines
-            if rest:
-                yield rest
+            with closing(answer):
+                rest = b""
+                for chunk in answer.stream(1 << 16, decode_content=False):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    yield from lines
+                if rest:
+                    yield rest
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete an object, if it is there."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.connection import Connection
-from fruitpipe.releases.observation import COMPONENT, RELEASE
+from fruitpipe.releases.observation import COMPONENT, CONTAINER, RELEASE
 from fruitpipe.releases.plain import Plain, dig
 from fruitpipe.result.runs import require_result, run_ids
 from fruitpipe.storage import layout
@@ -51,25 +51,25 @@ def is_wanted(pod: Plain, executor: str | None) -> bool:
     return labels[COMPONENT] == "driver" or executor in {"all", labels.get("spark-exec-id", "")}
 
 
-def lines_of(connection: Connection, pod: str, follow: bool = False, last: int | None = None) -> Iterator[Line]:
-    """Lines of one pod in their order; the last ones only, where it says how many."""
-    for raw in connection.log(pod, follow, last):
+def lines_of(connection: Connection, pod: Plain, follow: bool = False, last: int | None = None) -> Iterator[Line]:
+    """Lines of one pod in their order, of Spark's container; the last ones only, where it says how many."""
+    name, role = str(pod["metadata"]["name"]), pod["metadata"]["labels"][COMPONENT]
+    for raw in connection.log(name, f"{CONTAINER}{role}", follow, last):
         time, _, text = raw.decode(errors="replace").partition(" ")
-        yield Line(time, pod, text)
+        yield Line(time, name, text)
 
 
 def lines_of_neighbours(connection: Connection, driver: str, most: int) -> Iterator[Line]:
     """What a driver and its executors have said until now, by time; of each the last lines, `most` in all."""
     own = connection.pods(name=driver)
     name = dig(own, 0, "metadata", "labels", RELEASE)
-    names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, "all")] if name else []
-    yield from heapq.merge(*(lines_of(connection, pod, last=most // len(names)) for pod in names))
+    pods = pods_of(connection, name, "all") if name else []
+    yield from heapq.merge(*(lines_of(connection, pod, last=most // len(pods)) for pod in pods))
 
 
 def lines_until_now(connection: Connection, name: str, executor: str | None = None) -> Iterator[Line]:
     """What the pods there are have said, by time."""
-    names = [str(pod["metadata"]["name"]) for pod in pods_of(connection, name, executor)]
-    yield from heapq.merge(*(lines_of(connection, pod) for pod in names))
+    yield from heapq.merge(*(lines_of(connection, pod) for pod in pods_of(connection, name, executor)))
 
 
 def kept_lines(stores: Sequence[Store], run_id: str | None = None) -> Iterator[str]:
@@ -102,18 +102,22 @@ def kept_lines(stores: Sequence[Store], run_id: str | None = None) -> Iterator[s
 def lines_as_they_come(
     connection: Connection, name: str, executor: str | None, ended: Callable[[], bool]
 ) -> Iterator[Line]:
-    """What pods have said and say, of further ones too, until `ended` says that there will be no more."""
+    """What pods have said and say, of further ones too, until `ended` says that there will be no more.
+
+    Raises FruitpipeError where the cluster is gone, or ends what is read amid it.
+    """
     said: queue.Queue[Line | FruitpipeError | None] = queue.Queue()
     known: set[str] = set()
     open_logs = 0
 
-    def read(pod: str) -> None:
+    def read(pod: Plain) -> None:
         try:
             for line in lines_of(connection, pod, follow=True):
                 said.put(line)
         except FruitpipeError as error:
             said.put(error)
-        said.put(None)
+        finally:
+            said.put(None)
 
     while True:
         over = ended()
@@ -122,7 +126,7 @@ def lines_as_they_come(
             if key not in known and dig(pod, "status", "phase") != "Pending":
                 known.add(key)
                 open_logs += 1
-                threading.Thread(target=read, args=(pod["metadata"]["name"],), daemon=True).start()
+                threading.Thread(target=read, args=(pod,), daemon=True).start()
         if over and not open_logs:
             return
         look = monotonic() + LOOK
