@@ -37,7 +37,7 @@ from fruitpipe.releases.observation import Observation, find, find_installed
 from fruitpipe.releases.operators import APACHE, KUBEFLOW, Installed
 from fruitpipe.releases.plain import Plain
 from fruitpipe.releases.progress import metrics, parsed
-from fruitpipe.releases.release import values_of
+from fruitpipe.releases.release import submit, values_of
 from fruitpipe.releases.status import executors_of, list_releases, phase_of, status_of, stores_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -239,6 +239,28 @@ def test_a_container_beside_spark_s_own_says_nothing_of_the_run() -> None:
 def test_only_what_kubeflows_operator_gives_up_is_the_end(state: str, phase: str, code: int | None) -> None:
     application = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "status": {"applicationState": {"state": state}}}
     assert phase_of(Observation("fruits", NAMESPACE, application)) == (phase, code)
+
+
+@pytest.mark.parametrize(
+    ("change", "runs"),
+    [({"suspend": False}, False), ({"timeToLiveSeconds": 60}, False), ({"image": "another"}, True)],
+)
+def test_what_the_operator_runs_nothing_for_is_not_waited_for(
+    change: Plain, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: Plain = {
+        "apiVersion": "sparkoperator.k8s.io/v1beta2",
+        "metadata": {"uid": "a", "generation": 1},
+        "spec": {"image": "one"},
+        "status": {"lastSubmissionAttemptTime": "2026-11-27T09:45:46Z"},
+    }
+    later = done | {"metadata": {"uid": "a", "generation": 2}, "spec": done["spec"] | change}
+    seen = (Observation("fruits", NAMESPACE, each) for each in (done, later))
+    monkeypatch.setattr("fruitpipe.releases.release.find", lambda *_: next(seen))
+    monkeypatch.setattr(Helm, "install", lambda *_: "")
+    monkeypatch.setattr("fruitpipe.releases.release.Connection", lambda *_: Recorded())
+    release = submit(Config(input="s3://a/b", output="s3://a/c"), "fruits")
+    assert (release.earlier is not None) == runs
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,10 @@ class Observation:
         return [pod for pod in self.pods if dig(pod, "metadata", "labels", COMPONENT) == component]
 
     @property
-    def spec(self) -> tuple[str, int]:
-        """Another one after each change of the spec."""
-        metadata = dig(self.schedule or self.application, "metadata", default={})
-        return str(metadata.get("uid")), int(metadata.get("generation", 0))
+    def asked(self) -> tuple[str, Plain]:
+        """Another one after each change for which there is another run."""
+        owner = self.schedule or self.application
+        return str(dig(owner, "metadata", "uid")), asked_of_runs(owner)
 
     @property
     def submitted(self) -> datetime | None:
@@ -196,6 +196,12 @@ def find_installed(connection: Connection, operator: Operator) -> list[Installed
         return list(operator.installed(connection))
     except UserError:  # who may use one namespace need not see others
         return None
+
+
+def asked_of_runs(application: Plain | None) -> Plain:
+    """An application's spec but for the fields for whose change operators run nothing again; or a schedule's."""
+    spec = dig(application, "spec", default={})
+    return {name: value for name, value in spec.items() if name not in {"suspend", "timeToLiveSeconds"}}
 
 
 def container_of(pod: Plain | None) -> Plain:

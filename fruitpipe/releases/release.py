@@ -101,7 +101,7 @@ def submit(
     before = find(release.connection, name)
     release.helm.install(name, files_of(values), given)
     after = find(release.connection, name)
-    changed = before and after and before.spec != after.spec
+    changed = before and after and before.asked != after.asked
     return replace(release, earlier=before.submitted) if before and changed else release
 
 
