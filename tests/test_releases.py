@@ -29,6 +29,7 @@ from seaweed import BUCKET, Server
 
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.releases import changes
 from fruitpipe.releases.causes import Cause, cause_of, unschedulable
 from fruitpipe.releases.connection import Connection, Kind
 from fruitpipe.releases.helm import CHART, Helm, refusal
@@ -261,6 +262,41 @@ def test_what_the_operator_runs_nothing_for_is_not_waited_for(
     monkeypatch.setattr("fruitpipe.releases.release.Connection", lambda *_: Recorded())
     release = submit(Config(input="s3://a/b", output="s3://a/c"), "fruits")
     assert (release.earlier is not None) == runs
+
+
+def rendered(*settings: str) -> dict[changes.Key, Plain]:
+    """Objects of a release."""
+    given = ("authenticationSecret=mine", "pipeline.input=s3://a/b", "pipeline.output=s3://a/c", *settings)
+    options = (f"--set={each}" for each in given)
+    return changes.objects(Helm(None, "default")("template", "fruits", str(CHART), *options))
+
+
+NIGHTLY, LATER = ("schedule.cron=0 3 * * *",), ("schedule.cron=0 4 * * *",)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (None, (), "a run would start"),
+        ((), (), "nothing would change"),
+        ((), ("networkPolicy.enabled=false",), "no run would start"),
+        ((), ("reprocess=a",), "a run would start"),
+        ((), ("timeToLiveSeconds=60",), "no run would start"),
+        ((), ("suspend=true",), "no run would start"),
+        ((), ("suspend=true", "reprocess=a"), "no run would start"),
+        (None, ("suspend=true",), "no run would start"),
+        (("suspend=true",), (), "a run would start"),
+        (NIGHTLY, LATER, "no run would start before its schedule says so: 0 4 * * *"),
+        (None, NIGHTLY, "no run would start before its schedule says so: 0 3 * * *"),
+        (NIGHTLY, (*NIGHTLY, "suspend=true"), "no run would start"),
+        (NIGHTLY, (), "a run would start"),
+        ((), ("operator=apache",), "a run would start"),
+        (("operator=apache",), ("operator=apache", "suspend=true"), "no run would start"),
+    ],
+)
+def test_whether_a_run_would_start(before: tuple[str, ...] | None, after: tuple[str, ...], said: str) -> None:
+    there = {} if before is None else rendered(*before)
+    assert changes.outcome(there, rendered(*after)) == said
 
 
 @pytest.mark.parametrize(
