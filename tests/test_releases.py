@@ -27,6 +27,7 @@ from mishaps import MISHAPS, Mishap, befallen, told
 from release import Release, values_for
 from seaweed import BUCKET, Server
 
+from fruitpipe.cli.releases import rerun
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases import changes
@@ -131,6 +132,20 @@ def test_a_kubeconfig_that_leads_nowhere_is_one_line(tmp_path: Path, user: str, 
     done = process("status", "fruits", variables=os.environ | {"KUBECONFIG": str(file)}, code=code)
     (line,) = done.stderr.splitlines()
     assert said in line
+
+
+def test_what_has_a_schedule_runs_again_by_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nightly = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "spec": {"schedule": "0 3 * * *", "suspend": True}}
+    seen = Observation("fruits", NAMESPACE, None, nightly)
+    assert str(cause_of(seen)) == "it is suspended: `fruitpipe rerun fruits` lets its schedule go on"
+    monkeypatch.setattr("fruitpipe.releases.release.observe", lambda *_: seen)
+    monkeypatch.setattr("fruitpipe.releases.connection.Connection", lambda *_: Recorded())
+    monkeypatch.setattr(Helm, "change", lambda *_: "")
+    rerun("fruits")
+    said = "it runs again when its schedule says so: 0 3 * * *. next: fruitpipe status fruits"
+    assert capsys.readouterr().out.strip() == said
 
 
 def test_an_image_that_is_named_wins_over_the_digest_in_a_file_of_values(tmp_path: Path) -> None:

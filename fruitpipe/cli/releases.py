@@ -150,11 +150,13 @@ def rerun(
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """Have a release run again with the same config, such as for new images."""
+    """Have a release run again with the same config, such as for new images; with a schedule, when that says so."""
     release = release_of(name, context, namespace).rerun()
+    begun = f"it runs again when its schedule says so: {release.schedule}" if release.schedule else "it runs again"
     if wait:
+        streams.say(begun, sys.stderr)
         watch(release)
-    print(f"it runs again. next: fruitpipe status {again(name, context, namespace)}")
+    print(f"{begun}. next: fruitpipe status {again(name, context, namespace)}")
 
 
 @commands.command("list")

@@ -84,7 +84,8 @@ def waits_in_queue(seen: Observation) -> str | None:
 
 def suspended(seen: Observation) -> Iterator[Cause]:
     if seen.suspended and not waits_in_queue(seen):
-        yield Cause("it is suspended", f"`fruitpipe rerun {seen.name}` starts it again")
+        follows = "lets its schedule go on" if seen.schedule else "starts it again"
+        yield Cause("it is suspended", f"`fruitpipe rerun {seen.name}` {follows}")
 
 
 def driver_ended(seen: Observation) -> Iterator[Cause]:

@@ -14,6 +14,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.releases.connection import Connection
 from fruitpipe.releases.helm import Helm
 from fruitpipe.releases.observation import find, observe
+from fruitpipe.releases.plain import dig
 from fruitpipe.releases.status import Status, status_of
 
 LOOK = 1.0
@@ -28,6 +29,8 @@ class Release:
     connection: Connection
     earlier: datetime | None = None
     """when the run was submitted that was there before, whose end is not that of this one"""
+    schedule: str | None = None
+    """after a rerun, the cron expression for whose next time the run waits"""
 
     @property
     def helm(self) -> Helm:
@@ -50,10 +53,13 @@ class Release:
             time.sleep(LOOK)
 
     def rerun(self) -> Release:
-        """Have it run again with the same values, for what is new among the images; the release, to be waited for."""
+        """Have it run again with the same values, for what is new among the images; the release, to be waited for.
+
+        One that has a schedule runs when that says so. Raises UserError where there is none of this name.
+        """
         seen = observe(self.connection, self.name)
         self.helm.change(self.name, {"reprocess": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}", "suspend": False})
-        return replace(self, earlier=seen.submitted)
+        return replace(self, earlier=seen.submitted, schedule=dig(seen.schedule, "spec", "schedule"))
 
     def cancel(self) -> None:
         """End the run that goes on, and start none until `rerun` or `submit`. What was computed is kept."""
