@@ -244,6 +244,14 @@ def test_a_container_beside_spark_s_own_says_nothing_of_the_run() -> None:
     assert phase_of(Observation("fruits", NAMESPACE, failed)) == ("failed", 2)
 
 
+def test_a_driver_that_is_gone_has_started_all_the_same() -> None:
+    """As after its node is lost, by the operator's words."""
+    state = {"state": "FAILED", "errorMessage": "driver pod not found"}
+    application = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "status": {"applicationState": state}}
+    cause = str(cause_of(Observation("fruits", NAMESPACE, application)))
+    assert cause.startswith("the driver's pod is gone, with its node or deleted: run it again")
+
+
 @pytest.mark.parametrize(
     ("state", "phase", "code"),
     [

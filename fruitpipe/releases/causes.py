@@ -232,7 +232,7 @@ def asked_by_executor(seen: Observation) -> dict[str, Decimal]:
 
 
 def not_submitted(seen: Observation) -> Iterator[Cause]:
-    """What the API server answered to Spark's submission."""
+    """What the API server answered to Spark's submission, or the operator says of a driver that is gone."""
     said = one_line(seen.operator.message(seen.application))
     if seen.phase not in {FAILED, TO_BE_TRIED_AGAIN, ABOUT_TO_RUN_AGAIN} or not said:
         return
@@ -247,6 +247,8 @@ def not_submitted(seen: Observation) -> Iterator[Cause]:
 
 
 REFUSED = (
+    (r"driver pod not found", "the driver's pod is gone, with its node or deleted",
+     "run it again: it goes on from what was computed"),
     (r"exceeded quota: ([\w.-]+), requested: (.*?), used: (.*?), limited: ([\w.=,-]+\w)",
      "quota {0} leaves no room for the driver (it asks for {1}; {2} are used of {3})", "raise it, or end what uses it"),
     (r'serviceaccount "([\w.-]+)" not found',
@@ -263,7 +265,7 @@ REFUSED = (
     (r'(\w+) is forbidden: User "system:serviceaccount:([\w.:-]+)" cannot (\w+)',
      "the operator's account {1} may not {2} {0}", "give it its rights: install its chart again for this namespace"),
 )  # fmt: skip
-"""Patterns of what the API server answers, what each means, and what to do."""
+"""Patterns of what operator and API server say, what each means, and what to do."""
 
 
 def stuck(seen: Observation) -> Iterator[Cause]:
