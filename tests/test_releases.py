@@ -349,6 +349,16 @@ def test_what_no_node_has_is_told_with_the_value_that_asks_for_it(reasons: str, 
     assert cause.advice.startswith(advice)
 
 
+@pytest.mark.parametrize(("memory", "fits"), [("3g", True), ("3GB", True), ("3G", True), ("5Gb", False), ("5g", False)])
+def test_a_quota_is_compared_with_sizes_as_spark_takes_them(memory: str, fits: bool) -> None:
+    going = deepcopy(APACHES["running"]["application"])
+    going["spec"]["sparkConf"] |= {"spark.executor.memory": memory, "spark.executor.memoryOverhead": "1073741824b"}
+    status = {"hard": {"requests.memory": "4Gi"}, "used": {"requests.memory": "0"}}
+    quota = {"metadata": {"name": "tight"}, "status": status}
+    said = str(cause_of(Observation("fruits", NAMESPACE, going, quotas=[quota])) or "")
+    assert said.startswith("quota tight leaves no room for executors (requests.memory: 0 of 4Gi") == (not fits)
+
+
 class Recorded(Connection):
     """A cluster that has these objects, and knows no kinds but those of Apache's operator."""
 

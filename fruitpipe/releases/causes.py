@@ -203,7 +203,7 @@ def executors_ended(seen: Observation) -> Iterator[Cause]:
 
 def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
     """A quota that keeps executors out: nobody but the driver is told."""
-    if seen.phase != RUNNING or seen.executors:
+    if seen.phase != RUNNING or seen.executors or not seen.quotas:
         return
     asked = asked_by_executor(seen)
     for quota in seen.quotas:
@@ -223,8 +223,9 @@ def no_room_for_executors(seen: Observation) -> Iterator[Cause]:
 def asked_by_executor(seen: Observation) -> dict[str, Decimal]:
     """What an executor takes of a quota, by the quota's names."""
     executor = seen.operator.executor(seen.application)
-    # Spark's k, m, g and t are Kubernetes' Ki, Mi, Gi and Ti.
-    sizes = (re.sub(r"([kmgt])$", lambda unit: f"{unit[1].title()}i", part) for part in executor.memory)
+    # Spark's 1g, 1G and 1gb are Kubernetes' 1Gi.
+    sizes = (part.lower().removesuffix("b") for part in executor.memory)
+    sizes = (re.sub(r"[kmgtp]$", lambda unit: f"{unit[0].upper()}i", size) for size in sizes)
     memory = sum(map(parse_quantity, sizes), Decimal(0))
     cores, pods = parse_quantity(executor.cores), Decimal(1)
     memories = dict.fromkeys(("memory", "requests.memory", "limits.memory"), memory)
