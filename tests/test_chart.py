@@ -712,10 +712,19 @@ def test_stores_are_where_it_is_said():
     }
 
 
+def test_by_default_nothing_depends_on_the_version_of_ip():
+    (*_, stores), (api_server,) = policy("fruits")["egress"], policy("fruits-driver")["egress"]
+    assert [each["ipBlock"]["cidr"] for each in stores["to"]] == ["0.0.0.0/0", "::/0"]
+    assert api_server == {"ports": [{"port": 443}, {"port": 6443}]}
+    (api_server,) = policy("fruits-driver", "networkPolicy.apiServer=fd00::1/128")["egress"]
+    assert api_server["to"] == [{"ipBlock": {"cidr": "fd00::1/128"}}]
+
+
 def test_on_eks_port_80_is_open_to_pod_identity_alone():
     rules = one(parsed(shipped("eks")), "NetworkPolicy")["spec"]["egress"]
     with_port_80 = [rule for rule in rules if 80 in [port["port"] for port in rule["ports"]]]
-    assert with_port_80 == [{"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}]
+    agent = [{"ipBlock": {"cidr": cidr}} for cidr in ("169.254.170.23/32", "fd00:ec2::23/128")]
+    assert with_port_80 == [{"to": agent, "ports": [{"port": 80}]}]
 
 
 def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
@@ -734,6 +743,7 @@ def test_notes_say_what_to_do_and_what_is_open(tmp_path: Path):
 
     assert """containerStatuses[?(@.name=="spark-kubernetes-driver")].state""" in notes()
     assert "networkPolicy.stores" in notes()
+    assert "networkPolicy.stores" in notes("networkPolicy.stores={192.0.2.0/24,::/0}")
     assert "networkPolicy.stores" not in notes("networkPolicy.stores={192.0.2.0/24}")
     assert "networkPolicy.apiServer" in notes("networkPolicy.stores={192.0.2.0/24}")
     assert "networkPolicy.apiServer" not in notes("networkPolicy.apiServer=192.0.2.1/32")
