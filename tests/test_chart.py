@@ -819,18 +819,34 @@ def test_an_admission_policy_is_made_where_it_is_asked_for():
     """`tests/test_cluster_neighbours.py` asks a cluster what it allows."""
     assert not [each for each in render() if "AdmissionPolicy" in each["kind"]]
     objects = render("admissionPolicy=true", "secrets={s3-keys}")
-    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")["spec"]
+    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe.jobs.fruits")["spec"]
     (condition,) = found["matchConditions"]
     assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:jobs:fruits'"
     assert found["matchConstraints"]["resourceRules"][0]["operations"] == ["CREATE", "UPDATE", "DELETE"]
     assert '["s3-keys","fruits-authentication"]' in json.dumps(found).replace('\\"', '"')
     volumes = ("executor.extraVolumes[0].name=ca", "executor.extraVolumes[0].secret.secretName=ca")
     found = json.dumps(
-        one(render("admissionPolicy=true", *volumes), "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")
+        one(render("admissionPolicy=true", *volumes), "ValidatingAdmissionPolicy", "fruitpipe.jobs.fruits")
     )
     assert '["fruits-authentication","ca"]' in found.replace('\\"', '"')
-    binding = one(objects, "ValidatingAdmissionPolicyBinding", "fruitpipe-jobs-fruits")["spec"]
-    assert binding == {"policyName": "fruitpipe-jobs-fruits", "validationActions": ["Deny"]}
+    binding = one(objects, "ValidatingAdmissionPolicyBinding", "fruitpipe.jobs.fruits")["spec"]
+    assert binding == {"policyName": "fruitpipe.jobs.fruits", "validationActions": ["Deny"]}
+
+
+def test_policies_of_two_releases_are_two():
+    """Objects of the whole cluster, where names of releases are unique in a namespace only."""
+    names = []
+    for namespace, release in (("a", "b-c"), ("a-b", "c")):
+        command = [
+            "template",
+            release,
+            str(CHART),
+            f"--namespace={namespace}",
+            *options(*PLACES, "admissionPolicy=true"),
+        ]
+        objects = [each for each in yaml.safe_load_all(helm(*command).stdout) if each]
+        names += [each["metadata"]["name"] for each in objects if each["kind"] == "ValidatingAdmissionPolicy"]
+    assert len({*names}) == 2
 
 
 def test_a_digest_makes_any_tag_good():
@@ -839,7 +855,7 @@ def test_a_digest_makes_any_tag_good():
 
 def test_the_admission_policy_asks_for_what_the_charts_own_executors_have():
     objects = render("admissionPolicy=true", "nameOverride=vision")
-    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits")["spec"]
+    found = one(objects, "ValidatingAdmissionPolicy", "fruitpipe.jobs.fruits")["spec"]
     (mine, *others) = [each["expression"] for each in found["validations"]]
     for label, value in pods(objects)["executor"]["metadata"]["labels"].items():
         assert f"""[?"{label}"].orValue('') == "{value}\"""" in mine
@@ -850,7 +866,7 @@ def test_the_admission_policy_asks_for_what_the_charts_own_executors_have():
 
 def test_the_admission_policy_takes_what_is_null_for_what_is_not_there():
     volume = ("executor.extraVolumes[0].name=a", "executor.extraVolumes[0].projected=null")
-    kind, name = "ValidatingAdmissionPolicy", "fruitpipe-jobs-fruits"
+    kind, name = "ValidatingAdmissionPolicy", "fruitpipe.jobs.fruits"
     assert one(render("admissionPolicy=true", *volume), kind, name) == one(render("admissionPolicy=true"), kind, name)
 
 
