@@ -39,6 +39,25 @@ def test_argo_cd_knows_every_field(name: str) -> None:
     assert set(manifest["metadata"]) <= {"name", "namespace", "finalizers"}
 
 
+def with_events() -> dict[str, Any]:
+    """The Application with what the README of Argo Events adds to it."""
+    manifest = read(ARGO_CD / "application.yaml")
+    (text,) = re.findall(r"```text\n(.*?)```", (EVENTS / "README.md").read_text(), re.DOTALL)
+    added = yaml.safe_load(text)["spec"]
+    manifest["spec"] |= added | {"syncPolicy": manifest["spec"]["syncPolicy"] | added["syncPolicy"]}
+    return manifest
+
+
+def test_argo_cd_leaves_reprocess_to_events_only_where_that_is_added() -> None:
+    """As it then takes none from Git."""
+    for spec in applications():
+        assert "ignoreDifferences" not in spec
+    alone, added = read(ARGO_CD / "application.yaml"), with_events()
+    validate(added, SCHEMA["Application"])
+    options = [*alone["spec"]["syncPolicy"]["syncOptions"], "RespectIgnoreDifferences=true"]
+    assert added["spec"]["syncPolicy"]["syncOptions"] == options
+
+
 def applications() -> list[dict[str, Any]]:
     """The spec of the Application, and of each that the ApplicationSet makes."""
     made = [read(ARGO_CD / "application.yaml")["spec"]]
@@ -181,9 +200,8 @@ def test_a_message_of_s3_is_a_new_reprocess_of_the_release() -> None:
     for word in parameter["dest"].split("."):
         found = found[word]
     assert found == "", "the chart's own, before any event"
-    (ignored,) = spec["ignoreDifferences"]
+    (ignored,) = with_events()["spec"]["ignoreDifferences"]
     assert ignored["jsonPointers"] == ["/" + parameter["dest"].replace("/", "~1").replace(".", "/")]
-    assert "RespectIgnoreDifferences=true" in spec["syncPolicy"]["syncOptions"]
     access = list(yaml.safe_load_all((EVENTS / "access.yaml").read_text()))
     (rule,) = [rule for each in access if each["kind"] == "Role" for rule in each["rules"]]
     assert rule["resourceNames"] == [application["metadata"]["name"]]
