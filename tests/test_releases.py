@@ -502,7 +502,9 @@ class Breaking(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        if path.endswith("/pods"):
+        if path.endswith("/resourcequotas"):
+            self._answer(200, b'{"items": []', missing=1)
+        elif path.endswith("/pods"):
             place = {"name": "fruits-driver", "uid": "a", "labels": {"app.kubernetes.io/component": "driver"}}
             self._answer(200, json.dumps({"items": [{"metadata": place}]}).encode())
         elif "container=spark-kubernetes-driver" not in query:
@@ -530,6 +532,11 @@ def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connec
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
         yield Connection()
         server.shutdown()
+
+
+def test_a_list_that_breaks_off_is_told(breaking: Connection) -> None:
+    with pytest.raises(FruitpipeError, match="the cluster does not answer"):
+        breaking.quotas()
 
 
 @pytest.mark.parametrize("follow", [True, False])

@@ -171,7 +171,7 @@ class Connection:
         place = () if everywhere else (self.namespace,)
         with self._asking(asked):
             answer = getattr(self.core, method)(*place, _preload_content=False, _request_timeout=PATIENCE, **options)
-        return list(json.loads(answer.data)["items"])
+            return list(json.loads(answer.data)["items"])
 
     @staticmethod
     def _absent(method: Any, *arguments: Any, **options: Any) -> Any:
