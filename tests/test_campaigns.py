@@ -15,11 +15,13 @@ from conftest import unavailable
 from parts import Image, put_part
 from seaweed import BUCKET, Server
 
+import fruitpipe
 from fruitpipe.config import S3Config
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import clients
 from fruitpipe.result.compaction import compact
 from fruitpipe.result.garbage import collect
+from fruitpipe.result.runs import latest_run, list_runs, publish
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
@@ -79,6 +81,44 @@ def test_compaction_that_has_lost_its_lease_deletes_no_more(store: Store) -> Non
     assert store.find(second) is not None
 
 
+class Lapsing(LocalStore):
+    """A store whose lease lapses, and is somebody else's, once an object of the name `last` is put."""
+
+    last = ""
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        super().put(name, data)
+        if name.endswith(self.last):
+            self.delete(layout.LEASE)
+
+
+@pytest.mark.parametrize(
+    ("images", "last", "runs"),
+    [("others", "report.html", 2), ("others", "manifest.json", 3), ("few", layout.LEASE, 2)],
+    ids=["before its manifest", "after its manifest", "of an earlier run that would be the latest again"],
+)
+def test_a_run_that_has_lost_its_lease_is_not_published_or_not_the_latest(
+    images: str, last: str, runs: int, template: concurrency.Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = template.copy(str(tmp_path / "out"), None)
+    before, lapsing = latest_run(store), Lapsing(store.url)
+    lapsing.last = last
+    monkeypatch.setattr(concurrency.own, "store", lapsing, raising=False)
+    with pytest.raises(FruitpipeError, match="took over"):
+        fruitpipe.run(template.config(images, store.url))
+    assert latest_run(store) == before
+    assert sum(row.status in {"latest", "published"} for row in list_runs(store)) == runs
+
+
+def test_nobody_publishes_while_somebody_writes(template: concurrency.Template, tmp_path: Path) -> None:
+    store = template.copy(str(tmp_path / "out"), None)
+    before = latest_run(store)
+    old = next(row.run for row in list_runs(store) if row.status == "published")
+    with Lease(store, "run elsewhere"), pytest.raises(UserError, match=r"run elsewhere .* is writing to"):
+        publish(store, old)
+    assert latest_run(store) == before
+
+
 def test_who_fails_after_losing_the_lease_is_told_of_the_loss(store: Store) -> None:
     """Rather than that a file is gone which somebody else has cleared away."""
 
@@ -93,18 +133,27 @@ def test_who_fails_after_losing_the_lease_is_told_of_the_loss(store: Store) -> N
 
 
 class Late(LocalStore):
-    """A store that lists the folder of runs as it was before there were any."""
+    """A store that does not list one run yet: not its objects, or not its folder either."""
+
+    run = ""
+    lists_folder = True
+
+    def entries(self, prefix: str) -> Iterator[tuple[str, int | None]]:
+        return (each for each in super().entries(prefix) if not each[0].startswith(layout.run(self.run)))
 
     def folders(self, prefix: str) -> list[str]:
-        return []
+        return [name for name in super().folders(prefix) if name != self.run or self.lists_folder]
 
 
+@pytest.mark.parametrize("is_latest", [True, False])
 def test_gc_takes_no_published_run_for_garbage_that_a_store_lists_late(
-    template: concurrency.Template, tmp_path: Path
+    is_latest: bool, template: concurrency.Template, tmp_path: Path
 ) -> None:
     store = template.copy(str(tmp_path / "late"), None)
-    watch = concurrency.Watch(store, template)
-    assert collect(Late(store.url)).objects
+    watch, late = concurrency.Watch(store, template), Late(store.url)
+    late.run = next(row.run for row in list_runs(store) if row.status == ("latest" if is_latest else "published"))
+    late.lists_folder = not is_latest
+    assert collect(late).objects
     watch.look()
 
 

@@ -18,9 +18,10 @@ from seaweed import BUCKET
 
 from fruitpipe.config import S3Config
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.result.compaction import BATCH, SMALL, compact
+from fruitpipe.result.compaction import BATCH, SMALL, Merge, compact, with_merged
 from fruitpipe.result.garbage import Garbage, collect, find_garbage
 from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore, Store, open_store
 from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts, read_features
 from fruitpipe.vision.bad_image import OK
@@ -136,10 +137,10 @@ def test_a_part_that_a_run_has_written_again_is_merged_and_not_taken_for_a_lefto
 
 
 def test_large_parts_and_those_of_other_features_are_left_alone(store: LocalStore) -> None:
-    large = put_part(store, DIGEST, [Image(f"{number}") for number in range(SMALL)])
+    large = [put_part(store, DIGEST, [Image(f"{each}{number}") for number in range(SMALL)]) for each in "ab"]
     others = [put_part(store, digest * 64, [Image("a")]) for digest in "ab"]
     assert compact(store) == []
-    assert parts_of(store) == sorted([large, *others])
+    assert parts_of(store) == sorted([*large, *others])
 
 
 def test_a_damaged_part_ends_it_and_nothing_is_lost(store: LocalStore) -> None:
@@ -182,6 +183,49 @@ def test_a_crash_after_any_change_loses_no_row_and_the_next_call_ends_the_work(t
         assert len(parts_of(crashed)) == 3
         assert sum(layout.is_merge(name) for name, _ in crashed.names(layout.FEATURES)) == 2
     assert copies == 7, "crashed before one part, one record and four deletions, and not at all"
+
+
+class Forgetful(LocalStore):
+    """A store that keeps half of each feature part that is put."""
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        super().put(name, data[: len(data) // 2] if layout.is_feature_part(name) else data)
+
+
+def test_parts_that_were_not_kept_as_they_were_written_replace_none(store: LocalStore) -> None:
+    put_increments(store, 3, 100)
+    expected, old = rows_in(store), parts_of(store)
+    with pytest.raises(FruitpipeError, match=r"does not hold what was just written there.*Nothing is lost"):
+        compact(Forgetful(store.url))
+    (bad,) = set(parts_of(store)) - {*old}
+    store.delete(bad)
+    assert rows_in(store) == expected
+
+
+def test_leftovers_of_a_merge_stay_where_its_parts_are_damaged(store: LocalStore) -> None:
+    put_increments(store, 3, 100)
+    old = parts_of(store)
+    with pytest.raises(Crash):
+        compact(Failing(store.url, 2))  # the part and its record are there
+    (merged,) = set(parts_of(store)) - {*old}
+    damaged = bytearray(store.get(merged))
+    damaged[len(damaged) // 2] ^= 1  # amid its features
+    store.put(merged, bytes(damaged))
+    with pytest.raises(FruitpipeError, match=f"{merged} is damaged"):
+        compact(store)
+    assert {*old} <= {*parts_of(store)}
+
+
+def test_what_stands_for_parts_that_were_merged_again_is_needed_by_whoever_needs_them() -> None:
+    def part(letter: str) -> str:
+        return layout.part(DIGEST, 32 * letter)
+
+    def merge(replaced: str, made: str) -> Merge:
+        return Merge(parts=[File.of(part(made), b"")], replaced=[part(each) for each in replaced])
+
+    merges = [merge("bc", "d"), merge("a1", "b"), merge("ef", "0")]
+    records = {layout.merge_record([part(each) for each in replaced]) for replaced in ("bc", "a1")}
+    assert with_merged([part("a")], merges) == {part("a"), part("b"), part("d")} | records
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +26,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
-from fruitpipe.tasks.part_record import BLANK, PartRecord
+from fruitpipe.tasks.part_record import BLANK, IMAGE, PartRecord, image_digests
 from fruitpipe.tasks.part_record import ERRORS as ERRORS_KEY
 from fruitpipe.tasks.taking_over import TakeOver, read_members
 
@@ -267,6 +268,14 @@ def test_a_part_says_what_was_found_as_it_was_projected(store: LocalStore) -> No
     members = read_members(store, EARLIER, made.file)
     assert members
     assert (members.images, members.paths.to_pylist()) == ("0" * 64, made.table["path"].to_pylist())
+
+
+def test_the_plan_s_database_digests_images_as_tasks_do() -> None:
+    paths, labels = ["a b", "苹果 🍎", "a\u0308", "👩\u200d🌾"], [None, "", "x y", "ä"]
+    rows = pa.table({"path": paths, "part": [*"ppqq"], "row": pa.array(range(4), pa.int32()), "label": labels})
+    with duckdb.connect() as database:
+        found = database.register("rows", rows).sql(f"SELECT {IMAGE} FROM rows").fetchall()
+    assert [image for (image,) in found] == [*image_digests(rows)]
 
 
 FORGED: dict[str, dict[str, str]] = {

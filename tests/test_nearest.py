@@ -61,6 +61,19 @@ def test_the_order_in_which_vectors_come_changes_no_bit(metric: Metric) -> None:
             np.testing.assert_array_equal(whole, parted)
 
 
+def test_vectors_far_from_zero_and_near_one_another_have_their_own_neighbours() -> None:
+    """Whose products round by more than their distances differ."""
+    vectors = (1000 + np.random.default_rng(0).normal(0, 0.5, (600, 24))).astype(np.float32)
+    slices = [slice(first, first + 100) for first in range(0, 600, 100)]
+    distances, positions = nearest(vectors, 5, "euclidean", slices)
+    points = vectors.astype(np.float64)
+    expected = np.sqrt(((points[:, None] - points) ** 2).sum(axis=2))
+    np.fill_diagonal(expected, np.inf)
+    order = np.argsort(expected, axis=1)[:, :5]
+    np.testing.assert_array_equal(positions, order)
+    np.testing.assert_allclose(distances, np.take_along_axis(expected, order, axis=1), rtol=1e-6)
+
+
 @limits(max_examples=30)
 @given(some.integers(1, 40), some.integers(1, 6), some.integers(1, 9), some.sampled_from(METRICS), some.integers(0, 99))
 def test_ties_go_to_the_lower_position(count: int, width: int, k: int, metric: Metric, seed: int) -> None:

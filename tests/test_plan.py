@@ -176,6 +176,15 @@ def test_a_limit_takes_the_first_images_by_path_and_all_figures_are_theirs(
     assert the_plan.sample(10) == [("a", "1"), ("b", "1")]
 
 
+def test_a_sample_is_drawn_from_all_images_and_others_beside_them_change_few(make: Any) -> None:
+    images = [Image(f"{number:04}") for number in range(1100)]
+    first, again = ({path for (path,) in make(some).sample(50, "path")} for some in (images[:1000], images))
+    assert len(first) == len(again) == 50
+    assert min(first) < "0200"
+    assert max(first) > "0800"
+    assert len(first & again) > 35
+
+
 def test_a_limit_above_the_number_of_images_takes_all(make: Any) -> None:
     the_plan = make([])
     the_plan.add_images(listing([Image("b"), Image("a")]), source.LISTING, limit=3)

@@ -294,6 +294,16 @@ def test_a_sample_is_never_larger_than_asked_for_nor_than_the_part(count: int) -
     assert all(second == 0 for *_, second in sample)
 
 
+def test_images_whose_feature_is_zeros_are_counted_in_all_blocks(tmp_path: Path) -> None:
+    store, rows = LocalStore(str(tmp_path)), np.ones((2 * reduce.BLOCK + 10, 2), np.float32)
+    rows[[0, 5, reduce.BLOCK, -1]] = 0
+    name = put_part(store, DIGEST, [Image(f"{number:05}") for number in range(len(rows))], rows)
+    write_index(store, [(f"{number:05}", None, name, number) for number in range(len(rows))], [0, len(rows)])
+    model = pca.fit(Moments.of(rows), 1)
+    found = reduce.Project(store, RUN, open_sinks((), store, RUN, one_file=False), {}, 10)(0, lambda: model)
+    assert found.blank == 4
+
+
 def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None:
     """Disks and networks flip bits; a run that fails is better than vectors that are wrong."""
     chance = np.random.default_rng(0)

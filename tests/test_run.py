@@ -376,7 +376,12 @@ def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Pat
     fruitpipe("publish", out, next(path.name for path in sorted((out / "runs").iterdir())))
     (out / "runs" / needless / "manifest.json").unlink()
     part = next((out / "features").rglob("part-*.parquet"))
-    part.with_name(f".{part.name}.0123abcd.tmp").write_text("left by a crash")
+    published = out / "runs" / min(path.name for path in (out / "runs").iterdir())
+    (published / "work").mkdir()
+    left = [part.with_name(f".{part.name}.0123abcd.tmp"), published / ".report.html.0123abcd.tmp",
+            published / "work/todo-00000.parquet"]  # fmt: skip
+    for path in left:
+        path.write_text("left by a crash")
     before = sorted(path for path in out.rglob("*") if path.is_file())
     listed = json.loads(fruitpipe("gc", out, "--json").stdout)
     assert not listed["deleted"]
@@ -384,6 +389,7 @@ def test_gc_deletes_what_no_published_run_needs_and_nothing_else(copy: tuple[Pat
     deleted = json.loads(fruitpipe("gc", out, "--delete", "--json").stdout)
     assert deleted["objects"] == listed["objects"]
     assert not (out / "runs" / needless).exists()
+    assert not any(path.exists() for path in left)
     assert len(list((out / "features").iterdir())) == 1
     assert same_vectors(vectors(out), expected)
     assert run(fruits, out)["plan"]["known"] == 320
