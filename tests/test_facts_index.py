@@ -254,10 +254,16 @@ def test_an_index_under_another_s_name_is_damaged(store: LocalStore, planned: An
     assert facts_index.find(store, [name, other])[1] == [other]
 
 
-def test_rows_that_a_part_does_not_have_are_a_damaged_part(store: LocalStore) -> None:
+@pytest.mark.parametrize("row", [-1, 2])
+def test_rows_that_a_part_does_not_have_are_a_damaged_part(row: int, store: LocalStore) -> None:
     name = put_part(store, DIGEST, [Image("a"), Image("b")])
     with pytest.raises(FruitpipeError, match=f"{name} is damaged"):
-        read_features(store, pa.chunked_array([[name]]), pa.chunked_array([pa.array([2], pa.int32())]))
+        read_features(store, pa.chunked_array([[name]]), pa.chunked_array([pa.array([row], pa.int32())]))
+
+
+def test_what_an_image_gave_and_what_it_gives_when_it_is_tried_again_are_two_parts(store: LocalStore) -> None:
+    tried = [Image("a", status=status) for status in ("unreadable", "ok")]
+    assert len({put_part(store, DIGEST, [each]) for each in tried}) == 2
 
 
 def test_a_part_that_is_gone_or_written_again_is_not_as_the_index_says(
