@@ -56,13 +56,13 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
     def fit(self, X: Rows, y: object = None) -> Self:
         """Fit on features (n, d). Raises ValueError as all estimators do."""
         rows = validate_data(self, X, dtype=[np.float64, np.float32], order="C")
-        with one_thread():
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             total = added(moments_of(blocks(part)) for part in parts(rows))
             self._take(pca.fit(total, self.n_components, self.variance, self.scale))
         return self
 
     def transform(self, X: Rows) -> NDArray[np.float32]:
-        """Vectors (n, k) of features (n, d). Raises ValueError for another d."""
+        """Vectors (n, k) of features (n, d). Raises ValueError for another d, and for vectors beyond float32."""
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=[np.float64, np.float32], order="C", reset=False)
         fitted = Pca(self.mean_, self.scale_, self.components_, self.explained_variance_)

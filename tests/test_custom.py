@@ -130,6 +130,42 @@ def test_a_feature_that_is_not_finite_is_a_row_with_a_status(
     assert not features.any()
 
 
+def solid(folder: Path, colours: list[tuple[int, int, int]]) -> Path:
+    folder.mkdir()
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (8, 8), colour).save(folder / f"{number:02}.png")
+    return folder
+
+
+def test_large_features_give_a_run_that_can_be_read_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.random.default_rng(0).integers(0, 255, (20, 3)).tolist()
+    usual = solid(tmp_path / "usual", [(red, green, 0) for red, green, _ in drawn])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    large = module(tmp_path, monkeypatch, whole(feature="np.float32(pixels[4, 4]) * np.float32(1e25)"))
+    made = run(usual, tmp_path / "large", f"backbone={large}", "pca.scale=false", "pca.components=1")
+    largest = float(np.finfo(np.float32).max)
+    assert made["model"]["reconstruction_error_p99"] == largest
+    assert made["run"] in fruitpipe("show", tmp_path / "large").stdout
+
+    feature = "(lambda r, g, b: np.float32([1e19 if r == 255 else r * 1e-22, g, b * 1e18]))(*pixels[4, 4].tolist())"
+    name, out = f"backbone={module(tmp_path, monkeypatch, whole(feature=feature))}", tmp_path / "out"
+    made = run(usual, out, name)
+    other = solid(tmp_path / "other", [(1, 2, 255), (3, 4, 0)])
+    drift = run(other, out, name, "model=reuse", f"reuse={made['run']}")["drift"]
+    assert (drift["beyond_p99"], drift["reconstruction_error"]) == (0.5, pytest.approx(largest / 2))
+    assert "50.0% beyond" in fruitpipe("show", out).stdout
+
+    far = solid(tmp_path / "far", [(1, 2, 0), (255, 3, 0)])
+    words = ("--set", name, "--set", "model=reuse", "--set", f"reuse={made['run']}")
+    said = one_line_error(fruitpipe("run", far, out, *words, code=2))
+    assert f"the first of them {far / '01.png'}, are beyond float32" in said
+    assert "model: fit" in said
+    assert manifest(out)["drift"] == drift, "nothing was published"
+    model, table = out / "runs" / made["run"] / "model", tmp_path / "far.parquet"
+    fruitpipe("transform", model, far, table, "--backbone", name.partition("=")[2])
+    assert pq.read_table(table).sort_by("path")["status"].to_pylist() == ["ok", "rejected"]
+
+
 def test_loading_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"load\(\) failed: KeyError: 'weights'"):
         engine(module(tmp_path, monkeypatch, whole(load="{}['weights']")))

@@ -35,6 +35,12 @@ def test_quantiles_are_those_of_the_numbers_or_a_little_above(count: int) -> Non
         assert found.share_above(limit) == (numbers > limit).mean(), "exactly"
 
 
+@pytest.mark.parametrize("wrong", [-1, np.inf, np.nan])
+def test_other_numbers_are_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match="negative or not finite"):
+        Distribution.of(np.array([1, wrong], np.float32))
+
+
 def test_it_does_not_grow_with_the_numbers() -> None:
     found = Distribution.of(errors(1_000_000))
     assert found.buckets.nbytes + found.counts.nbytes < 100_000

@@ -168,6 +168,19 @@ def test_one_row_or_equal_rows_give_one_component_and_the_vector_zero(rows: Matr
     assert not pca.explained_variance_ratio.any()
 
 
+def test_errors_end_with_float32_and_vectors_beyond_it_are_refused() -> None:
+    pca = fit_rows(np.insert(draw(50, 4, 0), 2, 1.0, axis=1), 4)
+    features = np.repeat(pca.mean[None], 2, axis=0)
+    features[1, 2] = 3e20  # constant at the fit, and so without weight, but for rounding
+    vectors, errors = pca.transform_with_error(features)
+    assert np.isfinite(vectors).all()
+    assert errors.tolist() == [0, np.finfo(np.float32).max]
+    with pytest.raises(ValueError, match="beyond float32"):
+        pca.transform(np.full((1, 5), 1e160))
+    with pytest.raises(ValueError, match="too large"), np.errstate(all="ignore"):
+        fit_rows(draw(50, 4, 0) * 1e160)
+
+
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="no features"):
         fit(Moments.empty(4))

@@ -67,6 +67,14 @@ def test_the_order_of_memory_changes_no_bit(features: np.ndarray) -> None:
     assert np.array_equal(fitted.transform(by_columns), fitted.transform(rows))
 
 
+def test_numbers_that_are_too_large_are_refused(features: np.ndarray) -> None:
+    rows = features.astype(np.float64)
+    with pytest.raises(ValueError, match="too large"):
+        FruitpipePCA().fit(rows * 1e160)
+    with pytest.raises(ValueError, match="beyond float32"):
+        FruitpipePCA().fit(rows).transform(rows * 1e160)
+
+
 def test_it_gives_a_runs_bits(fruits: Path, tmp_path: Path) -> None:
     command.run(fruits / "Apple", tmp_path / "out")
     run_id = command.manifest(tmp_path / "out")["run"]

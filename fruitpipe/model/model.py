@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, FiniteFloat
 
 from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
@@ -55,9 +55,9 @@ class Card(BaseModel):
     image: ImageConfig
     images: int
     """that it was fitted on; 0 where it is unreduced"""
-    reconstruction_error: float
+    reconstruction_error: FiniteFloat
     """mean over those images"""
-    reconstruction_error_p99: float
+    reconstruction_error_p99: FiniteFloat
     """99th percentile over those images"""
     extractor: str = Field(validation_alias=AliasChoices("extractor", "flatbuffer"))
     """SHA-256 of its engine's artefact"""
@@ -83,6 +83,13 @@ class Vector:
         found = self.error if self.vector is None else f"{len(self.vector)} numbers"
         return f"Vector({self.path!r}, {self.status}, {found})"
 
+    @classmethod
+    def of(cls, path: str, vector: NDArray[np.float32]) -> Vector:
+        """Of an image that has a feature; rejected where a number of its vector is beyond float32."""
+        if np.isfinite(vector).all():
+            return cls(path, "ok", None, vector)
+        return cls(path, "rejected", "its feature is too far from those of the fit: the vector is beyond float32", None)
+
 
 @dataclass(frozen=True, repr=False)
 class Model:
@@ -100,7 +107,10 @@ class Model:
         return f"Model({self.card.backbone}, {self.pca}, run {self.card.run}, {self.card.images} images)"
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Vectors of shape (n, k) of features of shape (n, d). Raises ValueError for another d."""
+        """Vectors of shape (n, k) of features of shape (n, d).
+
+        Raises ValueError for another d, and where a number of a vector is beyond float32.
+        """
         return self.pca.transform(features)
 
     def transform_images(
@@ -134,9 +144,9 @@ class Model:
         from fruitpipe.tasks.featurize import featurize
 
         facts, features = featurize([Image(path) for path in paths], self._started, self.card.image, reader)
-        vectors = self.transform(features)
+        vectors, _ = self.pca.transform_with_error(features)
         return [
-            Vector(path, status, error, vector if status == "ok" else None)
+            Vector.of(path, vector) if status == "ok" else Vector(path, status, error, None)
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
 
@@ -146,7 +156,7 @@ class Model:
         Raises UserError as `transform_images` does.
         """
         from fruitpipe.tasks.featurize import decoded, inferred, place
-        from fruitpipe.vision.bad_image import OK, BadImage
+        from fruitpipe.vision.bad_image import BadImage
         from fruitpipe.vision.decode import Look
 
         self.require_named_code()
@@ -157,7 +167,7 @@ class Model:
         (bad,) = inferred(engine, pixels, [place(pixels[0], picture)], features)
         if isinstance(bad, BadImage):
             return Vector("", bad.status, str(bad), None)
-        return Vector("", OK, None, self.transform(features)[0])
+        return Vector.of("", self.pca.transform_with_error(features)[0][0])
 
     @cached_property
     def encoder(self) -> TextEncoder:

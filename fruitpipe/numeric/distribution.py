@@ -37,7 +37,9 @@ class Distribution:
 
     @classmethod
     def of(cls, numbers: NDArray[np.float32]) -> Self:
-        """numbers: shape (n,), finite and not negative."""
+        """numbers: shape (n,). Raises ValueError where one is negative or not finite."""
+        if not ((numbers >= 0) & np.isfinite(numbers)).all():
+            raise ValueError("a number of a distribution is negative or not finite")
         found, counts = np.unique(np.abs(numbers).view(np.uint32) >> BITS, return_counts=True)
         return cls(float(numbers.sum(dtype=np.float64)), found.astype(np.uint32), counts.astype(np.int64))
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fruitpipe.numeric.moments import Float64, Moments
 
 DEFAULT_VARIANCE = 0.95
+LARGEST = np.finfo(np.float32).max
 
 
 class Linear(NamedTuple):
@@ -72,8 +73,14 @@ class Pca:
         return standard
 
     def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Vectors of shape (n, k), float32, of features of shape (n, d). Raises ValueError for another d."""
-        return self.transform_with_error(features)[0]
+        """Vectors of shape (n, k), float32, of features of shape (n, d).
+
+        Raises ValueError for another d, and where a number of a vector is beyond float32.
+        """
+        vectors, _ = self.transform_with_error(features)
+        if not np.isfinite(vectors).all():
+            raise ValueError("features are too far from those of the fit: their vectors are beyond float32.")
+        return vectors
 
     def products(self, directions: Float64) -> Linear:
         """What vectors tell of the products of features with directions, (m, d).
@@ -89,14 +96,16 @@ class Pca:
         """Vectors (n, k) and the reconstruction error of each row (n,): mean squared difference, over the standardised
         features, between the row and what its k components can rebuild.
 
-        Rows of `components` are orthonormal, so by Pythagoras the squared error is |z|² - |y|².
+        Rows of `components` are orthonormal, so by Pythagoras the squared error is |z|² - |y|². An error beyond float32
+        is its largest number; a vector beyond it is not finite.
         """
         check_width(features, len(self.mean))
-        standard = self.standardise(features)
-        vectors = standard @ self.components.T
-        squared = np.einsum("ij,ij->i", standard, standard) - np.einsum("ij,ij->i", vectors, vectors)
-        error = np.maximum(squared, 0) / len(self.mean)
-        return vectors.astype(np.float32), error.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            standard = self.standardise(features)
+            vectors = standard @ self.components.T
+            squared = np.einsum("ij,ij->i", standard, standard) - np.einsum("ij,ij->i", vectors, vectors)
+            error = np.minimum(np.maximum(squared, 0) / len(self.mean), LARGEST)
+            return vectors.astype(np.float32), error.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,10 +156,12 @@ def fit(moments: Moments, components: int | None = None, variance: float | None 
     Never more components are kept than the rank of the features (at most n - 1), and always at least one: a single
     image, or equal ones, give one component and the vector [0]. Constant features get scale 1 and no weight.
 
-    Raises ValueError if there are no rows.
+    Raises ValueError if there are no rows, or if their squares are beyond float64.
     """
     if moments.count < 1:
         raise ValueError("no features to fit on.")
+    if not np.isfinite(moments.scatter).all():
+        raise ValueError("features are too large: their squares are beyond float64.")
     if components is None and variance is None:
         variance = DEFAULT_VARIANCE
     population = np.diag(moments.scatter) / moments.count

@@ -9,7 +9,7 @@ from itertools import accumulate
 from platform import python_version
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, field_validator
 from pydantic_core import to_json
 
 from fruitpipe.config import RECORDED, Config
@@ -107,14 +107,14 @@ class ModelFacts(BaseModel):
     """that it was fitted on; 0 without a PCA"""
     components: Count
     """k, length of a vector"""
-    explained: float | None
+    explained: FiniteFloat | None
     """share of the variance that the k components explain, on the images of the fit; None without a PCA"""
-    explained_variance: list[float]
+    explained_variance: list[FiniteFloat]
     """of every component, kept or not, largest first; empty without a PCA"""
-    explained_variance_ratio: list[float]
-    reconstruction_error: float
+    explained_variance_ratio: list[FiniteFloat]
+    reconstruction_error: FiniteFloat
     """mean over the images of the fit"""
-    reconstruction_error_p99: float
+    reconstruction_error_p99: FiniteFloat
 
     def in_rows(self) -> dict[str, object]:
         """For people."""
@@ -132,11 +132,11 @@ class ModelFacts(BaseModel):
 class Drift(BaseModel):
     """How far the images of this run are from those that the reused model was fitted on."""
 
-    reconstruction_error: float
+    reconstruction_error: FiniteFloat
     """mean over this run's images"""
-    fit_reconstruction_error: float
+    fit_reconstruction_error: FiniteFloat
     """mean over the images of the fit"""
-    beyond_p99: float
+    beyond_p99: FiniteFloat
     """share of this run's images beyond the 99th percentile of the fit; 0.01 where nothing has changed"""
 
 
@@ -204,7 +204,10 @@ class Manifest(BaseModel):
         return cls.model_validate(long_lists.whole(TREE.validate_json(document), find), context=RECORDED)
 
     def written(self) -> tuple[bytes, dict[str, bytes]]:
-        """The document, and what the files with its long lists hold, by their names in the run."""
+        """The document, and what the files with its long lists hold, by their names in the run.
+
+        Of numbers, only those in records of further stages may be others than finite, and become null.
+        """
         tree, beside = long_lists.apart(self.model_dump(mode="json"))
         return to_json(tree, indent=2, inf_nan_mode="null"), beside
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fruitpipe.errors import UserError
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.moments import TOGETHER, Moments, added, symmetric, upper_half
@@ -186,11 +187,23 @@ class Project:
                 pairs.append(pca().transform_with_error(block))
                 blank += int((~block.any(axis=1)).sum())
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+        require_finite(vectors, index.rows["path"])
         record = PartRecord(digest_of(image_digests(index.rows)), Distribution.of(errors), blank)
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata | record.metadata)
         part = self.numbers[number] if self.numbers else number
         files = [sink.write(part, table) for sink in self.sinks]
         return Projected(files, record.errors, blank, sample_of(table, self.sample))
+
+
+def require_finite(vectors: NDArray[np.float32], paths: pa.ChunkedArray) -> None:
+    """Raise UserError where a number of a vector is beyond float32."""
+    (beyond,) = np.nonzero(~np.isfinite(vectors).all(axis=1))
+    if len(beyond):
+        raise UserError(
+            f"vectors of {len(beyond)} images or more, the first of them {paths[int(beyond[0])].as_py()}, are beyond "
+            "float32: their features are too large, or too far from those that the model was fitted on. Fix the "
+            "backbone, or say model: fit."
+        )
 
 
 @dataclass(frozen=True)
