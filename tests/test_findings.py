@@ -26,6 +26,7 @@ from fruitpipe.explore.facts import facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
 from fruitpipe.findings import curate, find_neighbours
+from fruitpipe.findings.curation import in_medians
 from fruitpipe.findings.neighbours import places_of
 from fruitpipe.result.runs import open_run
 from fruitpipe.sinks import to_table, vectors_of
@@ -139,6 +140,13 @@ def test_the_page_of_all_images_says_what_curate_says(out: Path) -> None:
     (own,) = [each for each in measure_loss(facts, done).measures if each.title == "reconstruction error"]
     errors = np.array([row["reconstruction_error"] for row in table])
     assert own.levels == pytest.approx(np.clip(errors / np.median(errors) / 3, 0, 1) * 255, abs=0.51)
+
+
+def test_an_image_far_off_is_seen_however_near_the_others_are() -> None:
+    distances = np.array([*np.linspace(3e-8, 5e-8, 9), 0.1])
+    assert in_medians(distances)[-1] > 1e6
+    assert np.isnan(in_medians(distances, noise=1e-7)).all()
+    assert np.isnan(in_medians(np.array([0, 0, 1.0]))).all()
 
 
 def test_curate_does_without_features(out: Path, tmp_path: Path) -> None:

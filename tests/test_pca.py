@@ -181,6 +181,15 @@ def test_errors_end_with_float32_and_vectors_beyond_it_are_refused() -> None:
         fit_rows(draw(50, 4, 0) * 1e160)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1, 1e6])
+@pytest.mark.parametrize("scale", [True, False])
+def test_noise_is_less_than_errors_and_more_than_rounding_in_any_unit(unit: float, scale: bool) -> None:
+    rows = draw(200, 12, 0) * unit
+    cut, whole = fit_rows(rows, variance=0.99, scale=scale), fit_rows(rows, 12, scale=scale)
+    assert np.median(cut.transform_with_error(rows)[1]) > 100 * cut.noise
+    assert whole.transform_with_error(3 * rows)[1].max() < whole.noise
+
+
 def test_no_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="no features"):
         fit(Moments.empty(4))

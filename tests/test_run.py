@@ -22,11 +22,16 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.config import environment, load_config
+from fruitpipe.config import ImageConfig, environment, load_config
+from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import load_model
+from fruitpipe.model.model import Card, Model, load_model
+from fruitpipe.numeric.distribution import Distribution
+from fruitpipe.numeric.moments import Moments
+from fruitpipe.numeric.pca import fit
 from fruitpipe.pipeline import run as pipeline
+from fruitpipe.pipeline.reuse import drift_of
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -296,6 +301,19 @@ def test_names_of_all_kinds_survive_to_the_output(fruits: Path, tmp_path: Path) 
     table = vectors(out)
     assert table["path"].to_pylist() == sorted(str(folder / name) for name in names)
     assert set(table["label"].to_pylist()) == {folder.name}
+
+
+def test_drift_is_seen_in_any_unit() -> None:
+    rows = np.random.default_rng(0).normal(size=(500, 8)) * 1e-4
+    fitted, engine = fit(Moments.of(rows), 4, scale=False), EngineSpec("litert", b"")
+    of_fit, of_others = (Distribution.of(fitted.transform_with_error(each)[1]) for each in (rows, 7 * rows))
+    card = Card(
+        run="20260101-000000-abcd", backbone="b", features="f", image=ImageConfig(), images=500, extractor="e",
+        reconstruction_error=of_fit.mean, reconstruction_error_p99=of_fit.quantile(0.99),
+    )  # fmt: skip
+    drift = drift_of(Model(card, fitted, engine), of_others)
+    assert drift
+    assert drift.beyond_p99 > 0.8
 
 
 def test_a_reused_model_keeps_vectors_comparable_and_reports_drift(copy: tuple[Path, Path], tmp_path: Path) -> None:

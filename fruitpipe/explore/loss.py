@@ -23,7 +23,7 @@ def measure_loss(facts: Facts, run: Run) -> Facts:
     vectors = run.vector_parts
     if len(vectors) * run.manifest.model.components > MOST:
         return facts
-    errors = in_medians(reconstruction_errors(run, vectors))
+    errors = in_medians(*reconstruction_errors(run, vectors))
     if not np.isfinite(errors).all():
         return facts
     measure = Measure("reconstruction error", levels(errors, FAR), FAR, "times the usual")

@@ -19,6 +19,7 @@ from fruitpipe.findings.texts import ZeroShot, zero_shot
 from fruitpipe.numeric import curation
 from fruitpipe.numeric.neighbours import prepared
 from fruitpipe.numeric.one_thread import one_thread
+from fruitpipe.numeric.pca import LARGEST
 from fruitpipe.result.runs import Run
 
 MAJORITY, FEW = 0.5, 0.1
@@ -27,8 +28,6 @@ one has it, too."""
 REPRESENTATIVES = 100
 FAR = 3.0
 """How many times as far as usual an image is that the summary counts as an outlier."""
-NOISE = 1e-6
-"""Reconstruction error that is rounding, as where all components are kept."""
 NAMED = 5
 """Images of each kind that the summary names."""
 OF_TEXTS = [
@@ -148,7 +147,7 @@ def curate(
     duplicates = find_duplicates(lists, limit)
     voted, confidence, suspect = doubts(lists)
     distance = mean_distances(lists)
-    errors = reconstruction_errors(run, vectors)
+    errors, noise = reconstruction_errors(run, vectors)
     own = np.arange(len(lists.paths))
     chosen = np.zeros(len(own), bool)
     by = neighbours.metric
@@ -158,7 +157,7 @@ def curate(
     columns = {
         "path": lists.paths,
         "label": lists.labels,
-        "outlier": np.fmax(np.fmax(in_medians(distance), in_medians(errors)), 0.0).astype(np.float32),
+        "outlier": np.fmax(np.fmax(in_medians(distance), in_medians(errors, noise)), 0.0).astype(np.float32),
         "neighbour_distance": nullable(distance),
         "reconstruction_error": nullable(errors),
         "label_suspect": suspect,
@@ -191,11 +190,15 @@ def mean_distances(lists: Lists) -> NDArray[np.float64]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def in_medians(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many times the median each number is; NaN where they are unknown, or mere rounding."""
+def in_medians(numbers: NDArray[np.float64], noise: float = 0.0) -> NDArray[np.float64]:
+    """How many times the median each number is, up to the largest float32; NaN where they are unknown, or the median is
+    mere rounding.
+
+    noise: up to which number it is that.
+    """
     known = numbers[np.isfinite(numbers)]
     median = float(np.median(known)) if len(known) else 0.0
-    return numbers / median if median > NOISE else np.full(len(numbers), np.nan)
+    return np.minimum(numbers / median, LARGEST) if median > noise else np.full(len(numbers), np.nan)
 
 
 def nullable(numbers: NDArray[np.float64]) -> pa.Array:

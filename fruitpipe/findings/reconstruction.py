@@ -21,8 +21,9 @@ SAME = 1e-4
 """How far a vector that is computed again may be from the published one, in its length: it is of the same feature."""
 
 
-def reconstruction_errors(run: Run, vectors: Vectors) -> NDArray[np.float64]:
-    """Reconstruction error of each image, (n,); NaN where its features are gone, and without a PCA.
+def reconstruction_errors(run: Run, vectors: Vectors) -> tuple[NDArray[np.float64], float]:
+    """Reconstruction error of each image, (n,), NaN where its features are gone, and without a PCA; and up to which
+    error it is mere rounding.
 
     Manifests name feature parts, which may hold other versions of an image, too: the error of an image is that of the
     feature which gives its vector.
@@ -31,7 +32,7 @@ def reconstruction_errors(run: Run, vectors: Vectors) -> NDArray[np.float64]:
     names = filter(layout.is_feature_part, sorted(with_merged(run.manifest.feature_parts, read_merges(run.store))))
     parts = [facts.filter(pc.equal(facts["status"], OK)) for name in names if (facts := read_facts(run.store, name))]
     if not parts or not isinstance(pca := run.model.pca, Pca):
-        return errors
+        return errors, 0.0
     published = np.concatenate([vectors.vectors(number) for number in range(len(vectors.files))])
     paths = pa.chunked_array([chunk for facts in parts for chunk in facts["path"].chunks], pa.string())
     positions = vectors.positions_of(paths.combine_chunks())
@@ -51,4 +52,4 @@ def reconstruction_errors(run: Run, vectors: Vectors) -> NDArray[np.float64]:
         apart = np.linalg.norm(again - published[here], axis=1)
         same = apart <= SAME * np.maximum(np.linalg.norm(published[here], axis=1), 1)
         errors[here[same]] = found[same]
-    return errors
+    return errors, pca.noise

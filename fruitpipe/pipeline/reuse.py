@@ -7,9 +7,9 @@ from fruitpipe.config import Config, ImageConfig
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.custom import version_of
 from fruitpipe.errors import UserError
-from fruitpipe.model.model import Card, Model
+from fruitpipe.model.model import Model
 from fruitpipe.numeric.distribution import Distribution
-from fruitpipe.numeric.pca import Pca
+from fruitpipe.numeric.pca import Pca, Unreduced
 from fruitpipe.result.manifest import Drift
 from fruitpipe.result.runs import find_model
 from fruitpipe.storage.store import Store
@@ -53,16 +53,17 @@ def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> d
     return found | {f"image.{name}": value for name, value in image.steps.items()}
 
 
-def drift_of(card: Card, errors: Distribution) -> Drift | None:
+def drift_of(model: Model, errors: Distribution) -> Drift | None:
     """How the reconstruction errors of this run's images compare with those of the fit.
 
     None without a PCA: such a model loses nothing, so nothing can drift.
     """
-    if card.unreduced:
+    card, pca = model.card, model.pca
+    if isinstance(pca, Unreduced):
         return None
     return Drift(
         reconstruction_error=errors.mean,
         fit_reconstruction_error=card.reconstruction_error,
         # With all components kept, errors are rounding noise, and so is their percentile.
-        beyond_p99=errors.share_above(max(card.reconstruction_error_p99, 1e-6)),
+        beyond_p99=errors.share_above(max(card.reconstruction_error_p99, pca.noise)),
     )

@@ -262,7 +262,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
             counts=counts,
             plan=ahead.summary,
             model=model_facts(model),
-            drift=drift_of(model.card, errors) if job.reused else None,
+            drift=drift_of(model, errors) if job.reused else None,
             files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
             feature_parts=[*job.plan.known.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
