@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,11 @@ from parts import Image, put_part
 
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric import pca
+from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.moments import Moments, added
 from fruitpipe.numeric.pca import Pca
+from fruitpipe.pipeline import stages
+from fruitpipe.pipeline.stage import Context
 from fruitpipe.sinks import Sink, open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
@@ -67,6 +71,16 @@ def test_a_sample_is_evenly_spaced_with_its_features_and_labels(made: Features) 
     rows = [*(np.arange(7) * cut // 7), *(cut + np.arange(7) * (COUNT - cut) // 7)]
     assert np.array_equal(features, made.rows[rows])
     assert labels == [made.images[row].label for row in rows]
+
+
+def test_a_sample_of_fewer_images_than_parts_is_of_some_parts(made: Features) -> None:
+    spark = SimpleNamespace(map=lambda task, count, poll: [task(number) for number in range(count)])
+    job: Any = SimpleNamespace(store=made.store, id=RUN, parts=2, spark=spark, reporter=SimpleNamespace(poll=None))
+    for most in (1, 2, 3, 9):
+        features, labels = Context(job, model=None, vectors=[]).sample(most)  # type: ignore[arg-type]
+        assert len(features) == len(labels) == most - (most > 2)
+    part = reduce.Projected([], Distribution.of(np.ones(1, np.float32)), 0, [("a", "", 0, 0)])
+    assert [len(stages.report_sample([part] * count)) for count in (7, 2000, 4001)] == [7, 2000, 2000]
 
 
 @pytest.fixture

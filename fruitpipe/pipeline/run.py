@@ -279,8 +279,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
         manifest = manifest.model_copy(update=notes(job))
     from fruitpipe.result.report import render  # with its templates, which need not be there at the start
 
-    sample = [row for part in projected for row in part.sample]
-    job.store.put(layout.report(job.id), render(manifest, sample).encode())
+    job.store.put(layout.report(job.id), render(manifest, stages.report_sample(projected)).encode())
     job.keep_log()
     document = put_lists(job.store, manifest)
     lease.require_held()

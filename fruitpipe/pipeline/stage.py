@@ -27,10 +27,12 @@ class Context:
     """the parts of vectors, as the manifest will have them"""
 
     def sample(self, most: int) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-        """Features, shape (n, d), and labels, (n,), of at most `most` images, evenly spaced."""
+        """Features, shape (n, d), and labels, (n,), of at most `most` images, evenly spaced. most: 1 or more."""
         job = self.job
-        task = reduce.Sample(job.store, job.id, max(most // job.parts, 1))
-        features, labels = zip(*job.spark.map(task, job.parts, poll=job.reporter.poll), strict=True)
+        parts = reduce.spread(job.parts, most).tolist()
+        task = reduce.Sample(job.store, job.id, most // len(parts))
+        found = job.spark.map(lambda number: task(parts[number]), len(parts), poll=job.reporter.poll)
+        features, labels = zip(*found, strict=True)
         return np.concatenate(features), np.array([label for part in labels for label in part], np.str_)
 
 

@@ -191,6 +191,12 @@ def project_further(
     return [part for part in found if part]
 
 
+def report_sample(projected: Sequence[reduce.Projected]) -> list[tuple[str, str, float, float]]:
+    """The images in the report's picture, SAMPLE at most, also where there are more parts."""
+    rows = [row for part in projected for row in part.sample]
+    return [rows[number] for number in reduce.spread(len(rows), SAMPLE).tolist()]
+
+
 def make_model(job: Job, fitted: pca.Pca | pca.Unreduced, images: int, errors: Distribution) -> Model:
     """The model of this run.
 
