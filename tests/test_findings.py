@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,22 @@ import pyarrow.parquet as pq
 import pytest
 from command import fruitpipe, manifest, one_line_error, run, vectors
 from numpy.typing import NDArray
+from published import publish
 from s3 import options
 from seaweed import BUCKET, Server
 from served import serving
 from sklearn.neighbors import NearestNeighbors
 
+from fruitpipe.errors import UserError
 from fruitpipe.explore.facts import facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
 from fruitpipe.findings import curate, find_neighbours
 from fruitpipe.findings.curation import in_medians
 from fruitpipe.findings.neighbours import places_of
+from fruitpipe.findings.similar import Gallery
+from fruitpipe.model.model import Vector
+from fruitpipe.model.service import Service
 from fruitpipe.result.runs import open_run
 from fruitpipe.sinks import to_table, vectors_of
 from fruitpipe.storage import layout
@@ -36,6 +42,7 @@ from fruitpipe.storage.store import LocalStore, Store
 from fruitpipe.tasks.neighbours import Earlier, FindNeighbours, lists_of
 from fruitpipe.tasks.vector_part import Vectors
 
+PATHS = [f"/images/{number:02}.jpg" for number in range(20)]
 HOSTILE = "<script>alert(1)</script> \x1b[31m.jpg"
 
 
@@ -251,6 +258,20 @@ def test_mistakes_are_one_line(out: Path, tmp_path: Path) -> None:
     part = folder_of(again) / "cosine-5" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     assert "damaged or missing" in one_line_error(fruitpipe("curate", again, code=1))
+
+
+def test_vectors_that_are_too_long_to_be_compared_are_a_mistake_of_one_line(store: Store, tmp_path: Path) -> None:
+    points = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    usual, far = (publish(store, f"20260101-000000-000{n}", PATHS, [None] * 20, points * 1e20**n) for n in (0, 1))
+    said = "a vector is longer than 1e+15 and cannot be compared with others: have the backbone"
+    assert said in one_line_error(fruitpipe("similar", tmp_path / "out", PATHS[0], "--run", far.id, code=2))
+    assert said in one_line_error(fruitpipe("neighbours", tmp_path / "out", far.id, code=2))
+    for refused in (Gallery, lambda run, metric: facts_of(run)):
+        with pytest.raises(UserError, match="cannot be compared"):
+            refused(far, "cosine")
+    model: Any = SimpleNamespace(transform_bytes=lambda data: Vector("", "ok", None, points[0] * np.float32(1e20)))
+    answer = Service(model, Gallery(usual, "cosine"))._found(b"", 3)
+    assert (answer.status_code, json.loads(answer.body)["status"]) == (422, "rejected")
 
 
 def test_in_a_bucket(out: Path, server: Server, s3: Any, admin: Any) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fruitpipe.explore.clusters import by_size, cluster
 from fruitpipe.explore.layout2d import LANDMARKS, lay_out
 from fruitpipe.explore.nearest import Nearest
+from fruitpipe.numeric.neighbours import lengths_of
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run
 from fruitpipe.sinks import vectors_of
@@ -162,7 +163,10 @@ class Images:
 
 
 def images_of(run: Run) -> Images:
-    """Read a run, some thousand rows at a time. Raises FruitpipeError where it is damaged."""
+    """Read a run, some thousand rows at a time.
+
+    Raises UserError where a vector is too long to be compared with others, FruitpipeError where the run is damaged.
+    """
     count, width = run.manifest.counts.ok, run.manifest.model.components
     most = max(2, min(MOST_COMPONENTS, width, NUMBERS // max(count, 1)))
     marks = spread(count, LANDMARKS)
@@ -170,6 +174,7 @@ def images_of(run: Run) -> Images:
     label, components = np.empty(count, np.int64), np.zeros((count, most), np.float32)
     landmarks = np.empty((len(marks), width), np.float32)
     for rows, table, vectors in blocks(run):
+        lengths_of(vectors)  # or their squares are no float32, which all that follows takes
         paths.append(table["path"].combine_chunks())
         label[rows] = labels.add(table["label"], vectors)
         components[rows, :width] = vectors[:, :most]
@@ -180,7 +185,7 @@ def images_of(run: Run) -> Images:
 
 
 def facts_of(run: Run) -> Facts:
-    """Read a run twice, some thousand rows at a time. Raises FruitpipeError where it is damaged."""
+    """Read a run twice, some thousand rows at a time. Raises UserError and FruitpipeError as `images_of` does."""
     images = images_of(run)
     label, counts = images.label, np.bincount(images.label)
     distance, positions = np.empty(len(label), np.float32), np.empty((len(label), 2), np.float32)

@@ -68,7 +68,8 @@ def find_similar(
     images: paths as the run has them, or of other images.
     backbone: as `load_model` has it.
 
-    Raises UserError where an image cannot be read, FruitpipeError where the run is damaged.
+    Raises UserError where an image cannot be read or a vector is too long to be compared, FruitpipeError where the run
+    is damaged.
     """
     vectors = run.vector_parts
     positions = places_of(vectors, images)
@@ -92,7 +93,7 @@ class Gallery:
     """A run in memory, all of whose vectors can be searched again and again, by many threads at once."""
 
     def __init__(self, run: Run, metric: Metric) -> None:
-        """Raises FruitpipeError where the run is damaged."""
+        """Raises UserError where a vector is too long to be compared, FruitpipeError where the run is damaged."""
         vectors = run.vector_parts
         self.run, self.metric, self.count = run, metric, len(vectors)
         self._blocks = list(blocks_in(vectors, metric))
@@ -112,7 +113,10 @@ class Gallery:
             )
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[Match]:
-        """The k images whose vectors are nearest to one, (d,), as `find_similar` finds them."""
+        """The k images whose vectors are nearest to one, (d,), as `find_similar` finds them.
+
+        Raises UserError where it is too long to be compared.
+        """
         with one_thread():
             nearest = Nearest(prepared(vector[None], self.metric), np.array([NOWHERE]), k, self.metric)
             nearest.add(self._blocks)

@@ -54,7 +54,10 @@ class Searched(Protocol):
         """Which they are."""
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[Any]:
-        """What JSON is to have of the k nearest to a vector (d,), nearest first."""
+        """What JSON is to have of the k nearest to a vector (d,), nearest first.
+
+        Raises UserError for a vector that cannot be compared with others.
+        """
 
 
 class Service:
@@ -96,7 +99,10 @@ class Service:
         found = self._model.transform_bytes(data)
         if self._searched is None or found.vector is None or not k:
             return answer_of(found)
-        return answer_of(found, self._searched.nearest(found.vector, k))
+        try:
+            return answer_of(found, self._searched.nearest(found.vector, k))
+        except UserError as error:
+            return answer_of(failed("rejected", str(error)))
 
     async def _body(self, request: Request) -> bytes | None:
         """The bytes that were sent; None where they are too many, of which no more are read."""

@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fruitpipe.errors import UserError
+
 Metric = Literal["cosine", "euclidean"]
 ROWS, COLUMNS = 256, 4096
 """Of a block of products: 4 MiB, which a cache holds until it is looked through."""
@@ -30,15 +32,24 @@ def prepared(vectors: NDArray[np.float32], metric: Metric) -> NDArray[np.float32
     """Vectors, shape (n, d), as they are compared: for cosine, (n, d + 1) of length 1. A vector of zeros, which has no
     direction, gets one of its own, at right angles to all others.
 
-    Raises ValueError where a number is not finite, or a vector longer than LARGEST.
+    Raises UserError as `lengths_of` does.
     """
-    lengths = np.sqrt(squares(vectors))
-    if not (lengths <= LARGEST).all():
-        raise ValueError(f"a vector is not finite, or longer than {LARGEST:g}")
+    lengths = lengths_of(vectors)
     if metric == "euclidean":
         return vectors
     turned = np.column_stack([vectors, lengths == 0])
     return np.asarray(turned / np.where(lengths, lengths, 1)[:, None], np.float32)
+
+
+def lengths_of(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Lengths of vectors, (n,). Raises UserError where one is longer than LARGEST, or not finite."""
+    lengths = np.sqrt(squares(vectors))
+    if not (lengths <= LARGEST).all():
+        raise UserError(
+            f"a vector is longer than {LARGEST:g} and cannot be compared with others: have the backbone give smaller "
+            "features, or a PCA scale them (pca.scale: true)."
+        )
+    return lengths
 
 
 def squares(rows: NDArray[np.floating]) -> NDArray[np.float64]:

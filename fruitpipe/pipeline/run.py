@@ -351,8 +351,9 @@ def going_on(job: Job, stage: str, advice: str) -> Iterator[None]:
             yield
         except Exception as error:  # noqa: BLE001 - whatever is the matter, it is not the vectors
             said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
+            further = "" if isinstance(error, UserError) else f"; {advice}"  # which says itself what to do
             job.unfinished.append(stage)
-            job.warnings.append(f"{stage} failed, but the vectors are whole; {advice}. The cause: {said.rstrip('.')}")
+            job.warnings.append(f"{stage} failed, but the vectors are whole{further}. The cause: {said.rstrip('.')}")
 
 
 def notes(job: Job) -> dict[str, Any]:

@@ -108,11 +108,8 @@ class FindNeighbours:
         return [files[part] for part in mine], taken
 
     def compared(self, number: int) -> NDArray[np.float32]:
-        """Vectors of a part as they are compared. Raises FruitpipeError where one cannot be."""
-        try:
-            return prepared(self.vectors.vectors(number), self.metric)
-        except ValueError as error:
-            raise FruitpipeError(f"{self.vectors.files[number].name} has no neighbours: {error}.") from error
+        """Vectors of a part as they are compared. Raises UserError where one cannot be."""
+        return prepared(self.vectors.vectors(number), self.metric)
 
     def _add(self, sought: list[Sought], number: int, earlier: Earlier | None) -> None:
         """Compare with a part, which is read only where somebody is to be compared with it."""
