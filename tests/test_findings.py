@@ -28,9 +28,9 @@ from fruitpipe.errors import UserError
 from fruitpipe.explore.facts import facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
-from fruitpipe.findings import curate, find_neighbours
+from fruitpipe.findings import curate, find_duplicates, find_neighbours
 from fruitpipe.findings.curation import in_medians
-from fruitpipe.findings.neighbours import places_of
+from fruitpipe.findings.neighbours import Lists, places_of
 from fruitpipe.findings.similar import Gallery
 from fruitpipe.model.model import Vector
 from fruitpipe.model.service import Service
@@ -154,6 +154,19 @@ def test_an_image_far_off_is_seen_however_near_the_others_are() -> None:
     assert in_medians(distances)[-1] > 1e6
     assert np.isnan(in_medians(distances, noise=1e-7)).all()
     assert np.isnan(in_medians(np.array([0, 0, 1.0]))).all()
+
+
+@pytest.mark.parametrize(("k", "groups", "cut_off"), [(12, [14, 14], 28), (20, [28], 28), (27, [28], 0)])
+def test_copies_that_are_beyond_the_lists_are_counted(k: int, groups: list[int], cut_off: int) -> None:
+    """14 copies, and 14 others 0.01 from them."""
+    own = np.arange(28)
+    distances = np.where((own[:, None] < 14) == (own < 14), 0, 0.01).astype(np.float32)
+    distances[own, own] = np.inf
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    paths, labels = pa.array(PATHS * 2)[:28], pa.nulls(28, pa.string())
+    found = find_duplicates(Lists(paths, labels, np.take_along_axis(distances, nearest, axis=1), nearest), 0.05)
+    assert [len(group) for group in found.groups] == groups
+    assert found.cut_off == cut_off
 
 
 def test_curate_does_without_features(out: Path, tmp_path: Path) -> None:

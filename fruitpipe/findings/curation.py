@@ -72,6 +72,8 @@ class Curation:
         suspect = np.asarray(table["label_suspect"])
         basis = "neighbours and reconstruction" if errors else "neighbours; there are no reconstruction errors"
         between = f"at most {found.limit:.3g} away (usual distance to the nearest: {found.usual:.3g})"
+        if found.cut_off:
+            between += f"; {found.cut_off} have no other neighbours listed: a larger neighbours.k may find more"
         return [
             ("run", self.neighbours.run),
             ("images", f"{len(table)}, each with its {self.neighbours.k} nearest by {self.neighbours.metric}"),
@@ -96,6 +98,7 @@ class Curation:
             "usual": found.usual,
             "groups": len(found.groups),
             "duplicates": len(table) - table["duplicate_of"].null_count,
+            "cut_off": found.cut_off,
             "label_suspects": int(np.asarray(table["label_suspect"]).sum()),
             "representatives": int(np.asarray(table["representative"]).sum()),
         } | self.checked_facts()

@@ -21,6 +21,8 @@ class Duplicates:
     """median distance of an image to its nearest"""
     centre: NDArray[np.int64]
     """(n,): the image that stands for the group of each; its own position where it stands for itself"""
+    cut_off: int
+    """images all of whose listed neighbours are duplicates, so that they may have more"""
 
     @property
     def groups(self) -> list[NDArray[np.int64]]:
@@ -36,7 +38,8 @@ class Duplicates:
 
 
 def find_duplicates(lists: Lists, limit: float | None = None) -> Duplicates:
-    """Groups of images that are at most `limit` from one another, or from others of the group.
+    """Groups of images that are at most `limit` from one another, or from others of the group, as far as their lists of
+    neighbours go.
 
     limit: None for the one that the distances themselves give (`numeric.curation.duplicate_limit`).
     """
@@ -47,4 +50,6 @@ def find_duplicates(lists: Lists, limit: float | None = None) -> Duplicates:
     root = curation.groups(len(lists.paths), rows, others)
     known = nearest[np.isfinite(nearest)]
     usual = float(np.median(known)) if len(known) else 0.0
-    return Duplicates(limit, usual, curation.centres(root, rows, others))
+    whole = lists.distances.shape[1] >= len(lists.paths) - 1
+    cut_off = 0 if whole else int((lists.distances[:, -1] <= limit).sum())
+    return Duplicates(limit, usual, curation.centres(root, rows, others), cut_off)
