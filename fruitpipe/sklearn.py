@@ -27,8 +27,9 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     Parameters
     ----------
-    n_components: how many to keep, cut to the rank of the features.
-    variance: keep the fewest that explain this share of it. With both, the smaller number; with neither, 0.95.
+    n_components: how many to keep, 1 or more, cut to the rank of the features.
+    variance: keep the fewest that explain this share of it, above 0 and at most 1. With both, the smaller number; with
+        neither, 0.95.
     scale: divide by standard deviations first.
 
     Attributes
@@ -55,6 +56,7 @@ class FruitpipePCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
 
     def fit(self, X: Rows, y: object = None) -> Self:
         """Fit on features (n, d). Raises ValueError as all estimators do."""
+        pca.check(self.n_components, self.variance)
         rows = validate_data(self, X, dtype=[np.float64, np.float32], order="C")
         with one_thread(), np.errstate(over="ignore", invalid="ignore"):
             total = added(moments_of(blocks(part)) for part in parts(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import command
 import numpy as np
@@ -73,6 +74,21 @@ def test_numbers_that_are_too_large_are_refused(features: np.ndarray) -> None:
         FruitpipePCA().fit(rows * 1e160)
     with pytest.raises(ValueError, match="beyond float32"):
         FruitpipePCA().fit(rows).transform(rows * 1e160)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"n_components": each} for each in (0, -3, 1.5, "2")),
+        *({"variance": each} for each in (0.0, 2.0, np.nan, "a")),
+    ],
+)
+def test_parameters_out_of_bounds_are_refused(features: np.ndarray, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be .* is not\.$"):
+        FruitpipePCA(**wrong).fit(features)
+    with pytest.raises(ValueError, match=r"must be .* is not\.$"):
+        fit(Moments.of(features), wrong.get("n_components"), wrong.get("variance"))
+    FruitpipePCA(np.int64(2), variance=np.float32(1)).fit(features)
 
 
 def test_it_gives_a_runs_bits(fruits: Path, tmp_path: Path) -> None:

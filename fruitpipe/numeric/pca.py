@@ -155,15 +155,17 @@ def fit(moments: Moments, components: int | None = None, variance: float | None 
     Parameters
     ----------
     moments: of the (n, d) features, n >= 1.
-    components: how many to keep.
-    variance: keep the fewest that explain this share of it. With both, the smaller number; with neither, 0.95.
+    components: how many to keep, 1 or more.
+    variance: keep the fewest that explain this share of it, above 0 and at most 1. With both, the smaller number; with
+        neither, 0.95.
     scale: divide by standard deviations first, which makes this the PCA of the correlation matrix.
 
     Never more components are kept than the rank of the features (at most n - 1), and always at least one: a single
     image, or equal ones, give one component and the vector [0]. Constant features get scale 1 and no weight.
 
-    Raises ValueError if there are no rows, or if their squares are beyond float64.
+    Raises ValueError if there are no rows, their squares are beyond float64, or there is no such number or share.
     """
+    check(components, variance)
     if moments.count < 1:
         raise ValueError("no features to fit on.")
     if not np.isfinite(moments.scatter).all():
@@ -183,6 +185,14 @@ def fit(moments: Moments, components: int | None = None, variance: float | None 
     kept = choose(eigenvalues, rank, components, variance)
     rows = np.ascontiguousarray(fix_signs(eigenvectors[:, :kept].T))
     return Pca(moments.mean, scales, rows, eigenvalues)
+
+
+def check(components: object, variance: object) -> None:
+    """Raise ValueError where so many components cannot be kept, or a variance is no share."""
+    if components is not None and not (isinstance(components, int | np.integer) and components >= 1):
+        raise ValueError(f"components must be a whole number from 1, or None: {components!r} is not.")
+    if variance is not None and not (isinstance(variance, float | int | np.floating) and 0 < variance <= 1):
+        raise ValueError(f"variance must be above 0 and at most 1, or None: {variance!r} is not.")
 
 
 def eigen(covariance: Float64, rank: int) -> tuple[Float64, Float64]:
