@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 BITS = 13
 """Of a float32's 23 bits of mantissa, those that are dropped: 1,024 buckets between a number and its double."""
 RELATIVE_ERROR = 2.0 ** (BITS - 23)
-"""By which a quantile may be above the true one, at most."""
+"""By which a quantile may be above the true one, at most; of numbers that are no normal float32, 1.2e-41 instead."""
 INFINITY = 0x7F800000 >> BITS
 """The bucket after the last of finite numbers."""
 TOTAL, BUCKET = 8, 12
@@ -26,7 +26,8 @@ class Distribution:
     """Numbers that are not negative, counted in buckets by their first bits. That of two sets is the sum of theirs.
 
     The buckets are those of an HDR histogram (Tene), with as many as there are different ones among the numbers: a few
-    thousand for errors of one kind. Counts have no order of additions, so that they are the same however tasks end.
+    thousand for errors of one kind. Numbers of the first one, below 1.2e-41, count as 0. Counts have no order of
+    additions, so that they are the same however tasks end.
     """
 
     total: float
@@ -58,7 +59,7 @@ class Distribution:
         return self.total / len(self)
 
     def quantile(self, share: float) -> float:
-        """A number that so many are at most: the least such, or larger by RELATIVE_ERROR of it at most."""
+        """A number that so many are at most: the least such, or larger by RELATIVE_ERROR at most."""
         place = int(np.searchsorted(np.cumsum(self.counts), share * len(self)))
         return float(ends(self.buckets[place : place + 1])[0])
 
@@ -97,5 +98,6 @@ class Distribution:
 
 
 def ends(buckets: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """The largest number of each bucket."""
-    return (((buckets + np.uint32(1)) << np.uint32(BITS)) - np.uint32(1)).view(np.float32)
+    """The largest number of each bucket; of the first one 0."""
+    largest = ((buckets + np.uint32(1)) << np.uint32(BITS)) - np.uint32(1)
+    return np.where(buckets, largest, np.uint32(0)).view(np.float32)
