@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from command import command, hearing
 
@@ -17,12 +18,13 @@ from fruitpipe.model.model import Model, load_model
 
 class Served(NamedTuple):
     model: Model
+    host: str
     port: int
     process: subprocess.Popen[str]
 
     def ask(self, body: Any = None, *, headers: dict[str, str] | None = None, path: str = "/vectors") -> Answer:
         """GET without a body, else POST."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection(self.host, self.port, timeout=60)
         try:
             connection.request("GET" if body is None else "POST", path, body, headers or {})
             answer = connection.getresponse()
@@ -45,7 +47,10 @@ def serving(folder: Path, *options: object) -> Iterator[Served]:
         try:
             assert process.stdout
             line = process.stdout.readline()
-            assert line.startswith("http://127.0.0.1:"), process.communicate()
-            yield Served(load_model(folder), int(line.split(":")[2].partition("/")[0]), process)
+            assert line.startswith("http://"), process.communicate()
+            place = urlsplit(line.strip())
+            assert place.hostname
+            assert place.port
+            yield Served(load_model(folder), place.hostname, place.port, process)
         finally:
             process.kill()

@@ -99,6 +99,16 @@ def test_pages_of_other_hosts_get_nothing(served: Served, fruits: Path) -> None:
     assert served.ask(path="/docs").code == 404
 
 
+@pytest.mark.parametrize(("address", "own"), [("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")])
+def test_all_addresses_of_this_machine_alone_are_asked_by_their_own_names(address: str, own: str, folder: Path) -> None:
+    with serving(folder, "--host", address) as served:
+        for host in (own, f"{own}:{served.port}", "localhost", f"localhost:{served.port}"):
+            assert served.ask(path="/", headers={"Host": host}).code == 200
+        assert served.ask(path="/").code == 200, "as a client names it"
+        for host in ("evil.example", f"evil.example:{served.port}", "[::1].evil.example", f"{own}.evil.example", ""):
+            assert served.ask(path="/", headers={"Host": host}).code == 400
+
+
 def test_too_many_at_once_are_told_to_come_again_and_it_ends_when_told(folder: Path, fruits: Path) -> None:
     """Images that never arrive take all places, until they are gone."""
     image = next(fruits.rglob("*.jpg")).read_bytes()

@@ -11,6 +11,7 @@ import asyncio
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +36,6 @@ except ImportError as error:
         f"{error.name} is not installed, which answers requests: pip install 'fruitpipe[serve]'."
     ) from error
 
-LOOPBACK = "127.0.0.1"
 WAITING = 4
 """Requests for each core that are read or wait for one, at most; others are told to come again."""
 PATIENCE = 30.0
@@ -144,6 +144,16 @@ def listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def hosts_of(listener: socket.socket) -> list[str]:
+    """By which names it may be asked: at an address of this machine alone, by its own only, so that no page of another
+    host, whose name leads here, reads answers."""
+    address = ip_address(listener.getsockname()[0])
+    if not address.is_loopback:
+        return ["*"]
+    # Starlette 1.0 takes [::1]:8000 for a host that is called [, as none can be.
+    return ["localhost", str(address)] if address.version == 4 else ["localhost", f"[{address}]", "["]
+
+
 def serve(model: Model, listener: socket.socket, searched: Searched | None = None) -> None:
     """Answer requests until the process is told to end.
 
@@ -154,11 +164,9 @@ def serve(model: Model, listener: socket.socket, searched: Searched | None = Non
     model.require_named_code()
     model.transform_bytes(b"")  # starts an engine, which may not be for this machine
     service = Service(model, searched)
-    # A page of another host, whose name leads here, is not to read answers.
-    hosts = [LOOPBACK, "localhost"] if listener.getsockname()[0] == LOOPBACK else ["*"]
     app = Starlette(
         routes=[Route("/", service.about), Route("/vectors", service.vectors, methods=["POST"])],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts_of(listener))],
     )
     settings = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False)
     uvicorn.Server(settings).run([listener])
