@@ -25,7 +25,7 @@ from seaweed import BUCKET, Server
 
 from fruitpipe.config import S3Config
 from fruitpipe.objects import Bucket, Changed, Forbidden, list_pages, listing, open_bucket
-from fruitpipe.objects.bucket import BUFFER
+from fruitpipe.objects.file import BUFFER
 
 REFUSED = ("two\nlines", "tab\t", "\x01", "\x7f", "\r")
 """By obstore, and read by botocore instead."""

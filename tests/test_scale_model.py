@@ -28,7 +28,7 @@ from seaweed import BUCKET
 
 from fruitpipe.config import S3Config
 from fruitpipe.numeric.moments import Moments
-from fruitpipe.objects.bucket import BUFFER
+from fruitpipe.objects.file import BUFFER
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result.long_lists import LONG
 from fruitpipe.result.manifest import Manifest

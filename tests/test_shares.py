@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fruitpipe.objects.bucket import BUFFER
+from fruitpipe.objects.file import BUFFER
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks.shares import SHARES, Shares, regroup

@@ -25,7 +25,8 @@ from seaweed import BUCKET, KMS_KEY, Server
 from fruitpipe.config import S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Forbidden
-from fruitpipe.objects.bucket import BUFFER, LARGE, MOST_DELETED
+from fruitpipe.objects.bucket import LARGE, MOST_DELETED
+from fruitpipe.objects.file import BUFFER
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
 from fruitpipe.storage.tree import TEMPORARY
 

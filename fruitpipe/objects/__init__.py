@@ -1,7 +1,8 @@
 """Object stores: buckets of S3, Google Cloud Storage and Azure, and why one refuses."""
 
-from fruitpipe.objects.bucket import Bucket, Changed, Found, below
+from fruitpipe.objects.bucket import Bucket, Changed, Found
 from fruitpipe.objects.error_messages import Forbidden, NoBucket
+from fruitpipe.objects.keys import below
 from fruitpipe.objects.listing import list_pages
 from fruitpipe.objects.opening import bucket_of, open_bucket, prefix_of, split
 

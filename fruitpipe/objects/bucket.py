@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,8 @@ import pyarrow.compute as pc
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects.clients import AT_FIRST, LATER, botocore_client, client_of
 from fruitpipe.objects.error_messages import Forbidden, code_of, in_our_words, one_line
+from fruitpipe.objects.file import BUFFER, ObjectFile
+from fruitpipe.objects.keys import UNUSUAL, below, exact
 from fruitpipe.objects.place import Place
 from fruitpipe.objects.retry import Retry, retried
 
@@ -32,16 +33,10 @@ PAGE = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string
 PAGE_KEYS = 1000
 """Keys of a page, but for the last."""
 CONTENTS = ("Key", "Size", "ETag")
-UNUSUAL = "//, /./, /../, a slash at an end or control characters"
-"""In a key: what obstore refuses or passes over."""
 MOST_DELETED = 1000
 """Keys that S3 deletes with one request."""
 ALONE = 16
 """Keys that are deleted side by side, each with a request, where one with many fails."""
-BUFFER = 1 << 16
-"""Bytes read at least, so that the end of a Parquet file with its index is one request."""
-NO_RANGE = re.compile("status code: 416|CONTENT_RANGE header")
-"""What stores, and a stand-in for Google's, say of an object that is empty, and so has no last bytes."""
 LARGE = 32 << 20
 """Bytes from which an object is written in parts. A crash in the middle leaves parts behind, that `gc` clears away."""
 
@@ -247,7 +242,7 @@ class Bucket:
     def open(self, key: str) -> io.BufferedIOBase:
         """A seekable file for reading; held in memory where obstore refuses its key."""
         try:
-            return io.BufferedReader(ObjectFile(self, key), BUFFER)
+            return io.BufferedReader(ObjectFile(self.place, key, self.client), BUFFER)
         except ValueError:
             return io.BytesIO(self.get(key).data)
 
@@ -336,101 +331,10 @@ class Bucket:
             client.abort_multipart_upload(Bucket=self.place.name, Key=key, UploadId=upload)
 
 
-class ObjectFile(io.RawIOBase):
-    """A seekable file for reading. Raises FileNotFoundError where there is no such object.
-
-    Its last BUFFER bytes come with its size: whoever reads Parquet begins there, and small files are no more. Each
-    request is for BUFFER more than is wanted: a buffered reader asks for whole buffers first, and then for the rest.
-    """
-
-    def __init__(self, bucket: Bucket, key: str) -> None:
-        self._bucket, self._key, self._position = bucket, key, 0
-        with in_our_words(bucket.place, "read", key):
-            self._size, self._end = self._open()
-        self._next = Piece(0, memoryview(b""))
-
-    def _open(self) -> tuple[int, Piece]:
-        """Size and last bytes."""
-        import obstore
-
-        client, key = self._bucket.client(), exact(self._key)
-
-        def ask() -> tuple[int, Piece]:
-            answer = obstore.get(client, key, options={"range": {"suffix": BUFFER}})
-            return answer.meta["size"], Piece(answer.range[0], memoryview(answer.bytes()))
-
-        try:
-            return retried(ask)
-        except obstore.exceptions.NotSupportedError:  # Azure does not count from the end
-            pass
-        except obstore.exceptions.GenericError as error:
-            if not NO_RANGE.search(str(error)):
-                raise
-        size = obstore.head(client, key)["size"]
-        return size, Piece(size, memoryview(b""))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(start + offset, 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fewer bytes than there is room for where the next ones are held already."""
-        data = self._end.after(self._position) or self._next.after(self._position) or self._ask(len(buffer))
-        read = min(len(buffer), len(data))
-        buffer[:read] = data[:read]
-        self._position += read
-        return read
-
-    def _ask(self, size: int) -> memoryview:
-        """The next bytes, as many at least if there are so many before those at the end."""
-        import obstore
-
-        start, end = self._position, min(self._position + size + BUFFER, self._end.start)
-        if end <= start:
-            return memoryview(b"")
-        with in_our_words(self._bucket.place, "read", self._key):
-            data = memoryview(obstore.get_range(self._bucket.client(), self._key, start=start, end=end))
-        self._next = Piece(start + size, memoryview(bytes(data[size:])))  # not all of them
-        return data
-
-
-class Piece(NamedTuple):
-    """Some bytes of an object."""
-
-    start: int
-    data: memoryview
-
-    def after(self, position: int) -> memoryview:
-        """Those from a position on; none where it does not lie among them."""
-        return self.data[position - self.start :] if position >= self.start else self.data[:0]
-
-
 @lru_cache
 def first_user() -> int:
     """The process that obstore's threads are in; forked ones inherit the answer."""
     return os.getpid()
-
-
-def below(prefix: str) -> str:
-    """What keys below a prefix begin with; `/` stands for those that begin so."""
-    return prefix if prefix in {"", "/"} else f"{prefix}/"
-
-
-def exact(key: str) -> str:
-    """A key as obstore will ask for it. Raises ValueError where it would take slashes off it."""
-    if key.startswith("/") or key.endswith("/"):
-        raise ValueError(f'Path "{key}" begins or ends with a slash')
-    return key
 
 
 def to_page(*columns: pa.Array) -> pa.RecordBatch:
