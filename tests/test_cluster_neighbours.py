@@ -44,9 +44,9 @@ grep --only-matching --max-count 1 'Successfully registered with driver' < <(
 LOOK_AROUND = """
 from pathlib import Path
 from fruitpipe.cli.doctor import finding_of
-from fruitpipe.cli.kubernetes_access import neighbours
+from fruitpipe.cli.kubernetes_access import foreign_pods
 from fruitpipe.config import Environment
-print(finding_of("neighbours", lambda: neighbours(Environment.read().account)).message)
+print(finding_of("neighbours", lambda: foreign_pods(Environment.read().account)).message)
 """
 
 

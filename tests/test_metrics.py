@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 from command import command
 
-from fruitpipe.cli.metrics import Place, place_of, serving
+from fruitpipe.cli.metrics import Address, address_of, serving
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.progress import PlainReporter, Reporter
 
@@ -40,7 +40,7 @@ def value(text: str, name: str) -> float | None:
 
 def test_a_stage_in_its_middle() -> None:
     reporter, port = Reporter(), free_port()
-    with serving(reporter, Place("127.0.0.1", port)):
+    with serving(reporter, Address("127.0.0.1", port)):
         assert value(scrape(port), 'fruitpipe_images_total{status="ok"}') == 0
         with reporter.stage("list"):
             pass
@@ -59,7 +59,7 @@ def test_a_stage_in_its_middle() -> None:
 
 def test_nothing_is_served_afterwards() -> None:
     port, before = free_port(), threading.active_count()
-    with serving(Reporter(), Place("127.0.0.1", port)):
+    with serving(Reporter(), Address("127.0.0.1", port)):
         scrape(port)
     with pytest.raises(OSError, match="refused"):
         scrape(port)
@@ -76,7 +76,7 @@ def test_a_port_that_is_taken_is_a_users_mistake() -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
-        with pytest.raises(UserError, match="choose another"), serving(Reporter(), Place(*other.getsockname())):
+        with pytest.raises(UserError, match="choose another"), serving(Reporter(), Address(*other.getsockname())):
             pass
 
 
@@ -84,13 +84,13 @@ def test_a_port_that_is_taken_is_a_users_mistake() -> None:
 def test_an_address_that_is_none_of_this_machine_is_a_users_mistake(address: str) -> None:
     with (
         pytest.raises(UserError, match=f"cannot serve metrics at {address}:9000"),
-        serving(Reporter(), Place(address, 9000)),
+        serving(Reporter(), Address(address, 9000)),
     ):
         pass
 
 
 @pytest.mark.parametrize(
-    ("given", "in_pod", "place"),
+    ("given", "in_pod", "address"),
     [
         ("9000", False, "127.0.0.1:9000"),
         ("9000", True, "0.0.0.0:9000"),
@@ -99,20 +99,20 @@ def test_an_address_that_is_none_of_this_machine_is_a_users_mistake(address: str
         ("[::1]:9000", False, "[::1]:9000"),
     ],
 )
-def test_a_machine_keeps_its_metrics_to_itself_unless_told_otherwise(given: str, in_pod: bool, place: str) -> None:
-    assert str(place_of(given, in_pod)) == place
+def test_a_machine_keeps_its_metrics_to_itself_unless_told_otherwise(given: str, in_pod: bool, address: str) -> None:
+    assert str(address_of(given, in_pod)) == address
 
 
 @pytest.mark.parametrize("given", ["0", "65536", "port", "localhost:", "", "127.0.0.1"])
 def test_what_has_no_port_is_a_users_mistake(given: str) -> None:
     with pytest.raises(UserError, match="has no port"):
-        place_of(given, in_pod=False)
+        address_of(given, in_pod=False)
 
 
 def test_one_line_says_where_metrics_are() -> None:
-    stream, place = io.StringIO(), Place("127.0.0.1", free_port())
-    with serving(PlainReporter(stream=stream), place):
-        assert stream.getvalue() == f"metrics: http://127.0.0.1:{place.port}/metrics\n"
+    stream, address = io.StringIO(), Address("127.0.0.1", free_port())
+    with serving(PlainReporter(stream=stream), address):
+        assert stream.getvalue() == f"metrics: http://127.0.0.1:{address.port}/metrics\n"
 
 
 @pytest.mark.slow

@@ -29,17 +29,17 @@ def test_a_comparison_is_what_scikit_learn_says_of_each() -> None:
     cosines = np.diag(cosine_similarity(exact, rounded))
     assert found.cosine == pytest.approx(cosines.mean())
     assert found.worst_cosine == pytest.approx(cosines.min())
-    for features, ours in ((exact, found.float32), (rounded, found.reduced)):
+    for features, ours in ((exact, found.float32), (rounded, found.rounded)):
         reduced = PCA(0.9).fit_transform(StandardScaler().fit_transform(features.astype(np.float64)))
         accuracy = cross_val_score(KNeighborsClassifier(1), reduced, labels, cv=LeaveOneOut()).mean()
         assert (ours.components, ours.nearest) == (reduced.shape[1], pytest.approx(accuracy))
-    assert found.float32 != found.reduced
+    assert found.float32 != found.rounded
     assert compare(exact, exact, 60 * [None], None).model_dump() == {
         "images": 60,
         "cosine": pytest.approx(1),
         "worst_cosine": pytest.approx(1),
         "float32": {"components": 30, "nearest": None},
-        "reduced": {"components": 30, "nearest": None},
+        "rounded": {"components": 30, "nearest": None},
     }
 
 

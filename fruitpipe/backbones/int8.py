@@ -200,10 +200,8 @@ def quantised(flatbuffer: bytes, seen: Seen) -> bytes:
     for each in network.exact:
         only = f"^{re.escape(name_of(each.output))}"
         quantizer.update_quantization_recipe(only, TFLOperationName(each.kind), None, AlgorithmName.NO_QUANTIZE)
-    with (
-        silence(),
-        catch_warnings(action="ignore"),
-    ):  # of an interpreter that it starts for nothing but its tensors' names
+    # The quantizer starts an interpreter for nothing but its tensors' names, which warns.
+    with silence(), catch_warnings(action="ignore"):
         made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     return bytes(made.quantized_model)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 import yaml
@@ -41,7 +41,7 @@ def portable_copy(config: Config, facts: Backbone, engine: EngineSpec, place: st
     with private_folder() as folder:
         package = folder / "backbone.zip"
         Package(PurePosixPath(place).name, network, text).write(package)
-        EngineSpec(suffix[1:], Path(package)).start()
+        EngineSpec(suffix[1:], package).start()
     return {place: network, beside(place): text}
 
 

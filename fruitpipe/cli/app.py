@@ -151,7 +151,7 @@ def run(
 ) -> None:
     """Turn images into published vectors. Continues where an earlier run stopped."""
     from fruitpipe.cli import present
-    from fruitpipe.cli.metrics import place_of, serving
+    from fruitpipe.cli.metrics import address_of, serving
     from fruitpipe.late_pandas import let_pandas_wait
     from fruitpipe.pipeline import run as pipeline
     from fruitpipe.pipeline.progress import reporter_for
@@ -161,7 +161,7 @@ def run(
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])
-    listening = place_of(metrics, configs.Environment.read().in_pod) if metrics is not None else None
+    listening = address_of(metrics, configs.Environment.read().in_pod) if metrics is not None else None
     reporter = reporter_for(sys.stderr, log)
     failure: SomeFailed | None = None
     try:
@@ -335,7 +335,7 @@ def serve(
     backbone: CodeOfModel = None,
 ) -> None:
     """Answer HTTP requests: POST an image's bytes to /vectors, and get its vector and its neighbours as JSON."""
-    from fruitpipe.cli.metrics import Place
+    from fruitpipe.cli.metrics import Address
     from fruitpipe.findings.similar import Gallery
     from fruitpipe.model import service
     from fruitpipe.model.model import load_model
@@ -348,7 +348,7 @@ def serve(
     if gallery:
         gallery.require_of(loaded)
     with service.listening(host, port) as listener:
-        print(f"http://{Place(host, listener.getsockname()[1])}/vectors", flush=True)
+        print(f"http://{Address(host, listener.getsockname()[1])}/vectors", flush=True)
         try:
             service.serve(loaded, listener, gallery)
         except KeyboardInterrupt:  # its usual end

@@ -71,7 +71,7 @@ def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
         granted = finding_of("rights", lambda: rights.confirm(account))
         yield granted
         if granted.ok:
-            yield finding_of("neighbours", lambda: rights.neighbours(account))
+            yield finding_of("neighbours", lambda: rights.foreign_pods(account))
     if not places:
         return
     unwell = set()

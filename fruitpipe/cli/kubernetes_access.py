@@ -50,7 +50,7 @@ def confirm(account: Path) -> str:
     return "pods and configmaps, and neither secrets nor the rights of others"
 
 
-def neighbours(account: Path) -> str:
+def foreign_pods(account: Path) -> str:
     """Say who else has pods in this pod's namespace; they are out of reach of its account.
 
     Raises UserError where they are not.

@@ -44,44 +44,44 @@ class RunCollector(Collector):
         yield seconds
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """Where to listen."""
 
-    address: str
+    host: str
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def place_of(given: str, in_pod: bool) -> Place:
-    """The place that `[ADDRESS:]PORT` means. Without an address, a pod listens to all, and a machine to itself.
+def address_of(given: str, in_pod: bool) -> Address:
+    """The address that `[ADDRESS:]PORT` means. Without a host, a pod listens to all, and a machine to itself.
 
-    Raises UserError where it is none.
+    Raises UserError where there is no port in it.
     """
-    address, _, port = given.rpartition(":")
+    host, _, port = given.rpartition(":")
     if not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
         raise UserError(f"--metrics: {given!r} has no port from 1 to 65535: say one, such as 9000 or 0.0.0.0:9000.")
-    return Place(address.strip("[]") or ("0.0.0.0" if in_pod else "127.0.0.1"), int(port))
+    return Address(host.strip("[]") or ("0.0.0.0" if in_pod else "127.0.0.1"), int(port))
 
 
 @contextmanager
-def serving(reporter: Reporter, place: Place | None) -> Iterator[None]:
-    """Serve metrics of a run at http://place/metrics, if there is one, until the block ends, and say where.
+def serving(reporter: Reporter, address: Address | None) -> Iterator[None]:
+    """Serve metrics of a run at http://ADDRESS/metrics, if there is one, until the block ends, and say where.
 
-    Raises UserError where the port is taken or forbidden, or the address is none of this machine.
+    Raises UserError where the port is taken or forbidden, or this machine has no such address.
     """
-    if place is None:
+    if address is None:
         yield
         return
     registry = CollectorRegistry()
     registry.register(RunCollector(reporter))
     try:
-        server, thread = start_http_server(place.port, place.address, registry=registry)
+        server, thread = start_http_server(address.port, address.host, registry=registry)
     except OSError as error:
-        raise UserError(f"cannot serve metrics at {place} ({error.strerror}): choose another.") from error
+        raise UserError(f"cannot serve metrics at {address} ({error.strerror}): choose another.") from error
     try:
-        reporter.note(f"metrics: http://{place}/metrics")
+        reporter.note(f"metrics: http://{address}/metrics")
         yield
     finally:
         server.shutdown()

@@ -46,24 +46,25 @@ class Environment:
 
     @classmethod
     def read(cls) -> Environment:
-        home = os.environ
+        variables = os.environ
+        in_pod = "KUBERNETES_SERVICE_HOST" in variables
         return cls(
             home=home_folder(),
-            cache_folder=folder("FRUITPIPE_CACHE") or folder("XDG_CACHE_HOME", "fruitpipe"),
-            keras_folder=folder("KERAS_HOME"),
-            java_home=Path(home["JAVA_HOME"]) if home.get("JAVA_HOME") else None,
-            submitted="PYSPARK_GATEWAY_PORT" in home,
-            worker="SPARK_REUSE_WORKER" in home or "FRUITPIPE_WORKER" in home,
-            aws_region=home.get("AWS_REGION") or home.get("AWS_DEFAULT_REGION"),
-            aws_ca_file=home.get("AWS_CA_BUNDLE"),
-            gcs_emulator=home.get("STORAGE_EMULATOR_HOST"),
-            azure_account=home.get("AZURE_STORAGE_ACCOUNT_NAME") or None,
-            lineage_key=home.get("OPENLINEAGE_API_KEY") or None,
-            termination_log=Path(home["FRUITPIPE_TERMINATION_LOG"]) if home.get("FRUITPIPE_TERMINATION_LOG") else None,
-            in_pod="KUBERNETES_SERVICE_HOST" in home,
-            account=ACCOUNT if "KUBERNETES_SERVICE_HOST" in home and (ACCOUNT / "token").exists() else None,
-            revision=home.get("FRUITPIPE_REVISION") or None,
-            deployed=deployed() if "KUBERNETES_SERVICE_HOST" in home else None,
+            cache_folder=path("FRUITPIPE_CACHE") or path("XDG_CACHE_HOME", "fruitpipe"),
+            keras_folder=path("KERAS_HOME"),
+            java_home=path("JAVA_HOME"),
+            submitted="PYSPARK_GATEWAY_PORT" in variables,
+            worker="SPARK_REUSE_WORKER" in variables or "FRUITPIPE_WORKER" in variables,
+            aws_region=variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION"),
+            aws_ca_file=variables.get("AWS_CA_BUNDLE"),
+            gcs_emulator=variables.get("STORAGE_EMULATOR_HOST"),
+            azure_account=variables.get("AZURE_STORAGE_ACCOUNT_NAME") or None,
+            lineage_key=variables.get("OPENLINEAGE_API_KEY") or None,
+            termination_log=path("FRUITPIPE_TERMINATION_LOG"),
+            in_pod=in_pod,
+            account=ACCOUNT if in_pod and (ACCOUNT / "token").exists() else None,
+            revision=variables.get("FRUITPIPE_REVISION") or None,
+            deployed=deployed() if in_pod else None,
         )
 
     @property
@@ -83,8 +84,8 @@ class Environment:
         return self.keras_folder or (self.home / ".keras" if self.home else self.cache / "keras")
 
 
-def folder(name: str, *within: str) -> Path | None:
-    """The folder that a variable names."""
+def path(name: str, *within: str) -> Path | None:
+    """The path that a variable names, or one within."""
     return Path(os.environ[name], *within) if os.environ.get(name) else None
 
 

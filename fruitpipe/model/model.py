@@ -142,11 +142,12 @@ class Model:
     def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
         from fruitpipe.source.fetching import Image
         from fruitpipe.tasks.featurize import featurize
+        from fruitpipe.vision.bad_image import OK
 
         facts, features = featurize([Image(path) for path in paths], self._started, self.card.image, reader)
         vectors, _ = self.pca.transform_with_error(features)
         return [
-            Vector.of(path, vector) if status == "ok" else Vector(path, status, error, None)
+            Vector.of(path, vector) if status == OK else Vector(path, status, error, None)
             for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
         ]
 

@@ -34,13 +34,13 @@ class Comparison(BaseModel):
     """between both features of an image, mean"""
     worst_cosine: float
     float32: Precise
-    reduced: Precise
+    rounded: Precise
 
     def __str__(self) -> str:
         """One line for people."""
-        changes = f"{self.reduced.components} components instead of {self.float32.components}"
-        if self.reduced.nearest is not None and self.float32.nearest is not None:
-            right = f"{self.reduced.nearest:.1%} instead of {self.float32.nearest:.1%}"
+        changes = f"{self.rounded.components} components instead of {self.float32.components}"
+        if self.rounded.nearest is not None and self.float32.nearest is not None:
+            right = f"{self.rounded.nearest:.1%} instead of {self.float32.nearest:.1%}"
             changes += f", nearest neighbours right for {right}"
         cosines = f"{self.cosine:.3f} on average, {self.worst_cosine:.3f} at worst"
         return f"cosine to float32 {cosines}, {changes} (each on {self.images} images alone)"
@@ -62,7 +62,7 @@ def compare(
         cosine=float(cosines.mean()),
         worst_cosine=float(cosines.min()),
         float32=measured(exact, labels, options),
-        reduced=measured(rounded, labels, options),
+        rounded=measured(rounded, labels, options),
     )
 
 

@@ -32,7 +32,7 @@ class ComparePrecisions:
         if found is None:
             return None
         facts = found.model_dump()
-        facts[name] = facts.pop("reduced")
+        facts[name] = facts.pop("rounded")
         return Record(label=name, title=f"Features in {name} against float32", note=str(found), **facts)
 
 
