@@ -53,7 +53,7 @@ class Finding(NamedTuple):
     """what was found, or what to do"""
 
 
-def diagnose(config: Config, places: bool = True) -> Iterator[Finding]:
+def diagnose(config: Config, places: bool) -> Iterator[Finding]:
     """Probe this machine and, if `places`, the config's input and output. Writes one small object and deletes it.
 
     What depends on something that is not well is not probed.

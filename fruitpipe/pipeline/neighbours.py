@@ -49,11 +49,9 @@ def note(found: Neighbours) -> str:
 
 
 def find(
-    store: Store, run_id: str, k: int, metric: Metric, config: SparkConfig, reporter: Reporter, verbose: bool = False
+    store: Store, run_id: str, k: int, metric: Metric, config: SparkConfig, reporter: Reporter
 ) -> tuple[Neighbours, bool]:
     """Neighbours in a published run, and whether they were there already. What was begun is gone on with.
-
-    verbose: leave Spark's own messages on standard error.
 
     Raises UserError where there is no such run or somebody is writing, Interrupted by Ctrl-C or SIGTERM, and
     FruitpipeError where Spark or a task fails.
@@ -75,7 +73,7 @@ def find(
         with (
             Lease(store, "fruitpipe neighbours", reporter.note),
             private_folder() as scratch,
-            runner(config, environment, scratch, verbose, WarmUp(store, ())) as spark,
+            runner(config, environment, scratch, verbose=False, first=WarmUp(store, ())) as spark,
             reporter.stage("neighbours", len(vectors)),
         ):
             fitted_by = manifest.model.fitted_by

@@ -39,7 +39,7 @@ class Lines(io.RawIOBase):
     Reading raises ValueError where a line has more than LONGEST_LINE bytes.
     """
 
-    def __init__(self, file: BinaryIO, ends: bytes = b"\n") -> None:
+    def __init__(self, file: BinaryIO, ends: bytes) -> None:
         self._file, self._ends = file, ends
         self._line, self._length = 1, 0
         self._rest = b""

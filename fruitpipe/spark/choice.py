@@ -17,11 +17,7 @@ HERE = "local[*]"
 
 @contextmanager
 def runner(
-    config: SparkConfig,
-    environment: Environment,
-    folder: Path,
-    verbose: bool = False,
-    first: Callable[[bool], None] = lambda _: None,
+    config: SparkConfig, environment: Environment, folder: Path, verbose: bool, first: Callable[[bool], None]
 ) -> Iterator[Runner]:
     """What runs tasks, and ends with the block. Imports PySpark only where Spark is to start.
 
