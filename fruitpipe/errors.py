@@ -25,7 +25,7 @@ class UserError(FruitpipeError):
 
 
 class NoWeights(UserError):
-    """The trained weights of a backbone are not to be had here."""
+    """The trained weights of a backbone are not available here."""
 
 
 class NotLearnt(UserError):

@@ -67,7 +67,7 @@ def fill() -> None:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether there is a person at the other end."""
+    """Whether the stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except (AttributeError, ValueError):  # ValueError: it is closed

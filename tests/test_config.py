@@ -356,7 +356,7 @@ def test_no_field_has_a_pattern_without_words(section: type[Section]) -> None:
 )
 def test_weights_are_a_known_word_a_file_or_a_folder_with_a_slash(weights: str, suggestion: str | None) -> None:
     found = mistakes(None, [f"weights={weights}"], input="a", output="b")["weights"]
-    assert found.message.startswith(f"{weights!r} is none of imagenet, ")
+    assert found.message.startswith(f"{weights!r} is not imagenet, ")
     assert found.suggestion == suggestion
     with pytest.raises(jsonschema.ValidationError):
         VALIDATOR.validate({"input": "a", "output": "b", "weights": weights})

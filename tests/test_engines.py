@@ -100,12 +100,12 @@ def test_a_file_that_another_one_took_the_place_of_in_the_store_is_refused(tmp_p
     sent = EngineFile.put(EngineSpec("litert", file), store, RUN)
     file.unlink()
     store.put(sent.name, b"another")
-    with pytest.raises(FruitpipeError, match="not what this run has put there"):
+    with pytest.raises(FruitpipeError, match="not what this run wrote there"):
         sent()
 
 
 def test_an_engine_of_the_cpu_refuses_another_device(spec: EngineSpec) -> None:
-    with pytest.raises(UserError, match="runs on the CPU, and board is asked for"):
+    with pytest.raises(UserError, match="runs on the CPU, but board was requested"):
         spec._replace(device="board").start()
 
 

@@ -130,7 +130,7 @@ def test_what_is_no_network_is_one_line(lite0: tuple[Backbone, Path], tmp_path: 
         unreduced=48,
     )
     folder = written(Model(card, Unreduced(48), spec), tmp_path / "model")
-    assert "orb, is no network" in one_line_error(fruitpipe("export", folder, "-o", tmp_path / "a.onnx", code=2))
+    assert "orb, is not a network" in one_line_error(fruitpipe("export", folder, "-o", tmp_path / "a.onnx", code=2))
     assert not (tmp_path / "a.onnx").exists()
     said = one_line_error(fruitpipe("export", tmp_path / "nowhere", code=2))
-    assert "is no model" in said
+    assert "is not a model" in said

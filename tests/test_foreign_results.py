@@ -130,7 +130,9 @@ ACTS: dict[str, Callable[[Store, str], object]] = {
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("name", ["features/x", "a/deep/x", "a/deep/y/z", "../outside/x", "a/../../outside/x", "/x"])
 def test_no_name_leads_out_of_a_store(store: LocalStore, outside: Path, act: str, name: str) -> None:
-    with pytest.raises(UserError, match=r"is a link, and none is followed|is no name of a file or folder") as error:
+    with pytest.raises(
+        UserError, match=r"is a link, and none is followed|cannot be the name of a file or folder"
+    ) as error:
         ACTS[act](store, name)
     one_line(error)
     assert [(path.name, path.read_bytes()) for path in outside.iterdir()] == [("x", b"theirs")]
@@ -193,10 +195,10 @@ def test_what_is_no_regular_file_is_refused_and_nobody_waits_for_it(store: Local
             os.mkfifo(path / "b")
     name = layout.LEASE if path.name != "a" else "a/b"
     for act in ("get", "open", "swap"):
-        with pytest.raises(UserError, match=r"is no regular file: delete it|is a link"):
+        with pytest.raises(UserError, match=r"is not a regular file: delete it|is a link"):
             ACTS[act](store, name)
     if name == layout.LEASE:
-        with pytest.raises(UserError, match=r"is no regular file: delete it|is a link"), Lease(store, "test"):
+        with pytest.raises(UserError, match=r"is not a regular file: delete it|is a link"), Lease(store, "test"):
             pass
 
 
@@ -590,7 +592,7 @@ def test_a_card_that_is_no_card_is_refused(folder: Path, tmp_path: Path) -> None
     assert peak_of(lambda: refused(folder)) < 8 * MIB
     path.unlink()
     os.mkfifo(path)
-    assert "is no regular file" in refused(folder)
+    assert "is not a regular file" in refused(folder)
     path.unlink()
     path.symlink_to(tmp_path / "card")
     assert "is a link" in refused(folder)

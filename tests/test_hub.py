@@ -150,7 +150,7 @@ def test_the_command_of_the_page_writes_a_file_that_runs_here(
     [
         ("dinov2_smal", "keras-hub has no preset dinov2_smal: dinov2_small is one"),
         ("dinov2_small", "where it cannot be downloaded, give the folder of a preset, keras_hub:FOLDER"),
-        ("PRESETS/text", "is no image backbone that keras-hub can read here: .*BertBackbone"),
+        ("PRESETS/text", "is not an image backbone that keras-hub can read here: .*BertBackbone"),
         ("PRESETS/siglip@64", "takes images of 32 x 32 alone"),
     ],
 )
@@ -219,10 +219,10 @@ def test_without_keras_hub_the_line_says_where_to_have_it(tmp_path: Path, monkey
 def test_names_of_presets() -> None:
     assert split("keras_hub:dinov2_small") == ("dinov2_small", None)
     assert split("keras_hub:kaggle://keras/vit/keras/vit@224") == ("kaggle://keras/vit/keras/vit", 224)
-    with pytest.raises(UserError, match="nowhere is no folder of a preset: give the folder"):
+    with pytest.raises(UserError, match="nowhere is not the folder of a preset: give the folder"):
         choice_of("keras_hub:./nowhere")
     for wrong in ("keras_hub:", "keras_hub:a@", "keras_hub:a@0", "keras_hub:a@b"):
-        with pytest.raises(ValueError, match="is no backbone"):
+        with pytest.raises(ValueError, match="is not a known backbone"):
             Config(input="a", output="b", backbone=wrong)
 
 

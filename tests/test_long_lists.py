@@ -161,11 +161,11 @@ def test_a_list_that_is_not_the_one_that_was_written_is_one_line(place: Path, ho
 @pytest.mark.parametrize(
     ("key", "table", "words"),
     [
-        ("feature_parts", {"name": ["../../part.parquet"]}, "is no name that fruitpipe gives"),
+        ("feature_parts", {"name": ["../../part.parquet"]}, "is not a name that fruitpipe gives"),
         ("feature_parts", {"nom": ["x"]}, "is no list of its feature_parts"),
         ("feature_parts", {"name": ["x" * 2000] * 1000}, "is no list of its feature_parts"),
         ("feature_parts", {"name": [["a"]]}, "is no list of its feature_parts"),
-        ("files", {"name": ["../x"], "rows": [1], "bytes": [1], "sha256": ["x"]}, "is no name that fruitpipe gives"),
+        ("files", {"name": ["../x"], "rows": [1], "bytes": [1], "sha256": ["x"]}, "is not a name that fruitpipe gives"),
         ("files", {"name": ["config.yaml"], "rows": [1], "bytes": ["x"], "sha256": ["x"]}, "is no list of its files"),
     ],
 )

@@ -182,14 +182,14 @@ def test_all_that_is_missing_is_asked_for_in_one_line(library: str, tmp_path: Pa
     network = tmp_path / "patches.onnx"
     network.write_bytes(onnx_network(gives="both", shape=["n", "c", "h", "w"]))
     assert refused(network) == (
-        "patches.onnx does not say all of itself: write patches.yaml beside it with layout (NCHW or NHWC); size "
-        "(pixels); preprocessing (levels, unit, symmetric, imagenet, clip, caffe) or mean and std; output (tokens or "
-        "features); references ([] for none)."
+        "patches.onnx does not describe itself completely: write patches.yaml beside it with layout (NCHW or NHWC); "
+        "size (pixels); preprocessing (levels, unit, symmetric, imagenet, clip, caffe) or mean and std; output (tokens "
+        "or features); references ([] for none)."
     )
     network.write_bytes(onnx_network(gives="tokens"))
     assert refused(network) == (
-        "patches.onnx does not say all of itself: write patches.yaml beside it with preprocessing (levels, unit, "
-        "symmetric, imagenet, clip, caffe) or mean and std; pooling (mean or cls); references ([] for none)."
+        "patches.onnx does not describe itself completely: write patches.yaml beside it with preprocessing (levels, "
+        "unit, symmetric, imagenet, clip, caffe) or mean and std; pooling (mean or cls); references ([] for none)."
     )
 
 
@@ -205,8 +205,8 @@ UNFIT: dict[str, tuple[bytes, dict[str, Any], str]] = {
     "layout": (onnx_network(), {"layout": "NHWC", "size": SIDE}, "which is not 1 x 32 x 32 x 3"),
     "inputs": (onnx_network(further="input_ids"), {}, "pixels, input_ids: export the part that takes an image"),
     "uint8": (onnx_network(dtype=2), {}, "takes uint8 of 1 x 3 x 32 x 32"),
-    "input": (onnx_network(), {"input": "image"}, "input image is none of patches.onnx: it takes pixels"),
-    "output": (onnx_network(), {"output": "logits"}, "output logits is none of patches.onnx: it gives features"),
+    "input": (onnx_network(), {"input": "image"}, "patches.onnx has no input image: it takes pixels"),
+    "output": (onnx_network(), {"output": "logits"}, "patches.onnx has no output logits: it gives features"),
     "pooling": (onnx_network(), {"pooling": "cls"}, "pooling cls does not fit an output of 2 axes"),
     "external": (onnx_network(weights_in="weights.bin"), {}, "its weights are in another file"),
     "damaged": (onnx_network()[:700], {}, "It is damaged"),
@@ -303,7 +303,7 @@ def test_a_network_is_run_once_before_it_is_taken_and_what_happens_is_one_line(t
     resolved(network, **{"image.resize": "crop", "image.resample": "bilinear"})
     with pytest.raises(UserError, match=r"there is no nowhere\.tflite"):
         resolved("nowhere.tflite")
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         resolved((tmp_path / "folder.onnx").mkdir() or tmp_path / "folder.onnx")
 
 

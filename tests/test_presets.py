@@ -94,7 +94,7 @@ def test_a_resolved_config_loads_back_equal(name: str, tmp_path: Path) -> None:
 def test_a_wrong_name_is_one_line_with_the_likely_one_however_it_is_given(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("labels: none\npreset: vgg16\n")
-    message = "preset: 'vgg16' is no preset: `fruitpipe presets` lists them. Did you mean 'vgg16-csv'?"
+    message = "preset: 'vgg16' is not a known preset: `fruitpipe presets` lists them. Did you mean 'vgg16-csv'?"
     assert one_line_error(fruitpipe("run", "a", "b", "--preset", "vgg16", code=2)) == f"error: {message}"
     for arguments in ({"assignments": ["preset=vgg16"]}, {"preset": "vgg16"}):
         with pytest.raises(ConfigError) as caught:

@@ -154,7 +154,7 @@ def test_the_saved_model_gives_the_published_vectors_without_spark(fruits: Path,
 def test_a_table_is_written_as_parquet_alone_and_in_any_folder(fruits: Path, first: Path, tmp_path: Path) -> None:
     folder = first / "runs" / manifest(first)["run"] / "model"
     said = one_line_error(fruitpipe("transform", folder, fruits / "Apple", tmp_path / "t.csv", code=2))
-    assert "t.csv: what is written there is .parquet: name the file so" in said
+    assert "t.csv: the output is .parquet: name the file so" in said
     fruitpipe("transform", folder, fruits / "Apple", tmp_path / "new" / "deep" / "t.parquet")
     assert [path.name for path in tmp_path.rglob("*.*")] == ["t.parquet"]
 

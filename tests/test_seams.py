@@ -398,7 +398,9 @@ def test_a_backbone_family_and_an_engine_from_outside_are_like_those_that_come_w
     assert "run by tiles" in fruitpipe("show", out).stdout
     lost = fruitpipe("transform", model, fruits, tmp_path / "lost.parquet", code=2)
     assert "no engine tiles is installed here" in one_line_error(lost)
-    assert "'tiles8' is no backbone" in one_line_error(fruitpipe("plan", fruits, out, "-s", "backbone=tiles8", code=2))
+    assert "'tiles8' is not a known backbone" in one_line_error(
+        fruitpipe("plan", fruits, out, "-s", "backbone=tiles8", code=2)
+    )
 
 
 def test_a_family_that_claims_another_ones_backbone_is_one_line(

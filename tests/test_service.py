@@ -140,4 +140,4 @@ def test_mistakes_are_one_line(folder: Path) -> None:
         assert f"port {port}" in one_line_error(fruitpipe("serve", folder, "--port", port, code=2))
     assert "192.0.2.77" in one_line_error(fruitpipe("serve", folder, "--host", "192.0.2.77", code=2))
     assert "--port" in one_line_error(fruitpipe("serve", folder, "--port", 99999, code=2))
-    assert "is no model" in one_line_error(fruitpipe("serve", folder / "nowhere", code=2))
+    assert "is not a model" in one_line_error(fruitpipe("serve", folder / "nowhere", code=2))

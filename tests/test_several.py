@@ -262,7 +262,7 @@ MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "twice by case": (
         {"backbones": ["orb", {"backbone": "sift", "name": "ORB"}]}, "", "two backbones are called orb",
     ),
-    "a typo": ({"backbones": ["orbb"]}, "backbones.0", "is no backbone"),
+    "a typo": ({"backbones": ["orbb"]}, "backbones.0", "is not a known backbone"),
     "a typo of a key": ({"backbones": ["orb", {"backbone": "vgg16", "layr": 1}]}, "backbones.1.layr", "no such key"),
     "nothing": ({"backbones": [{"layer": 1}]}, "backbones.0.backbone", "missing: add"),
     "a key that it has not": ({"backbones": [{"backbone": "orb", "layer": 1}]}, "backbones.0", "orb has no layer"),

@@ -137,7 +137,7 @@ def refused(network: bytes | None = None, made: bytes | None = None, **keys: Any
 def test_all_that_is_missing_is_asked_for_in_one_line() -> None:
     network = text_network(TABLE, shape=["n", "t"], gives=["rows", "text_embeds"], names=["words", "there"])
     assert refused(network, padding=None, references=None) == (
-        "text.onnx does not say all of itself: write under `text` in the sidecar ids (words or there); length "
+        "text.onnx does not describe itself completely: write under `text` in the sidecar ids (words or there); length "
         "(tokens); padding (the token that fills); output (rows or text_embeds); references ([] for none)."
     )
     assert "in the sidecar mask (there)." in refused(text_network(TABLE, names=["input_ids", "there"]))
@@ -156,16 +156,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another network": ({"network": text_network(TABLE[::-1])}, "has cosine"),
     "no numbers": ({"references": said(lambda _: np.full(WIDTH, np.nan))}, "has cosine 0.0000"),
     "another output": ({"references": said(lambda text: by_hand(text)[:7])}, "a reference has 7 numbers"),
-    "no such padding": ({"padding": "<pad>"}, "padding <pad> is no token of tokenizer.json"),
-    "no such input": ({"ids": "tokens"}, "ids tokens is none of text.onnx: it takes input_ids, attention_mask"),
-    "no such output": ({"output": "pooled"}, "output pooled is none of text.onnx: it gives text_embeds"),
+    "no such padding": ({"padding": "<pad>"}, "padding <pad> is not a token of tokenizer.json"),
+    "no such input": ({"ids": "tokens"}, "ids: text.onnx has no input tokens: it takes input_ids, attention_mask"),
+    "no such output": ({"output": "pooled"}, "text.onnx has no output pooled: it gives text_embeds"),
     "one input twice": ({"mask": "input_ids"}, "ids and mask are both input_ids"),
     "length": ({"length": 77}, "length is 77, and text.onnx takes 8 tokens"),
     "tokens": ({"network": text_network(TABLE, gives=["rows"])}, "has 3 axes, not one vector"),
     "both towers": ({"network": text_network(TABLE, further="pixel_values")}, "export the part that takes tokens"),
     "batch": ({"network": text_network(TABLE, shape=[2, 8])}, "int64 of 2 x 8: export one that takes int64 or int32"),
-    "no tokenizer": ({"made": b"<html>404</html>"}, "tokenizer.json is no file of the library tokenizers"),
-    "no text": ({"made": b"\xff\xfe"}, "tokenizer.json is no file of the library tokenizers"),
+    "no tokenizer": ({"made": b"<html>404</html>"}, "tokenizer.json is not a file of the library tokenizers"),
+    "no text": ({"made": b"\xff\xfe"}, "tokenizer.json is not a file of the library tokenizers"),
 }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_a_package_is_made_of_what_it_is_made_of_and_of_nothing_else(tmp_path: P
         with zipfile.ZipFile(bad := tmp_path / f"{number}.zip", "w", kind) as archive:
             for name in names:
                 archive.writestr(name, b"{}")
-        with pytest.raises(ValueError, match=r"no package of a text tower|is compressed"):
+        with pytest.raises(ValueError, match=r"not a package of a text tower|is compressed"):
             TextEncoder(bad)
 
 

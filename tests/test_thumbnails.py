@@ -331,7 +331,7 @@ def test_a_sheet_is_read_cell_by_cell(number: int) -> None:
     assert found.shape == (number, SIDE, SIDE, 3)
     assert max(far(each, np.asarray(drawn(cell))) for cell, each in enumerate(found)) < ALIKE
     if number > 1:
-        with pytest.raises(BadImage, match="no WebP of 48 x 48 pixels"):
+        with pytest.raises(BadImage, match="not a WebP of 48 x 48 pixels"):
             cells(sheet.encoded(), 1, SIDE)
 
 

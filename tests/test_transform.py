@@ -56,7 +56,7 @@ def test_an_output_that_is_no_file_is_refused_before_anything_is_done(tmp_path: 
     out = tmp_path / "out"
     out.mkdir() if kind == "folder" else os.mkfifo(out)
     line = one_line_error(fruitpipe("transform", tmp_path / "no-model", tmp_path / "no-images", out, code=2))
-    assert f"{out} is there, and no file: name the file to write, such as {out / 'vectors.parquet'}." in line
+    assert f"{out} exists and is not a file: name the file to write, such as {out / 'vectors.parquet'}." in line
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 

@@ -22,8 +22,8 @@ def resolve(config: Config, environment: Environment, learning: Learning | None 
 
     Raises
     ------
-    UserError: it is not to be had, or something in the config does not fit it.
-    NoWeights: its trained weights are not to be had here.
+    UserError: it is not available, or something in the config does not fit it.
+    NoWeights: its trained weights are not available here.
     NotLearnt: it is learnt from images, and there are none or it is not the time.
     """
     return family_of(config.backbone).resolve(config, environment, learning)

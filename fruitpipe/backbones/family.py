@@ -95,7 +95,7 @@ def is_learnt(config: Config) -> bool:
 def family_of(name: str) -> BackboneFamily:
     """The family of a backbone. Raises UserError where none knows its name."""
     if (family := find_family(name)) is None:
-        raise UserError(f"{name} is no backbone: `fruitpipe backbones` lists them.")
+        raise UserError(f"unknown backbone {name}: `fruitpipe backbones` lists them.")
     return cast(BackboneFamily, family)
 
 

@@ -81,7 +81,7 @@ class HubPresets:
         try:
             feature, pooling = feature_of(network, image * np.float32(scale) + np.float32(offset))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{choice.name} gives no feature of one image: {first_line(error)}") from error
+            raise UserError(f"{choice.name} gives no feature for a single image: {first_line(error)}") from error
         model = keras.Model(image, feature)
         identity = json.dumps([choice.weights, digest(model), scale, offset])
         facts = Backbone(
@@ -111,7 +111,7 @@ def choice_of(name: str) -> NetworkChoice:
     if "://" in preset or "/" not in preset:
         return NetworkChoice(name, None, "preset", "preset")
     if not Path(preset, "config.json").exists():
-        raise UserError(f"{name}: {preset} is no folder of a preset: {FOLDER}.")
+        raise UserError(f"{name}: {preset} is not the folder of a preset: {FOLDER}.")
     return NetworkChoice(name, None, "preset", folder_digest(Path(preset)))
 
 
@@ -133,7 +133,9 @@ def loaded(preset: str, side: int | None) -> tuple[Any, Any, int]:
         if there not in {side, None} and "image_shape" in signature(type(network).__init__).parameters:
             network = type(network).from_preset(preset, dtype="float32", image_shape=(side, side, 3))
     except ValueError as error:
-        raise UserError(f"{preset} is no image backbone that keras-hub can read here: {first_line(error)}") from error
+        raise UserError(
+            f"{preset} is not an image backbone that keras-hub can read here: {first_line(error)}"
+        ) from error
     except (OSError, RuntimeError, KeyError) as error:
         where = "" if Path(preset).is_dir() else f"; where it cannot be downloaded, {FOLDER}"
         raise NoWeights(f"cannot read the preset {preset} ({first_line(error)}){where}.") from error
@@ -150,7 +152,7 @@ def side_of(network: Any) -> int | None:
     if shape is None and len(network.inputs) == 1:
         shape = network.inputs[0].shape[1:]
     if shape is None or len(shape) != 3 or shape[2] != 3:
-        raise ValueError(f"{type(network).__name__} takes no RGB image alone")
+        raise ValueError(f"{type(network).__name__} does not take a single RGB image")
     return side_in(shape[:2])
 
 

@@ -30,7 +30,7 @@ class Architectures(Protocol):
 def build(choice: NetworkChoice, family: Architectures) -> tuple[Any, Backbone]:
     """The Keras model from RGB values of 0 to 255, shape (1, side, side, 3), to features, shape (1, d); its facts.
 
-    Raises UserError where weights are not to be had, do not fit, or there is no such layer.
+    Raises UserError where weights are not available, do not fit, or there is no such layer.
     """
     import keras
 

@@ -96,7 +96,7 @@ def resolved(
     parameters: how large it is, to choose the engine by.
     learning: what one in int8 is made from.
 
-    Raises UserError and NotLearnt as `calibrated` does, UserError where the engine is not to be had here.
+    Raises UserError and NotLearnt as `calibrated` does, UserError where the engine is not available here.
     """
     from fruitpipe.backbones.calibrated import calibrated
     from fruitpipe.backbones.resolved import ResolvedBackbone

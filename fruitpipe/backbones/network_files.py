@@ -88,7 +88,7 @@ def found(config: Config, name: str, most: int) -> bytes | None:
 
     def admit(size: int) -> None:
         if size > most:
-            raise UserError(f"backbone: {name} has {units.size(size)}, more than {units.size(most)}: take another.")
+            raise UserError(f"backbone: {name} has {units.size(size)}, more than {units.size(most)}: choose another.")
 
     try:
         if name.startswith("https://"):
@@ -97,7 +97,7 @@ def found(config: Config, name: str, most: int) -> bytes | None:
             return bytes(open_bucket(name, config.s3).get(split(name)[2], admit=admit).data)
         status = Path(name).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"backbone: {name} is no regular file: take another.")
+            raise UserError(f"backbone: {name} is not a regular file: choose another.")
         admit(status.st_size)
         with Path(name).open("rb") as file:
             return file.read(most)
@@ -116,11 +116,11 @@ def asked(url: str) -> Any:
         if error.code in {404, 410}:
             raise FileNotFoundError(url) from None
         said = f"{url} answers {error.code} ({error.reason})"
-        raise UserError(f"backbone: {said}: download it otherwise, and name the file.") from None
+        raise UserError(f"backbone: {said}: download it in another way, and name the file.") from None
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         said = f"cannot reach {url} ({reason})"
-        raise UserError(f"backbone: {said}: check it, or download it otherwise, and name the file.") from error
+        raise UserError(f"backbone: {said}: check it, or download it in another way, and name the file.") from error
 
 
 def downloaded(url: str, most: int, admit: Callable[[int], None]) -> bytes:
@@ -132,6 +132,6 @@ def downloaded(url: str, most: int, admit: Callable[[int], None]) -> bytes:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise FruitpipeError(f"backbone: {url} did not come whole ({error}): try again.") from error
+        raise FruitpipeError(f"backbone: {url} arrived incomplete ({error}): try again.") from error
     admit(len(data))
     return data

@@ -41,7 +41,7 @@ class PortableNetworks:
         return memory_of(network_size(config))
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
-        """Reads the network and its sidecar, and holds one against the other where this machine has not done so before.
+        """Reads the network and its sidecar, and checks one against the other unless this machine has done so before.
 
         Raises UserError where something is missing or wrong in one of them, or the config sees images otherwise.
         """

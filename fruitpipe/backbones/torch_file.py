@@ -52,7 +52,7 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             return tensors_of(file)
     except (pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is no whole torch.save file of before PyTorch 1.6: {error}") from error
+        raise ValueError(f"{path} is not a complete torch.save file from before PyTorch 1.6: {error}") from error
 
 
 def tensors_of(file: BinaryIO) -> dict[str, NDArray[Any]]:

@@ -276,7 +276,7 @@ def transform(
     backbone: CodeOfModel = None,
     as_json: AsJson = False,
 ) -> None:
-    """Apply a saved model to other images, on this machine and without Spark. Rows are in no order of their paths."""
+    """Apply a saved model to other images, on this machine and without Spark. Rows are not sorted by path."""
     from fruitpipe.model.transform import transform_folder
     from fruitpipe.source import passed_over
 

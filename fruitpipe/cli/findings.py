@@ -23,7 +23,7 @@ class MetricName(StrEnum):
 
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
-Neighbours = Annotated[int, typer.Option("--k", min=1, max=1000, help="How many of the nearest.")]
+Neighbours = Annotated[int, typer.Option("--k", min=1, max=1000, help="How many neighbours, the nearest.")]
 ByMetric = Annotated[MetricName, typer.Option("--metric", help="By the angle between vectors, or by their distance.")]
 
 
@@ -37,7 +37,7 @@ def neighbours(
     assignments: Set = [],  # noqa: B006 - typer's way to say "none"
     as_json: AsJson = False,
 ) -> None:
-    """Find the nearest images of each image of a run, all compared with all. Goes on where it stopped."""
+    """Find the nearest images of each image of a run, all compared with all. Resumes where it stopped."""
     from fruitpipe.pipeline.neighbours import find, note
     from fruitpipe.pipeline.progress import reporter_for
 
@@ -66,14 +66,16 @@ def curate(
         str | None,
         typer.Option("--output", "-o", metavar="FILE.parquet", help="Write a table of all images here."),
     ] = None,
-    representatives: Annotated[int, typer.Option(min=1, metavar="N", help="Choose so many that stand for all.")] = 100,
+    representatives: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many images to choose that stand for all.")
+    ] = 100,
     limit: Annotated[
         float | None,
         typer.Option(
             "--duplicates",
             min=0,
             metavar="DISTANCE",
-            help="Up to which images are duplicates, if not as the data say.",
+            help="Up to which images count as duplicates; by default, the data decide.",
         ),
     ] = None,
     labels: Annotated[
@@ -116,17 +118,15 @@ def curate(
 def similar(
     out: Result,
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE...", help="Paths of the run, or other images.")
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Images of the run by their paths, or other images.")
     ] = None,
-    texts: Annotated[
-        list[str], typer.Option("--text", metavar="TEXT", help="A description; several by repeating it.")
-    ] = [],  # noqa: B006
+    texts: Annotated[list[str], typer.Option("--text", metavar="TEXT", help="A description; repeatable.")] = [],  # noqa: B006
     run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id.")] = "latest",
     k: Neighbours = 12,
     metric: ByMetric = MetricName.cosine,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures, too.")] = None,
     backbone: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="The class that the run's model names, where it may run here.")
+        str | None, typer.Option(metavar="CLASS", help="The class that the run's model names, if it may run here.")
     ] = None,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006

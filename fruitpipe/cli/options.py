@@ -58,13 +58,11 @@ Components = Annotated[
 ]
 Formats = Annotated[
     list[str],
-    typer.Option(
-        "--format", metavar="json|csv|csv-raw", help="A further format of the vectors; several by repeating it."
-    ),
+    typer.Option("--format", metavar="json|csv|csv-raw", help="A further format of the vectors; repeatable."),
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Take the first N images by path, to try a config.")]
 Verify = Annotated[
-    bool, typer.Option("--verify-content", help="Tell changed images by their bytes. [config: verify_content]")
+    bool, typer.Option("--verify-content", help="Detect changed images by their content. [config: verify_content]")
 ]
 Labels = Annotated[
     str | None, typer.Option(metavar="parent|none", help="Label of an image: the name of its folder, or none.")

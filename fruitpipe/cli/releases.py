@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the release.")]
 Context = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig; its current one unless said.")
+    str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig; defaults to the current one.")
 ]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace; the context's unless said.")
+    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace; defaults to the context's.")
 ]
 
 commands = typer.Typer()
@@ -69,9 +69,7 @@ def submit(
 
 @commands.command()
 def status(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Name of the release; all of them unless said.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the release; defaults to all.")] = None,
     context: Context = None,
     namespace: Namespace = None,
     as_json: AsJson = False,

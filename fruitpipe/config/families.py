@@ -89,8 +89,8 @@ def backbone_name(value: str, info: ValidationInfo) -> str:
     return one_of(
         value,
         backbone_names(),
-        "is no backbone: `fruitpipe backbones` lists them, a network of your own is a file that ends in .onnx or "
-        ".tflite, a preset is keras_hub:NAME, and a class of your own is package.module:Class.",
+        "is not a known backbone: `fruitpipe backbones` lists them, a network of your own is a file that ends in "
+        ".onnx or .tflite, a preset is keras_hub:NAME, and a class of your own is package.module:Class.",
     )
 
 

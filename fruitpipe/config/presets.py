@@ -15,7 +15,7 @@ PRESETS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "pres
 
 def preset_name(value: str) -> str:
     """A name that is known. Raises PydanticCustomError `unknown_name` otherwise, with the likely one."""
-    return one_of(value, PRESETS, "is no preset: `fruitpipe presets` lists them.")
+    return one_of(value, PRESETS, "is not a known preset: `fruitpipe presets` lists them.")
 
 
 def about(name: str) -> str:

@@ -286,7 +286,7 @@ class PublishConfig(Section):
 
 
 class TrackConfig(Section):
-    """Who is told of each run, besides. What cannot be reached costs a note, and never the run."""
+    """Services that are notified of each run. One that cannot be reached costs a note, never the run."""
 
     mlflow: Text | None = None
     """Tracking URI of MLflow, such as https://mlflow.internal, which gets a run of its own for each. Extra `mlflow`; it
@@ -304,7 +304,7 @@ class BackboneConfig(Section):
     words (orb or sift), a network in a file (model.onnx or model.tflite, also in a bucket or behind https://) with
     model.yaml beside it, or a class of your own (package.module:Class)."""
     sha256: Annotated[str, SHA256] | None = None
-    """SHA-256 that a network's file must have; without it, none is taken from https://."""
+    """SHA-256 that a network's file must have; required for one from https://."""
     layer: str | int | None = None
     """Layer whose output is the feature, by name or by index as Keras counts. Where nothing is said, the one before the
     classifier; of VGG, block5_pool: up to `fc2`, it has seven to nine times the weights."""
@@ -338,7 +338,9 @@ class BackboneConfig(Section):
         if self.precision == "int8" and self.engine == "openvino":
             raise ValueError("int8 is LiteRT's: leave engine or precision out")
         if self.precision == "float32" and self.min_cosine is not None:
-            raise ValueError("min_cosine is of a precision that changes features: leave it out, or say precision: int8")
+            raise ValueError(
+                "min_cosine is for a precision that changes features: leave it out, or say precision: int8"
+            )
         family = find_family(self.backbone)
         for name in BACKBONE_KEYS:
             is_taken = family is None or name in family.keys
@@ -392,7 +394,7 @@ class Config(BackboneConfig):
     output: Location
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
     preset: PresetName | None = None
-    """Settings to begin with, one of `fruitpipe presets`; what is said of a key besides wins."""
+    """Settings to begin with, one of `fruitpipe presets`; keys set besides win."""
     limit: int | None = Field(None, ge=1)
     """Take only the first images by path, this many: to try a config."""
     labels: Literal["parent", "none"] = "parent"
@@ -401,7 +403,7 @@ class Config(BackboneConfig):
     """Several instead of `backbone`, each a name or a mapping with `backbone` and its keys, and each with a result of
     its own in a folder below the output: an image is fetched and decoded once for all."""
     verify_content: bool = False
-    """Tell changed images by a hash of their bytes instead of size and modification time; reads every image."""
+    """Detect changed images by a hash of their content instead of size and modification time; reads every image."""
     model: Literal["fit", "reuse"] = "fit"
     """Fit scaler and PCA on these images, or reuse those of an earlier run, so that vectors stay comparable."""
     reuse: Location = "latest"
@@ -476,7 +478,9 @@ class Config(BackboneConfig):
             raise ValueError("say `backbone` or `backbones`, not both")
         for name in BACKBONE_KEYS:
             if name in self.model_dump(exclude_defaults=True):
-                raise ValueError(f"{name} is of one backbone: say it there, backbones: [{{backbone: …, {name}: …}}]")
+                raise ValueError(
+                    f"{name} belongs to one backbone: set it there, backbones: [{{backbone: …, {name}: …}}]"
+                )
         if self.model == "reuse" and self.reuse != "latest":
             raise ValueError("each of several backbones reuses a model of its own: say reuse: latest, or one backbone")
         if self.publish.iceberg:

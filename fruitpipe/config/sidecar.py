@@ -198,7 +198,7 @@ def sidecar_of(data: bytes, source: str) -> Sidecar:
     except UnicodeDecodeError as error:
         raise ConfigError([Mistake("", "not UTF-8: save it so.", 1)], source) from error
     if text.count("\n") > MOST_LINES or text.count("[") + text.count("{") > MOST_BRACKETS:
-        raise ConfigError([Mistake("", "more than a sidecar has to say.", 1)], source)
+        raise ConfigError([Mistake("", "too long for a sidecar.", 1)], source)
     tree, lines = mapping_in(text, source)
     try:
         return Sidecar.model_validate(tree)

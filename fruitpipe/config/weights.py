@@ -13,7 +13,7 @@ def weights_name(value: str) -> str:
     """A valid name of weights; a folder ends in a slash. Raises PydanticCustomError `unknown_name` otherwise."""
     if re.match(WEIGHTS, value):
         return value
-    message = "is none of imagenet, random:SEED, a file (.weights.h5, .keras, .h5) and a SavedModel's folder (model/)."
+    message = "is not imagenet, random:SEED, a file (.weights.h5, .keras, .h5) or a SavedModel's folder (model/)."
     return one_of(value, ["imagenet"], message)
 
 

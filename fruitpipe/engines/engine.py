@@ -42,7 +42,7 @@ class Engine(Protocol):
 def require_cpu(name: str, device: str) -> None:
     """Raises UserError for any other device."""
     if device != CPU:
-        raise UserError(f"{name} runs on the CPU, and {device} is asked for: take another engine for that.")
+        raise UserError(f"{name} runs on the CPU, but {device} was requested: choose another engine.")
 
 
 def bytes_of(source: bytes | Path) -> bytes:

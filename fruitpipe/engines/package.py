@@ -88,7 +88,7 @@ def open_text_package(source: bytes | Path) -> TextPackage:
     """The parts of an archive of a text tower. Raises ValueError where it is none."""
     found = listed(source)
     if [each.filename for each in found] != list(MEMBERS):
-        raise ValueError("no package of a text tower")
+        raise ValueError("not a package of a text tower")
     require_small(found, (MOST, MOST_BYTES, MOST_OF_A_TOKENIZER))
     with archive_of(source) as archive:
         network, told, tokenizer = map(archive.read, MEMBERS)
@@ -104,7 +104,7 @@ def members(source: bytes | Path) -> list[zipfile.ZipInfo]:
     found = listed(source)
     names = [each.filename for each in found]
     if len(names) != 2 or not names[0].endswith(SUFFIXES) or names[1] != beside(names[0]):
-        raise ValueError("no package of a network and its sidecar")
+        raise ValueError("not a package of a network and its sidecar")
     require_small(found, (MOST, MOST_BYTES))
     return found
 
@@ -115,7 +115,7 @@ def listed(source: bytes | Path) -> list[zipfile.ZipInfo]:
         with archive_of(source) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"no package of a network: {error}") from error
+        raise ValueError(f"not a package of a network: {error}") from error
 
 
 def require_small(found: Sequence[zipfile.ZipInfo], limits: Sequence[int]) -> None:

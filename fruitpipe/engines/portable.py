@@ -123,7 +123,7 @@ class PortableNetwork:
         if told.references is None:
             missing.append("references ([] for none)")
         if missing:
-            raise UserError(f"{self._name} does not say all of itself: write {self._beside} beside it with "
+            raise UserError(f"{self._name} does not describe itself completely: write {self._beside} beside it with "
                             f"{'; '.join(missing)}.")  # fmt: skip
         if rank not in POOLINGS or pooling not in POOLINGS[rank]:
             raise UserError(
@@ -141,7 +141,7 @@ class PortableNetwork:
             raise UserError(f"{self._name} takes {names}: export the part that takes an image.")
         port = inputs[0]
         if told.input not in {None, *port.names}:
-            raise UserError(f"{self._beside}: input {told.input} is none of {self._name}: it takes {port}.")
+            raise UserError(f"{self._beside}: {self._name} has no input {told.input}: it takes {port}.")
         if port.dtype != "float32" or (port.shape is not None and len(port.shape) != 4):
             raise UserError(
                 f"{self._name} takes {port.dtype} of {shown(port.shape)}: export one that takes float32 of four axes."

@@ -257,7 +257,7 @@ def chosen_output(runtime: Runtime, wanted: str | None, name: str, told: str) ->
         number = next((at for at, each in enumerate(outputs) if wanted in each.names), None)
         if number is None:
             names = ", ".join(map(str, outputs))
-            raise UserError(f"{told}: output {wanted} is none of {name}: it gives {names}.")
+            raise UserError(f"{told}: {name} has no output {wanted}: it gives {names}.")
     if number is None:
         return None, None
     if outputs[number].dtype != "float32":

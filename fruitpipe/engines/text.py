@@ -48,7 +48,7 @@ class TextEncoder:
             self._tokenizer: Tokenizer = Tokenizer.from_str(package.tokenizer.decode())
         except Exception as error:  # of no class of its own
             said = str(error).partition("\n")[0]
-            raise UserError(f"{self.told.tokenizer} is no file of the library tokenizers: {said}.") from error
+            raise UserError(f"{self.told.tokenizer} is not a file of the library tokenizers: {said}.") from error
         self._lowercase = self.told.lowercase
         self._open(self.told)
         self.dimension: int = len(self._feature(""))
@@ -93,7 +93,7 @@ class TextEncoder:
         if told.references is None:
             missing.append("references ([] for none)")
         if missing:
-            raise UserError(f"{self._name} does not say all of itself: write under `text` in the sidecar "
+            raise UserError(f"{self._name} does not describe itself completely: write under `text` in the sidecar "
                             f"{'; '.join(missing)}.")  # fmt: skip
         assert length is not None
         assert number is not None
@@ -135,7 +135,7 @@ class TextEncoder:
         found = [number for number, port in enumerate(self._runtime.inputs) if name in port.names]
         if not found:
             names = ", ".join(map(str, self._runtime.inputs))
-            raise UserError(f"text: {key} {name} is none of {self._name}: it takes {names}.")
+            raise UserError(f"text: {key}: {self._name} has no input {name}: it takes {names}.")
         return found[0]
 
     def _usual(self, name: str) -> int | None:
@@ -165,7 +165,7 @@ class TextEncoder:
             known = self._tokenizer.padding
             return (known["pad_id"], known["pad_token"]) if known else None
         if (number := self._tokenizer.token_to_id(told.padding)) is None:
-            raise UserError(f"text: padding {told.padding} is no token of {told.tokenizer}: correct one of them.")
+            raise UserError(f"text: padding {told.padding} is not a token of {told.tokenizer}: correct one of them.")
         return number, told.padding
 
     def _check(self, references: Sequence[Words]) -> None:

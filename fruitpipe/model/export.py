@@ -29,8 +29,8 @@ def exported(model: Model) -> bytes:
     """
     if model.engine.kind not in NETWORKS:
         raise UserError(
-            f"the model's backbone, {model.card.backbone}, is no network that fruitpipe has converted in float32, and "
-            "only those become ONNX: take a model of one."
+            f"the model's backbone, {model.card.backbone}, is not a network that fruitpipe has converted in float32, "
+            "and only those become ONNX: take a model of one."
         )
     require("onnx", "onnx", "writes the file")
     import onnx

@@ -252,7 +252,7 @@ def load_model(path: str | os.PathLike[str], s3: S3Config | None = None, backbon
 
     backbone: package.module:Class, where that of the model is a class that may run.
 
-    Raises UserError where it is none, or not a whole one.
+    Raises UserError if the folder is not a complete model.
     """
     return read_model(open_store(os.fspath(path), s3), backbone=backbone)
 
@@ -266,7 +266,7 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
 
     def missing(name: str) -> UserError:
         return UserError(
-            f"{path} is no model: it has no {name}. Give a folder such as OUT/runs/RUN/model; `fruitpipe runs OUT` "
+            f"{path} is not a model: it has no {name}. Give a folder such as OUT/runs/RUN/model; `fruitpipe runs OUT` "
             "lists runs."
         )
 

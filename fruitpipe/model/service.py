@@ -78,7 +78,7 @@ class Service:
     async def vectors(self, request: Request) -> Response:
         k = request.query_params.get("k", str(USUAL))
         if not (k.isascii() and k.isdecimal() and len(k) < 9 and int(k) <= MOST):
-            return answer_of(failed("bad_request", f"k is no whole number from 0 to {MOST}"))
+            return answer_of(failed("bad_request", f"k is not a whole number from 0 to {MOST}"))
         if self._places.locked():
             return answer_of(failed("busy", "as many images as may be at once are being read: come again"))
         async with self._places:

@@ -80,9 +80,9 @@ def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") 
         check_nameable(out, split(out)[2])
     path = Path(local_path(out)).absolute()
     if not is_remote(out) and path.exists() and not path.is_file():
-        raise UserError(f"{out} is there, and no file: name the file to write, such as {path / example}.")
+        raise UserError(f"{out} exists and is not a file: name the file to write, such as {path / example}.")
     if path.suffix.lower() != (suffix := Path(example).suffix):
-        raise UserError(f"{out}: what is written there is {suffix}: name the file so, such as {example}.")
+        raise UserError(f"{out}: the output is {suffix}: name the file so, such as {example}.")
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)
     try:
         if not is_remote(out):

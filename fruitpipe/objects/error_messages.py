@@ -133,8 +133,8 @@ REASONS: tuple[tuple[str, type[FruitpipeError], str], ...] = (
         UserError,
         "no address of a server in s3.endpoint or AWS_ENDPOINT_URL: write it as https://host:port.",
     ),
-    ("region_name", UserError, "{region} is no region: set s3.region or AWS_REGION to one such as eu-west-3."),
-    ("Parameter validation failed", NoBucket, "{bucket} is no name of a bucket: check the URL."),
+    ("region_name", UserError, "{region} is not a region: set s3.region or AWS_REGION to one such as eu-west-3."),
+    ("Parameter validation failed", NoBucket, "{bucket} is not a bucket name: check the URL."),
 )
 """What to look for in a client's error, in this order; what it means."""
 

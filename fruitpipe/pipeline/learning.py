@@ -46,7 +46,7 @@ class RunImages:
         self, work: Callable[[NDArray[np.uint8]], Found], sample: Sequence[tuple[str, ...]], side: int
     ) -> list[Found]:
         if self.reader is None:
-            raise NotLearnt("the backbone is learnt by a run, and this is none.")
+            raise NotLearnt("the backbone is learnt by a run, and this is not a run.")
 
         def each(data: Data | BadImage) -> list[Found]:
             (picture,) = decoded(data, [Look(side, self.rules)])

@@ -31,7 +31,7 @@ def digest_of(config: Config) -> str:
 def precedents(store: Store, config: Config) -> list[Manifest]:
     """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest.
 
-    None of which a further stage failed: the next run tries that again.
+    Runs in which a further stage failed are left out, so that the next run tries it again.
     """
     digest, ours = digest_of(config), version("fruitpipe")
     found = recent_manifests(store)

@@ -184,7 +184,7 @@ def checked(form: Callable[[str], bool]) -> AfterValidator:
 def require(form: Callable[[str], bool], name: str) -> str:
     """The name, if it has a form. Raises ValueError where it has not."""
     if not form(name):
-        raise ValueError(f"{shortened(name)} is no name that fruitpipe gives")
+        raise ValueError(f"{shortened(name)} is not a name that fruitpipe gives")
     return name
 
 

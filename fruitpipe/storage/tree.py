@@ -220,14 +220,14 @@ class Tree:
             raise
 
     def _no_file(self, name: str) -> UserError:
-        return UserError(f"{self.root / name} is no regular file: delete it, or choose another place.")
+        return UserError(f"{self.root / name} is not a regular file: delete it, or choose another place.")
 
 
 def parts_of(name: str) -> list[str]:
     """The parts of a name. Raises UserError where one leads elsewhere than into a folder."""
     parts = name.split("/")
     if not {"", ".", ".."}.isdisjoint(parts) or "\0" in name:
-        raise UserError(f"{name!r} is no name of a file or folder.")
+        raise UserError(f"{name!r} cannot be the name of a file or folder.")
     return parts
 
 

@@ -50,5 +50,5 @@ class EngineFile:
     def _fetched(self) -> EngineSpec:
         data = self.store.get(self.name)
         if hashlib.sha256(data).hexdigest() != self.digest:
-            raise FruitpipeError(f"{self.store.location(self.name)} is not what this run has put there: run again.")
+            raise FruitpipeError(f"{self.store.location(self.name)} is not what this run wrote there: run again.")
         return self.engine._replace(source=data)

@@ -1,4 +1,4 @@
-"""One that is told of a run."""
+"""Something to be notified of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Begun:
 
 
 class Tracker(Protocol):
-    """One that is told. Raises whatever its library does."""
+    """Something to be notified. Raises whatever its library does."""
 
     @property
     def name(self) -> str:

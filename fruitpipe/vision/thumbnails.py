@@ -82,7 +82,7 @@ def cells(data: bytes, count: int, side: int) -> Cells:
     number = across(count)
     whole = number * side
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or webp_size(data) != (whole, whole):
-        raise BadImage("undecodable", f"no WebP of {whole} x {whole} pixels")
+        raise BadImage("undecodable", f"not a WebP of {whole} x {whole} pixels")
     rules = ImageConfig(decode="exact", max_pixels=whole**2, max_memory=max(MEMORY * whole**2, 64 << 20))
     pixels = decode_within_limits(data, whole, rules).pixels
     found = pixels.reshape(number, side, number, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
