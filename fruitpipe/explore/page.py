@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.resources import files
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from fruitpipe.explore.comparison import compare
 from fruitpipe.explore.facts import Entry, Facts, Listing, facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
-from fruitpipe.explore.pictures import LARGEST_PAGE, pictures_of
+from fruitpipe.explore.pictures import LARGEST_PAGE, listed, pictures_of
 from fruitpipe.result.pages import pages
 from fruitpipe.result.report import curve
 from fruitpipe.result.runs import Run
@@ -169,11 +168,6 @@ def scaled(values: NDArray[np.float32], length: int) -> NDArray[np.float32]:
     """From 0 to a length."""
     low, extent = values.min(), float(np.ptp(values))
     return (values - low) * np.float32(length / extent) if extent else np.full_like(values, length / 2)
-
-
-def listed(facts: Facts) -> Iterator[int]:
-    """Rows of the images in lists."""
-    return (entry.image for each in facts.listings for entry in each.entries if isinstance(entry.image, int))
 
 
 def shown(facts: Facts, listing: Listing, root: str) -> dict[str, Any]:

@@ -158,11 +158,15 @@ def chosen(found: Found, facts: Facts, most: int) -> Found:
     """At most so many of the images: those in lists first, then others, evenly spaced by path."""
     if len(found.rows) <= most:
         return found
-    listed = [each.image for listing in facts.listings for each in listing.entries if isinstance(each.image, int)]
     by_path = np.argsort(found.rows)
-    is_listed = np.isin(found.rows[by_path], listed)
+    is_listed = np.isin(found.rows[by_path], list(listed(facts)))
     first, others = by_path[is_listed][:most], by_path[~is_listed]
     return found.only(np.sort(np.concatenate([first, others[spread(len(others), most - len(first))]])))
+
+
+def listed(facts: Facts) -> Iterator[int]:
+    """Rows of the images in lists."""
+    return (entry.image for each in facts.listings for entry in each.entries if isinstance(entry.image, int))
 
 
 def probed(run: Run, found: Found, side: int) -> float:
