@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fruitpipe import extras
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.family import Learning
+from fruitpipe.backbones.family import Learning, Sample
 from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, NotLearnt, UserError
 from fruitpipe.numeric import precision
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 IMAGES = 64
 """that are looked at; with 16 or 128, features are as near to those in float32"""
 KIND = "litert_int8"
-Sample = Sequence[tuple[str, ...]]
-"""Paths and etags of images."""
 
 
 def calibrated(config: Config, exact: Backbone, flatbuffer: Path, learning: Learning | None) -> ResolvedBackbone:

@@ -21,6 +21,8 @@ WORKER = 420
 DECODER = 80
 """MiB that its decoder needs besides, without what an image takes there (`image.max_memory`)."""
 Found = TypeVar("Found")
+Sample = Sequence[tuple[str, ...]]
+"""Paths and etags of images."""
 
 
 class Listed(NamedTuple):
@@ -67,9 +69,7 @@ class Learning(Protocol):
     def sample(self, count: int) -> list[tuple[str, ...]]:
         """Paths and etags of some of the run's images, drawn by their paths."""
 
-    def map(
-        self, work: Callable[[NDArray[np.uint8]], Found], sample: Sequence[tuple[str, ...]], side: int
-    ) -> list[Found]:
+    def map(self, work: Callable[[NDArray[np.uint8]], Found], sample: Sample, side: int) -> list[Found]:
         """What `work` makes of the pixels of each image, RGB of shape (side, side, 3), in order, on all cores.
 
         Images that cannot be decoded are left out. Raises NotLearnt where it is not the time to learn.

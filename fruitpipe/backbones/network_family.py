@@ -70,8 +70,8 @@ class NetworkFamily(ABC):
 
     def worker_memory(self, config: Config) -> int:
         known = self.networks[config.backbone]
-        is_cut = known.used is not None and self.chosen(config).layer == known.layer
-        return memory_of(FLOAT * (known.used if known.used is not None and is_cut else known.parameters))
+        used = known.used if self.chosen(config).layer == known.layer else None
+        return memory_of(FLOAT * (known.parameters if used is None else used))
 
     def resolve(self, config: Config, environment: Environment, learning: Learning | None = None) -> ResolvedBackbone:
         """Converts the network if this machine has not done so before; see `resolved`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.family import WORKER, Learning, Listed
+from fruitpipe.backbones.family import WORKER, Learning, Listed, Sample
 from fruitpipe.config import Config, Environment, WordsConfig
 from fruitpipe.errors import NotLearnt, UserError
 from fruitpipe.numeric.one_thread import one_thread
@@ -28,8 +28,6 @@ ROUNDS = 10
 BATCH = 1024
 """Descriptors whose distances to all words are in memory at once."""
 SEED = 0
-Sample = Sequence[tuple[str, ...]]
-"""Paths and etags of images."""
 
 
 class VisualWords:
