@@ -24,7 +24,6 @@ from s3 import upload
 from seaweed import Server
 
 from fruitpipe.errors import FruitpipeError
-from fruitpipe.releases.causes import Cause
 
 DRAW = Path(__file__).parents[1] / "examples/draw_fruits.py"
 LIMIT = 10
@@ -48,18 +47,15 @@ def main() -> None:
 
 def one(mishap: Mishap, number: int, image: str, server: Server) -> bool:
     """Do it, print a row of the table; whether it was told as it should be."""
-
-    def right(cause: Cause) -> bool:
-        return bool(re.search(mishap.what, cause.what) and re.search(mishap.advice, cause.advice))
-
     name = f"mishap-{number}"
     try:
         with befallen(mishap, name, values_for(name, image, server, "images")) as release:
-            cause, seconds = told(release, right)
+            cause, seconds = told(release, mishap.is_told_by)
     except FruitpipeError as error:
         print(f"| {mishap.name} | refused: {error} | | no |", flush=True)
         return False
-    good = cause is not None and right(cause) and seconds <= LIMIT + 1  # Kubernetes' times are whole seconds
+    # Kubernetes' times are whole seconds.
+    good = cause is not None and mishap.is_told_by(cause) and seconds <= LIMIT + 1
     print(f"| {mishap.name} | {cause} | {seconds:.0f} s | {'yes' if good else 'no'} |", flush=True)
     return good
 

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -177,21 +176,21 @@ class Meter:
         self._server = psutil.Process(server.pid)
         self._network = Path("/proc/self/ns/net").stat().st_ino
         self._counters: dict[str, Path] = {}
-        self._looks: list[tuple[float, Counter[str]]] = []
+        self._looks: list[tuple[float, dict[str, float]]] = []
 
     def look(self) -> None:
         """Read all counters."""
         if len(self._counters) < self._pods:
             for pod in json.loads(kubectl("get", "pods", "--output=json"))["items"]:
                 self._find_counter(pod["metadata"]["name"], pod["metadata"]["uid"])
-        used = Counter[str]()
+        used = dict.fromkeys((DRIVER, EXECUTORS), 0.0)
         for pod, counter in self._counters.items():
             with suppress(OSError):  # it is gone
                 used[DRIVER if pod == self._driver else EXECUTORS] += seconds_in(counter)
         used[S3] = sum(self._server.cpu_times()[:2])
         used[KUBERNETES] = sum(map(self._of_kubernetes, psutil.process_iter()))
         whole = psutil.cpu_times()
-        used[OTHERS] = whole.user + whole.nice + whole.system + whole.irq + whole.softirq - used.total()
+        used[OTHERS] = whole.user + whole.nice + whole.system + whole.irq + whole.softirq - sum(used.values())
         self._looks.append((time.time(), used))
 
     def _find_counter(self, pod: str, uid: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,9 @@ class Mishap:
     namespace: str = NAMESPACE
     runs: bool = False
     """whether a driver starts: it takes longer than the others"""
+
+    def is_told_by(self, cause: Cause) -> bool:
+        return bool(re.search(self.what, cause.what) and re.search(self.advice, cause.advice))
 
 
 def quota(name: str, **hard: str) -> dict[str, Any]:
