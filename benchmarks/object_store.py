@@ -13,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from common import EXTENSIONS, Row, count_images, report, subset, timed
+from common import Row, count_images, report, subset, timed
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from faults import Proxy
+from s3 import upload
 from seaweed import BUCKET, Server
 
 SCRIPT = Path(__file__).parent / "peers" / "boto3_job.py"
@@ -59,21 +59,11 @@ def main() -> None:
         os.environ |= {"AWS_ACCESS_KEY_ID": admin.access_key, "AWS_SECRET_ACCESS_KEY": admin.secret_key}
         os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint if options.latency else server.endpoint
         images = subset(options.images, options.count, Path(scratch, "images"))
-        upload(images, server)
+        upload(server.client(admin), images, "images")
         if options.loop:
             against_loop(images, server)
         else:
             against_disk(images, server, Path(scratch), options.rounds, at_once=not options.latency)
-
-
-def upload(images: Path, server: Server, to: str = "images") -> None:
-    client = server.client(server.identities["admin"])
-
-    def put(path: Path) -> None:
-        client.put_object(Bucket=BUCKET, Key=f"{to}/{path.relative_to(images)}", Body=path.read_bytes())
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, (path for path in images.rglob("*") if path.suffix.lower() in EXTENSIONS)))
 
 
 def against_disk(images: Path, server: Server, scratch: Path, rounds: int, at_once: bool) -> None:

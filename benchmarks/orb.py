@@ -51,8 +51,9 @@ def main() -> None:
         os.environ |= {"AWS_ACCESS_KEY_ID": admin.access_key, "AWS_SECRET_ACCESS_KEY": admin.secret_key}
         images = subset(options.images, options.count, Path(scratch, "images"))
         few = subset(options.images, 40, Path(scratch, "few"))
-        upload(images, server)
-        upload(few, server, "few")
+        client = server.client(admin)
+        upload(client, images, "images")
+        upload(client, few, "few")
 
         def ours(folder: Path, out: Path) -> float:
             source, target = f"s3://{BUCKET}/{folder.name}", f"s3://{BUCKET}/{out}"

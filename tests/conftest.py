@@ -97,6 +97,14 @@ def fruits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of a run of the drawn fruits."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    command.run(fruits, out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An S3 server for all tests that leave it as they found it: each uses a prefix or bucket of its own."""
     with Server(tmp_path_factory.mktemp("s3"), tls=True) as started:

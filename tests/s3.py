@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from faults import Head, Link, Proxy
+from faults import Forwarded, Head, Link, Proxy
 from seaweed import BUCKET, Identity, Server
 
 
@@ -55,6 +57,12 @@ def objects(client: Any, prefix: str, bucket: str = BUCKET) -> dict[str, bytes]:
         with suppress(client.exceptions.NoSuchKey):
             found[key] = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     return found
+
+
+def image_requests(log: list[Forwarded], prefix: str) -> Counter[str]:
+    """How often each image below a prefix was asked for."""
+    paths = (unquote(urlsplit(each.path).path) for each in log if each.method == "GET")
+    return Counter(path for path in paths if path.startswith(f"/{BUCKET}/{prefix}/"))
 
 
 class Retelling(Proxy):

@@ -24,13 +24,6 @@ from fruitpipe.storage.store import LocalStore
 BY_SPARK = ("spark.master=local[2]",)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed")
-    run(fruits, out)
-    return out
-
-
 @contextmanager
 def running(images: Path, out: Path, settings: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
     """A run that is in the middle of its work: some feature parts are written, others are not."""

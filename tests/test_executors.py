@@ -17,19 +17,12 @@ import psutil
 import pytest
 import yaml
 from chart import CHART, helm
-from command import BACKBONE, command, run, same_vectors, vectors
+from command import BACKBONE, command, same_vectors, vectors
 from processes import executors_of, lives, nurseries_of, wait, workers_of
 from standalone import Nodes, two_nodes
 
 pytestmark = pytest.mark.slow
 PLACES = "pipeline.input=s3://photos/images,pipeline.output=s3://photos/out"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed")
-    run(fruits, out)
-    return out
 
 
 def of_the_chart(*groups: str) -> dict[str, str]:

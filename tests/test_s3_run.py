@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +21,7 @@ from command import ANEW, BACKBONE, command, fruitpipe, manifest, one_line_error
 from faults import Forwarded, Proxy, Response
 from parts import Image, listing
 from processes import wait
+from s3 import image_requests, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.config import Config, S3Config
@@ -84,13 +83,7 @@ def admin(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pictures(server: Server, fruits: Path) -> None:
     """The drawn fruits, in the bucket."""
-    client = server.client(server.identities["admin"])
-
-    def put(path: Path) -> None:
-        client.put_object(Bucket=BUCKET, Key=f"{IMAGES}/{path.relative_to(fruits)}", Body=path.read_bytes())
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, (path for path in fruits.rglob("*") if path.is_file())))
+    upload(server.client(server.identities["admin"]), fruits, IMAGES)
 
 
 def on_disk(fruits: Path, out: Path, *assignments: str) -> pa.Table:
@@ -110,12 +103,6 @@ def local(fruits: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 def proxy(server: Server) -> Iterator[Proxy]:
     with Proxy(server.endpoint) as started:
         yield started
-
-
-def image_requests(log: list[Forwarded]) -> Counter[str]:
-    """How often each image was asked for."""
-    paths = (unquote(urlsplit(each.path).path) for each in log if each.method == "GET")
-    return Counter(path for path in paths if path.startswith(f"/{BUCKET}/{IMAGES}/"))
 
 
 def lists(log: list[Forwarded], prefix: str) -> int:
@@ -166,12 +153,12 @@ def test_one_csv_on_s3_holds_the_vectors_and_no_part_is_left(place: Place, tmp_p
 def test_known_images_are_not_asked_for_again(server: Server, proxy: Proxy, pictures: None) -> None:
     place = Place(server, "known", proxy.endpoint)
     place.run()
-    assert set(image_requests(proxy.log).values()) == {1}
-    assert len(image_requests(proxy.log)) == COUNT
+    assert set(image_requests(proxy.log, IMAGES).values()) == {1}
+    assert len(image_requests(proxy.log, IMAGES)) == COUNT
     assert lists(proxy.log, f"{IMAGES}/") == 2  # is it there, and what
     proxy.log.clear()
     place.run(ANEW)
-    assert not image_requests(proxy.log)
+    assert not image_requests(proxy.log, IMAGES)
     assert lists(proxy.log, f"{IMAGES}/") == 2
     assert len(proxy.log) < COUNT / 2
 
@@ -282,8 +269,8 @@ def test_faults_and_restarts_of_the_server_change_nothing(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        for share in (0.2, 0.5):
-            wait(lambda share=share: len(image_requests(proxy.log)) > share * COUNT or running.poll() is not None)
+        for wanted in (COUNT // 5, COUNT // 2):
+            wait(lambda n=wanted: len(image_requests(proxy.log, IMAGES)) > n or running.poll() is not None)
             server.restart()
         output = running.communicate(timeout=300)
     finally:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-from urllib.parse import unquote, urlsplit
 
 import command as command_line
 import hostile
@@ -21,7 +20,7 @@ from faults import Proxy
 from numpy.typing import NDArray
 from outside import install
 from processes import jvms_of, lives, wait
-from s3 import options, upload
+from s3 import image_requests, options, upload
 from seaweed import BUCKET
 from test_crash import amid, ended, finished_parts, held
 
@@ -133,12 +132,6 @@ def test_each_result_is_that_of_a_run_alone(pictures: Path, tmp_path: Path) -> N
     assert counts[NAME]["by_status"] == counts["orb"]["by_status"]
     assert counts[NAME]["failed"] > 5
     assert not list((tmp_path / "out").glob("*/lease.json")) + list((tmp_path / "out").glob("*/runs/*/work"))
-
-
-def image_requests(log: list[Any], prefix: str) -> Counter[str]:
-    """How often each image was asked for."""
-    paths = (unquote(urlsplit(each.path).path) for each in log if each.method == "GET")
-    return Counter(path for path in paths if path.startswith(f"/{BUCKET}/{prefix}/"))
 
 
 def test_an_image_is_fetched_once_for_all_that_miss_it(
