@@ -13,6 +13,7 @@ import pytest
 from colour_histogram import ColourHistogram
 from command import fruitpipe, manifest, one_line_error, process, run, vectors
 from PIL import Image
+from saved import write_model
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
@@ -189,10 +190,7 @@ def saved(name: str, engine: EngineSpec, folder: Path) -> Path:
         run="20260101-000000-abcd", backbone=name, features="f", image=ImageConfig(), images=0, reconstruction_error=0,
         reconstruction_error_p99=0, extractor=engine.digest, engine="python", unreduced=3,
     )  # fmt: skip
-    folder.mkdir()
-    for part, content in Model(card, Unreduced(3), engine).files().items():
-        (folder / part).write_bytes(content)
-    return folder
+    return write_model(Model(card, Unreduced(3), engine), folder)
 
 
 def test_code_that_a_model_names_runs_only_if_the_caller_names_it_too(

@@ -10,6 +10,7 @@ import pytest
 from command import fruitpipe, one_line_error
 from conftest import unavailable
 from numpy.typing import NDArray
+from saved import write_model
 
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
@@ -58,13 +59,6 @@ def model_of(flatbuffer: bytes, name: str, images: list[str]) -> tuple[Model, ND
     return Model(card, pca.fit(Moments.of(features), 32), spec), np.concatenate(engine.seen)
 
 
-def written(model: Model, folder: Path) -> Path:
-    folder.mkdir()
-    for name, data in model.files().items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
 def run(onnx: Path | bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What onnxruntime makes of each image."""
     import onnxruntime
@@ -87,7 +81,7 @@ def test_onnxruntime_gives_the_same_vectors(lite0: tuple[Backbone, Path], fruits
     images = [str(path) for path in sorted(fruits.rglob("*.jpg"))[:: 320 // PHOTOGRAPHS]]
     model, pixels = model_of(lite0[1].read_bytes(), "efficientnet_lite0", images)
     file = tmp_path / "fruits.onnx"
-    done = fruitpipe("export", written(model, tmp_path / "model"), "-o", file, "--json")
+    done = fruitpipe("export", write_model(model, tmp_path / "model"), "-o", file, "--json")
     assert json.loads(done.stdout)["components"] == 32
     same(model, images, run(file, pixels))
 
@@ -129,7 +123,7 @@ def test_what_is_no_network_is_one_line(lite0: tuple[Backbone, Path], tmp_path: 
         engine="words",
         unreduced=48,
     )
-    folder = written(Model(card, Unreduced(48), spec), tmp_path / "model")
+    folder = write_model(Model(card, Unreduced(48), spec), tmp_path / "model")
     assert "orb, is not a network" in one_line_error(fruitpipe("export", folder, "-o", tmp_path / "a.onnx", code=2))
     assert not (tmp_path / "a.onnx").exists()
     said = one_line_error(fruitpipe("export", tmp_path / "nowhere", code=2))

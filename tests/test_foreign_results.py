@@ -22,6 +22,7 @@ from command import fruitpipe, one_line_error
 from conftest import a_stranger
 from faults import Proxy, s3_error
 from outside import install
+from saved import write_model
 from seaweed import BUCKET, Server
 
 from fruitpipe import load_config
@@ -479,21 +480,18 @@ def pca_of(d: int = 3) -> Pca:
     return Pca(np.zeros(d), np.ones(d), np.eye(d)[:2].copy(), np.ones(d))
 
 
-def write_model(folder: Path, engine: EngineSpec, pca: Pca | None = None, **changes: Any) -> Path:
+def model_in(folder: Path, engine: EngineSpec, pca: Pca | None = None, **changes: Any) -> Path:
     card = Card(
         run=RUN, backbone="b", features="f", image=ImageConfig(), images=1, reconstruction_error=0,
         reconstruction_error_p99=0, extractor=engine.digest, engine=engine.kind,
     )  # fmt: skip
-    folder.mkdir(parents=True)
-    for name, data in Model(card.model_copy(update=changes), pca or pca_of(), engine).files().items():
-        (folder / name).write_bytes(data)
-    return folder
+    return write_model(Model(card.model_copy(update=changes), pca or pca_of(), engine), folder)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model whose engine nobody starts."""
-    return write_model(tmp_path / "model", EngineSpec("litert", b"no flatbuffer"))
+    return model_in(tmp_path / "model", EngineSpec("litert", b"no flatbuffer"))
 
 
 def refused(folder: Path) -> str:
@@ -599,7 +597,7 @@ def test_a_card_that_is_no_card_is_refused(folder: Path, tmp_path: Path) -> None
 
 
 def test_parts_of_two_models_are_told_apart(fruits: Path, lite0: tuple[Backbone, Path], tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "model", EngineSpec("litert", lite0[1].read_bytes()))
+    folder = model_in(tmp_path / "model", EngineSpec("litert", lite0[1].read_bytes()))
     image = next(fruits.rglob("*.jpg"))
     with pytest.raises(UserError, match="takes 3 features, and its backbone gives 1280"):
         list(load_model(folder).transform_images(image))
@@ -617,7 +615,7 @@ def test_a_flatbuffer_that_is_none_is_one_line(fruits: Path, folder: Path) -> No
 def test_words_that_no_run_has_learnt_are_refused(fruits: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     good = {"words": np.zeros((5, 256), np.float32), "name": "orb", "side": 320, "keypoints": 500}
     assert Vocabulary.from_bytes(saved(good)).detector == Detector("orb", 320, 500)
-    folder = write_model(tmp_path / "model", EngineSpec("words", saved(good | changes)), pca_of(5))
+    folder = model_in(tmp_path / "model", EngineSpec("words", saved(good | changes)), pca_of(5))
     with pytest.raises(UserError, match=r"words cannot run vocabulary\.npz"):
         list(load_model(folder).transform_images(next(fruits.rglob("*.jpg"))))
     reuse = load_config(
@@ -650,7 +648,7 @@ def test_an_engine_of_another_package_runs_only_if_the_caller_names_it(
     site.mkdir()
     entries = {"fruitpipe.engines": {"theirs": "foreign_engine:Theirs"}}
     install(site, "foreign_engine", ENGINE.format(started=started), entries, monkeypatch)
-    folder = write_model(tmp_path / "model", EngineSpec("theirs", b"anything"))
+    folder = model_in(tmp_path / "model", EngineSpec("theirs", b"anything"))
     image = next(fruits.rglob("*.jpg"))
     arguments = ("transform", folder, image.parent, tmp_path / "out.parquet")
     for named in ((), ("--backbone", "mobilenet_v2"), ("--backbone", "foreign_engine:Other")):
@@ -664,7 +662,7 @@ def test_an_engine_of_another_package_runs_only_if_the_caller_names_it(
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"class": 5}', b'{"class": "os:system"}', b"[" * 100_000])
 def test_an_artefact_of_a_class_that_is_none_is_refused(tmp_path: Path, document: bytes) -> None:
-    assert "cannot read the model" in refused(write_model(tmp_path / "model", EngineSpec("python", document)))
+    assert "cannot read the model" in refused(model_in(tmp_path / "model", EngineSpec("python", document)))
 
 
 def test_the_working_folder_counts_only_for_a_module_that_is_nowhere_else(

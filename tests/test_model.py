@@ -10,6 +10,7 @@ from pathlib import Path
 import hostile
 import numpy as np
 import pytest
+from saved import write_model
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.config import ImageConfig, S3Config
@@ -23,13 +24,6 @@ from fruitpipe.numeric.pca import Unreduced
 from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Image
 from fruitpipe.tasks.featurize import featurize
-
-
-def write(model: Model, folder: Path) -> Path:
-    folder.mkdir()
-    for name, data in model.files().items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,7 @@ def model(features: np.ndarray, lite0: tuple[Backbone, Path]) -> Model:
 
 @pytest.fixture
 def folder(model: Model, tmp_path: Path) -> Path:
-    return write(model, tmp_path / "model")
+    return write_model(model, tmp_path / "model")
 
 
 def test_models_of_earlier_versions_are_read(model: Model, folder: Path) -> None:
@@ -110,7 +104,7 @@ def test_the_same_model_has_the_same_files(model: Model) -> None:
 
 def test_a_model_without_pca_gives_the_features(model: Model, tmp_path: Path, features: np.ndarray) -> None:
     card = model.card.model_copy(update={"unreduced": 1280, "images": 0})
-    folder = write(Model(card, Unreduced(1280), model.engine), tmp_path / "model")
+    folder = write_model(Model(card, Unreduced(1280), model.engine), tmp_path / "model")
     assert not (folder / PCA).exists()
     loaded = load_model(folder)
     assert np.array_equal(loaded.transform(features), features)

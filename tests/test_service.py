@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from command import fruitpipe, one_line_error
 from PIL import Image
+from saved import write_model
 from served import Answer, Served, serving
 
 from fruitpipe.backbones.backbone import Backbone
@@ -42,10 +43,7 @@ def folder(lite0: tuple[Backbone, Path], tmp_path_factory: pytest.TempPathFactor
         reconstruction_error_p99=0.5,
         extractor=spec.digest,
     )
-    made = tmp_path_factory.mktemp("model")
-    for name, data in Model(card, pca, spec).files().items():
-        (made / name).write_bytes(data)
-    return made
+    return write_model(Model(card, pca, spec), tmp_path_factory.mktemp("service") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, fruitpipe, manifest, one_line_error, run
 from conftest import converted
+from saved import write_model
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.engines import EngineSpec
@@ -37,10 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run="20260101-000000-abcd", backbone="efficientnet_lite0", features="d", image=ImageConfig(), images=0,
         reconstruction_error=0, reconstruction_error_p99=0, extractor=engine.digest, unreduced=1280,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("model")
-    for name, data in Model(card, Unreduced(1280), engine).files().items():
-        (folder / name).write_bytes(data)
-    return folder
+    return write_model(Model(card, Unreduced(1280), engine), tmp_path_factory.mktemp("transform") / "model")
 
 
 @pytest.fixture
