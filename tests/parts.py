@@ -1,8 +1,10 @@
-"""Build listings and feature parts by hand."""
+"""Build listings and feature parts by hand, and damage them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+import string
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,3 +54,10 @@ def put_part(
     name = name or part_name(digest, facts)
     store.put(name, to_parquet(facts, features))
     return name
+
+
+def footers(data: bytes) -> Iterator[bytes]:
+    """A Parquet file with another letter in its footer, here and there: Arrow's schema is in letters."""
+    length, generator = int.from_bytes(data[-8:-4], "little"), random.Random(0)
+    for place in range(len(data) - length - 8, len(data), 3):
+        yield data[:place] + generator.choice(string.ascii_letters).encode() + data[place + 1 :]

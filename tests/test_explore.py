@@ -21,6 +21,7 @@ import trust
 from command import fruitpipe, one_line_error
 from conftest import unavailable
 from outside import install
+from parts import footers
 from playwright.sync_api import Browser, expect, sync_playwright
 from published import find_nearest, publish
 from scipy.linalg import orthogonal_procrustes
@@ -30,9 +31,10 @@ from sklearn.metrics.pairwise import cosine_distances
 from test_report import BROWSERS
 
 from fruitpipe.config import S3Config
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.explore.clusters import by_size, cluster
 from fruitpipe.explore.comparison import aligned, compare
-from fruitpipe.explore.facts import facts_of
+from fruitpipe.explore.facts import causes, facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.layout2d import lay_out
 from fruitpipe.explore.page import add_page, page_of
@@ -466,6 +468,25 @@ def test_what_is_damaged_is_told_in_a_line(run: Run, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-100])
     assert "is damaged or missing" in one_line_error(fruitpipe("explore", tmp_path / "out", run.id, code=1))
     assert "no published run" in one_line_error(fruitpipe("explore", tmp_path / "out", "x", code=2))
+
+
+def test_a_published_file_with_another_byte_in_its_footer_is_read_or_named(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.store.url, tmp_path / "out")
+    copied = open_run(LocalStore(str(tmp_path / "out")), run.id)
+    (part,) = (tmp_path / "out/runs" / run.id / "vectors").iterdir()
+    for file, read in (
+        (tmp_path / "out" / layout.failures(run.id), causes),
+        (part, lambda run: run.vector_parts.table(0, ["path", "label", "vector"])),
+    ):
+        said = []
+        for data in footers(file.read_bytes()):
+            file.write_bytes(data)
+            try:
+                read(copied)
+            except FruitpipeError as error:
+                said.append(str(error))
+        assert said
+        assert all(file.name in each for each in said)
 
 
 def test_a_result_that_cannot_be_written_is_told_before_the_page_is_made(run: Run, tmp_path: Path) -> None:

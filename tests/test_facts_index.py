@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
 from hypothesis import given
 from hypothesis import strategies as st
-from parts import Image, listing, put_part
+from parts import Image, footers, listing, put_part
 from test_compaction import Crash, Failing
 
 from fruitpipe import source
@@ -28,7 +28,7 @@ from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.known_features import KnownFeatures
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.result import facts_index
-from fruitpipe.result.compaction import compact
+from fruitpipe.result.compaction import compact, part_of
 from fruitpipe.result.garbage import collect
 from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
@@ -252,6 +252,38 @@ def test_an_index_under_another_s_name_is_damaged(store: LocalStore, planned: An
     other = layout.facts_index([layout.part("e" * 64, "0" * 32)])
     store.put(other, store.get(name))
     assert facts_index.find(store, [name, other])[1] == [other]
+
+
+def test_a_part_with_another_byte_in_its_footer_is_read_or_named(store: LocalStore) -> None:
+    name = put_part(store, DIGEST, [Image("a"), Image("b")])
+    file, row = store.root / name, pa.chunked_array([pa.array([1], pa.int32())])
+    found, said = set(), []
+    for data in footers(file.read_bytes()):
+        file.write_bytes(data)
+        found.add(read_facts(store, name) is None)
+        for read in (part_of, lambda *_: read_features(store, pa.chunked_array([[name]]), row)):
+            try:
+                read(store, name)
+            except FruitpipeError as error:
+                said.append(str(error))
+    assert all(f"{name} is damaged" in each for each in said)
+    assert found == {True, False}
+
+
+def test_an_index_with_another_byte_in_its_footer_is_read_or_damaged(
+    store: LocalStore, planned: Any, tmp_path: Path
+) -> None:
+    gathered(store, put_parts(store, 0, FEWEST), planned, tmp_path)
+    (name,) = indexes(store)
+    file, found = store.root / name, set()
+    for data in footers(file.read_bytes()):
+        file.write_bytes(data)
+        opened, damaged = facts_index.find(store, [name])
+        found.add(bool(damaged))
+        for index in opened:
+            with suppress(facts_index.Damaged):
+                list(facts_index.read(store, [facts_index.Chosen(index, set(index.parts))], {}))
+    assert found == {True, False}
 
 
 @pytest.mark.parametrize("row", [-1, 2])

@@ -251,7 +251,7 @@ def causes(run: Run) -> list[Cause]:
     try:
         with run.store.open(name) as file:
             table = pq.read_table(file, columns=["path", "status", "error"])
-    except (pa.ArrowException, FileNotFoundError) as error:
+    except layout.UNREADABLE as error:
         raise damaged(run.store, name, str(error).rstrip(".")) from error
     found: dict[tuple[str, str], list[str]] = {}
     for row in table.to_pylist():

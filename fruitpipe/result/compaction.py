@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import BaseModel
@@ -142,9 +143,11 @@ def part_of(store: Store, name: str) -> Part:
     """Raises FruitpipeError where the part is damaged."""
     try:
         with store.open(name) as file, pq.ParquetFile(file) as part:
-            path = part.metadata.row_group(0).column(layout.FACTS.get_field_index("path")).statistics
-            return Part(str(path.min) if path and path.has_min_max else "", name, part.metadata.num_rows)
-    except (ValueError, OSError) as error:
+            rows = part.metadata.num_rows
+            # Not the statistics of the file: where these are damaged, pyarrow ends the process.
+            first = pc.min(part.read(["path"])["path"]).as_py() if rows < SMALL else None
+            return Part(str(first or ""), name, rows)
+    except layout.UNREADABLE as error:
         raise damaged_part(store, name) from error
 
 

@@ -96,7 +96,7 @@ def _open(store: Store, name: str) -> FactsIndex | str:
             return "damaged"
     except FileNotFoundError:
         return "gone"
-    except (ValueError, LookupError, TypeError, OSError):  # what pyarrow raises, or what it has read leads to
+    except (*layout.UNREADABLE, LookupError, TypeError):  # or what it has read leads to
         return "damaged"
     return FactsIndex(name, parts, metadata)
 
@@ -157,7 +157,7 @@ def _read_group(store: Store, index: FactsIndex, group: int, numbers: NDArray[np
         part, row = (table[name].to_numpy() for name in ("part", "row"))
         if len(table) and (min(part.min(), row.min()) < 0 or part.max() >= len(numbers) or row.max() >= LARGEST_PART):
             raise Damaged(index.name)
-    except (ValueError, KeyError, OSError) as error:  # what pyarrow raises, or it is gone since
+    except layout.UNREADABLE as error:  # or it is gone since
         raise Damaged(index.name) from error
     renumbered = numbers[part]
     table = table.set_column(NUMBERED.get_field_index("part"), NUMBERED.field("part"), pa.array(renumbered))

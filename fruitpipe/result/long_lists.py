@@ -76,7 +76,7 @@ def entries_of(key: str, place: Mapping[str, Any], find: Callable[[str], bytes |
         raise ValueError(f"{name} beside it is not the list of its {key} that was written with it")
     try:
         table = unpacked(data, SCHEMAS[key])
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except layout.UNREADABLE as error:
         raise ValueError(f"{name} beside it is no list of its {key}") from error
     if len(table) != file.rows:
         raise ValueError(f"{name} beside it has {len(table)} rows, and {file.rows} were written")
@@ -85,7 +85,7 @@ def entries_of(key: str, place: Mapping[str, Any], find: Callable[[str], bytes |
 
 
 def unpacked(data: bytes, schema: pa.Schema) -> pa.Table:
-    """Raises ValueError or ArrowException where that has more bytes than LARGEST, or other columns."""
+    """Raises one of layout.UNREADABLE where that has more bytes than LARGEST, or other columns."""
     source, batches, size = ParquetList(io.BytesIO(data)), [], 0
     if [(field.name, field.type) for field in source.schema] != [(field.name, field.type) for field in schema]:
         raise ValueError("it has other columns")

@@ -70,6 +70,8 @@ FACTS = pa.schema(
     ]
 )
 """Columns of a feature part, besides `feature`."""
+UNREADABLE = (pa.ArrowException, ValueError, KeyError, OSError)
+"""What reading Parquet raises where it is damaged, or another's."""
 
 HEX = "[0-9a-f]"
 RUN = rf"\d{{8}}-\d{{6}}-{HEX}{{4}}"

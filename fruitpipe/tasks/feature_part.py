@@ -101,7 +101,7 @@ def read_facts(store: Store, name: str) -> pa.Table | None:
             if part.metadata.num_rows > LARGEST_PART:
                 return None
             facts = part.read(layout.FACTS.names).cast(layout.FACTS)
-    except (ValueError, KeyError, OSError):  # what pyarrow raises
+    except layout.UNREADABLE:
         return None
     rows = pa.array(range(len(facts)), pa.int32())
     return facts.append_column("part", pa.repeat(name, len(facts))).append_column("row", rows).cast(PLACED)
@@ -125,7 +125,7 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
     for (name, data), chosen in zip(in_advance(store.get, names, AHEAD), places, strict=True):
         try:
             features = unpack(data.result(), row[chosen])
-        except (ValueError, KeyError, OSError) as error:
+        except layout.UNREADABLE as error:
             raise damaged_part(store, name) from error
         if found is None:
             found = np.empty((len(row), features.shape[1]), np.float32)
@@ -141,7 +141,7 @@ def have_thumbnails(store: Store, parts: Iterable[str], side: int) -> list[str]:
 
 
 def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Features in these rows of a part, shape (n, d). Raises ValueError, KeyError or OSError where it is damaged."""
+    """Features in these rows of a part, shape (n, d). Raises one of layout.UNREADABLE where it is damaged."""
     part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     if part.metadata.num_rows > LARGEST_PART:
         raise ValueError("it has too many rows")

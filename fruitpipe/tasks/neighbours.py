@@ -182,7 +182,7 @@ class FindNeighbours:
             return None
         try:
             table = lists_of(data, self.vectors.files[number].rows)
-        except (ValueError, KeyError, OSError):  # what pyarrow raises
+        except layout.UNREADABLE:
             return None
         same = table["path"].combine_chunks().equals(self.vectors.paths(number))
         return File.of(layout.within(self.vectors.run, name), data, len(table)) if same else None
@@ -197,7 +197,7 @@ def read_lists(store: Store, run: str, file: File) -> pa.Table:
     name = layout.run(run, file.name)
     try:
         return lists_of(store.get(name), file.rows)
-    except (ValueError, KeyError, OSError) as error:
+    except layout.UNREADABLE as error:
         record = store.location(layout.neighbours_of(name) or name)
         raise FruitpipeError(
             f"{store.location(name)} is damaged or missing: delete {record}, and find the neighbours again"
@@ -205,7 +205,7 @@ def read_lists(store: Store, run: str, file: File) -> pa.Table:
 
 
 def lists_of(data: bytes, rows: int | None) -> pa.Table:
-    """Raises ValueError, KeyError or OSError where data is no whole part of neighbours of so many images."""
+    """Raises one of layout.UNREADABLE where data is no whole part of neighbours of so many images."""
     part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     if part.metadata.num_rows != rows:
         raise ValueError("its rows are others")

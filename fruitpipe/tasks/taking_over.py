@@ -35,7 +35,7 @@ def read_members(store: Store, run: str, file: File) -> Members | None:
             require_rows(part.metadata.num_rows, file)
             images = (part.schema_arrow.metadata or {})[IMAGES.encode()].decode()
             paths = part.read(["path"], use_threads=False)["path"].cast(pa.string())
-    except (ValueError, KeyError, OSError, UserError):  # what pyarrow raises; a link in the way
+    except (*layout.UNREADABLE, UserError):  # a link in the way
         return None
     return Members(images, paths) if not paths.null_count else None
 
@@ -73,7 +73,7 @@ class TakeOver:
                 return None
             require_plain(table, COLUMNS, self.width)
             record = PartRecord.of(table.schema.metadata or {}, len(table))
-        except (ValueError, KeyError, OSError, UserError):  # what pyarrow raises; a link in the way
+        except (*layout.UNREADABLE, UserError):  # a link in the way
             return None
         mine = layout.vectors(self.run, number)
         self.store.copy(name, mine)

@@ -62,11 +62,14 @@ class Vectors:
         try:
             with self.store.open(name) as opened, pq.ParquetFile(opened, pre_buffer=True) as part:
                 require_rows(part.metadata.num_rows, file)
+                rows = 0
                 for batch in part.iter_batches(most, columns=columns, use_threads=False):
                     table = pa.Table.from_batches([batch])
                     require_plain(table, columns, self.width)
+                    rows += len(table)
                     yield table
-        except (ValueError, KeyError, OSError) as error:  # what pyarrow raises
+                require_rows(rows, file)  # a damaged footer may say one number of its groups, and another of them all
+        except layout.UNREADABLE as error:
             raise FruitpipeError(
                 f"{self.store.location(name)} is damaged or missing: put back what was there, or run again"
             ) from error
