@@ -218,13 +218,23 @@ def test_an_object_that_is_not_admitted_is_not_read(admin: Any, s3: S3Config, pr
     assert len(proxy.log) == asked + 1
 
 
-def test_what_may_not_be_read_is_forbidden(server: Server, s3: S3Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.identities["lister"].access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.identities["lister"].secret_key)
-    with Proxy(server.endpoint) as other:  # clients are kept by endpoint
-        bucket = open_bucket(f"s3://{BUCKET}", s3.model_copy(update={"endpoint": other.endpoint}))
+@pytest.mark.parametrize("where", ["variables", "file"])
+def test_what_may_not_be_read_with_the_keys_of_this_moment_is_forbidden(
+    server: Server, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    """The same process has used the bucket with those of somebody who may, as a notebook has before they expire."""
+    file = tmp_path / "credentials"
+    for who, expected in (("admin", FileNotFoundError), ("lister", Forbidden)):
+        access, secret = server.identities[who].access_key, server.identities[who].secret_key
+        if where == "variables":
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        else:
+            file.write_text(f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n")
+            monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
         for key in ("forbidden/x", "forbidden/tab\t"):
-            with pytest.raises(Forbidden, match="no right to read"):
+            with pytest.raises(expected):
                 bucket.get(key)
 
 

@@ -14,13 +14,13 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fruitpipe.config import Environment, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.objects.error_messages import no_credentials
 from fruitpipe.objects.place import Place
-from fruitpipe.redaction import remember
+from fruitpipe.redaction import Version, remember, versions
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -40,18 +40,36 @@ ATTEMPTS, READ = 13, 15
 """botocore's, once a store has answered, and the seconds of each: four to five minutes where it hangs."""
 SENDABLE = re.compile("[!-~]*")
 """What a header may hold, and therefore a key."""
+OF_STORES = ("AWS_", "AZURE_", "GOOGLE_")
+"""How the names of variables begin that chains of credentials look at."""
 making = threading.Lock()
 """A client takes a tenth of a second and asks for credentials: threads that want the same at one time get one."""
 
 
+class Chain(NamedTuple):
+    """What a client is made of besides its place. Where it is another by now, so is the client: a notebook's process
+    lives longer than its user's keys."""
+
+    pid: int
+    """Clients do not survive a fork: the child makes its own."""
+    variables: tuple[tuple[str, str], ...]
+    files: tuple[Version, ...]
+
+
+def chain() -> Chain:
+    """That of this moment."""
+    variables = {name: os.environ.get(name, "") for name in list(os.environ) if name.startswith(OF_STORES)}
+    return Chain(os.getpid(), tuple(variables.items()), tuple(versions(variables)))
+
+
 def client_of(place: Place, retries: int = LATER) -> ObjectStore:
-    """This process' client of a bucket. Clients do not survive a fork: the child makes its own."""
+    """This process' client of a bucket, with the credentials of this moment."""
     with making:
-        return _client(os.getpid(), place, retries)
+        return _client(chain(), place, retries)
 
 
 @lru_cache
-def _client(pid: int, place: Place, retries: int) -> ObjectStore:
+def _client(chain: Chain, place: Place, retries: int) -> ObjectStore:
     from obstore import store as stores
 
     environment, s3, name = Environment.read(), place.s3, place.name
@@ -150,11 +168,11 @@ def remember_token(request: Any, **_: Any) -> None:
 def botocore_client(place: Place, retries: int = LATER) -> Any:
     """For what obstore cannot do: keys that it cannot name, where a bucket lives, unfinished uploads, who we are."""
     with making:
-        return _botocore_client(os.getpid(), place.endpoint, place.region, place.s3, retries)
+        return _botocore_client(chain(), place.endpoint, place.region, place.s3, retries)
 
 
 @lru_cache
-def _botocore_client(pid: int, endpoint: str | None, region: str | None, s3: S3Config, retries: int) -> Any:
+def _botocore_client(chain: Chain, endpoint: str | None, region: str | None, s3: S3Config, retries: int) -> Any:
     from botocore.config import Config
 
     environment = Environment.read()

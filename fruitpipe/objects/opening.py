@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from functools import lru_cache
@@ -11,7 +10,7 @@ from typing import Any
 from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
 from fruitpipe.objects.bucket import Bucket
-from fruitpipe.objects.clients import AT_FIRST, LATER, Credentials, botocore_client
+from fruitpipe.objects.clients import AT_FIRST, LATER, Chain, Credentials, botocore_client, chain
 from fruitpipe.objects.error_messages import in_our_words, our_error, setting_of
 from fruitpipe.objects.place import Place
 
@@ -48,11 +47,11 @@ def open_bucket(url: str, s3: S3Config) -> Bucket:
     except ValueError as error:  # of a model, a manifest or an output that no config has checked
         raise UserError(f"cannot use a URL: {str(error).rstrip('.')}.") from error
     with opening:
-        return _open(os.getpid(), f"{scheme}://{name}", s3)
+        return _open(chain(), f"{scheme}://{name}", s3)
 
 
 @lru_cache
-def _open(pid: int, url: str, s3: S3Config) -> Bucket:
+def _open(chain: Chain, url: str, s3: S3Config) -> Bucket:
     scheme, name, _ = split(url)
     if scheme != "s3":
         return Bucket(Place(scheme, name, None, None, s3))
