@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import psutil
 import pytest
 from command import BACKBONE, fruitpipe, process
+from faults import Proxy, Response
+from kubernetes.client import ApiClient, Configuration
 from s3 import Retelling, environment, objects, options, upload
 from seaweed import BUCKET, Server
 
 from fruitpipe.backbones.family import WORKER, family_of, worker_memory
 from fruitpipe.cli import doctor as diagnosis
+from fruitpipe.cli import kubernetes_access
 from fruitpipe.config import Config, load_config
 from fruitpipe.errors import UserError
 
@@ -238,3 +242,17 @@ def test_memory_for_several_backbones_is_that_of_all_networks_in_one_worker() ->
     networks = [family_of(each.backbone).worker_memory(each) - WORKER for each in several]
     assert worker_memory(several) == WORKER + sum(networks)
     assert networks[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(401, "with 401 (Unauthorized): `kubectl"), (422, "with 422"), (0, "does not answer")]
+)
+def test_an_api_server_that_refuses_has_answered(
+    status: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "namespace").write_text("fruits")
+    with Proxy("http://127.0.0.1:9", rewrite=lambda *_: Response(status) if status else None) as proxy:
+        configuration = Configuration(host=proxy.endpoint if status else "http://127.0.0.1:9")
+        monkeypatch.setattr(kubernetes_access, "from_account", lambda: (ApiClient(configuration), "fruits"))
+        with pytest.raises(UserError, match=re.escape(said)):
+            kubernetes_access.confirm(tmp_path)

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from fruitpipe.errors import UserError
 from fruitpipe.releases.connection import from_account
+from fruitpipe.releases.observation import RELEASE
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-RELEASE = "app.kubernetes.io/instance"
-"""Label of all pods of a release of the chart."""
 NEEDED = {
     "pods": ("create", "delete", "deletecollection", "get", "list", "patch", "watch"),
     "pods/log": ("get",),
@@ -86,7 +85,7 @@ def foreign_pods(account: Path) -> str:
 
 @contextmanager
 def connection() -> Iterator[ApiClient]:
-    """A client of the API server. Raises UserError where that does not answer."""
+    """A client of the API server. Raises UserError where that does not answer, or refuses what it is asked."""
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -96,6 +95,11 @@ def connection() -> Iterator[ApiClient]:
             yield connected
         except (ApiException, HTTPError) as error:
             reason = getattr(error, "reason", None) or error
+            if status := getattr(error, "status", None):  # it has none where TLS fails
+                raise UserError(
+                    f"the API server answers this pod's account with {status} ({reason}): `kubectl auth can-i --list` "
+                    "as that account shows what it may, or why nothing."
+                ) from error
             raise UserError(f"the API server does not answer ({reason}): do NetworkPolicies let it?") from error
 
 
