@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from fruitpipe.escapes import visible
 from fruitpipe.redaction import without_secrets
@@ -42,6 +43,17 @@ class Interrupted(FruitpipeError):
     """Ctrl-C or SIGTERM; finished parts are kept and the next run continues from them."""
 
     exit_code = 130
+
+
+def told_by(line: str) -> FruitpipeError | None:
+    """The error of ours that another process has ended with, of the line that names it; None of anybody else's."""
+    name, _, message = line.partition(": ")
+    module, _, last = name.rpartition(".")
+    kind = getattr(sys.modules.get(module), last, None) if module.startswith("fruitpipe.") else None
+    if not (isinstance(kind, type) and issubclass(kind, FruitpipeError)):
+        return None
+    made: type[FruitpipeError] = next(each for each in kind.__mro__ if each.__module__ == __name__)
+    return made(message)  # others may be made of more than a message
 
 
 def in_words(error: Exception) -> str:

@@ -20,10 +20,12 @@ import pytest
 from command import BACKBONE, command, hearing, manifest, one_line_error, process, same_vectors, vectors
 from processes import children_of, jvms_of, lives, wait, workers_of
 
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, NoWeights, UserError
+from fruitpipe.source.fetching import NoRoom
 from fruitpipe.workers import nursery
 from fruitpipe.workers import processes as module
 from fruitpipe.workers.cores import cores
+from fruitpipe.workers.failures import failure_of
 from fruitpipe.workers.processes import Processes
 
 SETTINGS = ("--set", BACKBONE)
@@ -104,6 +106,7 @@ import json, os, sys
 from pathlib import Path
 from fruitpipe.tasks.warm_up import WarmUp
 from fruitpipe.storage.store import LocalStore
+from fruitpipe.workers.failures import failure_of
 from fruitpipe.workers.processes import Processes
 def look(number):
     parent = os.getppid()
@@ -163,6 +166,22 @@ def test_a_task_that_fails_four_times_is_one_line(
         assert "\n" not in str(raised.value)
         assert (tmp_path / "tries").read_text() == "xxxx"
         assert workers.map(lambda number: number, 2) == [0, 1], "others can be run after it"
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        ("fruitpipe.errors.NoWeights: none here", NoWeights, "none here"),
+        ("fruitpipe.objects.error_messages.Forbidden: no right", UserError, "no right"),
+        (f"{NoRoom.__module__}.NoRoom", FruitpipeError, "a task failed once: fruitpipe.source.fetching.NoRoom"),
+        ("theirs.errors.UserError: x", FruitpipeError, "a task failed once: theirs.errors.UserError: x"),
+        ("fruitpipe.errors.errno: 5", FruitpipeError, "a task failed once: fruitpipe.errors.errno: 5"),
+    ],
+)
+def test_a_cause_is_ours_where_its_class_is(cause: str, kind: type[FruitpipeError], said: str) -> None:
+    found = failure_of(cause, "once")
+    assert type(found) is kind
+    assert str(found).removesuffix(". What was computed is kept.") == said
 
 
 def test_secrets_leave_neither_in_an_error_nor_in_what_workers_print(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fruitpipe import errors
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, told_by
 
 ATTEMPTS = 4
 """Of each task."""
@@ -25,11 +24,7 @@ def quoted(text: str) -> list[str]:
 
 def failure_of(cause: str, times: str) -> FruitpipeError:
     """The error of a task, of the line that names its cause; our own stay what they are."""
-    name, _, message = cause.partition(": ")
-    if (kind := getattr(errors, name.rpartition(".")[2], None)) or name.startswith("fruitpipe."):
-        found: FruitpipeError = (kind or UserError)(message)
-        return found
-    return FruitpipeError(f"a task failed {times}: {cause[:500]}. What was computed is kept.")
+    return told_by(cause) or FruitpipeError(f"a task failed {times}: {cause[:500]}. What was computed is kept.")
 
 
 def in_times(attempts: int) -> str:
