@@ -18,6 +18,7 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import converted, flatbuffer
 from fruitpipe.backbones.efficientnet_lite0 import EfficientNetLite0
 from fruitpipe.backbones.keras_applications import NETWORKS, KerasApplications, function_of, module_of
+from fruitpipe.backbones.own_process import run_module
 from fruitpipe.config import Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.litert import LiteRt
@@ -441,10 +442,26 @@ def test_a_conversion_that_is_killed_is_one_line_and_leaves_nothing(
         converting = pool.submit(flatbuffer, choose("mobilenet", weights="random:7"), there)
         while not converting.done() and not kill_conversion():
             time.sleep(0.01)
-        with pytest.raises(FruitpipeError, match=r"converting mobilenet was ended by SIGKILL, as .* memory") as caught:
+        with pytest.raises(FruitpipeError, match=r"converting mobilenet failed: .* by SIGKILL, as .* memory") as caught:
             converting.result()
     assert len(str(caught.value).splitlines()) == 1
     assert list((tmp_path / "backbones").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "its process was ended by SIGKILL, as happens where memory runs out or"),
+        ("raise SystemExit(3)", "exit code 3"),
+        ("raise ValueError('of another kind')", "ValueError: of another kind"),
+        ("", ""),
+    ],
+)
+def test_a_process_of_its_own_says_why_it_has_failed(tmp_path: Path, code: str, said: str) -> None:
+    (tmp_path / "alone.py").write_text(code)
+    reason = run_module("alone", variables={"PYTHONPATH": str(tmp_path)})
+    assert reason.startswith(said)
+    assert bool(reason) == bool(said)
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Environment:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,14 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast, runtime_checkable
 
-from fruitpipe import errors
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.network_choice import NetworkChoice
+from fruitpipe.backbones.own_process import run_module
 from fruitpipe.backbones.weights import content_digest
 from fruitpipe.config import Config, Environment
 from fruitpipe.config.weights import is_saved_model
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, UserError, told_by
 from fruitpipe.scratch import private_folder
 
 FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
@@ -130,20 +127,9 @@ def kept_in(environment: Environment, name: str, identity: str) -> Path:
 
 
 def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
-    command = [sys.executable, "-m", "fruitpipe.backbones.convert", json.dumps(choice), str(folder)]
     places = {"KERAS_HOME": str(environment.keras_home), "TMPDIR": str(folder.parent)}
-    done = subprocess.run(command, env=os.environ | QUIET | places, capture_output=True, text=True, check=False)
-    if done.returncode == -signal.SIGKILL:
-        raise FruitpipeError(
-            f"converting {choice.name} was ended by SIGKILL, as happens where memory runs out: run `fruitpipe convert` "
-            "where there is more of it, or choose a smaller backbone."
-        )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        kind, _, message = reason.partition(": ")
-        if done.returncode == UserError.exit_code:
-            raise getattr(errors, kind, UserError)(message)
-        raise FruitpipeError(f"converting {choice.name} failed: {reason}")
+    if reason := run_module(__name__, json.dumps(choice), folder, variables=QUIET | places):
+        raise told_by(reason) or FruitpipeError(f"converting {choice.name} failed: {reason}")
 
 
 def convert(choice: NetworkChoice, folder: Path) -> None:
@@ -179,7 +165,7 @@ def main() -> None:
     try:
         convert(NetworkChoice(*json.loads(choice)), Path(folder))
     except FruitpipeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__module__}.{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.convert import FACTS
+from fruitpipe.backbones.own_process import run_module
 from fruitpipe.engines.package import TEXT
 from fruitpipe.engines.portable import PortableNetwork
 from fruitpipe.engines.text import TextEncoder
@@ -24,14 +24,8 @@ def inspect(name: str, folder: Path, artefact: str) -> None:
 
     name: what errors call the network.
     """
-    command = [sys.executable, "-m", __name__, str(folder / artefact), str(folder / FACTS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return
-    reason = (done.stderr.strip().splitlines() or [""])[-1]
-    if done.returncode < 0:
-        reason = f"it ended its process (signal {-done.returncode}): it is damaged, or there is too little memory"
-    raise UserError(f"backbone {name}: {reason}")
+    if reason := run_module(__name__, folder / artefact, folder / FACTS):
+        raise UserError(f"backbone {name}: {reason}")
 
 
 def facts_of(package: Path) -> Backbone:

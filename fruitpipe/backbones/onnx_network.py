@@ -6,12 +6,11 @@ In a process of its own, as tf2onnx imports TensorFlow.
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 from typing import Any
 
 from fruitpipe.backbones.convert import QUIET
+from fruitpipe.backbones.own_process import run_module
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.extras import require
 from fruitpipe.scratch import private_folder
@@ -28,10 +27,7 @@ def to_onnx(flatbuffer: bytes) -> bytes:
     with private_folder() as folder:
         source, target = folder / "backbone.tflite", folder / "backbone.onnx"
         source.write_bytes(flatbuffer)
-        command = [sys.executable, "-m", __name__, str(source), str(target)]
-        done = subprocess.run(command, env=os.environ | QUIET, capture_output=True, text=True, check=False)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        if reason := run_module(__name__, source, target, variables=QUIET):
             raise FruitpipeError(f"tf2onnx cannot translate the model's network: {reason}")
         return target.read_bytes()
 
