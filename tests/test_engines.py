@@ -22,7 +22,7 @@ from fruitpipe.source.fetching import Image
 from fruitpipe.spark.cluster import cluster
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks.engine_file import EngineFile
-from fruitpipe.tasks.featurize import featurize
+from fruitpipe.tasks.featurize import featurize, load_engines
 from fruitpipe.vision.decode import decode
 
 KINDS = ("litert", "openvino_bf16")
@@ -102,6 +102,17 @@ def test_a_file_that_another_one_took_the_place_of_in_the_store_is_refused(tmp_p
     store.put(sent.name, b"another")
     with pytest.raises(FruitpipeError, match="not what this run wrote there"):
         sent()
+
+
+def test_the_file_of_an_engine_goes_with_it(spec: EngineSpec, tmp_path: Path) -> None:
+    file = tmp_path / "backbone.tflite"
+    file.write_bytes(spec.data)
+    sent = EngineFile.put(spec._replace(source=file), LocalStore(str(tmp_path / "out")), RUN)
+    file.unlink()
+    load_engines({"one": sent})("one")
+    assert sent() is sent()
+    load_engines({"another": sent})
+    assert not EngineFile.known
 
 
 def test_an_engine_of_the_cpu_refuses_another_device(spec: EngineSpec) -> None:

@@ -22,6 +22,7 @@ from fruitpipe.source import Reader, digest
 from fruitpipe.source.fetching import AHEAD, Data, Image, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
+from fruitpipe.tasks.engine_file import EngineFile
 from fruitpipe.tasks.feature_part import part_name, part_sizes, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import OK, BadImage
@@ -219,6 +220,7 @@ def load_engines(specs: Mapping[str, Callable[[], EngineSpec]]) -> Callable[[str
     for key, device in list(_engines):
         if key not in specs:
             del _engines[key, device]
+            EngineFile.known.clear()  # which may hold its file: others of these are fetched once more
 
     def engine(key: str) -> Engine:
         wanted = specs[key]()
