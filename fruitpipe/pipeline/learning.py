@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +15,7 @@ from fruitpipe.errors import NotLearnt
 from fruitpipe.pipeline.plan import Plan
 from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Data, Image, fetch
+from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.featurize import decoded
 from fruitpipe.vision.bad_image import BadImage
@@ -52,16 +50,8 @@ class RunImages:
             (picture,) = decoded(data, [Look(side, self.rules)])
             return [work(picture.pixels)] if isinstance(picture, Picture) else []
 
-        found: list[Found] = []
-        threads = cores()
-        working: deque[Future[list[Found]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            for data in fetch([Image(path, etag) for path, etag in sample], self.reader):
-                working.append(pool.submit(each, data))
-                if len(working) > threads:
-                    found += working.popleft().result()
-            found += chain.from_iterable(future.result() for future in working)
-        return found
+        fetched = fetch([Image(path, etag) for path, etag in sample], self.reader)
+        return [found for _, future in in_advance(each, fetched, cores()) for found in future.result()]
 
     def find(self, name: str) -> bytes | None:
         return self.store.find(name)
