@@ -163,7 +163,7 @@ def test_an_image_may_be_one_path_and_paths_come_from_anywhere(model: Model, pat
     (expected,) = model.transform_images(paths[:1])
     for given in (paths[0], Path(paths[0]), [Path(paths[0])], iter(paths[:1]), tuple(paths[:1])):
         (found,) = model.transform_images(given)
-        assert found.path == expected.path
+        assert (found.path, found.status) == (expected.path, "ok")
         assert np.array_equal(found.vector, expected.vector)
 
 

@@ -1,4 +1,7 @@
-"""Environment variables, read here and nowhere else, but for `redaction`, which looks for secrets in all of them."""
+"""Environment variables that say where things are and what surrounds a process, read in one place.
+
+Those of others, such as PySpark's and MLflow's, and those that are only passed on, are read where that is done.
+"""
 
 from __future__ import annotations
 
