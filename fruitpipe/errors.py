@@ -56,8 +56,15 @@ def told_by(line: str) -> FruitpipeError | None:
     return made(message)  # others may be made of more than a message
 
 
+def first_line(error: Exception) -> str:
+    """What a library says, as part of a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def in_words(error: Exception) -> str:
-    """Any other exception, as one line."""
+    """Any exception, as one line."""
+    if isinstance(error, FruitpipeError):
+        return str(error)
     if isinstance(error, OSError):
         writing = "while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
         parts = (error.strerror or error, error.filename or writing)

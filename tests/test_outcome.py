@@ -12,7 +12,7 @@ import pytest
 from command import BACKBONE, fruitpipe, one_line_error, process
 from conftest import unavailable
 
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError, first_line, in_words
 from fruitpipe.pipeline.run import failure_of
 
 
@@ -59,3 +59,8 @@ def test_any_error_has_a_line(error: Exception, says: str) -> None:
     assert (type(told), told.exit_code) == (FruitpipeError, 1)
     assert str(told).startswith(says)
     assert "\n" not in str(told)
+
+
+def test_what_was_said_is_a_line_and_never_nothing() -> None:
+    assert [first_line(ValueError(said)) for said in ("", "\n", "\none\ntwo")] == ["ValueError", "ValueError", "one"]
+    assert in_words(UserError("one line.")) == "one line."

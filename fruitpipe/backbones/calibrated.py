@@ -12,7 +12,7 @@ from fruitpipe import extras
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import Learning, Sample
 from fruitpipe.config import Config
-from fruitpipe.errors import FruitpipeError, NotLearnt, UserError
+from fruitpipe.errors import FruitpipeError, NotLearnt, UserError, first_line
 from fruitpipe.numeric import precision
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def find_or_make(config: Config, exact: Backbone, flatbuffer: Path, learning: Le
     except FruitpipeError:
         raise
     except Exception as error:  # whatever the library says of an operator that it does not know
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{config.backbone} cannot be made int8 ({said}): leave precision out.") from error
+        raise UserError(f"{config.backbone} cannot be made int8 ({first_line(error)}): leave precision out.") from error
     learning.keep(name, made)
     return name, made
 

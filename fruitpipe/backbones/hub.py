@@ -22,7 +22,7 @@ from fruitpipe.backbones.network_family import FLOAT, resolved
 from fruitpipe.backbones.weights import folder_digest
 from fruitpipe.config import Config, Environment
 from fruitpipe.config.names import meant
-from fruitpipe.errors import NoWeights, UserError
+from fruitpipe.errors import NoWeights, UserError, first_line
 
 if TYPE_CHECKING:
     from fruitpipe.backbones.resolved import ResolvedBackbone
@@ -72,7 +72,7 @@ class HubPresets:
         import keras
         import numpy as np
 
-        from fruitpipe.backbones.keras_model import digest, first_line
+        from fruitpipe.backbones.keras_model import digest
 
         preset, side = split(choice.name)
         network, converter, side = loaded(preset, side)
@@ -118,8 +118,6 @@ def choice_of(name: str) -> NetworkChoice:
 def loaded(preset: str, side: int | None) -> tuple[Any, Any, int]:
     """A preset's network, its image converter, and the side of the input, pixels."""
     import keras_hub
-
-    from fruitpipe.backbones.keras_model import first_line
 
     known = keras_hub.models.Backbone.presets
     if "/" not in preset and preset not in known:

@@ -16,7 +16,7 @@ from fruitpipe.backbones.own_process import run_module
 from fruitpipe.engines.package import TEXT
 from fruitpipe.engines.portable import PortableNetwork
 from fruitpipe.engines.text import TextEncoder
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, UserError, first_line
 
 
 def inspect(name: str, folder: Path, artefact: str) -> None:
@@ -66,11 +66,10 @@ def main() -> None:
     try:
         facts.write_text(facts_of(package).model_dump_json(indent=2))
     except FruitpipeError as error:
-        print(str(error).partition("\n")[0], file=sys.stderr)
+        print(first_line(error), file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001 - whatever a library says of a file that somebody has made
-        said = str(error).partition("\n")[0] or type(error).__name__
-        print(f"it cannot be run: {said}. It is damaged, or of another kind.", file=sys.stderr)
+        print(f"it cannot be run: {first_line(error)}. It is damaged, or of another kind.", file=sys.stderr)
         sys.exit(UserError.exit_code)
 
 

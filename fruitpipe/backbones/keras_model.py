@@ -11,7 +11,7 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.network_choice import KnownNetwork, NetworkChoice
 from fruitpipe.backbones.weights import content_digest
 from fruitpipe.config.weights import is_saved_model, is_whole_model
-from fruitpipe.errors import UserError
+from fruitpipe.errors import UserError, first_line
 
 SERVING = "serving_default"
 """TensorFlow's name for what a SavedModel gives to whoever does not ask for anything else."""
@@ -141,7 +141,3 @@ def digest(network: Any) -> str:
         found.update(f"{array.dtype}{array.shape}".encode())
         found.update(memoryview(array).cast("B") if array.ndim else array.tobytes())
     return found.hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from fruitpipe.engines.custom import class_of
 from fruitpipe.engines.engine import CPU, Engine, bytes_of
 from fruitpipe.engines.gpu import Gpu
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, UserError, first_line
 from fruitpipe.plugins import Registry
 from fruitpipe.units import size
 
@@ -103,10 +103,9 @@ class EngineSpec(NamedTuple):
         except FruitpipeError:
             raise
         except Exception as error:  # whatever a library says of an artefact that somebody else has made
-            said = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(
-                f"{self.kind} cannot run {file_name(self.kind)}: {said}. It is damaged, or not for this machine: take "
-                "another model or backbone."
+                f"{self.kind} cannot run {file_name(self.kind)}: {first_line(error)}. It is damaged, or not for "
+                "this machine: take another model or backbone."
             ) from error
 
     def _missing(self) -> UserError:

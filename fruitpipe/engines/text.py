@@ -13,7 +13,7 @@ from fruitpipe.config.sidecar import PLACE, TextTower, Words
 from fruitpipe.engines.package import open_text_package
 from fruitpipe.engines.portable import LEAST, cosine, vectors_of
 from fruitpipe.engines.runtimes import Port, Runtime, chosen_output, runtime_of, shown
-from fruitpipe.errors import UserError
+from fruitpipe.errors import UserError, first_line
 from fruitpipe.extras import require
 
 if TYPE_CHECKING:  # an extra
@@ -47,8 +47,9 @@ class TextEncoder:
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_str(package.tokenizer.decode())
         except Exception as error:  # of no class of its own
-            said = str(error).partition("\n")[0]
-            raise UserError(f"{self.told.tokenizer} is not a file of the library tokenizers: {said}.") from error
+            raise UserError(
+                f"{self.told.tokenizer} is not a file of the library tokenizers: {first_line(error)}."
+            ) from error
         self._lowercase = self.told.lowercase
         self._open(self.told)
         self.dimension: int = len(self._feature(""))

@@ -24,7 +24,7 @@ from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.engines.custom import class_of
 from fruitpipe.engines.package import TEXT
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, UserError, first_line
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Linear, Pca, Unreduced
 from fruitpipe.source import Reader
@@ -185,8 +185,9 @@ class Model:
         except FruitpipeError:
             raise
         except Exception as error:  # whatever a library says of an artefact that somebody else has made
-            said = str(error).partition("\n")[0] or type(error).__name__
-            raise UserError(f"cannot run {TEXT} of the model: {said}. It is damaged: take another model.") from error
+            raise UserError(
+                f"cannot run {TEXT} of the model: {first_line(error)}. It is damaged: take another model."
+            ) from error
         if found.dimension != self.pca.width:
             raise UserError(
                 f"the model takes {self.pca.width} features, and its text tower gives {found.dimension}: it was put "

@@ -12,7 +12,7 @@ import duckdb
 import psutil
 import pyarrow as pa
 
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, first_line
 from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.workers.failures import full_disk
@@ -150,7 +150,7 @@ def in_our_words() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     except (duckdb.OperationalError, OSError) as error:  # as OSError, where Arrow was reading already
-        said = str(error).partition("\n")[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         if "failed to offload" in said or full_disk(said):
             raise FruitpipeError(f"the plan needs more disk space ({said}): {MORE_DISK}.") from error
         if "Out of Memory Error" in said:

@@ -18,7 +18,7 @@ from fruitpipe.backbones import resolve
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, in_words
+from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, first_line, in_words
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
@@ -298,7 +298,7 @@ def gather_facts(job: Job, lease: Lease) -> None:
     try:
         gather(job.plan.known, job.store, job.backbone.features, job.scratch, lease)
     except Exception as error:  # noqa: BLE001 - whatever is the matter, the run is published
-        said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
+        said = in_words(error)
         job.reporter.note(f"could not gather facts of features for the next plan, which will take longer: {said}")
 
 
@@ -350,7 +350,7 @@ def going_on(job: Job, stage: str, advice: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - whatever is the matter, it is not the vectors
-            said = str(error) if isinstance(error, FruitpipeError) else in_words(error)
+            said = in_words(error)
             further = "" if isinstance(error, UserError) else f"; {advice}"  # which says itself what to do
             job.unfinished.append(stage)
             job.warnings.append(f"{stage} failed, but the vectors are whole{further}. The cause: {said.rstrip('.')}")
@@ -382,7 +382,7 @@ def model_facts(model: Model) -> ModelFacts:
 def failure_of(error: Exception) -> FruitpipeError:
     """Another package's error that ended a run."""
     if isinstance(error, duckdb.Error):
-        said = f"the plan's database failed: {str(error).splitlines()[0].rstrip('.')}."
+        said = f"the plan's database failed: {first_line(error).rstrip('.')}."
     else:
         said = in_words(error)
     return FruitpipeError(f"{said} {KEPT}")

@@ -129,9 +129,7 @@ def row_of(store: Store, run_id: str, latest: str | None) -> RunRow:
     try:
         manifest = find_manifest(store, run_id)
         outcome = None if manifest else find_outcome(store, run_id)
-    except UserError as error:  # of this run; there are others
-        return RunRow(run=run_id, status="unreadable", reason=str(error))
-    except OSError as error:
+    except (UserError, OSError) as error:  # of this run; there are others
         return RunRow(run=run_id, status="unreadable", reason=in_words(error))
     if manifest:
         return RunRow(

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
-from fruitpipe.errors import UserError
+from fruitpipe.errors import UserError, first_line
 from fruitpipe.objects import open_bucket, split
 from fruitpipe.source.files import size_and_etag
 from fruitpipe.source.listing import LONGEST_TEXT, NAMELESS, SHOWN, are_images, parents_of, to_listing
@@ -84,7 +84,7 @@ def list_named(
             yield listing
             rows += len(batch)
     except (ValueError, LookupError, RecursionError, OSError, csv.Error, pa.ArrowException) as error:
-        found = OTHER_TYPE.sub(partial(in_our_words, before=rows), str(error).partition("\n")[0])
+        found = OTHER_TYPE.sub(partial(in_our_words, before=rows), first_line(error))
         said = shorten(found, SHOWN, placeholder=" …").rstrip(".")
         if isinstance(error, UnicodeError) or NOT_UTF_8.search(str(error)):
             said = "it is not UTF-8 throughout. Save it so, and rename files whose own names are not"
