@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
 from collections import Counter
@@ -303,17 +304,19 @@ def test_an_image_is_claimed_once_however_often_it_is_begun() -> None:
     room.claim(2, 60)
 
 
-@pytest.mark.parametrize("by", [-1000, 1000])
+@pytest.mark.parametrize("by", [-1000, 0, 1000])
 def test_a_file_that_changes_while_it_is_read_is_no_picture_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: int
 ) -> None:
     path = large(tmp_path / "growing.jpg", MEGABYTE)
+    os.utime(path, (0, 0))
     fstat = files.os.fstat
 
     def then_changed(descriptor: int) -> object:
         status = fstat(descriptor)
         with path.open("r+b") as file:
             file.truncate(MEGABYTE + by)
+            file.write(b"x")
         return status
 
     monkeypatch.setattr(files.os, "fstat", then_changed)

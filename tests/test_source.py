@@ -172,6 +172,29 @@ def test_the_etag_changes_with_size_and_with_time(tmp_path: Path) -> None:
     assert (first["size"], longer["size"], first["content"]) == (1, 2, None)
 
 
+def test_a_file_that_is_replaced_after_it_was_listed_is_changed(tmp_path: Path) -> None:
+    path, link = touch(tmp_path / "a.jpg", b"old"), tmp_path / "link.jpg"
+    os.utime(path, ns=(10**18, 10**18))
+    link.symlink_to(tmp_path / "b.jpg")
+    etags = {name: str(row["etag"]) for name, row in rows(tmp_path).items()}
+    reader = source.Reader(S3Config(), LIMIT)
+    assert reader.read(str(path), etags[str(path)]) == b"old"
+    path.write_bytes(b"new")
+    touch(tmp_path / "b.jpg")
+    for name, etag in etags.items():
+        with pytest.raises(BadImage, match="changed between listing and reading: run again") as caught:
+            reader.read(name, etag)
+        assert caught.value.status == "changed"
+
+
+@pytest.mark.parametrize("etag", ["", "abc", "12-3", "2026-11-29", "d41d8cd98f00b204e9800998ecf8427e-12"])
+def test_a_list_s_own_etag_says_nothing_of_a_file(tmp_path: Path, etag: str) -> None:
+    path = touch(tmp_path / "x.jpg")
+    (tmp_path / "l.csv").write_text(f"path,etag\nx.jpg,{etag}\n")
+    listed = rows(tmp_path / "l.csv")[str(path)]
+    assert source.Reader(S3Config(), LIMIT).read(str(path), str(listed["etag"])) == b"x"
+
+
 def test_content_is_a_digest_of_the_bytes_where_asked_for(tmp_path: Path) -> None:
     for name, data in {"a.jpg": b"same", "b.jpg": b"same", "c.jpg": b"other"}.items():
         touch(tmp_path / name, data)

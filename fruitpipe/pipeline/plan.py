@@ -29,15 +29,15 @@ from fruitpipe.tasks.feature_part import largest_task, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.units import largest_first
-from fruitpipe.vision.bad_image import OK, TRANSIENT
+from fruitpipe.vision.bad_image import OK, REPLACED, TRANSIENT
 from fruitpipe.vision.scale import Twin
 
 # `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
 RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
 
 # With `verify_content`, the bytes that were read may no longer be those that were listed.
-RESOLVED = """SELECT * REPLACE (coalesce(status, 'changed') AS status,
-    if(status IS NULL, 'changed between listing and reading: run again', error) AS error) FROM joined"""
+RESOLVED = f"""SELECT * REPLACE (coalesce(status, 'changed') AS status,
+    if(status IS NULL, '{REPLACED}', error) AS error) FROM joined"""
 
 DOUBLES = 4_000_000
 """Rows whose paths come several times, that one query holds, about."""

@@ -17,10 +17,12 @@ from fruitpipe.config import absolute_path
 from fruitpipe.errors import UserError
 from fruitpipe.source.listing import HIDDEN, LINKED, LISTS, THUMBNAILS, count_other, split_glob, to_listing, translated
 from fruitpipe.storage.layout import MARKER
-from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.bad_image import REPLACED, BadImage
 from fruitpipe.vision.formats import EXTENSIONS
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
+OURS = re.compile(r"\d+-\d{18,}\Z|unknown: ")
+"""Etags of `size_and_etag`, but for those of files from before 1973: a list may give files etags such as `12-3`."""
 NO_TEXT = re.compile(r"\\x[0-9a-f]{2}")
 """What `name_of` writes for bytes that are not UTF-8."""
 
@@ -153,7 +155,11 @@ def size_and_etag(entry: os.DirEntry[str] | Path) -> tuple[int, str]:
         return 0, f"unknown: {error.strerror}"
     except ValueError as error:  # a list may name what cannot be a name
         return 0, f"unknown: {error}"
-    return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+    return status.st_size, etag_of(status)
+
+
+def etag_of(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def name_of(path: str) -> str:
@@ -161,8 +167,8 @@ def name_of(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_image(path: str, max_bytes: int, claim: Callable[[int], None] = lambda size: None) -> bytes:
-    """The bytes of an image.
+def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int], None] = lambda size: None) -> bytes:
+    """The bytes of an image, those that were listed with this etag, unless that is a list's own.
 
     claim: told how many they are before they are read; what it raises is raised.
 
@@ -173,11 +179,13 @@ def read_image(path: str, max_bytes: int, claim: Callable[[int], None] = lambda 
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "not a regular file")
+            if OURS.match(etag) and etag != etag_of(status):
+                raise BadImage("changed", REPLACED)
             if status.st_size > max_bytes:
                 raise BadImage("too_large", f"{status.st_size} bytes, more than image.max_bytes ({max_bytes})")
             claim(status.st_size)
             data = file.read(status.st_size + 1)
-            if len(data) != status.st_size:
+            if len(data) != status.st_size or etag_of(os.fstat(file.fileno())) != etag_of(status):
                 raise BadImage("changed", "it changed while it was read: run again")
             return data
     except ValueError as error:

@@ -11,7 +11,7 @@ from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import Bucket, Changed, Forbidden, NoBucket, bucket_of, open_bucket, split
 from fruitpipe.source import files
-from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.bad_image import REPLACED, BadImage
 
 REMOTE_THREADS = 32
 """Requests in flight: at 200 ms each, 160 images/s a worker, more than any backbone here takes."""
@@ -54,7 +54,7 @@ class Reader:
     def _read(self, path: str, etag: str, claim: Callable[[int], None]) -> bytes | memoryview:
         """As `read`. Raises UserError whatever the bucket is."""
         if not is_remote(path):
-            return files.read_image(local_path(path), self.max_bytes, claim)
+            return files.read_image(local_path(path), self.max_bytes, etag, claim)
 
         def admit(size: int) -> None:
             if size > self.max_bytes:
@@ -72,7 +72,7 @@ class Reader:
         except Forbidden as error:
             raise BadImage("forbidden", str(error)) from error
         except Changed as error:
-            raise BadImage("changed", "changed between listing and reading: run again") from error
+            raise BadImage("changed", REPLACED) from error
         except UserError:
             raise
         except FruitpipeError as error:

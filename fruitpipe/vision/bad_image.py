@@ -9,6 +9,8 @@ TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
 """Statuses of images whose bytes could not be had; another time they may."""
 PERMANENT = ("undecodable", "too_large", "too_slow", "rejected")
 """Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
+REPLACED = "changed between listing and reading: run again"
+"""What is said of an image that is no longer the one that was listed."""
 
 
 class BadImage(Exception):
