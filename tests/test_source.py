@@ -84,13 +84,24 @@ def test_strange_names_of_folders_become_labels(tmp_path: Path) -> None:
     assert {row["label"] for row in rows(tmp_path).values()} == set(STRANGE)
 
 
-def test_a_name_that_is_not_utf8_gets_a_row_of_its_own(tmp_path: Path) -> None:
-    with open(os.fsencode(tmp_path) + b"/\xff\xfe.jpg", "wb") as file:  # noqa: PTH123
-        file.write(b"x")
-    assert names(tmp_path) == {"\\xff\\xfe.jpg"}
-    with pytest.raises(BadImage, match="its name is not UTF-8, rename it") as caught:
-        read_image(f"{tmp_path}/\\xff\\xfe.jpg", 10)
-    assert caught.value.status == "missing"
+@pytest.mark.parametrize("glob", ["", "*/*.jpg"])
+def test_a_name_that_is_not_utf8_gets_a_row_of_its_own(tmp_path: Path, glob: str) -> None:
+    for name in (b"\xff.jpg", rb"\xff.jpg", b"\\xff\xff.jpg", b"\xff\xff.jpg"):
+        touch(tmp_path / "in" / os.fsdecode(name), name)
+    found = rows(tmp_path / glob)
+    assert {path.rpartition("/")[2] for path in found} == {
+        r"\xff.jpg", r"\xff.jpg (not UTF-8)", r"\\xff\xff.jpg (not UTF-8)", r"\xff\xff.jpg (not UTF-8)"
+    }  # fmt: skip
+    touch(tmp_path / "in" / r"\xff.jpg (not UTF-8)")
+    reader = source.Reader(S3Config(), LIMIT)
+    assert (
+        reader.read(str(tmp_path / "in" / r"\xff.jpg"), str(found.pop(f"{tmp_path}/in/\\xff.jpg")["etag"]))
+        == rb"\xff.jpg"
+    )
+    for path, row in found.items():
+        with pytest.raises(BadImage, match="its name is not UTF-8: rename it") as caught:
+            reader.read(path, str(row["etag"]))
+        assert caught.value.status == "missing"
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:

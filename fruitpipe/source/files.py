@@ -23,8 +23,8 @@ from fruitpipe.vision.formats import EXTENSIONS
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
 OURS = re.compile(r"\d+-\d{18,}\Z|unknown: ")
 """Etags of `size_and_etag`, but for those of files from before 1973: a list may give files etags such as `12-3`."""
-NO_TEXT = re.compile(r"\\x[0-9a-f]{2}")
-"""What `name_of` writes for bytes that are not UTF-8."""
+NO_TEXT = "unknown: name is not UTF-8"
+"""The etag of a file whose path no Parquet string can hold."""
 
 
 def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -46,6 +46,8 @@ def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) ->
             continue
         if os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - ten times a Path's speed
             size, etag = size_and_etag(entry)
+            if (raw := os.fsencode(entry.path)) != path.encode():
+                path, etag = unlike_any_image(raw), NO_TEXT
             rows.append((path, etag, size))
         else:
             count_other(others, entry.name)
@@ -167,6 +169,11 @@ def name_of(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def unlike_any_image(path: bytes) -> str:
+    """A path that is not UTF-8 as text that no other image has for its path: no name of an image ends so."""
+    return path.replace(b"\\", rb"\\").decode("utf-8", "backslashreplace") + " (not UTF-8)"
+
+
 def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int], None] = lambda size: None) -> bytes:
     """The bytes of an image, those that were listed with this etag, unless that is a list's own.
 
@@ -174,6 +181,8 @@ def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int],
 
     Raises BadImage: `missing`, `forbidden`, `unreadable`, `changed` or, above `max_bytes`, `too_large`.
     """
+    if etag == NO_TEXT:
+        raise BadImage("missing", "its name is not UTF-8: rename it")
     try:
         with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
@@ -191,9 +200,7 @@ def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int],
     except ValueError as error:
         raise BadImage("missing", f"no file can have this name: {error}") from error
     except OSError as error:
-        status_name = STATUS_OF_ERRNO.get(error.errno or 0, "unreadable")
-        advice = ": its name is not UTF-8, rename it" if NO_TEXT.search(path) and status_name == "missing" else ""
-        raise BadImage(status_name, f"{error.strerror or error}{advice}") from error
+        raise BadImage(STATUS_OF_ERRNO.get(error.errno or 0, "unreadable"), error.strerror or str(error)) from error
 
 
 def open_without_waiting(path: str, flags: int) -> int:
