@@ -104,6 +104,23 @@ def test_a_name_that_is_not_utf8_gets_a_row_of_its_own(tmp_path: Path, glob: str
         assert caught.value.status == "missing"
 
 
+def test_a_locale_that_cannot_spell_a_name_reads_it_all_the_same(tmp_path: Path) -> None:
+    touch(tmp_path / "é.jpg", "é".encode())
+    (tmp_path / "l.txt").write_text("é.jpg\n")
+    code = """
+import sys
+from fruitpipe.config import S3Config
+from fruitpipe.source import Reader, list_images
+for batch in list_images(sys.argv[1:]):
+    row, = batch.to_pylist()
+    print(row["size"], Reader(S3Config(), 1000).read(row["path"], row["etag"]).decode() in row["path"])
+"""
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(tmp_path), f"{tmp_path}/l.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ascii_only)
+    assert done.stdout == "2 True\n" * 2, done.stderr
+
+
 def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
     for name in (".hidden.jpg", ".git/x.jpg", "a/.thumbs/x.jpg", "a/seen.jpg"):
         touch(tmp_path / name)

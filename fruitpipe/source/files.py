@@ -149,10 +149,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def size_and_etag(entry: os.DirEntry[str] | Path) -> tuple[int, str]:
+def size_and_etag(path: os.DirEntry[str] | bytes) -> tuple[int, str]:
     """Size and etag of a file: its size and modification time."""
     try:
-        status = entry.stat()
+        status = os.stat(path)  # noqa: PTH116 - as above
     except OSError as error:
         return 0, f"unknown: {error.strerror}"
     except ValueError as error:  # a list may name what cannot be a name
@@ -184,7 +184,7 @@ def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int],
     if etag == NO_TEXT:
         raise BadImage("missing", "its name is not UTF-8: rename it")
     try:
-        with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
+        with open(path.encode(), "rb", buffering=0, opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "not a regular file")
@@ -203,6 +203,6 @@ def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int],
         raise BadImage(STATUS_OF_ERRNO.get(error.errno or 0, "unreadable"), error.strerror or str(error)) from error
 
 
-def open_without_waiting(path: str, flags: int) -> int:
+def open_without_waiting(path: str | bytes, flags: int) -> int:
     """A named pipe called x.jpg would hold whoever opens it until somebody writes."""
     return os.open(path, flags | os.O_NONBLOCK)

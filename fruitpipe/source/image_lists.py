@@ -199,7 +199,7 @@ def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool)
     wanted = pc.fill_null(pc.not_equal(named, ""), False)
     paths, labels, etags, sizes = (each.filter(wanted) for each in (paths, label, pc.utf8_trim(etag, '"'), size))
     on_disk = pc.and_(pc.is_null(etags), pc.starts_with(paths, "/"))
-    facts = [size_and_etag(Path(path)) for path in paths.filter(on_disk).to_pylist()]
+    facts = [size_and_etag(path.encode()) for path in paths.filter(on_disk).to_pylist()]
     sizes = pc.replace_with_mask(sizes, on_disk, pa.array([size for size, _ in facts], pa.int64()))
     etags = pc.replace_with_mask(etags, on_disk, pa.array([etag for _, etag in facts], pa.string()))
     labels = pc.coalesce(labels, parents_of(paths)) if by_parent else None
