@@ -156,6 +156,17 @@ def test_label_etag_and_size_are_used_where_they_are_there(place: Place, s3: S3C
     assert {row["label"] for row in listed(name, s3, labels="none")} == {None}
 
 
+@pytest.mark.parametrize("kind", WITH_COLUMNS)
+def test_sizes_are_refused_below_0_and_add_up_to_no_more_than_a_summary_tells(
+    tmp_path: Path, s3: S3Config, kind: str
+) -> None:
+    name = tmp_path / f"m.{kind}"
+    name.write_bytes(encode(kind, [{"path": "x.jpg", "size": 5}, {"path": "y.jpg", "size": -5}]))
+    assert "row 2 has a size below 0: -5" in refusal(str(name), s3)
+    name.write_bytes(encode(kind, [{"path": f"s3://b/{number}.jpg", "size": 10**18 - 1} for number in range(12)]))
+    assert pipeline.plan(Config(input=str(name), output=str(tmp_path / "out"), s3=s3)).bytes == 2**63 - 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_without_an_etag_has_that_of_its_folder_s_listing(tmp_path: Path, s3: S3Config, kind: str) -> None:
     (tmp_path / "apple").mkdir()

@@ -39,6 +39,8 @@ RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "non
 RESOLVED = f"""SELECT * REPLACE (coalesce(status, 'changed') AS status,
     if(status IS NULL, '{REPLACED}', error) AS error) FROM joined"""
 
+MOST_BYTES = (1 << 63) - 1
+"""That a summary tells."""
 DOUBLES = 4_000_000
 """Rows whose paths come several times, that one query holds, about."""
 
@@ -168,7 +170,9 @@ class Plan:
 
     def summary(self) -> Summary:
         """Counts for people and for the manifest."""
-        images, size = self.database.row("SELECT count(*), coalesce(sum(size), 0) FROM images")
+        # What lists and sparse files say may add up to more than anything holds.
+        total = f"least(coalesce(sum(size), 0), {MOST_BYTES})"
+        images, size = self.database.row(f"SELECT count(*), {total} FROM images")
         known, failed, retried, gone = self.database.row(f"""
             SELECT count(*) FILTER (rank IS NOT NULL AND status = '{OK}'),
                 count(*) FILTER (rank IS NOT NULL AND status <> '{OK}' AND NOT {self._retried()}),

@@ -178,7 +178,8 @@ def columns_of_json(name: str, file: BinaryIO) -> tuple[dict[str, str], dict[str
 def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool) -> pa.RecordBatch:
     """Rows of a list, after so many others, as LISTING, without those that name nothing.
 
-    Raises ValueError where one has a text that is too long, UserError where one names what the list may not.
+    Raises ValueError where one has a text that is too long or a size that is none, UserError where one names what the
+    list may not.
     """
 
     def column(name: str) -> pa.Array:
@@ -189,6 +190,8 @@ def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool)
             if (row := pc.index(no_size, True).as_py()) >= 0:
                 raise ValueError(f"row {before + row + 1} has a size that is no whole number: {found[row].as_py()!r}")
         found = found.cast(SCHEMA[name])
+        if name == "size" and (row := pc.index(pc.less(found, 0), True).as_py()) >= 0:
+            raise ValueError(f"row {before + row + 1} has a size below 0: {found[row].as_py()}")
         if found.type == pa.string() and (pc.max(pc.binary_length(found)).as_py() or 0) > LONGEST_TEXT:
             row = pc.index(pc.greater(pc.binary_length(found), LONGEST_TEXT), True).as_py()
             raise ValueError(f"row {before + row + 1} has a {name} of more than {LONGEST_TEXT} bytes")
