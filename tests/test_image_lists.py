@@ -318,6 +318,15 @@ def test_a_slip_in_a_column_s_name_is_refused(
     assert says in refusal(place.write(f"m.{kind}", encode(kind, [dict.fromkeys(columns, "x")])), s3)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("columns", [("path", "label", "label"), ("path", "path")])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, s3: S3Config, kind: str, columns: tuple[str, ...]) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"])] * len(columns), columns)
+    name = tmp_path / f"m.{kind}"
+    pa.csv.write_csv(table, name) if kind == "csv" else pq.write_table(table, name)
+    assert f"two columns `{columns[-1]}`" in refusal(str(name), s3)
+
+
 def test_a_json_array_is_refused_with_what_is_wanted(place: Place, s3: S3Config) -> None:
     for text in ('[{"path": "x.jpg"}]', '\n[\n  {"path": "x.jpg"}\n]\n'):
         assert "an object per line" in refusal(place.write("m.jsonl", text.encode()), s3)

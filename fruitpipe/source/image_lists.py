@@ -129,7 +129,8 @@ def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
         raise UserError(f"{name} is empty: it must name images.")
     ours: dict[str, str] = {}
     for wanted in SCHEMA:
-        alike = [wanted] if wanted in columns else [column for column in columns if plain(column) == wanted]
+        exact = [column for column in columns if column == wanted]
+        alike = exact or [column for column in columns if plain(column) == wanted]
         if len(alike) > 1:
             raise UserError(f"{name} has two columns `{wanted}`: give one of them another name.")
         ours |= dict.fromkeys(alike, wanted)
