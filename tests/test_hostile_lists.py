@@ -249,6 +249,15 @@ def test_what_is_to_be_allowed_is_told_as_a_shell_takes_it_and_for_all_rows(file
     assert refusal(file).endswith("(--set 'lists.allow=[/etc, /usr]').")
 
 
+def test_a_link_to_itself_allows_nothing(file: Path) -> None:
+    loop = file.with_name("loop")
+    loop.symlink_to("loop")
+    file.write_text("y.jpg\n")
+    assert listed(file, str(loop)) == [f"{file.parent}/y.jpg"]
+    file.write_text("/etc/x.jpg\n")
+    refusal(file, str(loop))
+
+
 def test_a_list_in_a_bucket_names_objects_of_that_bucket_and_where_it_is_allowed(admin: Any, s3: S3Config) -> None:
     def put(*paths: str) -> str:
         key = f"scope/{uuid4().hex}.csv"

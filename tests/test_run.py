@@ -33,6 +33,7 @@ from fruitpipe.numeric.pca import fit
 from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.reuse import drift_of
 from fruitpipe.result.garbage import collect, find_garbage
+from fruitpipe.source import check_apart
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 
@@ -461,6 +462,12 @@ def test_results_among_the_images_are_refused_before_anything_is_written(
         with pytest.raises(UserError, match="is input and output: choose another output"):
             verb(load_config(input=place, output=str(images)))
     assert [path.name for path in images.iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("output", ["loop", "loop/out", "x" * 256])
+def test_an_output_that_cannot_be_is_apart_from_all_images(tmp_path: Path, output: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    check_apart([str(tmp_path), f"{tmp_path}/*"], str(tmp_path / output))
 
 
 @pytest.mark.parametrize("given", ["{out}/runs", "{out}/features/", "file://{out}/runs/2026", "{out}/runs/*.jpg"])

@@ -15,6 +15,7 @@ from conftest import unavailable
 
 from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.spark.failures import cause_of_start
+from fruitpipe.spark.surroundings import is_this
 
 RUN = ("--set", BACKBONE, "--set", "spark.master=local[2]", "--limit", 20)
 CLUSTER = {
@@ -53,6 +54,11 @@ def test_a_run_does_not_take_the_settings_of_another_spark_and_says_so(
     process("run", fruits / "Apple", out, *RUN, variables=os.environ | of_a_cluster)
     (said,) = manifest(out)["warnings"]
     assert said == f"left aside, as they are for another Spark: {', '.join(sorted(of_a_cluster))}"
+
+
+def test_a_spark_home_that_is_a_link_to_itself_is_another_spark(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_this("SPARK_HOME", str(tmp_path / "loop"))
 
 
 @pytest.mark.slow

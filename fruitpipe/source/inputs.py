@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
-from fruitpipe.config import ImageConfig, S3Config, is_remote, local_path
+from fruitpipe.config import ImageConfig, S3Config, absolute_path, is_remote, local_path
 from fruitpipe.errors import UserError
 from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
 from fruitpipe.source import buckets, files, image_lists
@@ -112,8 +111,8 @@ def searched(name: str) -> str:
     if is_remote(name):
         scheme, bucket, _ = split(name)
         return f"{scheme}://{bucket}/{buckets.folder_of(name)}"
-    path = Path(local_path(name))
-    return str((path if path.exists() else Path(split_glob(str(path.absolute()))[0])).resolve())
+    path = absolute_path(name)
+    return os.path.realpath(path if os.path.exists(path) else split_glob(str(path))[0])  # noqa: PTH110 - as in files
 
 
 def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:

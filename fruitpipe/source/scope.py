@@ -95,7 +95,7 @@ def spellings(place: str) -> set[str]:
     if is_remote(place):
         return {f"{place.rstrip('/')}/"}
     folder = absolute_path(place)
-    return {f"{normal(str(each)).rstrip('/')}/" for each in (folder, folder.resolve())}
+    return {f"{normal(str(each)).rstrip('/')}/" for each in (folder, os.path.realpath(folder))}
 
 
 def normal(path: str) -> str:

@@ -75,7 +75,7 @@ def is_this(name: str, value: str) -> bool:
     """Whether a variable names the Spark that is embedded."""
     import pyspark
 
-    return name == "SPARK_HOME" and Path(value).resolve() == Path(pyspark.__file__).resolve().parent
+    return name == "SPARK_HOME" and os.path.realpath(value) == str(Path(pyspark.__file__).resolve().parent)
 
 
 def local_folder() -> Path | None:
