@@ -93,6 +93,18 @@ def test_a_run_starts_where_the_name_of_the_machine_leads_nowhere(fruits: Path, 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("words", [("run", "in", "out"), ("runs", "out"), ("doctor", "{}", "out")])
+def test_a_relative_path_in_a_folder_that_has_been_deleted_is_told(
+    words: tuple[str, ...], fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = one_line_error(process(*(word.format(fruits) for word in words), code=2))
+    assert "the folder you are in is gone: cd elsewhere, or give absolute paths." in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("master", ["auto", "local[2]"])
 def test_a_run_starts_in_a_folder_that_has_been_deleted(master: str, fruits: Path, tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -19,7 +19,7 @@ from fruitpipe import source
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.family import worker_memory
 from fruitpipe.cli import kubernetes_access as rights
-from fruitpipe.config import Config, Environment, is_remote, local_path
+from fruitpipe.config import Config, Environment, absolute_path, is_remote
 from fruitpipe.errors import FruitpipeError, NotLearnt, UserError, in_words
 from fruitpipe.objects import Bucket, bucket_of, open_bucket, split
 from fruitpipe.objects.clients import AT_FIRST, botocore_client, session
@@ -57,7 +57,10 @@ def diagnose(config: Config, places: bool) -> Iterator[Finding]:
     """Probe this machine and, if `places`, the config's input and output. Writes one small object and deletes it.
 
     What depends on something that is not well is not probed.
+
+    Raises UserError where a place starts from a working folder that has been deleted.
     """
+    require_folder_of([*config.inputs, config.output] if places else [])  # now, as the probe of Spark leaves it
     environment = Environment.read()
     runtime = finding_of("java", lambda: java(environment))
     can_do_without = is_by_processes(config.spark, environment)
@@ -86,6 +89,13 @@ def diagnose(config: Config, places: bool) -> Iterator[Finding]:
     for part in config.parts.values():
         if bucket_of(part.output) not in unwell:
             yield finding_of(f"output {part.output}", partial(writable, part))
+
+
+def require_folder_of(places: Iterable[str]) -> None:
+    """Raise UserError where one of some places starts from a working folder that has been deleted."""
+    for place in places:
+        if not is_remote(place):
+            absolute_path(place)
 
 
 def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
@@ -238,8 +248,8 @@ def readable(url: str, config: Config) -> str:
 def writable(config: Config) -> str:
     source.check_apart(config.inputs, config.output)
     store = open_store(config.output, config.s3)
-    folder = Path(local_path(config.output)).absolute()
-    made = [] if is_remote(config.output) else [each for each in (folder, *folder.parents) if not each.exists()]
+    folders = () if is_remote(config.output) else (folder := absolute_path(config.output), *folder.parents)
+    made = [each for each in folders if not os.path.exists(each)]  # noqa: PTH110 - names may be too long
     name = layout.scratch()
     try:
         store.create()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fruitpipe.config.secrets import secret_free
+from fruitpipe.errors import UserError
 
 SCHEMES = ("s3", "gs", "az", "file")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
@@ -60,8 +61,14 @@ def local_path(url: str) -> str:
 
 
 def absolute_path(url: str) -> Path:
-    """The path from the root of a place on disk; links are followed where `..` comes after them, as the system does."""
-    path = Path(local_path(url)).absolute()
+    """The path from the root of a place on disk; links are followed where `..` comes after them, as the system does.
+
+    Raises UserError where it starts from a working folder that has been deleted.
+    """
+    try:
+        path = Path(local_path(url)).absolute()
+    except FileNotFoundError:
+        raise UserError("the folder you are in is gone: cd elsewhere, or give absolute paths.") from None
     if ".." not in path.parts:
         return path
     end = len(path.parts) - path.parts[::-1].index("..")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fruitpipe import source
-from fruitpipe.config import S3Config, is_remote, local_path
+from fruitpipe.config import S3Config, absolute_path, is_remote
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
@@ -78,7 +78,7 @@ def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") 
     """
     if is_remote(out):
         check_nameable(out, split(out)[2])
-    path = Path(local_path(out)).absolute()
+    path = absolute_path(out)
     if not is_remote(out) and path.exists() and not path.is_file():
         raise UserError(f"{out} exists and is not a file: name the file to write, such as {path / example}.")
     if path.suffix.lower() != (suffix := Path(example).suffix):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from fruitpipe import units
-from fruitpipe.config import S3Config, is_remote, local_path
+from fruitpipe.config import S3Config, absolute_path, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import Bucket, Found, open_bucket, prefix_of
 from fruitpipe.storage import layout
@@ -132,7 +132,7 @@ class Store(ABC):
 
 
 def open_store(url: str, s3: S3Config | None = None) -> Store:
-    """The store of a path or URL. Raises UserError where a bucket cannot be reached."""
+    """The store of a path or URL. Raises UserError where a bucket cannot be reached, or the working folder is gone."""
     return BucketStore(url, open_bucket(url, s3 or S3Config())) if is_remote(url) else LocalStore(local_path(url))
 
 
@@ -163,7 +163,7 @@ class LocalStore(Store):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.root = Path(url).absolute()
+        self.root = absolute_path(url)
         self._tree = Tree(self.root)
 
     def create(self) -> None:

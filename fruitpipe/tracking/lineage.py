@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +28,7 @@ from openlineage.client.transport.http import HttpConfig, HttpTransport
 from openlineage.client.transport.transport import Transport
 from openlineage.client.uuid import generate_static_uuid
 
-from fruitpipe.config import Environment, is_remote, local_path
+from fruitpipe.config import Environment, absolute_path, is_remote
 from fruitpipe.redaction import without_secrets
 from fruitpipe.result.runs import Run
 from fruitpipe.tracking.tracker import Begun, Unfinished
@@ -90,7 +89,7 @@ class OpenLineage:
 def transport_to(place: str) -> Transport:
     """Raises whatever the library does where a URL is none."""
     if not place.startswith(("http://", "https://")):
-        return FileTransport(FileConfig(str(Path(place).absolute()), append=True))
+        return FileTransport(FileConfig(str(absolute_path(place)), append=True))
     key = Environment.read().lineage_key
     auth = {"type": "api_key", "apiKey": key} if key else {}
     return HttpTransport(HttpConfig.from_dict({"url": place, "auth": auth, "retry": {"total": 2}}))
@@ -131,7 +130,7 @@ def output_of(begun: Begun, run: Run | None) -> OutputDataset:
 def naming_of(place: str) -> DatasetNaming:
     """A place by OpenLineage's rules for names. In Azure, these want the account, too."""
     if not is_remote(place):
-        return LocalFileSystem(str(Path(local_path(place)).absolute()))
+        return LocalFileSystem(str(absolute_path(place)))
     scheme, _, rest = place.partition("://")
     bucket, _, key = rest.partition("/")
     path = key.strip("/") or "/"
