@@ -445,6 +445,28 @@ def test_a_converted_network_is_a_file_for_elsewhere(lite0: tuple[Backbone, Path
         assert said in one_line_error(fruitpipe("convert", "--backbone", *arguments, code=2))
 
 
+def test_a_converted_network_replaces_only_its_own_sidecar(
+    lite0: tuple[Backbone, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = Path("run.yaml")
+    config.write_text("backbone: efficientnet_lite0\n")
+    monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path / "empty"))  # it is said before anything is converted
+    said = one_line_error(fruitpipe("convert", "--config", config, "-o", "run.tflite", code=2))
+    assert "would replace run.yaml, which `fruitpipe convert` did not write: choose another name" in said
+    assert (config.read_text(), list(tmp_path.glob("empty/*"))) == ("backbone: efficientnet_lite0\n", [])
+    monkeypatch.setenv("FRUITPIPE_CACHE", str(tmp_path / "cache"))
+    convert = ("convert", "--config", config, "-o")
+    for _ in range(2):
+        assert "mine.tflite and mine.yaml: " in fruitpipe(*convert, "mine.tflite").stdout
+    mine = Path("mine.yaml")
+    mine.write_text(mine.read_text().replace("efficientnet_lite0", "another"))
+    said = one_line_error(fruitpipe(*convert, "mine.onnx", code=2))
+    assert "would replace mine.yaml, which is that of mine.tflite, another network" in said
+    assert "another" in mine.read_text()
+    assert not Path("mine.onnx").exists()
+
+
 @pytest.fixture(scope="module")
 def of_keras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of seeded networks, by tf2onnx and TensorFlow's converter, and what Keras gives."""

@@ -577,6 +577,10 @@ def convert(
     config = Given(config_file, assignments, preset, {"--backbone": backbone}).config(["IMAGES", "OUT"])
     if config.backbones:
         raise UserError("this config has several backbones: convert one at a time, such as by --backbone NAME alone.")
+    if output:
+        from fruitpipe.backbones.portable_copy import check_place
+
+        check_place(config, output)
     # All engines take the same file, and this machine need not be the one that runs it.
     for_any = config.model_copy(update={"engine": "litert", "precision": "float32"})
     nothing = UserError(f"{config.backbone} is used as it is: there is nothing to convert.")
@@ -588,6 +592,7 @@ def convert(
         raise nothing
     if output:
         from fruitpipe.backbones.portable_copy import portable_copy
+        from fruitpipe.engines.package import beside
         from fruitpipe.model.transform import whole_file
 
         for name, data in portable_copy(config, network, engine, output).items():
@@ -599,7 +604,7 @@ def convert(
     print(f"{network.name}, layer {network.layer}: {network.dimension} features of {network.input_size} x "
           f"{network.input_size} pixels, {size(path.stat().st_size)} in {path}")  # fmt: skip
     if output:
-        print(f"{output}: what `--backbone {output}` takes")
+        print(f"{output} and {beside(output)}: what `--backbone {output}` takes")
 
 
 @app.command("version")
