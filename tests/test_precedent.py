@@ -15,6 +15,7 @@ from command import ANEW, BACKBONE, fruitpipe, manifest, process, run, same_vect
 import fruitpipe as api
 from fruitpipe.cli.present import print_outcome
 from fruitpipe.config import load_config
+from fruitpipe.pipeline.precedent import digest_of
 from fruitpipe.result.garbage import collect
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage import layout
@@ -139,9 +140,39 @@ def test_images_that_are_tried_again_are_a_run(images: Path, tmp_path: Path) -> 
     lenient = "failures.max_rate=0.5"
     made = [run(images, out, lenient)["run"], run(images, out, lenient)["run"]]
     assert manifest(out)["plan"]["retried"] == 1
-    given_up = run(images, out, lenient, "failures.retry=none")["run"]
-    assert again(images, out, lenient, "failures.retry=none")["run"] == given_up
-    assert len({*made, given_up}) == 3
+    assert again(images, out, lenient, "failures.retry=none")["run"] == made[1] != made[0]
+
+
+def test_how_places_are_spelt_makes_no_run(images: Path, tmp_path: Path) -> None:
+    run(images, tmp_path / "out")
+    with chdir(tmp_path):
+        for places in (("images", "out"), ("./images/", f"{tmp_path}/out/"), ("images/*/*.jpg", "images/../out")):
+            said = fruitpipe("plan", *places, "--set", BACKBONE, "--set", "spark.memory=2g").stdout
+            assert "nothing to do" in said, places
+
+
+def test_what_decides_no_result_makes_no_run_of_its_own() -> None:
+    def digest(**settings: Any) -> str:
+        return digest_of(load_config(**{"input": "images", "output": "out"} | settings))
+
+    for same in (
+        {"input": "./images/", "output": "elsewhere", "limit": 9, "labels": "none", "lists.allow": ["/"]},
+        {"failures.max_rate": 0.5, "failures.retry": "all", "spark.memory": "2g", "track.mlflow": "http://there"},
+        {"s3.endpoint": "https://there", "s3.region": "eu-west-1", "s3.requester_pays": True},
+    ):
+        assert digest(**same) == digest(), same
+    reused = digest(model="reuse", reuse="out/runs/one/model")
+    assert reused == digest(model="reuse", reuse="./out/runs/one/model") != digest()
+    others = ("formats", ["csv"]), ("s3.tags", {"a": "b"}), ("explore", True), ("image.max_bytes", 9), ("layer", "x")
+    assert len({digest(), *(digest(**{key: value}) for key, value in others)}) == 1 + len(others)
+
+
+def test_more_failures_than_a_config_allows_are_none_of_its_runs(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (images / "Apple" / "broken.jpg").write_bytes(b"no image")
+    first = run(images, out, "failures.max_rate=0.5")["run"]
+    assert again(images, out, "failures.max_rate=0.4")["run"] == first
+    run(images, out, "failures.max_rate=0", code=3)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config
@@ -21,22 +22,34 @@ from fruitpipe.storage.store import Store
 
 RECENT = 32
 """Runs that are looked at: on object stores, each is a request, and a result may have thousands."""
+COMPARED_ITSELF = ("input", "limit", "labels", "lists", "output", "reuse", "preset", "failures")
+DECIDES_NOTHING = ("spark", "publish", "track")
+REACHES = {"endpoint", "region", "path_style", "allow_http", "ca_file", "requester_pays"}
+"""Keys of `s3` that say how to reach buckets; others say how objects are written."""
 
 
 def digest_of(config: Config) -> str:
-    """Of all that decides what a run gives; where else it is registered, and who is told of it, does not."""
-    return hashlib.sha256(config.model_dump_json(exclude={"publish", "track"}).encode()).hexdigest()
+    """Of all that decides what a run gives, but for what is compared itself, however it is spelt.
+
+    Which images there are, with their labels, their own digest says; the output is where precedents are looked for, and
+    a model to reuse is known by its run. A preset is no more than its keys. Failures are compared by their rate, and
+    those to be tried again are work that is left. What runs the tasks decides no bit, nor do the way to a bucket, the
+    tables that hold the run, and who is told of it.
+    """
+    without: dict[str, Any] = dict.fromkeys((*COMPARED_ITSELF, *DECIDES_NOTHING), True) | {"s3": REACHES}
+    return hashlib.sha256(config.model_dump_json(exclude=without).encode()).hexdigest()
 
 
 def precedents(store: Store, config: Config) -> list[Manifest]:
     """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest.
 
-    Runs in which a further stage failed are left out, so that the next run tries it again.
+    Left out are those in which a further stage failed, so that the next run tries it again, and those with more failures
+    than the config allows.
     """
     digest, ours = digest_of(config), version("fruitpipe")
     found = recent_manifests(store)
     same = [each for each in found if (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
-    return [each for each in same if not each.unfinished]
+    return [each for each in same if not each.unfinished and each.counts.are_within(config.failures.max_rate)]
 
 
 def recent_manifests(store: Store) -> list[Manifest]:

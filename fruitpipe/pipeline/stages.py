@@ -109,7 +109,7 @@ def count(job: Job) -> Counts:
         by_label=plan.count_by("label", f"status = '{OK}'"),
     )
     job.warnings += [f"{name} could not be read and was computed again" for name in plan.known.broken]
-    if ok and counts.failed / counts.images <= limit:
+    if counts.are_within(limit):
         return counts
     failures = job.store.location(layout.run(job.id, write_failures(job).name))
     require_places(by_status, plan.first_failed(), job.reader)

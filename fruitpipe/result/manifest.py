@@ -40,6 +40,10 @@ class Counts(BaseModel):
     by_label: dict[str, Count]
     """images with a vector"""
 
+    def are_within(self, max_rate: float) -> bool:
+        """Whether there is a vector, and the share of failed images is no larger."""
+        return self.ok > 0 and self.failed / (self.ok + self.failed) <= max_rate
+
 
 class Summary(BaseModel):
     """Figures of a plan."""

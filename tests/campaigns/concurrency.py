@@ -102,20 +102,19 @@ class Template:
         self.vectors: dict[tuple[str, str], pa.Table] = {}
         """by images and by those of the fit"""
         for name in ("others", "few", "more"):
-            run = fruitpipe.run(self.config(name, folder / "out"))
+            # The config of copies is another one, or there would be nothing to do.
+            run = fruitpipe.run(self.config(name, folder / "out", image={"max_seconds": 21}))
             self.vectors[name, name] = vectors_of(run.store, run.manifest)
             model = run.store.location(layout.model(run.id))
-            again = fruitpipe.run(self.config("more", folder / f"more by {name}", reuse=model))
+            again = fruitpipe.run(self.config("more", folder / f"more by {name}", model="reuse", reuse=model))
             self.vectors["more", name] = vectors_of(again.store, again.manifest)
             if name == "others":
                 run.store.delete(layout.manifest(run.id))
         self.store = run.store
 
-    def config(self, images: str, output: str | Path, s3: S3Config | None = None, reuse: str | None = None) -> Config:
-        """reuse: the model to reuse; None to fit one."""
-        given = {"backbone": BACKBONE, "input": str(self.folder / images), "output": str(output)}
-        how = {"model": "reuse", "reuse": reuse} if reuse else {}
-        return Config.model_validate(given | how | ({"s3": s3} if s3 else {}))
+    def config(self, images: str, output: str | Path, s3: S3Config | None = None, **others: Any) -> Config:
+        given = {"backbone": BACKBONE, "input": str(self.folder / images), "output": str(output)} | others
+        return Config.model_validate(given | ({"s3": s3} if s3 else {}))
 
     def copy(self, url: str, s3: S3Config | None) -> Store:
         """A copy of the result in an empty place."""
@@ -187,9 +186,9 @@ def play(template: Template, url: str, seed: str, s3: S3Config | None = None) ->
     told: Counter[str] = Counter()
     failed: list[str] = []
 
-    def run(store: Store, images: str, reuse: str | None = None) -> None:
+    def run(store: Store, images: str, model: str = "fit") -> None:
         own.store = store
-        fruitpipe.run(template.config(images, url, s3, reuse))
+        fruitpipe.run(template.config(images, url, s3, model=model))
 
     def read(store: Store) -> None:
         found = open_run(store)
@@ -201,7 +200,7 @@ def play(template: Template, url: str, seed: str, s3: S3Config | None = None) ->
     kinds: dict[str, Callable[[Store], object]] = {
         "run others": lambda store: run(store, "others"),
         "run more": lambda store: run(store, "more"),
-        "reuse": lambda store: run(store, "more", "latest"),
+        "reuse": lambda store: run(store, "more", "reuse"),
         "gc": collect,
         "publish": lambda store: publish(store, old),
         "compact": compact,

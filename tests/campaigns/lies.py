@@ -181,7 +181,7 @@ class Campaign:
                 assert "\n" not in ended, f"{name}: more than a line: {ended}"
                 assert "unexpected" not in ended, f"{name}: {ended}"
         assert lie.ends in ended, f"{name}: {ended}"
-        run = self._run(self.server.endpoint)
+        run = self._run(self.server.endpoint, image={"max_seconds": 21})  # or there would be nothing to do
         assert run.manifest.counts.ok == 30, f"{name}, then: {run.manifest.counts}"
         expected = self.template.vectors["few", "few"]
         assert vectors_of(run.store, run.manifest).equals(expected), f"{name}, then: other vectors"
@@ -189,7 +189,7 @@ class Campaign:
         Watch(run.store, self.template)
         return ended
 
-    def _run(self, endpoint: str) -> fruitpipe.Run:
+    def _run(self, endpoint: str, **others: Any) -> fruitpipe.Run:
         s3 = S3Config(endpoint=endpoint, allow_http=True)
-        config = self.template.config("few", f"s3://{BUCKET}/out", s3)
+        config = self.template.config("few", f"s3://{BUCKET}/out", s3, **others)
         return fruitpipe.run(config.model_copy(update={"input": f"s3://{BUCKET}/few"}))
