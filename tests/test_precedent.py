@@ -87,6 +87,8 @@ def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Pa
     assert [line.rstrip() for line in shown.splitlines()] == shown.splitlines()
     with chdir(tmp_path):
         assert "  featurize: " in fruitpipe("logs", "out").stdout, "of the run that did something"
+        for alone in ("--follow", "--executor=all"):
+            assert "leave --follow and --executor out" in fruitpipe("logs", "out", alone, code=2).stderr
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     outcome = out / layout.outcome(rows[1]["run"])
     assert {path: time for path, time in after.items() if path != outcome} == before

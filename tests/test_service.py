@@ -139,3 +139,5 @@ def test_mistakes_are_one_line(folder: Path) -> None:
     assert "192.0.2.77" in one_line_error(fruitpipe("serve", folder, "--host", "192.0.2.77", code=2))
     assert "--port" in one_line_error(fruitpipe("serve", folder, "--port", 99999, code=2))
     assert "is not a model" in one_line_error(fruitpipe("serve", folder / "nowhere", code=2))
+    for alone in (("--run", "latest"), ("--metric", "cosine")):
+        assert "name it by --result, or leave them out" in one_line_error(fruitpipe("serve", folder, *alone, code=2))

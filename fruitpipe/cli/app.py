@@ -20,7 +20,7 @@ import typer
 from fruitpipe import config as configs
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
-from fruitpipe.cli.findings import ByMetric, MetricName
+from fruitpipe.cli.findings import MetricName
 from fruitpipe.cli.findings import commands as of_findings
 from fruitpipe.cli.options import (
     AsJson,
@@ -328,8 +328,13 @@ def serve(
     out: Annotated[
         str | None, typer.Option("--result", metavar="OUT", help="Answer the most similar images of a run in it, too.")
     ] = None,
-    run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id, with --result.")] = "latest",
-    metric: ByMetric = MetricName.cosine,
+    run_id: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="Run id, with --result; the latest unless said.")
+    ] = None,
+    metric: Annotated[
+        MetricName | None,
+        typer.Option("--metric", help="By the angle between vectors, with --result, or by their distance."),
+    ] = None,
     config_file: ConfigFile = None,
     assignments: Set = [],  # noqa: B006
     backbone: CodeOfModel = None,
@@ -341,11 +346,14 @@ def serve(
     from fruitpipe.model.model import load_model
     from fruitpipe.result.runs import open_run
 
+    if out is None and (run_id or metric):
+        raise UserError("--run and --metric are of a result that is searched: name it by --result, or leave them out.")
     given = Given(config_file, assignments, direct={"--backbone": backbone})
     config = given.config(["IMAGES", "OUT"])
     loaded = load_model(model, config.s3, config.backbone)
-    gallery = Gallery(open_run(given.store(out), run_id), metric.value) if out else None
-    if gallery:
+    gallery = None
+    if out is not None:
+        gallery = Gallery(open_run(given.store(out), run_id or "latest"), (metric or MetricName.cosine).value)
         gallery.require_of(loaded)
     with service.listening(host, port) as listener:
         print(f"http://{Address(host, listener.getsockname()[1])}/vectors", flush=True)

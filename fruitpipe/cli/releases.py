@@ -14,7 +14,7 @@ import typer
 from fruitpipe import streams
 from fruitpipe.cli.documents import print_json
 from fruitpipe.cli.options import AsJson, ConfigFile, Given, Set
-from fruitpipe.errors import Interrupted
+from fruitpipe.errors import Interrupted, UserError
 from fruitpipe.units import duration
 
 if TYPE_CHECKING:
@@ -111,7 +111,10 @@ def logs(
     from fruitpipe.releases.status import status_of, stores_of
     from fruitpipe.storage import layout
 
-    if "/" in name or Path(name, layout.MARKER).exists():
+    is_result = "/" in name or Path(name, layout.MARKER).exists()
+    if (follow or executor) and (is_result or run_id is not None):
+        raise UserError("of runs that are over, what the driver said is kept: leave --follow and --executor out.")
+    if is_result:
         for kept in said.kept_lines([Given(config_file, assignments).store(name)], run_id):
             print(kept)
         return
