@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -20,6 +22,7 @@ from fruitpipe.config import PRESETS, Config, ConfigError, Environment, environm
 from fruitpipe.config.forms import Form
 from fruitpipe.config.sections import Section
 from fruitpipe.config.sidecar import Sidecar
+from fruitpipe.config.validation import mistake_in, section_in
 from fruitpipe.errors import UserError
 from fruitpipe.secret_patterns import SECRET_VALUE, says_secret
 
@@ -323,6 +326,45 @@ def test_what_has_another_form_is_told_in_words() -> None:
         "track.openlineage": "'ftp://x' is not a URL such as https://marquez.example, or the path of a file.",
         "sha256": "'abc' is not a SHA-256: 64 of the digits 0 to 9 and a to f.",
         "s3.endpoint": "'minio' is not a URL such as https://s3.example:9000.",
+    }
+
+
+WRONG_TYPES = [None, [], {}, -1, 7, 1.5, float("nan"), True, "", "word", ["x"], [[1]], {"a": 1}, {1: 2}]
+
+
+def keys_of(section: type[Section], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        yield (*above, name)
+        if below := section_in(field.annotation):
+            yield from keys_of(below, (*above, name))
+
+
+def nest(below: Any, name: str) -> dict[str, Any]:
+    return {name: below}
+
+
+@pytest.mark.parametrize("section", [Config, Sidecar])
+def test_a_value_of_another_type_is_told_in_words_of_ours(section: type[Section]) -> None:
+    for key in keys_of(section):
+        for value in WRONG_TYPES:
+            tree = reduce(nest, reversed(key), value)
+            try:
+                section.model_validate({"input": "a", "output": "b"} | tree)
+            except ValidationError as error:
+                for detail in error.errors(include_url=False):
+                    mistake = mistake_in(detail, {}, section)
+                    assert detail["type"] in {"missing", "value_error"} or "hould" not in mistake.message, mistake
+
+
+def test_a_value_of_another_type_is_told_with_an_example() -> None:
+    wrong = ["neighbours=12", "formats=json", "backbones=[]", "evaluate=maybe", "s3.tags=x", "one_file=[1]"]
+    assert {key: mistake.message for key, mistake in mistakes(None, wrong, input="a", output="b").items()} == {
+        "neighbours": "expected a mapping, such as {k: 12}, got 12.",
+        "formats": "expected a list, such as [json], got 'json'.",
+        "backbones": "is empty: fill it, or leave it out.",
+        "evaluate": "expected true or false, got 'maybe'.",
+        "s3.tags": "expected a mapping, such as {name: value}, got 'x'.",
+        "one_file": "expected true or false, got a list.",
     }
 
 

@@ -247,8 +247,8 @@ def test_a_run_of_one_does_not_begin_where_those_of_several_lie(fruits: Path, tm
 
 MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {
     "both": ({"backbones": ["orb"], "backbone": "orb"}, "", "say `backbone` or `backbones`, not both"),
-    "none": ({"backbones": []}, "backbones", "at least 1 item"),
-    "no list": ({"backbones": "orb"}, "backbones", "valid list"),
+    "none": ({"backbones": []}, "backbones", "is empty: fill it"),
+    "no list": ({"backbones": "orb"}, "backbones", "a list, such as [orb]"),
     "a preset": ({"backbones": ["orb"], "preset": "vgg16-csv"}, "", "has a backbone of its own"),
     "a key of one": ({"backbones": ["vgg16"], "layer": "fc2"}, "", "backbones: [{backbone: …, layer: …}]"),
     "twice": ({"backbones": ["vgg16", {"backbone": "vgg16", "layer": "fc2"}]}, "", "two backbones are called vgg16"),

@@ -17,6 +17,23 @@ from fruitpipe.errors import UserError
 
 Lines = dict[Key, int]
 """Line of a file, from 1, for each key in it."""
+EXPECTED = {
+    **dict.fromkeys(("string_type", "string_sub_type"), "text"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list, such as [{item}]"),
+    **dict.fromkeys(("model_type", "dict_type"), "a mapping, such as {{{entry}}}"),
+    "invalid_key": "text as the name of a key",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_long": "at most {max_length} items",
+    "string_too_long": "at most {max_length} characters",
+}
+"""What to say instead of pydantic's own text, by its type of a mistake."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,8 @@ def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mista
     key, line = ".".join(location), lines.get(location)
     match detail["type"]:
         case "extra_forbidden":
-            fields = fields_at(location[:-1], root)
+            section = section_at(location[:-1], root)
+            fields = section.model_fields if section else ()
             close = difflib.get_close_matches(location[-1], fields, 1)
             suggestion = home_of(location[-1], 1.0, root) or (close[0] if close else home_of(location[-1], 0.8, root))
             return Mistake(key, "no such key.", line, suggestion)
@@ -91,14 +109,32 @@ def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mista
         case "value_error":  # ours: says what to do, and may be about what must not be repeated
             return Mistake(key, f"{str(detail['ctx']['error']).rstrip('.')}.", line)
         case _:
-            return Mistake(key, in_general(detail), line)
+            return Mistake(key, in_general(detail, root), line)
 
 
-def in_general(detail: Any) -> str:
-    if detail["type"] == "string_unicode":
-        name = os.fsencode(detail["input"]).decode("utf-8", "backslashreplace")
-        return f"{quoted(name)} is not UTF-8: rename it."
-    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {quoted(detail['input'])!r}."
+def in_general(detail: Any, root: type[Section]) -> str:
+    given = quoted(detail["input"])
+    match detail["type"]:
+        case "string_unicode":
+            name = os.fsencode(detail["input"]).decode("utf-8", "backslashreplace")
+            return f"{quoted(name)} is not UTF-8: rename it."
+        case "too_short" | "string_too_short" if not detail["input"]:
+            return "is empty: fill it, or leave it out."
+        case kind if kind in EXPECTED:
+            bounds = {name: str(bound).removesuffix(".0") for name, bound in detail.get("ctx", {}).items()}
+            item = given if isinstance(given, str) and given == detail["input"] != "" else "a, b"
+            expected = EXPECTED[kind].format(item=item, entry=example_of(key_of(detail), root), **bounds)
+            got = given if isinstance(detail["input"], Mapping | list) else "nothing" if given is None else repr(given)
+            return f"expected {expected}, got {got}."
+    return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {given!r}."
+
+
+def example_of(location: Key, root: type[Section]) -> str:
+    """A key of the section at a place, with its default."""
+    if (section := section_at(location, root)) is None:
+        return "name: value"
+    name, field = next(iter(section.model_fields.items()))
+    return f"{name}: {field.default if isinstance(field.default, str | int | float) else '…'}"
 
 
 def quoted(value: Any) -> Any:
@@ -108,12 +144,12 @@ def quoted(value: Any) -> Any:
     return re.sub(r"[\w/+=-]{30,}", "…", value) if isinstance(value, str) else value
 
 
-def fields_at(location: tuple[str, ...], root: type[Section]) -> list[str]:
-    section = root
+def section_at(location: Key, root: type[Section]) -> type[Section] | None:
+    section: type[Section] | None = root
     for name in location:
-        if name in section.model_fields:  # or it is the number of an item
-            section = section_in(section.model_fields[name].annotation) or section
-    return list(section.model_fields)
+        if section and not name.isdecimal():  # the number of an item
+            section = section_in(section.model_fields[name].annotation) if name in section.model_fields else None
+    return section
 
 
 def section_in(annotation: Any) -> type[Section] | None:
