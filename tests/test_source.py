@@ -658,6 +658,24 @@ def test_what_is_no_image_by_name_is_counted_by_extension(
             pipeline.plan(Config(input=f"{place}/x", output=str(tmp_path / "out"), s3=s3))
 
 
+def test_a_glob_of_folders_is_told_of_the_glob_of_what_is_in_them(
+    server: Server, admin: Any, s3: S3Config, prefix: str, tmp_path: Path
+) -> None:
+    for key in ("Apple/a.jpg", "Apple/deep/b.jpg"):
+        touch(tmp_path / "in" / key)
+        admin.put_object(Bucket=BUCKET, Key=f"{prefix}/{key}", Body=b"x")
+    for place in (str(tmp_path / "in"), f"s3://{BUCKET}/{prefix}"):
+        for glob in (f"{place}/A*", f"{place}/A*/"):
+            with pytest.raises(
+                UserError, match=r"means files, not folders: \S*/A\*/\* takes .* and \S*/A\*/\*\* those"
+            ):
+                pipeline.plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3))
+        for glob, images in ((f"{place}/A*/*", 1), (f"{place}/A*/**", 2)):
+            assert pipeline.plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3)).images == images
+        with pytest.raises(UserError, match=r"there\.$"):
+            pipeline.plan(Config(input=f"{place}/A*/*.png", output=str(tmp_path / "out"), s3=s3))
+
+
 def test_an_input_without_images_is_a_user_error(s3: S3Config, prefix: str, tmp_path: Path) -> None:
     for empty in (f"s3://{BUCKET}/{prefix}", f"s3://{BUCKET}/{prefix}/*/x*.jpg", str(tmp_path), f"{tmp_path}/*.png"):
         with pytest.raises(UserError, match="no images in"):

@@ -147,7 +147,18 @@ def no_images(inputs: Sequence[str], others: Mapping[str, int] | None = None) ->
     found = f", and found {in_kinds(others)}" if others else ""
     doubled = any(is_remote(name) and "//" in f"/{split(name)[2]}" for name in inputs)
     slashes = " In a key, // is another than /." if doubled else ""
-    return UserError(f"no images in {named}: looked for {kinds} there{below}{found}.{slashes}")
+    folders = "".join(
+        f" A glob means files, not folders: {glob}/* takes those in {glob}, and {glob}/** those in all folders below."
+        for glob in [name.rstrip("/") for name in inputs if may_mean_folders(name)][:1]
+    )
+    return UserError(f"no images in {named}: looked for {kinds} there{below}{found}.{slashes}{folders}")
+
+
+def may_mean_folders(name: str) -> bool:
+    """Whether an input is a glob whose last part is like no image's name."""
+    last = name.rstrip("/").rpartition("/")[2]
+    is_glob = kind_of(name) != "list" and WILD.search(name) and not os.path.exists(local_path(name))  # noqa: PTH110
+    return bool(is_glob) and last != "**" and not last.lower().endswith(tuple(EXTENSIONS))
 
 
 def with_content(batches: Iterator[pa.RecordBatch], reader: Reader) -> Iterator[pa.RecordBatch]:
