@@ -164,7 +164,7 @@ def test_an_assignment_without_a_key_or_a_value_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["[json", "2024-13-45", "0b_", "[" * 3000])
 def test_an_assignment_that_is_not_yaml_is_refused(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--set limit: the value is not YAML\.$"):
+    with pytest.raises(ConfigError, match=r"^--set limit: the value is not YAML: check its quotes and brackets\.$"):
         load_config(None, [f"limit={value}"], input="a", output="b")
 
 
@@ -209,6 +209,7 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line:
         load_config(write(tmp_path, text))
     assert [mistake.line for mistake in caught.value.mistakes] == [line]
     assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).endswith(": check the indentation, quotes and brackets here and on the line before.")
 
 
 @pytest.mark.parametrize("text", ["input: &a [*a]\n", "1: 2\n", "input: !!python/object/apply:os.getcwd []\n"])

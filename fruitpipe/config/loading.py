@@ -109,7 +109,7 @@ class Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="YAML aliases (*name) are not supported.", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="YAML aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -125,7 +125,8 @@ def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError([Mistake("", problem, mark.line + 1 if mark else 1)], source) from error
+        said = f"{problem}: check the indentation, quotes and brackets here and on the line before."
+        raise ConfigError([Mistake("", said, mark.line + 1 if mark else 1)], source) from error
     if tree is None:
         return {}, {}
     if not isinstance(tree, dict):
@@ -165,7 +166,7 @@ def parse_assignment(text: str) -> tuple[Key, Any]:
     try:
         parsed = yaml.safe_load(value)
     except NOT_YAML as error:
-        raise ValueError(f"--set {shown}: the value is not YAML.") from error
+        raise ValueError(f"--set {shown}: the value is not YAML: check its quotes and brackets.") from error
     return names, str(value) if names[:2] == ("spark", "conf") else parsed
 
 
