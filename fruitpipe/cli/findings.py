@@ -6,7 +6,6 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -124,7 +123,7 @@ def similar(
     run_id: Annotated[str, typer.Option("--run", metavar="RUN", help="Run id.")] = "latest",
     k: Neighbours = 12,
     metric: ByMetric = MetricName.cosine,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with pictures, too.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page with pictures, too.")] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="CLASS", help="The class that the run's model names, if it may run here.")
     ] = None,
@@ -137,6 +136,7 @@ def similar(
     from fruitpipe.errors import UserError
     from fruitpipe.findings.similar import Described, Similar, find_similar, page
     from fruitpipe.findings.texts import find_described
+    from fruitpipe.model.transform import whole_file
     from fruitpipe.result.runs import open_run
 
     given = Given(config_file, assignments)
@@ -144,15 +144,15 @@ def similar(
     run = open_run(given.store(out), run_id)
     if not images and not texts:
         raise UserError("nothing to compare with: name an image, or describe one by --text.")
-    found: list[Similar | Described] = [*find_similar(run, images, k, metric.value, s3, backbone)] if images else []
-    if texts:
-        found += find_described(run, texts, k, metric.value)
-    if html is not None:
-        try:
-            html.write_text(page(run, found, metric.value, s3), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {html}: {error.strerror}.") from error
+    with whole_file(html, s3, "similar.html") if html is not None else nullcontext() as temporary:
+        found: list[Similar | Described] = [*find_similar(run, images, k, metric.value, s3, backbone)] if images else []
+        if texts:
+            found += find_described(run, texts, k, metric.value)
+        if temporary:
+            temporary.write_text(page(run, found, metric.value, s3), encoding="utf-8")
     if as_json:
         print_json([asdict(each) for each in found])
         return
     present.print_similar(found)
+    if html is not None:
+        print(f"page        {html}")
