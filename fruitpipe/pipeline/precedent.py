@@ -43,8 +43,8 @@ def digest_of(config: Config) -> str:
 def precedents(store: Store, config: Config) -> list[Manifest]:
     """Recent published runs of a config, by this version of fruitpipe: the latest first, then the newest.
 
-    Left out are those in which a further stage failed, so that the next run tries it again, and those with more failures
-    than the config allows.
+    Left out are those in which a further stage failed, so that the next run tries it again, and those in which more
+    images failed than the config allows.
     """
     digest, ours = digest_of(config), version("fruitpipe")
     found = recent_manifests(store)
