@@ -27,6 +27,7 @@ from fruitpipe.errors import UserError
 from fruitpipe.objects import Forbidden
 from fruitpipe.objects.bucket import LARGE, MOST_DELETED
 from fruitpipe.objects.file import BUFFER
+from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
 from fruitpipe.storage.tree import TEMPORARY
 
@@ -594,3 +595,13 @@ def test_broken_connections_change_no_answer(proxy: Proxy, s3: S3Config, prefix:
         store.delete(f"r/{number}/x")
     assert names(store) == set()
     assert set(proxy.injected) == {"reset", "truncated"}
+
+
+@pytest.mark.parametrize("name", ["file", "loop", "file/below", 256 * "a"])
+def test_a_place_where_no_folder_can_be_is_told_to_whoever_reads_or_writes(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    store = LocalStore(str(tmp_path / name))
+    for use in (store.create, lambda: store.find(layout.MARKER), lambda: store.put(layout.MARKER, b"")):
+        with pytest.raises(UserError, match=r"cannot (use|write to) .*\. Choose another"):
+            use()

@@ -18,7 +18,7 @@ from fruitpipe.config import S3Config, absolute_path, is_remote, local_path
 from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import Bucket, Found, open_bucket, prefix_of
 from fruitpipe.storage import layout
-from fruitpipe.storage.tree import Tree
+from fruitpipe.storage.tree import IN_THE_WAY, Tree
 
 UNNAMEABLE = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 """In an object's name: what obstore refuses to write."""
@@ -155,7 +155,8 @@ def not_writable(url: str, error: OSError) -> FruitpipeError:
     """What to say of a place on disk that takes no files."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return FruitpipeError(f"the disk of {url} is full: make room there, and give the same command again.")
-    return UserError(f"cannot write to {url}: {error.strerror}. Have it made writable, or choose another output.")
+    advice = "Choose" if error.errno in IN_THE_WAY else "Have it made writable, or choose"
+    return UserError(f"cannot write to {url}: {error.strerror}. {advice} another output.")
 
 
 class LocalStore(Store):

@@ -31,6 +31,8 @@ FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 """A named pipe would hold whoever opens it until somebody writes."""
 NO_LINKS = {errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 """What a system says where a file cannot have a further name: the disk knows none, or it is somebody else's file."""
+IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""What a system says of a place where there can be no folder, whoever asks: a file is there, or a link to nowhere."""
 DEEPEST = 8
 """Folders within one another that are looked into; fruitpipe makes four."""
 
@@ -190,10 +192,18 @@ class Tree:
             raise OSError(error.errno, error.strerror, str(self.root / name)) from error
 
     def _enter(self, parts: Sequence[str], make: bool = False) -> int:
-        """A descriptor of a folder, made with those above where it is to be."""
-        if make:
-            self.root.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.root, FOLDER)
+        """A descriptor of a folder, made with those above where it is to be.
+
+        Raises UserError where the root cannot be one.
+        """
+        try:
+            if make:
+                self.root.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.root, FOLDER)
+        except OSError as error:
+            if error.errno in IN_THE_WAY:
+                raise UserError(f"cannot use {self.root}: {error.strerror}. Choose another folder.") from error
+            raise
         for number, part in enumerate(parts, 1):
             outer = folder
             try:
