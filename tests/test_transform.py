@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hostile
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import BACKBONE, fruitpipe, manifest, one_line_error, run
@@ -56,6 +57,16 @@ def test_an_output_that_is_no_file_is_refused_before_anything_is_done(tmp_path: 
     line = one_line_error(fruitpipe("transform", tmp_path / "no-model", tmp_path / "no-images", out, code=2))
     assert f"{out} exists and is not a file: name the file to write, such as {out / 'vectors.parquet'}." in line
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_a_list_of_images_is_not_replaced_by_their_vectors(model: Path, tmp_path: Path) -> None:
+    images, link = tmp_path / "images.parquet", tmp_path / "link.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg"]}), images)
+    link.symlink_to(images)
+    for out in (images, link, tmp_path / "new" / ".." / images.name):
+        line = one_line_error(fruitpipe("transform", model, images, out, code=2))
+        assert f"{out} is the list of images: name another file to write." in line
+    assert pq.read_table(images).column_names == ["path"]
 
 
 def test_a_row_of_a_bucket_that_cannot_be_reached_is_a_row(

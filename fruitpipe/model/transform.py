@@ -50,6 +50,8 @@ def transform_folder(
     counts: Counter[str] = Counter()
     first = ""
     others = Counter() if others is None else others
+    if source.searched(images) == source.searched(out):
+        raise UserError(f"{out} is the list of images: name another file to write.")
     with whole_file(out, s3) as temporary:
         model = load_model(model_path, s3, backbone)
         model.require_named_code()

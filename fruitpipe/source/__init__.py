@@ -9,6 +9,7 @@ from fruitpipe.source.inputs import (
     no_images,
     passed_over,
     require_places,
+    searched,
 )
 from fruitpipe.source.listing import AGAIN, LISTING
 from fruitpipe.source.reader import Reader, digest
@@ -26,4 +27,5 @@ __all__ = [
     "no_images",
     "passed_over",
     "require_places",
+    "searched",
 ]
