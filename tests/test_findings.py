@@ -201,7 +201,7 @@ def test_similar_finds_an_image_of_the_run_and_a_new_one(out: Path, images: Path
     assert fruitpipe(*words, "--html", page).stdout.endswith(f"\npage        {page}\n")
     assert page.read_text() == text
     wrong = tmp_path / "page.txt"
-    assert f"{wrong}: what is written there is .html" in one_line_error(fruitpipe(*words, "--html", wrong, code=2))
+    assert f"{wrong}: the output is .html" in one_line_error(fruitpipe(*words, "--html", wrong, code=2))
 
 
 def test_similar_imports_neither_spark_nor_tensorflow_nor_pandas(

@@ -166,7 +166,7 @@ def test_other_engines_stay_on_the_cpu_and_say_so(
     assert without_gpu("onnx") is None
     for kind in ("litert", "openvino", "tflite", "words", "python"):
         assert f"on the CPU, as {kind} runs nowhere else" in str(without_gpu(kind))
-    with pytest.raises(UserError, match="LiteRT runs on the CPU, and cuda:0/1 is asked for"):
+    with pytest.raises(UserError, match="LiteRT runs on the CPU, but cuda:0/1 was requested"):
         EngineSpec("litert", lite0[1], "cuda:0/1").start()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert r"install fruitpipe[gpu]" in str(without_gpu("onnx"))

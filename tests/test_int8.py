@@ -186,7 +186,7 @@ def test_a_bias_that_two_convolutions_share_and_one_that_is_large_beside_its_wei
         ({"min_cosine": 0.9}, "min_cosine is for a precision that changes features: leave it out, or say precision"),
         ({"precision": "int8", "backbone": "orb"}, "orb has no precision: leave `precision` out, or choose another"),
         ({"precision": "int8", "backbone": "mine.tflite"}, "mine.tflite has no precision: leave `precision` out"),
-        ({"precision": "int8", "min_cosine": 1.5}, "less than or equal to 1"),
+        ({"precision": "int8", "min_cosine": 1.5}, "expected 1 or less"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], said: str) -> None:
