@@ -105,7 +105,7 @@ def test_a_run_that_has_lost_its_lease_is_not_published_or_not_the_latest(
     lapsing.last = last
     monkeypatch.setattr(concurrency.own, "store", lapsing, raising=False)
     with pytest.raises(FruitpipeError, match="took over"):
-        fruitpipe.run(template.config(images, store.url))
+        fruitpipe.run(template.config(images, store.url, **concurrency.FIRST))
     assert latest_run(store) == before
     assert sum(row.status in {"latest", "published"} for row in list_runs(store)) == runs
 

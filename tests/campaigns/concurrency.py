@@ -35,6 +35,8 @@ from fruitpipe.storage.store import LocalStore, Store, open_store
 
 BACKBONE = "colour_histogram:ColourHistogram"
 REFUSALS = ("wait for it to end", "took over", "has just published")
+FIRST = {"image": {"max_seconds": 21}}
+"""The config of the template's runs: with another one, there is something to do."""
 SETS = {"few": range(30), "more": range(45), "others": range(15, 60)}
 
 
@@ -102,8 +104,7 @@ class Template:
         self.vectors: dict[tuple[str, str], pa.Table] = {}
         """by images and by those of the fit"""
         for name in ("others", "few", "more"):
-            # The config of copies is another one, or there would be nothing to do.
-            run = fruitpipe.run(self.config(name, folder / "out", image={"max_seconds": 21}))
+            run = fruitpipe.run(self.config(name, folder / "out", **FIRST))
             self.vectors[name, name] = vectors_of(run.store, run.manifest)
             model = run.store.location(layout.model(run.id))
             again = fruitpipe.run(self.config("more", folder / f"more by {name}", model="reuse", reuse=model))
