@@ -73,10 +73,8 @@ def locked(folder: int) -> bool:
     """Lock a folder, if nobody else has; whether it is ours now. What no lock can be had for is nobody else's."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 

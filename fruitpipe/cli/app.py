@@ -329,7 +329,7 @@ def serve(
         str | None, typer.Option("--result", metavar="OUT", help="Answer the most similar images of a run in it, too.")
     ] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run", metavar="RUN", help="Run id, with --result; the latest unless said.")
+        str | None, typer.Option("--run", metavar="RUN", help="Run id, with --result; defaults to the latest.")
     ] = None,
     metric: Annotated[
         MetricName | None,
