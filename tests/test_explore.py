@@ -104,6 +104,16 @@ def browser(launch: Callable[..., Browser]) -> Iterator[Browser]:
     started.close()
 
 
+# Pictures are unpacked late, as on a busy machine: a test that does not wait for them fails each time, not by chance.
+UNPACKED_LATE = """{
+    const unpack = createImageBitmap;
+    self.createImageBitmap = async (...what) => {
+        await new Promise((done) => setTimeout(done, 200));
+        return unpack(...what);
+    };
+}"""
+
+
 class Tab:
     """A page in the browser, what its console says, and what it asks for."""
 
@@ -114,6 +124,7 @@ class Tab:
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.add_init_script(UNPACKED_LATE)
         self.page.goto(file.as_uri())
         self.page.wait_for_selector("html[data-ready]", state="attached")
         self.own = file.as_uri()

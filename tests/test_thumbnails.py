@@ -395,7 +395,7 @@ def test_pictures_are_shown_where_images_are(tab: Tab, shown: Run) -> None:
 
 @pytest.mark.slow
 def test_few_points_in_view_are_pictures(tab: Tab) -> None:
-    tab.page.wait_for_selector("#pictures:not([hidden])", state="attached")  # a function would be `eval` in the page
+    tab.page.wait_for_selector("#pictures[data-drawn='42']", state="attached")  # a function would be `eval` in the page
     assert (
         tab.page.evaluate(
             """() => {

@@ -90,10 +90,14 @@ class Pictures {
     });
   }
 
-  /** Draw pictures over the points of a map, where few are in view; `top` is the row whose picture nothing covers. */
+  /**
+   * Draw pictures over the points of a map, where few are in view; `top` is the row whose picture nothing covers.
+   * Those that are still packed come with a later drawing; `data-drawn` of the canvas is how many are there.
+   */
   over(map, canvas, top) {
     const rows = map.inView(CROWD)?.sort((one, other) => (one === top) - (other === top)), context = canvas.getContext("2d"), { ratio } = map;
     canvas.hidden = !rows;
+    canvas.dataset.drawn = 0;
     this.reach = 0;
     if (!rows) return;
     canvas.width = map.canvas.width; // which clears it, too
@@ -114,6 +118,7 @@ class Pictures {
       context.fillStyle = `rgb(${map.colours.subarray(4 * row, 4 * row + 3).join()})`;
       context.fillRect(left - width / 2 - 2, top - height / 2 - 2, width + 4, height + 4);
       context.drawImage(picture.bitmap, left - width / 2, top - height / 2, width, height);
+      canvas.dataset.drawn++;
     }
   }
 }
