@@ -20,7 +20,7 @@ help: ## List the targets
 
 setup: $(VENV)/ready ## Make the virtual environment and install Java where it is missing
 
-$(VENV)/ready: pyproject.toml scripts/setup
+$(VENV)/ready: pyproject.toml scripts/setup fruitpipe/vision/resample.c
 	@scripts/setup $(PYTHON) $(VENV)
 	@touch $@
 

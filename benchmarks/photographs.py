@@ -38,6 +38,7 @@ from fruitpipe.vision import preprocess, scale
 from fruitpipe.vision.colours import to_rgb
 from fruitpipe.vision.decode import decode
 from fruitpipe.vision.formats import open_image
+from fruitpipe.vision.resampling import FILTERS, Box, Pixels
 
 PHONE = (4032, 3024)
 """Pixels of a photograph of 12 megapixels."""
@@ -119,16 +120,16 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
-def by_means(image: Image.Image, box: preprocess.Box, side: int, rules: ImageConfig) -> Image.Image:
+def by_means(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Pixels:
     """Resample means of pixels, of as many as leave `GAP` for each that is seen."""
-    return image.resize((side, side), preprocess.RESAMPLING[rules.resample], box, reducing_gap=GAP)
+    return np.asarray(image.resize((side, side), FILTERS[rules.resample], box, reducing_gap=GAP))
 
 
-def in_floats(image: Image.Image, box: preprocess.Box, side: int, rules: ImageConfig) -> Image.Image:
+def in_floats(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Pixels:
     """Resample in floating point, where Pillow rounds to 8 bits between its two passes."""
-    filtering = preprocess.RESAMPLING[rules.resample]
+    filtering = FILTERS[rules.resample]
     channels = [channel.convert("F").resize((side, side), filtering, box) for channel in image.split()]
-    return Image.fromarray(np.rint(np.clip(np.dstack(channels), 0, 255)).astype(np.uint8))
+    return np.rint(np.clip(np.dstack(channels), 0, 255)).astype(np.uint8)
 
 
 def compare_scales(backbone: str, files: list[bytes]) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.decode import decode, features_digest
-from fruitpipe.vision.preprocess import equalised, pixels_of, preprocess, trimmed
+from fruitpipe.vision.preprocess import equalised, preprocess, trimmed
 
 STEPS: dict[str, list[Any]] = {
     "decode": ["exact"],
@@ -40,7 +40,7 @@ COLOURS = st.tuples(*3 * [st.integers(0, 255)])
 
 
 def prepare(image: Image.Image, side: int, rules: ImageConfig) -> NDArray[np.uint8]:
-    return pixels_of(preprocess(image, (0, 0, *image.size), side, rules))
+    return preprocess(image, (0, 0, *image.size), side, rules)
 
 
 def prepared(image: Image.Image, side: int, **rules: Any) -> NDArray[np.int16]:

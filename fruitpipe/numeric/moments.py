@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+ROWS = 64
+"""Of a scatter that is corrected, at once: all of them would be another one in memory."""
 TOGETHER = 64
 """Moments that are added one after another. Fixed, as the last bits depend on the order of additions."""
 
@@ -51,10 +53,11 @@ class Moments:
             return self if self.count else other
         count = self.count + other.count
         delta = other.mean - self.mean
-        between = np.outer(delta, delta)  # symmetric to the bit
-        between *= self.count * other.count / count
         scatter = self.scatter + other.scatter
-        scatter += between
+        for first in range(0, len(delta), ROWS):
+            between = np.outer(delta[first : first + ROWS], delta)  # of the whole, symmetric to the bit
+            between *= self.count * other.count / count
+            scatter[first : first + ROWS] += between
         return Moments(count, self.mean + delta * (other.count / count), scatter)
 
 

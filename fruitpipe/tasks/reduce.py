@@ -147,7 +147,7 @@ def moments_of(blocks: Iterable[NDArray[np.floating]]) -> Moments:
 def write_moments(store: Store, run: str, level: int, number: int, moments: Moments) -> None:
     arrays = io.BytesIO()
     np.savez(arrays, count=moments.count, mean=moments.mean, upper=upper_half(moments.scatter))
-    store.put(moments_name(run, level, number), arrays.getvalue())
+    store.put(moments_name(run, level, number), arrays.getbuffer())
 
 
 def read_moments(store: Store, run: str, level: int, numbers: Iterable[int]) -> Iterator[Moments]:

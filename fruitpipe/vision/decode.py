@@ -16,7 +16,7 @@ from fruitpipe.vision.bad_image import BadImage, OutOfMemory
 from fruitpipe.vision.colours import to_rgb
 from fruitpipe.vision.formats import TIFF, largest, open_image, stated_size
 from fruitpipe.vision.metadata import SWAPPED, turn, turned, without_metadata
-from fruitpipe.vision.preprocess import pixels_of, preprocess
+from fruitpipe.vision.preprocess import preprocess
 from fruitpipe.vision.scale import ENOUGH, Twin, load, scale_for, smallest_scaled
 
 DECODE_RULES = 1
@@ -48,8 +48,6 @@ class Picture:
     width: int
     """of the original as seen, after its EXIF orientation, pixels"""
     height: int
-    image: Image.Image | None = None
-    """the same pixels, as Pillow has them; None where another process decoded them"""
 
 
 def decode(data: bytes | memoryview, side: int, rules: ImageConfig) -> Picture:
@@ -112,8 +110,7 @@ def decoded(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
                 width, height = (height, width) if upward in SWAPPED else (width, height)
             for number, look in enumerate(looks):
                 if scales[number] == scale:
-                    seen = preprocess(picture, whole, *look)
-                    pictures[number] = Picture(pixels_of(seen), width, height, seen)
+                    pictures[number] = Picture(preprocess(picture, whole, *look), width, height)
     return [pictures[number] for number in range(len(looks))]
 
 

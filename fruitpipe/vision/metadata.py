@@ -9,7 +9,7 @@ from contextlib import suppress
 from PIL import Image
 
 from fruitpipe.vision.formats import JPEG, PNG
-from fruitpipe.vision.preprocess import Box
+from fruitpipe.vision.resampling import Box
 
 ORIENTATION, SHORT = 0x0112, 3
 """Tag of EXIF and type of its value."""

@@ -9,12 +9,11 @@ side x side pixels, so their cost does not depend on the picture.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps
 
 from fruitpipe.config import ImageConfig
+from fruitpipe.vision.resampling import Box, Pixels, resample
 
-RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 TOLERANCE = 24
 """Levels of 255 by which a channel of the background may differ: more than JPEG's noise on it, less than a shadow."""
 SKETCH = 256
@@ -26,9 +25,6 @@ CUTOFF = 0.5
 TILES, LIMIT = 8, 2.0
 """Of adaptive equalisation (Zuiderveld, 1994): tiles a side, and how many times the mean a level may count."""
 
-Box = tuple[float, float, float, float]
-"""left, upper, right, lower, pixels"""
-
 
 def density(box: Box, side: int, rules: ImageConfig) -> float:
     """Pixels of a box for each that the backbone sees, across or down, where they are fewer."""
@@ -36,30 +32,23 @@ def density(box: Box, side: int, rules: ImageConfig) -> float:
     return (max(width, height) if rules.resize == "pad" else min(width, height)) / side
 
 
-def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) -> Image.Image:
-    """An RGB picture of any size as the backbone is to see it, side x side, RGB or L.
+def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) -> Pixels:
+    """An RGB picture of any size as the backbone is to see it, (side, side, 3), which may not be written to.
+
+    What is grey is one channel in memory, seen three times.
 
     whole: the box that the picture fills, whose edges may be fractions.
     """
     box = cropped(trimmed(image) if rules.background == "trim" else whole, rules)
-    image = resized(image.convert("L") if rules.grey else image, box, side, rules)
+    pixels = resized(image.convert("L") if rules.grey else image, box, side, rules)
     if rules.denoise:
         from fruitpipe.vision.opencv import cv2
 
-        image = Image.fromarray(cv2.medianBlur(np.asarray(image), 3))
+        pixels = np.asarray(cv2.medianBlur(pixels, 3), np.uint8)
     if rules.equalise != "none":
-        image = equalised(image, adaptive=rules.equalise == "adaptive")
+        pixels = np.asarray(equalised(Image.fromarray(pixels), adaptive=rules.equalise == "adaptive"))
     if rules.contrast:
-        image = ImageOps.autocontrast(image, CUTOFF, preserve_tone=True)
-    return image
-
-
-def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    """Of an RGB or L picture, shape (height, width, 3), which may not be written to.
-
-    What is grey is one channel in memory, seen three times.
-    """
-    pixels = np.asarray(image)
+        pixels = np.asarray(ImageOps.autocontrast(Image.fromarray(pixels), CUTOFF, preserve_tone=True))
     return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (*pixels.shape, 3))
 
 
@@ -96,21 +85,21 @@ def central(box: Box, width: float, height: float) -> Box:
     return left, upper, left + width, upper + height
 
 
-def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Image.Image:
-    """A box of the picture as side x side pixels."""
+def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Pixels:
+    """A box of an RGB or L picture as side x side pixels."""
     width, height = box[2] - box[0], box[3] - box[1]
-    resampling = RESAMPLING[rules.resample]
     match rules.resize:
         case "stretch":
-            return image.resize((side, side), resampling, box)
+            return resample(image, (side, side), rules.resample, box)
         case "crop":
             short = min(width, height)
-            return image.resize((side, side), resampling, central(box, short, short))
+            return resample(image, (side, side), rules.resample, central(box, short, short))
         case "pad":
             scale = side / max(width, height)
-            inner = max(round(width * scale), 1), max(round(height * scale), 1)
-            square = Image.new(image.mode, (side, side), background(image.reduce(factors(image))))
-            square.paste(image.resize(inner, resampling, box), ((side - inner[0]) // 2, (side - inner[1]) // 2))
+            across, down = max(round(width * scale), 1), max(round(height * scale), 1)
+            square = np.asarray(Image.new(image.mode, (side, side), background(image.reduce(factors(image))))).copy()
+            left, upper = (side - across) // 2, (side - down) // 2
+            square[upper : upper + down, left : left + across] = resample(image, (across, down), rules.resample, box)
             return square
 
 

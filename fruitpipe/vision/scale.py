@@ -12,7 +12,8 @@ from PIL import Image, JpegImagePlugin
 
 from fruitpipe.config import ImageConfig
 from fruitpipe.vision.metadata import jpeg_segments
-from fruitpipe.vision.preprocess import Box, cropped, density
+from fruitpipe.vision.preprocess import cropped, density
+from fruitpipe.vision.resampling import Box
 
 ENOUGH = 5
 """Pixels, across and down, for each that the backbone sees: with as many, features change less than by saving the

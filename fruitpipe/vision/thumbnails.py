@@ -45,7 +45,7 @@ def shape_of(width: int, height: int, side: int, rules: ImageConfig) -> Shape:
 def thumbnail(picture: Picture, side: int, rules: ImageConfig) -> Image.Image:
     """What a backbone sees, small: means of some pixels, and then the exact size."""
     shape = shape_of(picture.width, picture.height, side, rules)
-    image = picture.image or Image.fromarray(np.ascontiguousarray(picture.pixels))
+    image = Image.fromarray(np.ascontiguousarray(picture.pixels))
     return image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=1)
 
 

@@ -1,0 +1,71 @@
+"""What compiled resampling saves: features with it and with Pillow's, which have the same bits, in turns.
+
+One process featurizes the same images as a worker does, group by group. Groups are short, so that the machine's drift
+meets both alike; what counts is the median of their ratios, by CPU time, which others on the machine have no part in.
+
+    python benchmarks/resampling.py IMAGES
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from common import subset
+from limit import cached
+
+from fruitpipe.backbones import resolve
+from fruitpipe.config import Config, Environment
+from fruitpipe.source import Reader
+from fruitpipe.source.fetching import Image
+from fruitpipe.tasks.featurize import featurize
+from fruitpipe.vision.resampling import library
+
+GROUP = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("--count", type=int, help="take this many, evenly spaced [all]")
+    parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    if library() is None:
+        raise SystemExit("error: compile it first: python -m fruitpipe.vision.compile")
+
+    config = Config(input="IMAGES", output="OUT", backbone=options.backbone)
+    engine = resolve(config, Environment.read()).engine.start()
+    reader = Reader(config.s3, config.image.max_bytes)
+
+    def made(group: list[Image], compiled: bool) -> tuple[float, bytes]:
+        with nullcontext() if compiled else patch("fruitpipe.vision.resampling.library", lambda: None):
+            start = time.process_time()
+            _, features = featurize(group, engine, config.image, reader)
+            return time.process_time() - start, np.asarray(features).tobytes()
+
+    ratios = []
+    with tempfile.TemporaryDirectory(prefix="fruitpipe-resampling-") as folder:
+        paths = cached(subset(options.images, options.count, Path(folder, "images")))
+        groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
+        made(groups[0], compiled=True)
+        for number in range(options.rounds):
+            for place, group in enumerate(groups):
+                order = (True, False) if (place + number) % 2 else (False, True)
+                found = {compiled: made(group, compiled) for compiled in order}
+                (ours, features), (pillows, same) = found[True], found[False]
+                assert features == same, "the same bits"
+                ratios.append(pillows / ours)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    said = f"{options.backbone}, {len(paths)} images, {options.rounds} rounds"
+    print(f"{said}: rate compiled to Pillow's {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
+
+
+if __name__ == "__main__":
+    main()
