@@ -4,21 +4,26 @@ One process featurizes the same images as a worker does, group by group. Groups 
 meets both alike; what counts is the median of their ratios, by CPU time, which others on the machine have no part in.
 
     python benchmarks/resampling.py IMAGES
+    python benchmarks/resampling.py PHOTOGRAPHS --size 500 375
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import statistics
 import tempfile
 import time
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 from common import subset
 from limit import cached
+from photographs import FORMATS, photographs, saved
+from PIL import Image as Pillow
 
 from fruitpipe.backbones import resolve
 from fruitpipe.config import Config, Environment
@@ -30,10 +35,20 @@ from fruitpipe.vision.resampling import library
 GROUP = 8
 
 
+def resized(folder: Path, count: int, size: tuple[int, int], into: Path) -> Path:
+    """A folder of large photographs as JPEGs of another size."""
+    into.mkdir()
+    for number, data in enumerate(islice(photographs(folder), count)):
+        picture = Pillow.open(io.BytesIO(data)).convert("RGB").resize(size, Pillow.Resampling.LANCZOS)
+        (into / f"{number:05}.jpg").write_bytes(saved(picture, **FORMATS["JPEG"]))
+    return into
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, help="folder of images")
-    parser.add_argument("--count", type=int, help="take this many, evenly spaced [all]")
+    parser.add_argument("--count", type=int, default=60, help="take this many [%(default)s]")
+    parser.add_argument("--size", type=int, nargs=2, help="width and height, pixels, of JPEGs that are made of them")
     parser.add_argument("--backbone", default="mobilenet_v2")
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
@@ -52,7 +67,9 @@ def main() -> None:
 
     ratios = []
     with tempfile.TemporaryDirectory(prefix="fruitpipe-resampling-") as folder:
-        paths = cached(subset(options.images, options.count, Path(folder, "images")))
+        into = Path(folder, "images")
+        size, count = options.size, options.count
+        paths = cached(resized(options.images, count, size, into) if size else subset(options.images, count, into))
         groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
         made(groups[0], compiled=True)
         for number in range(options.rounds):
@@ -63,7 +80,7 @@ def main() -> None:
                 assert features == same, "the same bits"
                 ratios.append(pillows / ours)
     low, middle, high = statistics.quantiles(ratios, n=4)
-    said = f"{options.backbone}, {len(paths)} images, {options.rounds} rounds"
+    said = f"{options.backbone}, {len(paths)} images{' of {} x {}'.format(*size) if size else ''}"
     print(f"{said}: rate compiled to Pillow's {middle:.3f}, quartiles {low:.3f} and {high:.3f}")
 
 

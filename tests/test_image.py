@@ -124,6 +124,10 @@ for package in fruitpipe, numpy, pyspark:
     container("-c", script, entrypoint="python")
 
 
+def test_resampling_is_compiled():
+    container("-c", "from fruitpipe.vision.resampling import library; assert library()", entrypoint="python")
+
+
 def test_layers_hold_no_secrets(built):
     """Those included that a later layer hides."""
     assert len(built) >= 5
