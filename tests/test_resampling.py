@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fruitpipe.vision import resampling
-from fruitpipe.vision.resampling import FILTERS, LARGEST, LIBRARY, Filter, resample
+from fruitpipe.vision.resampling import FILTERS, LIBRARY, STRIP, Filter, resample
 
 SIZES = st.one_of(st.integers(1, 9), st.integers(1, 700))
 MODES = st.sampled_from(["RGB", "L"])
@@ -63,12 +63,13 @@ def test_has_the_bits_of_pillow(
     assert np.array_equal(found, by_pillow(image, size, name, box))
 
 
-@pytest.mark.parametrize(("width", "height"), [(LARGEST // 8, 8), (8, LARGEST // 8), (2000, 2000), (2001, 2000)])
-def test_large_and_long_pictures_have_them_too(width: int, height: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "height"), [(STRIP + 1, 3), (3, STRIP + 1), (STRIP // 100, 100), (700, 900), (1800, 1200), (500, 2500)]
+)
+def test_pictures_of_several_strips_have_them_too(width: int, height: int) -> None:
     image = noise(width, height, "RGB", 1)
-    for size in ((224, 224), (3, 300)):
-        whole = (0, 0, width, height)
-        assert np.array_equal(resample(image, size, "bicubic", whole), by_pillow(image, size, "bicubic", whole))
+    for size, box in product(((224, 224), (3, 300)), ((0, 0, width, height), (0.4, 1.3, width - 1, height - 0.2))):
+        assert np.array_equal(resample(image, size, "bicubic", box), by_pillow(image, size, "bicubic", box))
 
 
 def test_the_order_of_both_axes_is_pillows() -> None:

@@ -28,8 +28,8 @@ SEVERAL = b"MPF\0"
 """Before the directory of a JPEG with several pictures."""
 SLY = re.compile(b"IHDR|Raw profile type")
 """In a PNG, after its header: another one, which Pillow takes instead, and texts that it reads as EXIF."""
-PIXEL, COPY = 4, 3
-"""Bytes of a pixel in Pillow's memory, for all but grey ones, and in the copy that is resampled."""
+PIXEL = 4
+"""Bytes of a pixel in Pillow's memory, for all but grey ones."""
 
 
 def is_cheap(data: bytes | memoryview, side: int, rules: ImageConfig) -> bool:
@@ -46,8 +46,7 @@ def png_is_cheap(data: bytes | memoryview, side: int) -> bool:
     if not 24 <= len(data) <= PNG_BYTES or data[12:16] != b"IHDR" or SLY.search(data, 16):
         return False
     width, height = struct.unpack_from(">II", data, 16)
-    # As it is, as RGB, as wide as it will be, and the copy.
-    return bool(((2 * width + side) * PIXEL + width * COPY) * height <= CHEAP)
+    return bool((2 * width + side) * height * PIXEL <= CHEAP)  # as it is, as RGB, and as wide as it will be
 
 
 def jpeg_is_cheap(data: bytes | memoryview, side: int, rules: ImageConfig) -> bool:
@@ -77,9 +76,8 @@ def frame_is_cheap(frame: memoryview, scans: memoryview, side: int, rules: Image
     kept = coefficients(frame, scans)
     if kept and sum(1 for _ in START.finditer(scans)) > MOST_SCANS:
         return False
-    pixels = picture(frame, scale)
-    held = pixels * (2 if frame[9] == 4 else 1) + pixels * COPY // PIXEL  # of CMYK, RGB is made
-    return kept + held + side * int(height) // scale * PIXEL <= CHEAP
+    pixels = picture(frame, scale) * (2 if frame[9] == 4 else 1)  # of CMYK, RGB is made
+    return kept + pixels + side * int(height) // scale * PIXEL <= CHEAP
 
 
 def scale_of_frame(frame: memoryview, side: int, rules: ImageConfig) -> int:

@@ -23,25 +23,41 @@ Filter = Literal["bicubic", "bilinear"]
 FILTERS: dict[Filter, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 ONE = 1 << 22
 """The weight 1."""
-LARGEST = 4_000_000
-"""Pixels of a picture, of more of which a copy takes as long as the compiled code saves."""
+STRIP = 200_000
+"""Pixels that are copied at once. Of a large picture, more would be memory that is new to the process."""
 LIBRARY = Path(__file__).with_name("resample.so")
 """What `python -m fruitpipe.vision.compile` makes of resample.c."""
 
 
 def resample(image: Image.Image, size: tuple[int, int], name: Filter, box: Box) -> Pixels:
     """A box of an RGB or L picture, as (width, height) pixels, which may not be written to."""
-    if (compiled := library()) is None or image.width * image.height > LARGEST:
+    if (compiled := library()) is None:
         return np.asarray(image.resize(size, FILTERS[name], box))
+    width, height = image.size
     left, upper, right, lower = box
-    across = filtering(name, image.width, left, right, size[0])
-    down = filtering(name, image.height, upper, lower, size[1])
-    pixels = np.asarray(image)
+    across = filtering(name, width, left, right, size[0])
+    down = filtering(name, height, upper, lower, size[1])
     # Pillow rounds to whole levels between both, so their order counts: this is its own.
-    if image.height - size[1] > max(2 * (image.width - size[0]), 0):
-        return compiled.across(compiled.down(pixels, down), across)
-    used = slice(down.first[0], down.first[-1] + down.taps)
-    return compiled.down(compiled.across(pixels[used], across), down._replace(first=down.first - down.first[0]))
+    if height - size[1] > max(2 * (width - size[0]), 0):
+        strips = [(start, 0, end, height) for start, end in strips_of(range(width), height)]
+        made = [compiled.down(pixels_of(image, strip), down) for strip in strips]
+        return compiled.across(np.concatenate(made, axis=1), across)
+    first = int(down.first[0])
+    used = range(first, int(down.first[-1]) + down.taps)
+    strips = [(0, start, width, end) for start, end in strips_of(used, width)]
+    made = [compiled.across(pixels_of(image, strip), across) for strip in strips]
+    return compiled.down(np.concatenate(made), down._replace(first=down.first - first))
+
+
+def strips_of(lines: range, length: int) -> list[tuple[int, int]]:
+    """First and last but one of some lines together, which have some STRIP pixels."""
+    together = max(STRIP // length, 1)
+    return [(first, min(first + together, lines.stop)) for first in lines[::together]]
+
+
+def pixels_of(image: Image.Image, strip: tuple[int, int, int, int]) -> Pixels:
+    """A copy of them."""
+    return np.asarray(image if strip == (0, 0, *image.size) else image.crop(strip))
 
 
 class Filtering(NamedTuple):
