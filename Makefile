@@ -20,7 +20,7 @@ help: ## List the targets
 
 setup: $(VENV)/ready ## Make the virtual environment and install Java where it is missing
 
-$(VENV)/ready: pyproject.toml scripts/setup fruitpipe/vision/resample.c
+$(VENV)/ready: pyproject.toml scripts/setup fruitpipe/vision/compile.py fruitpipe/vision/resample.c
 	@scripts/setup $(PYTHON) $(VENV)
 	@touch $@
 
@@ -98,4 +98,4 @@ audit: setup ## Look for known vulnerabilities in the image's requirements; asks
 		"answers; some mirrors have no advisories" >&2; exit 1; }
 
 clean: ## Remove what make has made
-	rm -rf $(VENV) $(DEMO) dist
+	rm -rf $(VENV) $(DEMO) dist fruitpipe/vision/resample-*.so

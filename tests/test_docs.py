@@ -17,6 +17,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -314,6 +315,10 @@ def are_tests(desk: Desk, words: list[str]) -> None:
     assert all((ROOT / name).exists() for name in words[3:])
 
 
+def is_a_module(desk: Desk, words: list[str]) -> None:
+    assert find_spec(words[2])
+
+
 def ends_well(desk: Desk, words: list[str]) -> None:
     """In the shell, of programs that are everywhere."""
     line = " ".join(word if word in {"|", "&&"} else shlex.quote(word) for word in words)
@@ -339,6 +344,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"benchmarks/": takes_options,
     r"cd ": ends_well,
     r"\.venv/bin/python -m pytest ": are_tests,
+    r"python -m ": is_a_module,
 }
 
 

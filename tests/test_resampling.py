@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -17,16 +18,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fruitpipe.vision import resampling
-from fruitpipe.vision.resampling import FILTERS, LIBRARY, STRIP, Filter, resample
+from fruitpipe.vision.resampling import FILTERS, SOURCE, STRIP, Filter, Library, compiled_file, filtering, resample
 
 SIZES = st.one_of(st.integers(1, 9), st.integers(1, 700))
 MODES = st.sampled_from(["RGB", "L"])
 
 
-@pytest.fixture(autouse=True)
-def compiled() -> None:
-    if not LIBRARY.exists():
-        unavailable("resample.c is not compiled: python -m fruitpipe.vision.compile")
+@pytest.fixture(scope="module")
+def compiled() -> Library:
+    return resampling.library() or unavailable("resample.c is not compiled: python -m fruitpipe.vision.compile")
 
 
 def noise(width: int, height: int, mode: str, seed: int) -> Image.Image:
@@ -46,10 +46,11 @@ def boxes(draw: st.DrawFn) -> tuple[int, int, tuple[float, float, float, float]]
     if draw(st.booleans()):
         return width, height, (0, 0, width, height)
     left, upper = (draw(st.floats(0, length - 0.5)) for length in (width, height))
-    right, lower = draw(st.floats(left + 0.25, width)), draw(st.floats(upper + 0.25, height))
+    right, lower = draw(st.floats(left, width)), draw(st.floats(upper, height))
     return width, height, (left, upper, right, lower)
 
 
+@pytest.mark.usefixtures("compiled")
 @settings(max_examples=400, deadline=None)
 @given(boxes(), st.tuples(SIZES, SIZES), st.sampled_from(sorted(FILTERS)), MODES, st.integers(0))
 def test_has_the_bits_of_pillow(
@@ -57,21 +58,32 @@ def test_has_the_bits_of_pillow(
 ) -> None:
     width, height, box = picture
     image = noise(width, height, mode, seed)
-    assert resampling.library()
     found = resample(image, size, name, box)
     assert found.shape == (size[1], size[0], 3)[: 3 if mode == "RGB" else 2]
     assert np.array_equal(found, by_pillow(image, size, name, box))
 
 
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(
-    ("width", "height"), [(STRIP + 1, 3), (3, STRIP + 1), (STRIP // 100, 100), (700, 900), (1800, 1200), (500, 2500)]
+    ("width", "height"), [(STRIP + 1, 3), (3, STRIP + 1), (700, 900), (1800, 1200), (500, 2500), (70_001, 4)]
 )
-def test_pictures_of_several_strips_have_them_too(width: int, height: int) -> None:
-    image = noise(width, height, "RGB", 1)
+def test_pictures_of_several_strips_have_them_too(width: int, height: int, mode: str) -> None:
+    image = noise(width, height, mode, 1)
     for size, box in product(((224, 224), (3, 300)), ((0, 0, width, height), (0.4, 1.3, width - 1, height - 0.2))):
-        assert np.array_equal(resample(image, size, "bicubic", box), by_pillow(image, size, "bicubic", box))
+        for name in FILTERS:
+            assert np.array_equal(resample(image, size, name, box), by_pillow(image, size, name, box))
 
 
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("box", [(0, 0, 10.01, 10), (0, -0.01, 10, 10), (10.2, 0, 10.9, 10), (7, 0, 6, 10)])
+def test_a_box_beyond_the_picture_is_refused_as_pillow_does(box: resampling.Box) -> None:
+    for way in (resample, by_pillow):
+        with pytest.raises(ValueError, match=r"."):
+            way(noise(10, 10, "RGB", 0), (5, 5), "bicubic", box)
+
+
+@pytest.mark.usefixtures("compiled")
 def test_the_order_of_both_axes_is_pillows() -> None:
     """Which rounds to whole levels between them: of sizes around where it changes."""
     for size, more in product([(40, 30), (90, 20)], range(-2, 3)):
@@ -82,6 +94,7 @@ def test_the_order_of_both_axes_is_pillows() -> None:
             assert np.array_equal(resample(image, size, "bicubic", whole), by_pillow(image, size, "bicubic", whole))
 
 
+@pytest.mark.usefixtures("compiled")
 def test_where_it_is_not_compiled_pillow_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     image, asked = noise(50, 40, "RGB", 2), ((20, 30), "bilinear", (1.5, 2, 40, 30))
     found = resample(image, *asked)  # type: ignore[arg-type]
@@ -98,27 +111,61 @@ def test_where_it_is_not_compiled_pillow_does_it(monkeypatch: pytest.MonkeyPatch
     assert called
 
 
-def test_compiling_says_what_is_missing(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_told_once_and_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of another machine, or where no more memory may be had."""
+    (tmp_path / "resample.so").touch()
+    monkeypatch.setattr(resampling, "compiled_file", lambda: tmp_path / "resample.so")
+    resampling.library.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Pillow resamples, in the same bits, but it takes longer: .*too short"):
+            found = resampling.library()
+        assert (found, resampling.library()) == (None, None)
+    finally:
+        resampling.library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def compiler() -> str:
+    return shutil.which("cc") or unavailable("no C compiler")
+
+
+def compile_to(file: Path, compiler: str, *options: str) -> Path:
+    subprocess.run([compiler, "-std=c11", *options, "-shared", "-fPIC", "-o", file, SOURCE], check=True)
+    return file
+
+
+@pytest.mark.parametrize(("compiler", "said"), [("cc-of-nobody", "no cc-of-nobody: install"), ("false", "false ended")])
+def test_compiling_says_what_is_missing(compiler: str, said: str) -> None:
+    before = compiled_file().exists()
     command = [sys.executable, "-P", "-m", "fruitpipe.vision.compile"]
-    done = subprocess.run(
-        command, env=os.environ | {"CC": str(tmp_path / "cc")}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=os.environ | {"CC": compiler}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == f"error: no {tmp_path / 'cc'}: install a C compiler, or go without: Pillow gives the same.\n"
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.endswith("Pillow gives the same.\n")
+    assert compiled_file().exists() == before
 
 
-def test_the_code_has_no_warnings() -> None:
-    command = ["cc", "-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Werror", "-fsyntax-only"]
-    subprocess.run([*command, LIBRARY.with_suffix(".c")], check=True)
+def test_the_code_has_no_warnings(compiler: str) -> None:
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
+    subprocess.run([compiler, "-std=c11", *warnings, "-fsyntax-only", SOURCE], check=True)
+
+
+def test_all_processors_give_the_same(tmp_path: Path, compiler: str, compiled: Library) -> None:
+    plain = Library(compile_to(tmp_path / "plain.so", compiler, "-O3", "-DONE_PROCESSOR"))
+    for mode in ("RGB", "L"):
+        pixels = np.asarray(noise(301, 203, mode, 5))
+        across, down = filtering("bicubic", 301, 0, 301, 224), filtering("bicubic", 203, 0, 203, 224)
+        columns = plain.across(pixels, across)
+        assert np.array_equal(columns, compiled.across(pixels, across))
+        assert np.array_equal(plain.down(columns, down), compiled.down(columns, down))
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O1", "-O3"])
-def test_it_stays_within_its_arrays(tmp_path: Path, level: str) -> None:
+def test_it_stays_within_its_arrays(tmp_path: Path, compiler: str, level: str) -> None:
     """Under the sanitizers of addresses and of undefined behaviour, which end a process that does not."""
-    library = tmp_path / "resample.so"
-    options = ["-std=c11", level, "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run(["cc", *options, "-o", library, LIBRARY.with_suffix(".c")], check=True)
-    preload = subprocess.run(["cc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    library = compile_to(tmp_path / "resample.so", compiler, level, *sanitizers)
+    preload = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
     environment = os.environ | {"LD_PRELOAD": preload.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", WITHIN, library], env=environment, capture_output=True, text=True, check=False

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from fruitpipe.vision.resampling import LIBRARY
+from fruitpipe.vision.resampling import SOURCE, compiled_file
 
 OPTIONS = ("-std=c11", "-O3", "-shared", "-fPIC", "-s")
 
@@ -14,15 +14,20 @@ OPTIONS = ("-std=c11", "-O3", "-shared", "-fPIC", "-s")
 def main() -> int:
     """The exit code."""
     compiler = os.environ.get("CC", "cc")
-    made = LIBRARY.with_suffix(".new")
+    file = compiled_file()
+    made = file.with_suffix(f".{os.getpid()}")
     try:
-        subprocess.run([compiler, *OPTIONS, "-o", made, LIBRARY.with_suffix(".c")], check=True)
+        subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], check=True)
     except FileNotFoundError:
         print(f"error: no {compiler}: install a C compiler, or go without: Pillow gives the same.", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:
-        return error.returncode
-    made.replace(LIBRARY)  # at once: a process may have it open
+        print(f"error: {compiler} ended with {error.returncode}: see above. Pillow gives the same.", file=sys.stderr)
+        return 2
+    made.replace(file)  # at once: a process may have it open
+    for earlier in SOURCE.parent.glob(f"{file.stem.rpartition('-')[0]}-*.so"):
+        if earlier != file:
+            earlier.unlink()
     return 0
 
 

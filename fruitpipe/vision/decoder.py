@@ -24,6 +24,7 @@ from fruitpipe.errors import in_words
 from fruitpipe.vision.bad_image import BadImage, OutOfMemory
 from fruitpipe.vision.cost import is_cheap, least_memory
 from fruitpipe.vision.decode import Look, Picture, decode_for
+from fruitpipe.vision.resampling import library
 
 COMMAND = (sys.executable, "-P", "-c", "from fruitpipe.vision.decoder import serve; serve()")
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -200,6 +201,7 @@ def serve() -> NoReturn:
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    library()  # now, not when an image's limit holds
     own = address_space()
 
     def limit(request: dict[str, Any]) -> None:

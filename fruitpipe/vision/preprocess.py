@@ -49,6 +49,7 @@ def preprocess(image: Image.Image, whole: Box, side: int, rules: ImageConfig) ->
         pixels = np.asarray(equalised(Image.fromarray(pixels), adaptive=rules.equalise == "adaptive"))
     if rules.contrast:
         pixels = np.asarray(ImageOps.autocontrast(Image.fromarray(pixels), CUTOFF, preserve_tone=True))
+    pixels.flags.writeable = False
     return pixels if pixels.ndim == 3 else np.broadcast_to(pixels[..., np.newaxis], (*pixels.shape, 3))
 
 

@@ -1,16 +1,16 @@
 /* Weighted sums of lines of 8-bit pixels, in whole numbers, to the bit those of Pillow.
 
-   All loops that take time are of a fixed length, of which compilers make vector code. */
+   Nearly all loops that take time are of a fixed length, of which compilers make vector code. */
 
 #include <stdint.h>
 #include <stdlib.h>
 
 enum {
-    PLACES = 22, /* binary places of a weight; sums fit into 32 bits, as weights add up to 1 and few are negative */
+    PLACES = 22, /* binary places of a weight; absolute weights add up to less than 2, so that sums fit into 32 bits */
     LANES = 96   /* sums that are made at once */
 };
 
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && !defined(ONE_PROCESSOR)
 /* Code for three generations of processors; which one runs is decided when the library is loaded. */
 #define BEST __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else

@@ -1,15 +1,20 @@
 """Resampling as Pillow does it, to the bit, but several times as fast where its compiled code was built.
 
-Weights are those of Pillow's `Resample.c`: same operations, in the same order.
+Weights are those of Pillow's `Resample.c`: same operations, in the same order. Compilers for ARM may fuse some of
+Pillow's, which has changed no weight that was looked at.
 """
 
 from __future__ import annotations
 
 import ctypes
+import platform
+import sys
+import warnings
 from functools import cache, lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +29,12 @@ FILTERS: dict[Filter, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, 
 ONE = 1 << 22
 """The weight 1."""
 STRIP = 200_000
-"""Pixels that are copied at once. Of a large picture, more would be memory that is new to the process."""
-LIBRARY = Path(__file__).with_name("resample.so")
-"""What `python -m fruitpipe.vision.compile` makes of resample.c."""
+"""Pixels copied at once. More would be memory that is new to the process, which costs more than the sums."""
+SOURCE = Path(__file__).with_name("resample.c")
 
 
 def resample(image: Image.Image, size: tuple[int, int], name: Filter, box: Box) -> Pixels:
-    """A box of an RGB or L picture, as (width, height) pixels, which may not be written to."""
+    """A box of an RGB or L picture, as (width, height) pixels. Raises ValueError where it is not within the picture."""
     if (compiled := library()) is None:
         return np.asarray(image.resize(size, FILTERS[name], box))
     width, height = image.size
@@ -41,23 +45,27 @@ def resample(image: Image.Image, size: tuple[int, int], name: Filter, box: Box) 
     if height - size[1] > max(2 * (width - size[0]), 0):
         strips = [(start, 0, end, height) for start, end in strips_of(range(width), height)]
         made = [compiled.down(pixels_of(image, strip), down) for strip in strips]
-        return compiled.across(np.concatenate(made, axis=1), across)
+        return compiled.across(joined(made, axis=1), across)
     first = int(down.first[0])
     used = range(first, int(down.first[-1]) + down.taps)
     strips = [(0, start, width, end) for start, end in strips_of(used, width)]
     made = [compiled.across(pixels_of(image, strip), across) for strip in strips]
-    return compiled.down(np.concatenate(made), down._replace(first=down.first - first))
+    return compiled.down(joined(made, axis=0), down._replace(first=down.first - first))
 
 
 def strips_of(lines: range, length: int) -> list[tuple[int, int]]:
-    """First and last but one of some lines together, which have some STRIP pixels."""
+    """First lines, and those after the last, of strips of some STRIP pixels, one line at least."""
     together = max(STRIP // length, 1)
     return [(first, min(first + together, lines.stop)) for first in lines[::together]]
 
 
 def pixels_of(image: Image.Image, strip: tuple[int, int, int, int]) -> Pixels:
-    """A copy of them."""
+    """A copy of a strip's pixels."""
     return np.asarray(image if strip == (0, 0, *image.size) else image.crop(strip))
+
+
+def joined(strips: list[Pixels], axis: int) -> Pixels:
+    return strips[0] if len(strips) == 1 else np.concatenate(strips, axis)
 
 
 class Filtering(NamedTuple):
@@ -73,10 +81,15 @@ class Filtering(NamedTuple):
         return int(self.weights.shape[1])
 
 
-@lru_cache(256)
+@lru_cache(64)
 def filtering(name: Filter, length: int, start: float, end: float, count: int) -> Filtering:
-    """How `count` pixels are made of those between two edges, on an axis of so many. Pillow takes edges as float32."""
+    """How `count` pixels are made of those between two edges, on an axis of so many. Pillow takes edges as float32.
+
+    Raises ValueError where these are not in their order, or beyond the axis.
+    """
     low, high = np.float32(start), np.float32(end)
+    if not 0 <= low <= high <= length:
+        raise ValueError(f"from {low} to {high} is not within {length} pixels.")
     scale = float(high - low) / count
     stretch = max(scale, 1.0)
     reach = REACH[name] * stretch
@@ -147,5 +160,18 @@ def at(array: NDArray[np.generic]) -> int:
 
 @cache
 def library() -> Library | None:
-    """None where it was not built."""
-    return Library(LIBRARY) if LIBRARY.exists() else None
+    """None where it was not compiled for this machine."""
+    file = compiled_file()
+    if not file.exists():
+        return None
+    try:
+        return Library(file)
+    except OSError as error:
+        warnings.warn(f"Pillow resamples, in the same bits, but it takes longer: {error}", stacklevel=2)
+        return None
+
+
+def compiled_file() -> Path:
+    """What `python -m fruitpipe.vision.compile` makes: of this source alone, for this kind of machine."""
+    version = f"{crc32(SOURCE.read_bytes()):08x}"
+    return SOURCE.with_name(f"resample-{sys.platform}-{platform.machine()}-{version}.so")
