@@ -1,8 +1,6 @@
 """What it costs to bound the memory and time of each image: features with the bounds and without, in turns.
 
-One process featurizes the same photographs as a worker does, group by group; every other time it decodes without
-asking what an image may take. Groups are short, so that the machine's drift meets both alike; what counts is
-the median of their ratios, by CPU time, which others on the machine do not take part in.
+Every other time, images are decoded without asking what one may take.
 
     python benchmarks/bounds.py IMAGES
 """
@@ -19,6 +17,7 @@ from unittest.mock import patch
 
 from common import subset
 from limit import cached
+from turns import in_turns
 
 from fruitpipe.backbones import resolve
 from fruitpipe.config import Config, Environment
@@ -49,16 +48,9 @@ def main() -> None:
             featurize(group, engine, config.image, reader)
             return time.process_time() - start
 
-    ratios = []
     with tempfile.TemporaryDirectory(prefix="fruitpipe-bounds-") as folder:
         paths = cached(subset(options.images, options.count, Path(folder, "images")))
-        groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
-        seconds(groups[0], bounds=True)
-        for number in range(options.rounds):
-            for place, group in enumerate(groups):
-                order = (True, False) if (place + number) % 2 else (False, True)
-                spent = {bounds: seconds(group, bounds) for bounds in order}
-                ratios.append(spent[False] / spent[True])
+        ratios = [free / bound for bound, free in in_turns(paths, GROUP, seconds, options.rounds)]
     said = f"{options.backbone}, {len(paths)} images, {options.rounds} rounds"
     low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"{said}: rate with bounds to without {middle:.3f}, quartiles {low:.3f} and {high:.3f} (target 0.99)")

@@ -1,10 +1,7 @@
 """What compiled resampling saves: features with it and with Pillow's, which have the same bits, in turns.
 
-One process featurizes the same images as a worker does, group by group. Groups are short, so that the machine's drift
-meets both alike; what counts is the median of their ratios, by CPU time, which others on the machine have no part in.
-
-    python benchmarks/resampling.py IMAGES
-    python benchmarks/resampling.py PHOTOGRAPHS --size 500 375
+python benchmarks/resampling.py IMAGES
+python benchmarks/resampling.py PHOTOGRAPHS --size 500 375
 """
 
 from __future__ import annotations
@@ -19,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 from common import subset
 from limit import cached
 from photographs import FORMATS, photographs, saved
 from PIL import Image as Pillow
+from turns import in_turns
 
 from fruitpipe.backbones import resolve
 from fruitpipe.config import Config, Environment
@@ -59,26 +56,21 @@ def main() -> None:
     engine = resolve(config, Environment.read()).engine.start()
     reader = Reader(config.s3, config.image.max_bytes)
 
-    def made(group: list[Image], compiled: bool) -> tuple[float, bytes]:
+    made: dict[str, bytes] = {}
+
+    def seconds(group: list[Image], compiled: bool) -> float:
         with nullcontext() if compiled else patch("fruitpipe.vision.resampling.library", lambda: None):
             start = time.process_time()
             _, features = featurize(group, engine, config.image, reader)
-            return time.process_time() - start, np.asarray(features).tobytes()
+            spent = time.process_time() - start
+        assert made.setdefault(group[0].path, features.tobytes()) == features.tobytes(), "the same bits"
+        return spent
 
-    ratios = []
     with tempfile.TemporaryDirectory(prefix="fruitpipe-resampling-") as folder:
         into = Path(folder, "images")
         size, count = options.size, options.count
         paths = cached(resized(options.images, count, size, into) if size else subset(options.images, count, into))
-        groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
-        made(groups[0], compiled=True)
-        for number in range(options.rounds):
-            for place, group in enumerate(groups):
-                order = (True, False) if (place + number) % 2 else (False, True)
-                found = {compiled: made(group, compiled) for compiled in order}
-                (ours, features), (pillows, same) = found[True], found[False]
-                assert features == same, "the same bits"
-                ratios.append(pillows / ours)
+        ratios = [pillows / ours for ours, pillows in in_turns(paths, GROUP, seconds, options.rounds)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     said = f"{options.backbone}, {len(paths)} images{' of {} x {}'.format(*size) if size else ''}"
     print(f"{said}: rate compiled to Pillow's {middle:.3f}, quartiles {low:.3f} and {high:.3f}")

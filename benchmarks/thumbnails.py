@@ -18,6 +18,7 @@ from pathlib import Path
 
 from common import count_images, fruitpipe, output, race, subset
 from limit import cached
+from turns import in_turns
 
 from fruitpipe.backbones import resolve
 from fruitpipe.config import Config, Environment
@@ -49,13 +50,7 @@ def in_worker(images: Path, side: int, backbone: str) -> None:
         return time.process_time() - start
 
     paths = cached(images)
-    groups = [[Image(str(path)) for path in paths[first : first + GROUP]] for first in range(0, len(paths), GROUP)]
-    seconds(groups[0], with_sheet=True)
-    costs = []
-    for place, group in enumerate(groups):
-        order = (True, False) if place % 2 else (False, True)
-        spent = {with_sheet: seconds(group, with_sheet) for with_sheet in order}
-        costs.append(spent[True] / spent[False] - 1)
+    costs = [sheets / none - 1 for sheets, none in in_turns(paths, GROUP, seconds)]
     low, middle, high = statistics.quantiles(costs, n=4) if len(costs) > 1 else 3 * costs
     told = f"{middle:+.1%}, quartiles {low:+.1%} and {high:+.1%} (target {TARGET:.0%})"
     print(f"{backbone}, CPU time of a worker, {len(paths)} images: {told}", flush=True)

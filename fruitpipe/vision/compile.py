@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -13,12 +14,12 @@ OPTIONS = ("-std=c11", "-O3", "-shared", "-fPIC", "-s")
 
 def main() -> int:
     """The exit code."""
-    compiler = os.environ.get("CC", "cc")
+    compiler = os.environ.get("CC") or "cc"
     file = compiled_file()
     made = file.with_suffix(f".{os.getpid()}")
     try:
-        subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], check=True)
-    except FileNotFoundError:
+        subprocess.run([*shlex.split(compiler), *OPTIONS, "-o", made, SOURCE], check=True)
+    except (FileNotFoundError, PermissionError):
         print(f"error: no {compiler}: install a C compiler, or go without: Pillow gives the same.", file=sys.stderr)
         return 2
     except subprocess.CalledProcessError as error:

@@ -98,7 +98,7 @@ def resized(image: Image.Image, box: Box, side: int, rules: ImageConfig) -> Pixe
         case "pad":
             scale = side / max(width, height)
             across, down = max(round(width * scale), 1), max(round(height * scale), 1)
-            square = np.asarray(Image.new(image.mode, (side, side), background(image.reduce(factors(image))))).copy()
+            square = np.array(Image.new(image.mode, (side, side), background(image.reduce(factors(image)))))
             left, upper = (side - across) // 2, (side - down) // 2
             square[upper : upper + down, left : left + across] = resample(image, (across, down), rules.resample, box)
             return square

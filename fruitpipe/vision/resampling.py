@@ -167,7 +167,8 @@ def library() -> Library | None:
     try:
         return Library(file)
     except OSError as error:
-        warnings.warn(f"Pillow resamples, in the same bits, but it takes longer: {error}", stacklevel=2)
+        advice = "Compile it again: python -m fruitpipe.vision.compile"
+        warnings.warn(f"Pillow resamples, in the same bits, but it takes longer: {error}. {advice}", stacklevel=2)
         return None
 
 
