@@ -23,10 +23,11 @@ from fruitpipe.cli import doctor as diagnosis
 from fruitpipe.cli import kubernetes_access
 from fruitpipe.config import Config, load_config
 from fruitpipe.errors import UserError
+from fruitpipe.vision.resampling import compiled_file
 
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
 CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
-MACHINE = ["java", "memory", "weights", "spark"]
+MACHINE = ["java", "memory", "resampling", "weights", "spark"]
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,23 @@ def test_who_has_set_java_home_is_told_to_set_it_anew(given: bool, tmp_path: Pat
     found = doctor(dict(os.environ) | own, "--set", BACKBONE)
     assert "is too old for Spark. Install Java 17 or newer" in found["java"][1]
     assert found["java"][1].endswith(", and set JAVA_HOME to it or unset it." if given else ", or set JAVA_HOME.")
+
+
+def test_says_what_resamples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "resample.so"
+    monkeypatch.setattr(diagnosis, "compiled_file", lambda: file)
+    found = diagnosis.finding_of("resampling", diagnosis.resampling)
+    assert found.ok
+    assert found.message.startswith("by Pillow; `python -m fruitpipe.vision.compile`")
+    file.touch()
+    found = diagnosis.finding_of("resampling", diagnosis.resampling)
+    assert not found.ok
+    assert found.message.endswith(
+        ": compile it again by `python -m fruitpipe.vision.compile`. Until then, Pillow resamples."
+    )
+    if compiled_file().exists():
+        monkeypatch.setattr(diagnosis, "compiled_file", compiled_file)
+        assert diagnosis.resampling() == "by compiled code"
 
 
 def test_memory_is_what_the_chosen_part_of_a_network_needs() -> None:

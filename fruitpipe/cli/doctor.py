@@ -35,6 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
+from fruitpipe.vision.resampling import Library, compiled_file
 from fruitpipe.workers.cores import cores
 
 JVM = 1 << 30
@@ -66,6 +67,7 @@ def diagnose(config: Config, places: bool) -> Iterator[Finding]:
     can_do_without = is_by_processes(config.spark, environment)
     yield runtime if runtime.ok or not can_do_without else needless(runtime)
     yield finding_of("memory", lambda: memory(config))
+    yield finding_of("resampling", resampling)
     for part in config.parts.values():
         yield finding_of("weights", partial(weights, part, environment))
     if runtime.ok:
@@ -141,6 +143,17 @@ def workers_here(master: str) -> int:
     if local is None:
         return 0
     return cores() if master == "auto" or local[1] == "*" else int(local[1] or 1)
+
+
+def resampling() -> str:
+    compiling = "python -m fruitpipe.vision.compile"
+    if not (file := compiled_file()).exists():
+        return f"by Pillow; `{compiling}`, which needs a C compiler, makes it faster, in the same bits"
+    try:
+        Library(file)
+    except OSError as error:
+        raise UserError(f"{error}: compile it again by `{compiling}`. Until then, Pillow resamples.") from error
+    return "by compiled code"
 
 
 def weights(config: Config, environment: Environment) -> str:

@@ -5,23 +5,16 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from fruitpipe.cli.documents import print_json
-from fruitpipe.cli.options import AsJson, ConfigFile, Given, Result, Set
+from fruitpipe.cli.options import AsJson, ConfigFile, Given, MetricName, Result, RunArgument, Set
 
 commands = typer.Typer()
 
 
-class MetricName(StrEnum):
-    cosine = "cosine"
-    euclidean = "euclidean"
-
-
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
 Neighbours = Annotated[int, typer.Option("--k", min=1, max=1000, help="How many neighbours, the nearest.")]
 ByMetric = Annotated[MetricName, typer.Option("--metric", help="By the angle between vectors, or by their distance.")]
 

@@ -26,6 +26,11 @@ class Log(StrEnum):
     json = "json"
 
 
+class MetricName(StrEnum):
+    cosine = "cosine"
+    euclidean = "euclidean"
+
+
 Places = Annotated[
     list[str] | None,
     typer.Argument(
@@ -67,6 +72,8 @@ Verify = Annotated[
 Labels = Annotated[
     str | None, typer.Option(metavar="parent|none", help="Label of an image: the name of its folder, or none.")
 ]
+VERBOSE = ("--verbose", "-v")
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 KEYS = {
