@@ -16,7 +16,7 @@ from fruitpipe.config import Config, is_remote
 from fruitpipe.config.sidecar import MOST_BYTES
 from fruitpipe.engines.package import MOST, MOST_OF_A_TOKENIZER, Package, TextPackage, beside
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.objects import open_bucket, split
+from fruitpipe.objects import open_bucket, open_object, split
 
 TIMEOUT = 60
 """Seconds that a web server may be silent."""
@@ -76,7 +76,7 @@ def network_size(config: Config) -> int:
             with asked(name) as answer:
                 return int(answer.headers.get("Content-Length") or 0)
         if is_remote(name):
-            with open_bucket(name, config.s3).open(split(name)[2]) as file:
+            with open_object(name, config.s3) as file:
                 return file.seek(0, io.SEEK_END)
         return Path(name).stat().st_size
     except FileNotFoundError:

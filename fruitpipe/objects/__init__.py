@@ -4,7 +4,7 @@ from fruitpipe.objects.bucket import Bucket, Changed, Found
 from fruitpipe.objects.error_messages import Forbidden, NoBucket
 from fruitpipe.objects.keys import below
 from fruitpipe.objects.listing import list_pages
-from fruitpipe.objects.opening import bucket_of, open_bucket, prefix_of, split
+from fruitpipe.objects.opening import bucket_of, open_bucket, open_object, prefix_of, split
 
 __all__ = [
     "Bucket",
@@ -16,6 +16,7 @@ __all__ = [
     "bucket_of",
     "list_pages",
     "open_bucket",
+    "open_object",
     "prefix_of",
     "split",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from fruitpipe.config import Environment, S3Config, location
 from fruitpipe.errors import UserError
@@ -48,6 +48,11 @@ def open_bucket(url: str, s3: S3Config) -> Bucket:
         raise UserError(f"cannot use a URL: {str(error).rstrip('.')}.") from error
     with opening:
         return _open(chain(), f"{scheme}://{name}", s3)
+
+
+def open_object(url: str, s3: S3Config) -> BinaryIO:
+    """The object of a URL, to be read. Raises FileNotFoundError where it is missing, and what `open_bucket` does."""
+    return cast(BinaryIO, open_bucket(url, s3).open(split(url)[2]))
 
 
 @lru_cache

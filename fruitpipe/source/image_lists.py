@@ -1,9 +1,7 @@
 """Images that a file names: Parquet, CSV, JSON lines or text with their paths, or an inventory that S3 has made.
 
 A column `path` is needed; `label`, `etag` and `size` are used where they are there, row by row. CSV may be separated by
-commas, semicolons or tabs, or by what a first line `sep=` says, as Excel has it; texts may be in UTF-8 or UTF-16. Paths
-that are not absolute start from the list's folder. Files on disk are looked at for their etags; an object whose etag
-nobody says counts as one that never changes, so that a list costs no request for each image.
+commas, semicolons or tabs, or by what a first line `sep=` says, as Excel has it; texts may be in UTF-8 or UTF-16.
 """
 
 from __future__ import annotations
@@ -17,34 +15,26 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import BinaryIO, cast
-from urllib.parse import unquote_plus
+from typing import BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from fruitpipe.config import SCHEME, S3Config, is_remote, local_path, location
+from fruitpipe.config import S3Config, is_remote, local_path
 from fruitpipe.errors import UserError, first_line
-from fruitpipe.objects import open_bucket, split
-from fruitpipe.source.files import size_and_etag
-from fruitpipe.source.listing import LONGEST_TEXT, NAMELESS, SHOWN, are_images, parents_of, to_listing
+from fruitpipe.objects import open_object
+from fruitpipe.source import inventory
+from fruitpipe.source.list_rows import SCHEMA, listing_of
+from fruitpipe.source.listing import NAMELESS, SHOWN
 from fruitpipe.source.parquet_lists import ParquetList
 from fruitpipe.source.scope import Scope
 from fruitpipe.source.text_lists import first_lines, header_of, plain, read_csv, read_json, read_lines
 
-SCHEMA = {"path": pa.string(), "label": pa.string(), "etag": pa.string(), "size": pa.int64()}
-REMOTE = rf"^{SCHEME.pattern}"
-OBJECT = r"^(s3|gs|az)://[A-Za-z0-9]"
 SIMILAR = 0.8
 """How alike (difflib) a column's name and one of ours are where it seems to be a slip."""
 NOT_UTF_8 = re.compile("UTF-?8|surrogate|Invalid encoding")
 """How Arrow says so; that of a JSON list may be a byte of a name as Python's os.listdir has it."""
 OTHER_TYPE = re.compile(r"JSON parse error: Column\(/(\w+)\) changed from (\w+) to (\w+) in row (\d+)")
 """How Arrow says that a row's column is of another type; it counts rows from 0, in a block."""
-LARGEST_INVENTORY = 16 << 20
-"""Bytes of an inventory's manifest, which names some hundreds of parts."""
-INVENTORY = ("bucket", "key", "islatest", "isdeletemarker", "etag", "size")
-"""Its columns that matter."""
 
 
 def open_list(name: str, s3: S3Config) -> BinaryIO:
@@ -59,10 +49,6 @@ def open_list(name: str, s3: S3Config) -> BinaryIO:
         raise UserError(f"cannot read {name}: {error.strerror or error}.") from error
 
 
-def open_object(url: str, s3: S3Config) -> BinaryIO:
-    return cast(BinaryIO, open_bucket(url, s3).open(split(url)[2]))
-
-
 def list_named(
     name: str, by_parent: bool, s3: S3Config, others: Counter[str], allow: Sequence[str] = ()
 ) -> Iterator[pa.RecordBatch]:
@@ -74,8 +60,10 @@ def list_named(
     """
     scope, rows = Scope(name, allow), 0
     try:
-        if name.lower().endswith("manifest.json"):
-            yield from list_inventory(name, by_parent, s3, scope)
+        if name.lower().endswith(inventory.MANIFEST):
+            with open_list(name, s3) as file:
+                manifest = file.read(inventory.LARGEST_MANIFEST + 1)
+            yield from inventory.list_inventory(name, manifest, by_parent, s3, scope)
             return
         for batch in read_columns(name, s3):
             listing = listing_of(batch, rows, scope, by_parent)
@@ -174,117 +162,3 @@ def columns_of_json(name: str, file: BinaryIO) -> tuple[dict[str, str], dict[str
     if any(type(row.get(label)) is int for row in rows):
         types[label] = pa.int64()
     return columns, types
-
-
-def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool) -> pa.RecordBatch:
-    """Rows of a list, after so many others, as LISTING, without those that name nothing.
-
-    Raises ValueError where one has a text that is too long or a size that is none, UserError where one names what the
-    list may not.
-    """
-
-    def column(name: str) -> pa.Array:
-        found = rows[name] if name in rows.schema.names else pa.nulls(len(rows), SCHEMA[name])
-        if name == "size" and found.type == pa.string():  # of CSV, or as somebody's Parquet has it
-            found = pc.utf8_trim_whitespace(found)
-            no_size = pc.invert(pc.match_substring_regex(found, r"^-?\d{1,18}$"))
-            if (row := pc.index(no_size, True).as_py()) >= 0:
-                raise ValueError(f"row {before + row + 1} has a size that is no whole number: {found[row].as_py()!r}")
-        found = found.cast(SCHEMA[name])
-        if name == "size" and (row := pc.index(pc.less(found, 0), True).as_py()) >= 0:
-            raise ValueError(f"row {before + row + 1} has a size below 0: {found[row].as_py()}")
-        if found.type == pa.string() and (pc.max(pc.binary_length(found)).as_py() or 0) > LONGEST_TEXT:
-            row = pc.index(pc.greater(pc.binary_length(found), LONGEST_TEXT), True).as_py()
-            raise ValueError(f"row {before + row + 1} has a {name} of more than {LONGEST_TEXT} bytes")
-        return found
-
-    named, label, etag, size = (column(name) for name in SCHEMA)
-    paths = scope.checked(absolute(named, scope.folder), before)
-    wanted = pc.fill_null(pc.not_equal(named, ""), False)
-    paths, labels, etags, sizes = (each.filter(wanted) for each in (paths, label, pc.utf8_trim(etag, '"'), size))
-    on_disk = pc.and_(pc.is_null(etags), pc.starts_with(paths, "/"))
-    facts = [size_and_etag(path.encode()) for path in paths.filter(on_disk).to_pylist()]
-    sizes = pc.replace_with_mask(sizes, on_disk, pa.array([size for size, _ in facts], pa.int64()))
-    etags = pc.replace_with_mask(etags, on_disk, pa.array([etag for _, etag in facts], pa.string()))
-    labels = pc.coalesce(labels, parents_of(paths)) if by_parent else None
-    return to_listing(paths, pc.fill_null(etags, ""), pc.fill_null(sizes, 0), labels, by_parent)
-
-
-def absolute(paths: pa.Array, folder: str) -> pa.Array:
-    """Paths from the list's folder, where they are not absolute; file:// taken off.
-
-    Raises ValueError where one is a URL of no object store.
-    """
-    paths = pc.replace_substring_regex(paths, "^file:///", "/")
-    remote = pc.match_substring_regex(paths, REMOTE)
-    for path in paths.filter(pc.and_not(remote, pc.match_substring_regex(paths, OBJECT))).to_pylist():
-        try:
-            location(path)
-        except ValueError as error:
-            raise ValueError(f"for a path in it, {error}") from error
-    stays = pc.or_(remote, pc.starts_with(paths, "/"))
-    below = pc.replace_substring_regex(paths, r"^(\./+)+", "")  # as `find .` writes it, of objects as well
-    return pc.if_else(stays, paths, pc.binary_join_element_wise(folder, below, "/"))
-
-
-def list_inventory(name: str, by_parent: bool, s3: S3Config, scope: Scope) -> Iterator[pa.RecordBatch]:
-    """Images of an S3 Inventory: current versions of objects that end like images.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
-    """
-    with open_list(name, s3) as file:
-        text = bytes(file.read(LARGEST_INVENTORY + 1))
-    if len(text) > LARGEST_INVENTORY:
-        raise UserError(f"{name} is no manifest of an S3 Inventory: it has more than {LARGEST_INVENTORY} bytes.")
-    try:
-        document = json.loads(text)
-        form, parts = document["fileFormat"], [each["key"] for each in document["files"]]
-        bucket = document["destinationBucket"].rpartition(":")[2]
-        columns = [column.strip() for column in document["fileSchema"].split(",")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{name} is no manifest of an S3 Inventory: {error!r}.") from error
-    if form not in {"Parquet", "CSV"}:
-        raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
-    urls = [f"s3://{bucket}/{key}" for key in parts]
-    rows = 0
-    for url in scope.checked(pa.array(urls, pa.string()), 0, "part").to_pylist():
-        with open_part(url, name, s3) as file:
-            if form == "Parquet":
-                parquet = ParquetList(file)
-                batches = parquet.batches([column for column in parquet.names if meant(column) in INVENTORY])
-            else:
-                texts = {column: pa.string() for column in columns if meant(column) in INVENTORY}
-                batches = read_csv(pa.CompressedInputStream(file, "gzip"), texts, columns)
-            for batch in batches:
-                yield listing_of(inventory_rows(batch, form == "CSV"), rows, scope, by_parent)
-                rows += len(batch)
-
-
-def open_part(part: str, name: str, s3: S3Config) -> BinaryIO:
-    """Open a part of an inventory. Raises UserError where it is missing or cannot be read."""
-    try:
-        return open_object(part, s3)
-    except FileNotFoundError:
-        raise UserError(f"no {part}, which {name} names: take an inventory whose parts are still there.") from None
-
-
-def meant(column: str) -> str:
-    """A column's name in an inventory, which is another in Parquet than in CSV."""
-    return column.lower().replace("_", "")
-
-
-def inventory_rows(batch: pa.RecordBatch, quoted: bool) -> pa.RecordBatch:
-    """Rows of an inventory as those of a list, without a path where they are no current versions of images."""
-    columns = {meant(name): batch[name] for name in batch.schema.names}
-    keys = columns["key"]
-    if quoted:
-        keys = pa.array([unquote_plus(key) for key in keys.to_pylist()], pa.string())
-    wanted = are_images(keys)
-    for name, value in (("islatest", "true"), ("isdeletemarker", "false")):
-        if name in columns:
-            wanted = pc.and_(wanted, pc.equal(pc.utf8_lower(columns[name].cast(pa.string())), value))
-    paths = pc.if_else(
-        wanted, pc.binary_join_element_wise("s3:/", columns["bucket"], keys, "/"), pa.scalar(None, pa.string())
-    )
-    facts = {name: columns[name] for name in ("etag", "size") if name in columns}
-    return pa.record_batch({"path": paths} | facts)
