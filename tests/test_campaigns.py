@@ -21,7 +21,7 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.objects import clients
 from fruitpipe.result.compaction import compact
 from fruitpipe.result.garbage import collect
-from fruitpipe.result.runs import latest_run, list_runs, publish
+from fruitpipe.result.runs import latest_run, list_runs, point_latest, publish
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
@@ -108,6 +108,23 @@ def test_a_run_that_has_lost_its_lease_is_not_published_or_not_the_latest(
         fruitpipe.run(template.config(images, store.url, **concurrency.FIRST))
     assert latest_run(store) == before
     assert sum(row.status in {"latest", "published"} for row in list_runs(store)) == runs
+
+
+class Overtaking(LocalStore):
+    """A store in which somebody else publishes between a look at the latest run and the next request."""
+
+    def find(self, name: str) -> bytes | None:
+        found = super().find(name)
+        if name == layout.LATEST:
+            self.put(name, b'{"run": "20260101-000000-abcd"}')
+        return found
+
+
+def test_who_is_overtaken_does_not_take_the_latest_run_back(store: Store) -> None:
+    """As where a process stood still until its lease had lapsed."""
+    with pytest.raises(FruitpipeError, match="another process has just published"):
+        point_latest(Overtaking(store.url), "20251231-000000-abcd")
+    assert latest_run(store) == "20260101-000000-abcd"
 
 
 def test_nobody_publishes_while_somebody_writes(template: concurrency.Template, tmp_path: Path) -> None:

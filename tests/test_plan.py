@@ -480,6 +480,17 @@ def test_the_digest_is_of_paths_contents_and_labels_in_any_order(make: Any) -> N
     assert len({expected, *(make(each).digest() for each in others)}) == len(others) + 1
 
 
+def test_the_digest_knows_where_a_text_ends(make: Any) -> None:
+    """Spaces within paths, etags and labels are not those between them."""
+    pairs = [
+        (Image("a b", etag="c"), Image("a", etag="b c")),
+        (Image("a", etag="b c", label="d"), Image("a", etag="b", label="c d")),
+        (Image("a 1", etag="1"), Image("a", etag="1 1")),
+    ]
+    for one, other in pairs:
+        assert make([one]).digest() != make([other]).digest()
+
+
 def test_with_contents_the_digest_is_of_them_where_they_could_be_read(make: Any) -> None:
     def digest(etag: str, content: str | None) -> str:
         found: str = make([Image("a", etag=etag, content=content)], verify_content=True).digest()

@@ -30,6 +30,7 @@ from fruitpipe.sinks import Sink, open_sinks, to_table, vectors_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
+from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts
 from fruitpipe.tasks.shares import Shares
 
 DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
@@ -337,6 +338,22 @@ def test_a_damaged_feature_is_never_taken_for_a_good_one(tmp_path: Path) -> None
         except FruitpipeError:
             continue
         assert np.array_equal(found, rows)
+
+
+@pytest.mark.parametrize("rows", [LARGEST_PART, LARGEST_PART + 1])
+def test_a_part_of_more_rows_than_any_of_ours_is_not_unpacked(rows: int, tmp_path: Path) -> None:
+    """It may have been made to take more memory than a task has."""
+    store = LocalStore(str(tmp_path))
+    name = put_part(store, DIGEST, [Image(f"{number:05}") for number in range(rows)])
+    shares = write_index(store, [("00000", None, name, 0)], [0, 1])
+    if rows > LARGEST_PART:
+        assert read_facts(store, name) is None
+        with pytest.raises(FruitpipeError, match="is damaged"):
+            list(reduce.Index(shares, 0).blocks())
+    else:
+        assert len(read_facts(store, name) or ()) == rows
+        (block,) = reduce.Index(shares, 0).blocks()
+        assert block.shape == (1, 3)
 
 
 class Counting(LocalStore):
