@@ -485,7 +485,7 @@ def test_the_digest_knows_where_a_text_ends(make: Any) -> None:
     pairs = [
         (Image("a b", etag="c"), Image("a", etag="b c")),
         (Image("a", etag="b c", label="d"), Image("a", etag="b", label="c d")),
-        (Image("a 1", etag="1"), Image("a", etag="1 1")),
+        (Image("a 1 b", etag="c", label="x"), Image("a", etag="b", label="1 c x")),
     ]
     for one, other in pairs:
         assert make([one]).digest() != make([other]).digest()
