@@ -23,7 +23,7 @@ from fruitpipe.config import Config, Environment, ImageConfig, S3Config
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.litert import LiteRt
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.pipeline.run import plan
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Image
 from fruitpipe.tasks.featurize import featurize

@@ -25,8 +25,8 @@ from test_progress import play
 import fruitpipe
 from fruitpipe import streams
 from fruitpipe.backbones.backbone import Backbone
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.pipeline.progress import JsonReporter, PlainReporter, reporter_for
-from fruitpipe.pipeline.run import plan
 from fruitpipe.releases.release import files_of
 
 NAME = BACKBONE.partition("=")[2]
@@ -443,7 +443,7 @@ import sys
 sys.modules["ipywidgets"] = None  # as where it is not installed
 import fruitpipe
 from fruitpipe.pipeline.progress import BarReporter, reporter_for
-from fruitpipe.pipeline.run import plan
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.releases.release import files_of
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage.store import open_store

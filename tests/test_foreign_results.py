@@ -35,6 +35,7 @@ from fruitpipe.model.model import ARRAYS, CARD, PCA, Card, Model, load_model
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Pca
 from fruitpipe.pipeline import run as pipeline
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.result.compaction import Merge, compact
 from fruitpipe.result.garbage import collect, find_garbage
@@ -470,7 +471,7 @@ def test_on_s3_images_among_the_results_are_refused(s3: S3Config) -> None:
     open_store(out, s3).put("runs/2026/a.jpg", b"x")
     for images in (out, f"{out}/runs/", f"{out}/runs/2026", f"{out}/runs/*/*.jpg"):
         with pytest.raises(UserError, match=r"is input and output|is in runs/ of the output"):
-            pipeline.plan(load_config(input=images, output=out, s3=s3.model_dump(exclude_unset=True)))
+            plan(load_config(input=images, output=out, s3=s3.model_dump(exclude_unset=True)))
 
 
 # Models
@@ -622,7 +623,7 @@ def test_words_that_no_run_has_learnt_are_refused(fruits: Path, tmp_path: Path, 
         input=str(fruits), output=str(tmp_path / "out"), backbone="orb", model="reuse", reuse=str(folder)
     )
     with pytest.raises(UserError, match="the words of the model to reuse are damaged"):
-        pipeline.plan(reuse)
+        plan(reuse)
 
 
 def saved(arrays: dict[str, Any]) -> bytes:

@@ -26,8 +26,8 @@ from seaweed import BUCKET, Server
 from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.plan import Plan
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.source import Reader, list_images
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store
@@ -164,7 +164,7 @@ def test_sizes_are_refused_below_0_and_add_up_to_no_more_than_a_summary_tells(
     name.write_bytes(encode(kind, [{"path": "x.jpg", "size": 5}, {"path": "y.jpg", "size": -5}]))
     assert "row 2 has a size below 0: -5" in refusal(str(name), s3)
     name.write_bytes(encode(kind, [{"path": f"s3://b/{number}.jpg", "size": 10**18 - 1} for number in range(12)]))
-    assert pipeline.plan(Config(input=str(name), output=str(tmp_path / "out"), s3=s3)).bytes == 2**63 - 1
+    assert plan(Config(input=str(name), output=str(tmp_path / "out"), s3=s3)).bytes == 2**63 - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,13 +193,13 @@ def test_rows_without_a_path_are_passed_over(place: Place, s3: S3Config, kind: s
 def test_an_image_that_is_named_twice_counts_once(place: Place, s3: S3Config, kind: str, tmp_path: Path) -> None:
     rows: list[Row] = [{"path": f"s3://{BUCKET}/{number % 3}.jpg"} for number in range(9)]
     name = place.write(f"m.{kind}", encode(kind, rows))
-    assert pipeline.plan(Config(input=name, output=str(tmp_path / "out"), s3=s3)).images == 3
+    assert plan(Config(input=name, output=str(tmp_path / "out"), s3=s3)).images == 3
 
 
 def test_rows_that_name_no_image_or_one_again_are_counted(place: Place, s3: S3Config, tmp_path: Path) -> None:
     text = "path,label\nx.jpg,b\nx.jpg,a\n,c\ny.jpg,c\n"
     config = Config(input=place.write("m.csv", text.encode()), output=str(tmp_path / "out"), s3=s3)
-    summary = pipeline.plan(config)
+    summary = plan(config)
     assert (summary.labels, summary.passed_over) == ({"a": 1, "c": 1}, {"named again": 1, "without a path": 1})
     assert "rows that name no image or one that is named already" in source.passed_over(summary.passed_over)
 
@@ -429,7 +429,7 @@ def test_a_manifest_of_no_images_is_a_user_error(
     place: Place, s3: S3Config, tmp_path: Path, name: str, data: bytes
 ) -> None:
     with pytest.raises(UserError, match="no images in"):
-        pipeline.plan(Config(input=place.write(name, data), output=str(tmp_path / "out"), s3=s3))
+        plan(Config(input=place.write(name, data), output=str(tmp_path / "out"), s3=s3))
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.parquet", "a/manifest.json"])
@@ -645,7 +645,7 @@ def test_planning_asks_nothing_about_single_images(
         url = make_inventory(prefix, kind)
     time.sleep(0.1)  # a request is counted after its answer
     before = server.requests()
-    assert pipeline.plan(Config(input=url, output=str(tmp_path / "out"), s3=s3)).images == len(names)
+    assert plan(Config(input=url, output=str(tmp_path / "out"), s3=s3)).images == len(names)
     time.sleep(0.1)
     asked = server.requests() - before
     assert 2 <= sum(asked.values()) <= 10, asked

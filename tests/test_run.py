@@ -31,6 +31,7 @@ from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import fit
 from fruitpipe.pipeline import run as pipeline
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.pipeline.reuse import drift_of
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.source import check_apart
@@ -458,7 +459,7 @@ def test_results_among_the_images_are_refused_before_anything_is_written(
     shutil.copytree(fruits / "Apple", images / "runs")
     (tmp_path / "link").symlink_to(images)
     place = str(tmp_path / "link") if given == "link" else given.format(images, images.name)
-    for verb in (pipeline.run, pipeline.plan):
+    for verb in (pipeline.run, plan):
         with pytest.raises(UserError, match="is input and output: choose another output"):
             verb(load_config(input=place, output=str(images)))
     assert [path.name for path in images.iterdir()] == ["runs"]
@@ -476,7 +477,7 @@ def test_images_in_a_folder_of_the_results_are_refused_before_anything_is_writte
     for folder in ("features", "runs/2026"):
         (out / folder).mkdir(parents=True)
         (out / folder / "apple.jpg").write_bytes(b"mine")
-    for verb in (pipeline.run, pipeline.plan):
+    for verb in (pipeline.run, plan):
         with pytest.raises(UserError, match=r"is in (runs|features)/ of the output"):
             verb(load_config(input=given.format(out=out), output=str(out)))
     assert sorted(path.name for path in out.iterdir()) == ["features", "runs"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 import fruitpipe
 from fruitpipe.config import RECORDED, Config, ImageConfig
-from fruitpipe.pipeline.run import plan
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.vision import scale
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import decode, features_digest

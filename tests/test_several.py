@@ -26,7 +26,7 @@ from test_crash import amid, ended, finished_parts, held
 
 import fruitpipe as api
 from fruitpipe.config import ConfigError, ImageConfig, S3Config, load_config
-from fruitpipe.pipeline.several import plan_several
+from fruitpipe.pipeline.preview import plan_several
 from fruitpipe.source import Reader, fetching
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore

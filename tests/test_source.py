@@ -19,7 +19,7 @@ from seaweed import BUCKET, Server
 from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
-from fruitpipe.pipeline import run as pipeline
+from fruitpipe.pipeline.preview import plan
 from fruitpipe.source import list_images
 from fruitpipe.source.files import read_image
 from fruitpipe.storage import layout
@@ -283,7 +283,7 @@ def test_a_fan_of_links_makes_no_more_images_than_there_are(tmp_path: Path) -> N
         for other in folders:
             (folder / f"to-{other.name}").symlink_to(other)
         (folder / "up").symlink_to(tmp_path)
-    summary = pipeline.plan(Config(input=str(tmp_path), output=str(tmp_path / "out")))
+    summary = plan(Config(input=str(tmp_path), output=str(tmp_path / "out")))
     assert (summary.images, summary.passed_over) == (8, {"linked": 8 * 9})
     assert source.passed_over(summary.passed_over).endswith(
         "passed over, as were links to folders that are listed anyway: 72 linked"
@@ -631,9 +631,9 @@ def test_an_image_of_several_inputs_counts_once(forest: Path, forest_in_s3: str,
     manifest = tmp_path / "m.txt"
     manifest.write_text(f"{forest}/apple/a1.jpg\n{forest_in_s3}/1.jpg\n" * 2)
     inputs = [str(forest), f"{forest}/apple", f"{forest_in_s3}/**", f"{forest_in_s3}/[ab]pple", str(manifest)]
-    summary = pipeline.plan(Config(input=inputs, output=str(tmp_path / "out"), s3=s3))
+    summary = plan(Config(input=inputs, output=str(tmp_path / "out"), s3=s3))
     assert summary.images == summary.new == 2 * len(GLOBS["**"])
-    again = pipeline.plan(Config(input=str(manifest), output=str(tmp_path / "out"), s3=s3))
+    again = plan(Config(input=str(manifest), output=str(tmp_path / "out"), s3=s3))
     assert again.images == 2
     assert not (tmp_path / "out").exists()
 
@@ -649,13 +649,13 @@ def test_what_is_no_image_by_name_is_counted_by_extension(
     admin.put_object(Bucket=BUCKET, Key=f"{prefix}/folder/", Body=b"")
     expected = {"mov": 2, "txt": 1, "without extension": 1, "other": 1, "hidden": 4}
     for place in (str(tmp_path / "in"), f"s3://{BUCKET}/{prefix}"):
-        summary = pipeline.plan(Config(input=place, output=str(tmp_path / "out"), s3=s3))
+        summary = plan(Config(input=place, output=str(tmp_path / "out"), s3=s3))
         assert summary.images == 1
         assert summary.passed_over == expected
-        glob = pipeline.plan(Config(input=f"{place}/[ax]*", output=str(tmp_path / "out"), s3=s3))
+        glob = plan(Config(input=f"{place}/[ax]*", output=str(tmp_path / "out"), s3=s3))
         assert glob.passed_over == {}, "nothing but a glob's own matches"
         with pytest.raises(UserError, match="and found 2 hidden, 2 mov, 1 other, 1 txt"):
-            pipeline.plan(Config(input=f"{place}/x", output=str(tmp_path / "out"), s3=s3))
+            plan(Config(input=f"{place}/x", output=str(tmp_path / "out"), s3=s3))
 
 
 def test_a_glob_of_folders_is_told_of_the_glob_of_what_is_in_them(
@@ -669,14 +669,14 @@ def test_a_glob_of_folders_is_told_of_the_glob_of_what_is_in_them(
             with pytest.raises(
                 UserError, match=r"means files, not folders: \S*/A\*/\* takes .* and \S*/A\*/\*\* those"
             ):
-                pipeline.plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3))
+                plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3))
         for glob, images in ((f"{place}/A*/*", 1), (f"{place}/A*/**", 2)):
-            assert pipeline.plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3)).images == images
+            assert plan(Config(input=glob, output=str(tmp_path / "out"), s3=s3)).images == images
         with pytest.raises(UserError, match=r"there\.$"):
-            pipeline.plan(Config(input=f"{place}/A*/*.png", output=str(tmp_path / "out"), s3=s3))
+            plan(Config(input=f"{place}/A*/*.png", output=str(tmp_path / "out"), s3=s3))
 
 
 def test_an_input_without_images_is_a_user_error(s3: S3Config, prefix: str, tmp_path: Path) -> None:
     for empty in (f"s3://{BUCKET}/{prefix}", f"s3://{BUCKET}/{prefix}/*/x*.jpg", str(tmp_path), f"{tmp_path}/*.png"):
         with pytest.raises(UserError, match="no images in"):
-            pipeline.plan(Config(input=empty, output=str(tmp_path / "out"), s3=s3))
+            plan(Config(input=empty, output=str(tmp_path / "out"), s3=s3))

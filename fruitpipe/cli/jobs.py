@@ -133,14 +133,13 @@ def plan(
     """Say what a run would do, without doing it."""
     from fruitpipe.cli import present
     from fruitpipe.late_pandas import let_pandas_wait
-    from fruitpipe.pipeline import run as pipeline
-    from fruitpipe.pipeline.several import plan_several
+    from fruitpipe.pipeline import preview
 
     let_pandas_wait()
     direct = direct_options(backbone, variance, components, formats, limit, verify_content)
     given = Given(config_file, assignments, preset, direct)
     config = given.config(places or [])
-    found = plan_several(config) if config.backbones else {"": pipeline.plan(config)}
+    found = preview.plan_several(config) if config.backbones else {"": preview.plan(config)}
     if as_json:
         facts = {name: planned.model_dump() | {"todo": planned.todo} for name, planned in found.items()}
         print_json(facts.get("", facts))

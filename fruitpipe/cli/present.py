@@ -22,7 +22,7 @@ from fruitpipe.units import duration, size
 
 if TYPE_CHECKING:  # most verbs need nothing of it
     from fruitpipe.findings.similar import Described, Similar
-    from fruitpipe.pipeline.run import Planned
+    from fruitpipe.pipeline.preview import Planned
     from fruitpipe.result.garbage import Garbage
 
 SHOWN = 10

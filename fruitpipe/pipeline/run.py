@@ -1,4 +1,4 @@
-"""The main job, from a folder of images to published vectors, and the plan of one."""
+"""The main job, from a folder of images to published vectors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from typing import Any, NamedTuple
 import duckdb
 
 from fruitpipe import source
-from fruitpipe.backbones import resolve
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.catalogs import check_tables, register
 from fruitpipe.config import Config, Environment
-from fruitpipe.errors import FruitpipeError, Interrupted, NotLearnt, NoWeights, UserError, first_line, in_words
+from fruitpipe.errors import FruitpipeError, Interrupted, UserError, first_line, in_words
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
-from fruitpipe.pipeline.learning import RunImages
-from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.precedent import digest_of, precedents, same_as
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
@@ -122,45 +119,6 @@ def finish(job: Job, done: Run) -> None:
     register(job.config.publish, done)
 
 
-class Planned(Summary):
-    """Figures of a plan, and what becomes of them where a published run is of the same images and config."""
-
-    precedent: str | None = None
-    """that run, whose result a run would only give again"""
-    is_latest: bool = False
-    """whether that is the latest, so that there is nothing to do at all"""
-
-
-def plan(config: Config) -> Planned:
-    """What a run would do, without doing any of it. Raises UserError as `run` does."""
-    if config.backbones:
-        raise UserError("this config has several backbones: fruitpipe.pipeline.several.plan_several plans them.")
-    store = open_places(config)
-    with open_plan(config) as the_plan:
-        the_plan.list_images(config)
-        return planned(config, store, the_plan)
-
-
-def planned(config: Config, store: Store, the_plan: Plan) -> Planned:
-    """The plan of images that are listed."""
-    check_place(store)
-    reused = model_to_reuse(config, store)
-    backbone = known_backbone(config, store, the_plan, reused)
-    if backbone:
-        the_plan.add_features(store, backbone.features, backbone.twin)
-    else:
-        the_plan.add_features(store, "unknown")
-    summary, same = the_plan.summary(), None
-    if backbone and not summary.todo and (earlier := precedents(store, config)):
-        digest = the_plan.digest()
-        same = same_as(store, backbone, reused, (each for each in earlier if each.images_digest == digest))
-    return Planned(
-        **summary.model_dump(),
-        precedent=same and same.run,
-        is_latest=same is not None and same.run == latest_run(store),
-    )
-
-
 def open_places(config: Config) -> Store:
     """The store of the output. Raises UserError for a typo in any place before anything is made there."""
     source.check_inputs(config.inputs, config.s3)
@@ -168,17 +126,6 @@ def open_places(config: Config) -> Store:
     store = open_store(config.output, config.s3)
     check_tables(config.publish, store)
     return store
-
-
-def known_backbone(config: Config, store: Store, the_plan: Plan, reused: Model | None) -> ResolvedBackbone | None:
-    """The backbone whose features a run would take; None where there can be none yet."""
-    try:
-        images = RunImages(store, the_plan, config.image, reused.engine if reused else None, reader=None)
-        resolved = resolve(config, Environment.read(), images)
-    except (NoWeights, NotLearnt):  # `run` will say so, or learn
-        return None
-    require_match(config, reused, resolved)
-    return resolved
 
 
 def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from fruitpipe.config import Config
@@ -11,12 +11,10 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.job import Job
-from fruitpipe.pipeline.plan import open_plan
 from fruitpipe.pipeline.precedent import precedents
 from fruitpipe.pipeline.progress import PartReporter, Reporter
 from fruitpipe.pipeline.run import (
     Ahead,
-    Planned,
     begun,
     carry_out,
     clear_work,
@@ -24,8 +22,6 @@ from fruitpipe.pipeline.run import (
     job_of,
     listed,
     look_ahead,
-    open_places,
-    planned,
     told,
     wanted_stages,
 )
@@ -77,19 +73,6 @@ def run_several(config: Config, reporter: Reporter | None = None, verbose: bool 
     if several.failed:
         raise SomeFailed(several.done, several.failed)
     return {name: several.done[name] for name in jobs}
-
-
-def plan_several(config: Config) -> dict[str, Planned]:
-    """What a run would do for each backbone, without doing any of it. Raises UserError as `run_several` does."""
-    parts = parts_of(config)
-    stores = {name: open_places(part) for name, part in parts.items()}
-    found = {}
-    with open_plan(config) as whole:
-        whole.list_images(config)
-        for number, (name, part) in enumerate(parts.items()):
-            with closing(whole.beside(str(number))) as the_plan:
-                found[name] = planned(part, stores[name], the_plan)
-    return found
 
 
 def parts_of(config: Config) -> dict[str, Config]:
