@@ -10,4 +10,4 @@ from fruitpipe.errors import UserError
 def require(library: str, extra: str, use: str) -> None:
     """Raise UserError where a library is not installed. use: what for, after "which"."""
     if find_spec(library) is None:
-        raise UserError(f"{library} is not installed, which {use}: pip install 'fruitpipe[{extra}]'.")
+        raise UserError(f"{library}, which {use}, is not installed: pip install 'fruitpipe[{extra}]'.")

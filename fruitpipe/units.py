@@ -13,6 +13,11 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things, such as `1 object` and `2 objects`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def largest_first(counts: Mapping[str, int]) -> dict[str, int]:
     """Numbers of things by kind; equal ones by their names."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

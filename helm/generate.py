@@ -285,9 +285,9 @@ HEAD = """# fruitpipe on Kubernetes
     helm install fruits helm/fruitpipe --namespace fruits --set image.repository=REGISTRY/fruitpipe \\
       --set pipeline.input=s3://bucket/images --set pipeline.output=s3://bucket/results
 
-Runs the main job as a SparkApplication of the Kubeflow Spark operator, or of Apache Spark's own. A change of `pipeline`
-runs it again, as does any new `reprocess`; the same values do nothing. On Helm's command line, numbers with a point
-need `--set-json`.
+Runs the main job as a SparkApplication of the Kubeflow Spark operator, or of Apache Spark's own. A change of
+`pipeline`, the image or the pods runs it again, as does any new `reprocess`; the same values do nothing. On Helm's
+command line, numbers with a point need `--set-json`.
 
 Let the release be alone in its namespace ([why](../../docs/kubernetes.md)). The operator has to watch that: otherwise
 the application has no state, and nothing happens. Where Kubeflow's is not there yet, this installs it beside:

@@ -805,9 +805,14 @@ def test_the_application_by_hand_needs_no_webhook_either():
     """What pods have is in templates, under names that Spark is told; the operator's other fields are its webhook's."""
     application = yaml.safe_load((CHART.parents[1] / "k8s/application.yaml").read_text())
     assert json.loads(models.SparkV1beta2SparkApplication.from_dict(application).to_json()) == application
-    ours, theirs = application["spec"], one(render(), "SparkApplication")["spec"]
+    assert "backbone=efficientnet_lite0" in application["spec"]["arguments"]
+    theirs = one(render("pipeline.backbone=efficientnet_lite0"), "SparkApplication")["spec"]
+    ours = application["spec"]
     assert ours.keys() <= theirs.keys()
+    assert ours["sparkConf"].items() <= theirs["sparkConf"].items()
     for role in ("driver", "executor"):
+        for memory in ("memory", "memoryOverhead"):
+            assert ours[role][memory] == theirs[role][memory]
         assert ours[role].keys() <= theirs[role].keys() | {"coreRequest"}
         is_a_pod(ours[role]["template"])
         (container,) = ours[role]["template"]["spec"]["containers"]

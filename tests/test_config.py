@@ -229,6 +229,11 @@ def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_lin
         assert ("is not UTF-8: save it so" in str(caught.value)) == (path == binary)
 
 
+def test_a_config_in_a_bucket_is_none() -> None:
+    with pytest.raises(UserError, match=r"^s3://bucket/run\.yaml is no file of this machine: download it first\.$"):
+        load_config(Path("s3://bucket/run.yaml"))
+
+
 @pytest.mark.parametrize("key", ["input", "output"])
 def test_a_name_that_is_not_utf_8_is_shown_and_to_be_renamed(key: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -442,7 +442,7 @@ def test_on_s3_unfinished_uploads_of_others_are_shown_and_stay(server: Server, s
     others = ["dump.sql", "features/dump.sql", f"runs/{OTHER}/x.sql"]
     options = ("--set", f"s3.endpoint={server.endpoint}", "--set", "s3.allow_http=true")
     shown = fruitpipe("gc", out, *options).stdout
-    assert f"    upload  {left}\nwould delete 0 objects and 1 unfinished uploads, 0 B\n" in shown
+    assert f"    upload  {left}\nwould delete 0 objects and 1 unfinished upload, 0 B\n" in shown
     assert f"left alone, as not fruitpipe's: {', '.join(others)}\n" in shown
     assert "next: fruitpipe gc" in shown
     assert len(store.uploads()) == 4
@@ -460,7 +460,7 @@ def test_without_a_right_to_list_uploads_the_rest_is_cleared_away(proxy: Proxy, 
     proxy.rewrite = lambda method, path, headers: s3_error(403, "AccessDenied") if "?uploads" in path else None
     options = ("--set", f"s3.endpoint={proxy.endpoint}", "--set", "s3.allow_http=true")
     told = fruitpipe("gc", out, "--delete", *options).stdout
-    assert "deleted 1 objects, 15 B\n" in told
+    assert "deleted 1 object, 15 B\n" in told
     assert f"note: no right to list uploads to {out} (s3:ListBucketMultipartUploads)" in told
     assert store.find(PART) is None
 

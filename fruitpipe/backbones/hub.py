@@ -66,7 +66,7 @@ class HubPresets:
         """See `fruitpipe.backbones.convert.Buildable`."""
         if find_spec("keras_hub") is None:
             raise UserError(
-                f"{choice.name}: keras_hub is not installed, which reads presets. It gets an environment of its own: "
+                f"{choice.name}: keras_hub, which reads presets, is not installed. It gets an environment of its own: "
                 "docs/configuration.md has the command, under Presets of keras-hub."
             )
         import keras

@@ -114,7 +114,7 @@ def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
 
 def needless(java: Finding) -> Finding:
     """That there is no Java, where it is not needed."""
-    return java._replace(ok=True, message=f"{java.message.rstrip('.')}; processes of this machine do without")
+    return java._replace(ok=True, message=f"only long runs need it: {java.message}")
 
 
 def java(environment: Environment) -> str:

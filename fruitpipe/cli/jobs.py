@@ -57,7 +57,7 @@ def run(
         str | None,
         typer.Option(
             metavar="[ADDRESS:]PORT",
-            help="Serve metrics to Prometheus meanwhile: to this machine, in a pod or at 0.0.0.0:PORT to all.",
+            help="Serve metrics to Prometheus meanwhile: to this machine only; in a pod, or with 0.0.0.0:PORT, to all.",
         ),
     ] = None,
     as_json: AsJson = False,

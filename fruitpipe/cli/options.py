@@ -35,8 +35,8 @@ Places = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGES... OUT",
-        help="Images: folders, globs, lists of images, s3:// or gs:// prefixes. Last, the folder or prefix of results. "
-        "[config: input, output]",
+        help="Images: folders, globs, lists of images, s3://, gs:// or az:// prefixes. Last, the folder or prefix of "
+        "results. [config: input, output]",
         show_default=False,
     ),
 ]

@@ -18,7 +18,7 @@ from fruitpipe.escapes import visible
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.result.runs import Run, RunRow
 from fruitpipe.streams import is_terminal, styled
-from fruitpipe.units import duration, size
+from fruitpipe.units import counted, duration, size
 
 if TYPE_CHECKING:  # most verbs need nothing of it
     from fruitpipe.findings.similar import Described, Similar
@@ -177,9 +177,9 @@ def print_garbage(garbage: Garbage, deleted: bool) -> None:
         print(f"{size(each.bytes):>10}  {each.name}")
     for upload in garbage.uploads:
         print(f"    upload  {upload.name}")
-    uploads = f" and {len(garbage.uploads)} unfinished uploads" if garbage.uploads else ""
+    uploads = f" and {counted(len(garbage.uploads), 'unfinished upload')}" if garbage.uploads else ""
     total = size(sum(each.bytes for each in garbage.objects))
-    print(f"{'deleted' if deleted else 'would delete'} {len(garbage.objects)} objects{uploads}, {total}")
+    print(f"{'deleted' if deleted else 'would delete'} {counted(len(garbage.objects), 'object')}{uploads}, {total}")
     if garbage.others:
         named, rest = visible(", ".join(garbage.others[:SHOWN]), kept=""), len(garbage.others) - SHOWN
         print(f"left alone, as not fruitpipe's: {named}{f' and {rest} more' if rest > 0 else ''}")

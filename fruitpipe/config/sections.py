@@ -199,7 +199,8 @@ class FailuresConfig(Section):
     max_rate: float = Field(0.05, ge=0, le=1)
     """Share of failed images beyond which nothing is published (exit code 3)."""
     retry: Literal["transient", "all", "none"] = "transient"
-    """Which images that failed in an earlier run are tried again: those whose file could not be read, all, or none."""
+    """Which images that failed in an earlier run are tried again: those that may be read another time or cost no
+    inference (status `missing`, `forbidden`, `unreadable`, `changed`, `too_large`, `rejected`), all, or none."""
 
 
 class ListsConfig(Section):
@@ -318,9 +319,9 @@ class BackboneConfig(Section):
     """What runs the network: LiteRT, or OpenVINO where it is installed (the extra `openvino`). auto takes OpenVINO for
     networks of 20 million parameters and more, such as resnet50: it needs less CPU time for those."""
     precision: Literal["float32", "bf16", "int8"] = "float32"
-    """bf16 halves the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX. int8 takes little more, on any CPU, by
-    LiteRT and a network that is made of what some of the run's images show (the extra `int8`). Both change features:
-    every run then compares them with float32's on some of its images."""
+    """bf16 takes half to two thirds of the CPU time, by OpenVINO on CPUs with AVX512-BF16 or AMX. int8 takes about as
+    much, on any CPU, by LiteRT and a network that is made of what some of the run's images show (the extra `int8`).
+    Both change features: every run then compares them with float32's on some of its images."""
     min_cosine: float | None = Field(None, ge=0, le=1)
     """Least cosine between features of an image in such a precision and in float32: a run is refused where one of those
     compared has a lower one. By default 0.99 for int8, and none for bf16."""

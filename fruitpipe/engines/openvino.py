@@ -96,7 +96,7 @@ def core_for(precision: str) -> Any:
         openvino = load()
     except ImportError as error:
         raise UserError(
-            "OpenVINO is not installed, which engine: openvino and precision: bf16 need: "
+            "OpenVINO, which engine: openvino and precision: bf16 need, is not installed: "
             "pip install 'fruitpipe[openvino]', or leave them out."
         ) from error
     core = openvino.Core()

@@ -21,6 +21,7 @@ from fruitpipe.numeric.neighbours import prepared
 from fruitpipe.numeric.one_thread import one_thread
 from fruitpipe.numeric.pca import LARGEST
 from fruitpipe.result.runs import Run
+from fruitpipe.units import counted
 
 MAJORITY, FEW = 0.5, 0.1
 """A label is doubtful where a larger share than this of the neighbours has one and the same other label, and no larger
@@ -77,7 +78,7 @@ class Curation:
         return [
             ("run", self.neighbours.run),
             ("images", f"{len(table)}, each with its {self.neighbours.k} nearest by {self.neighbours.metric}"),
-            ("duplicates", f"{copies} of {len(found.groups)} others, {between}"),
+            ("duplicates", f"{copies}, of {counted(len(found.groups), 'image')}, {between}"),
             ("outliers", f"{int(far.sum())} more than {FAR:g} times as far as usual, by {basis}"),
             *self.named("outlier", far, "outlier", "  {:.1f} times"),
             ("label suspects", f"{int(suspect.sum())} whose neighbours have another label"),

@@ -33,7 +33,7 @@ try:
     from starlette.routing import Route
 except ImportError as error:
     raise UserError(
-        f"{error.name} is not installed, which answers requests: pip install 'fruitpipe[serve]'."
+        f"{error.name}, which answers requests, is not installed: pip install 'fruitpipe[serve]'."
     ) from error
 
 WAITING = 4

@@ -106,7 +106,11 @@ def find(connection: Connection, name: str) -> Observation | None:
     selector = f"{RELEASE}={name}"
     found = of_operators(connection, selector)
     if found is None:
-        raise UserError("no Spark operator is installed on this cluster: docs/kubernetes.md says how to install one.")
+        raise UserError(
+            "no Spark operator is installed on this cluster: install one, such as Kubeflow's by `helm install "
+            "spark-operator spark-operator --repo https://kubeflow.github.io/spark-operator --set "
+            f"'spark.jobNamespaces={{{connection.namespace}}}'`."
+        )
     schedule = schedule_in(found)
     if schedule:
         found = connection.custom(operator_of(schedule).kind, f"{SCHEDULED_BY}={schedule['metadata']['name']}") or []

@@ -83,7 +83,7 @@ class Summary(BaseModel):
             "known": self.known,
             "known bad": self.known_failed,
             "gone": self.gone,
-            "no images": in_kinds(self.passed_over) or 0,
+            "not images": in_kinds(self.passed_over) or 0,
         }
 
     def _repr_html_(self) -> str:
