@@ -162,7 +162,7 @@ def is_a_target(desk: Desk, words: list[str]) -> None:
 def names_extras(desk: Desk, words: list[str]) -> None:
     assert words[1] == "install"
     for name in words[2:]:
-        found = re.fullmatch(r"fruitpipe\[(.+)\]", name)
+        found = re.fullmatch(r"(?:fruitpipe|\.)\[(.+)\]", name)
         assert name == "." or (found and set(found[1].split(",")) <= set(PROJECT["optional-dependencies"])), name
 
 
@@ -298,9 +298,10 @@ def names_accounts(desk: Desk, words: list[str]) -> None:
 
 
 def takes_options(desk: Desk, words: list[str]) -> None:
-    """The script's own parser takes them, without what it imports, and without types."""
+    """The script's own parser takes them, without what it imports, and without types. `.venv/bin/python` runs it."""
+    script, *words = words[words[0] == ".venv/bin/python" :]
     parser = argparse.ArgumentParser(exit_on_error=False)
-    for call in ast.walk(ast.parse(Path(words[0]).read_text())):
+    for call in ast.walk(ast.parse(Path(script).read_text())):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
             known = {}
             for word in call.keywords:
@@ -308,7 +309,7 @@ def takes_options(desk: Desk, words: list[str]) -> None:
                     known[word.arg] = ast.literal_eval(word.value)
             kept = {name: known[name] for name in ("action", "nargs") if name in known}
             parser.add_argument(*map(ast.literal_eval, call.args), **kept)
-    parser.parse_args(words[1:])
+    parser.parse_args(words)
 
 
 def are_tests(desk: Desk, words: list[str]) -> None:
@@ -341,7 +342,7 @@ RULES: dict[str, Callable[[Desk, list[str]], object]] = {
     r"aws ": is_known_to_aws,
     r"terraform ": has_variables,
     r"(gcloud|az) ": names_accounts,
-    r"benchmarks/": takes_options,
+    r"(\.venv/bin/python )?benchmarks/": takes_options,
     r"cd ": ends_well,
     r"\.venv/bin/python -m pytest ": are_tests,
     r"python -m ": is_a_module,
@@ -448,6 +449,13 @@ def test_nothing_that_looks_like_a_command_is_passed_over() -> None:
 def test_a_wrong_command_fails(command: str, desk: Desk) -> None:
     with pytest.raises((Exception, SystemExit)):
         rule(command)(desk, shlex.split(command))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_to_be_copied_name_what_runs_a_benchmark(page: str) -> None:
+    """The scripts have no rights to be run by themselves, nor would they find their libraries."""
+    blocks = [code for _, code in BLOCK.findall(PAGES[page].read_text())]
+    assert not [line for code in blocks for line in code.splitlines() if line.startswith("benchmarks/")]
 
 
 @pytest.mark.parametrize("path", LINKING, ids=lambda path: path.name)
