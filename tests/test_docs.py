@@ -451,6 +451,13 @@ def test_a_wrong_command_fails(command: str, desk: Desk) -> None:
         rule(command)(desk, shlex.split(command))
 
 
+def test_every_extra_has_a_row() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|", PAGES["configuration.md"].read_text().partition("## What it needs")[2], re.MULTILINE
+    )
+    assert rows == sorted(PROJECT["optional-dependencies"].keys() - {"dev"})
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_to_be_copied_name_what_runs_a_benchmark(page: str) -> None:
     """The scripts have no rights to be run by themselves, nor would they find their libraries."""

@@ -16,8 +16,9 @@ from urllib.request import urlopen
 
 import pytest
 from command import command
+from prometheus_client import CollectorRegistry, generate_latest
 
-from fruitpipe.cli.metrics import Address, address_of, serving
+from fruitpipe.cli.metrics import Address, RunCollector, address_of, serving
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.progress import PlainReporter, Reporter
 
@@ -128,3 +129,14 @@ def test_a_run_counts_its_images_and_their_bytes(fruits: Path, tmp_path: Path) -
     assert value(text, 'fruitpipe_images_total{status="ok"}') == 320
     assert value(text, "fruitpipe_read_bytes_total") == sum(path.stat().st_size for path in fruits.rglob("*.*"))
     assert value(text, "fruitpipe_backlog_images") == 0
+
+
+def test_the_page_has_their_names() -> None:
+    page = (Path(__file__).parents[1] / "docs/kubernetes.md").read_text()
+    registry = CollectorRegistry()
+    registry.register(RunCollector(Reporter()))
+    samples = re.findall(r"^(\w+)(?:\{(\w+)=|[ {])", generate_latest(registry).decode(), re.MULTILINE)
+    kinds = re.findall(r"^# TYPE (\w+) ", generate_latest(registry).decode(), re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(fruitpipe_\w+)(?:\{(\w+)\})?` \|", page, re.MULTILINE))
+    assert list(rows) == kinds
+    assert dict(samples).items() <= rows.items()
