@@ -480,3 +480,86 @@ def test_a_run_leaves_an_index_that_the_next_one_plans_by(fruits: Path, tmp_path
     assert run(fruits, out, ANEW)["plan"]["known"] == 320
     assert same_vectors(vectors(out), before)
     assert indexes(store) == [name]
+
+
+def test_what_a_part_says_anew_is_taken_into_an_index_once(store: LocalStore, planned: Any, tmp_path: Path) -> None:
+    images = [*put_parts(store, 0, FEWEST), Image("x")]
+    again = put_part(store, DIGEST, [Image("x", status="missing")])
+    gathered(store, images, planned, tmp_path)
+    images += put_parts(store, 1000, 2 * FEWEST)
+    plan = planned(images, store)
+    put_part(store, DIGEST, [Image("x", status="unreadable")], name=again)  # of another size
+    plan.add_parts(store, [again])
+    with Lease(store, "test") as lease:
+        gather(plan.known, store, DIGEST, tmp_path, lease)
+    (index,) = indexes(store)
+    facts = pq.read_table(store.root / index)
+    assert facts.filter(pc.equal(facts["path"], "x"))["status"].to_pylist() == ["unreadable"]
+
+
+def test_who_has_lost_the_lease_writes_no_index(store: LocalStore, planned: Any, tmp_path: Path) -> None:
+    known = planned(put_parts(store, 0, FEWEST), store).known
+
+    def gather_too_late() -> None:
+        with Lease(store, "test") as lease:
+            store.put(layout.LEASE, b'{"purpose": "another", "host": "h", "pid": 1, "token": "t"}')
+            gather(known, store, DIGEST, tmp_path, lease)
+
+    with pytest.raises(FruitpipeError, match="took over"):
+        gather_too_late()
+    assert indexes(store) == []
+
+
+def test_an_index_that_is_made_again_under_its_name_stays(store: LocalStore, planned: Any, tmp_path: Path) -> None:
+    images = put_parts(store, 0, FEWEST)
+    gathered(store, images, planned, tmp_path)
+    plan, before = planned(images, store), indexes(store)
+    parts = [name for name, _ in store.names(layout.FEATURES) if layout.is_feature_part(name)]
+    for number, name in enumerate(parts):
+        put_part(store, DIGEST, [Image(f"new {number}", status="unreadable")] * 9, name=name)
+    plan.add_parts(store, parts)
+    with Lease(store, "test") as lease:
+        gather(plan.known, store, DIGEST, tmp_path, lease)
+    assert indexes(store) == before
+    assert planned(images, store).known.opened == []
+
+
+def test_indexes_are_gathered_up_to_the_most_rows(
+    store: LocalStore, planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (gathering, facts_index):
+        monkeypatch.setattr(module, "LARGEST", 2 * FEWEST * 7)
+    images = put_parts(store, 0, FEWEST)
+    gathered(store, images, planned, tmp_path)
+    images += put_parts(store, 5000, FEWEST)
+    gathered(store, images, planned, tmp_path)
+    assert len(indexes(store)) == 1
+    monkeypatch.setattr(gathering, "LARGEST", 100)
+    assert list(gathering.chunks({"a": 60, "b": 40, "c": 1})) == [["a", "b"], ["c"]]
+
+
+def test_an_index_is_read_where_half_of_its_parts_are_wanted(store: LocalStore) -> None:
+    held = {layout.part("a" * 64, f"{number:032x}"): 1 for number in range(4)}
+    index = facts_index.FactsIndex("x", held, None)
+    (chosen,) = facts_index.choose([index], live := dict(list(held.items())[:2]))
+    assert chosen.parts == live.keys()
+    assert not facts_index.choose([index], dict(list(held.items())[:1]))
+
+
+def test_a_flipped_bit_of_an_index_changes_no_plan(store: LocalStore, planned: Any, tmp_path: Path) -> None:
+    images = put_parts(store, 0, FEWEST)
+    gathered(store, images, planned, tmp_path)
+    (name,) = indexes(store)
+    good, expected = store.get(name), without_indexes(store, images, planned, tmp_path)
+    footer = int.from_bytes(good[-8:-4], "little") + 8
+    for place in range(4, len(good) - footer, 97):
+        store.put(name, good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        assert told(planned(images, store), tmp_path) == expected, place
+
+
+def test_an_index_of_more_rows_than_any_of_ours_is_needless(
+    store: LocalStore, planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered(store, put_parts(store, 0, FEWEST), planned, tmp_path)
+    monkeypatch.setattr(facts_index, "LARGEST", FEWEST * 7 - 1)
+    assert facts_index.find(store, indexes(store)) == ([], indexes(store))

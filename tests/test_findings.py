@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,8 @@ from seaweed import BUCKET, Server
 from served import serving
 from sklearn.neighbors import NearestNeighbors
 
-from fruitpipe.errors import UserError
+from fruitpipe.config import SparkConfig
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.explore.facts import facts_of
 from fruitpipe.explore.judgement import judge
 from fruitpipe.explore.loss import measure_loss
@@ -34,6 +36,9 @@ from fruitpipe.findings.neighbours import Lists, places_of
 from fruitpipe.findings.similar import Gallery
 from fruitpipe.model.model import Vector
 from fruitpipe.model.service import Service
+from fruitpipe.pipeline.neighbours import find as seek_neighbours
+from fruitpipe.pipeline.progress import Reporter
+from fruitpipe.result.garbage import find_garbage
 from fruitpipe.result.runs import open_run
 from fruitpipe.sinks import to_table, vectors_of
 from fruitpipe.storage import layout
@@ -377,3 +382,26 @@ def test_parts_that_are_there_and_whole_are_not_made_again(tmp_path: Path) -> No
             os.utime(name, (1, 1))
     assert made.find(2)[0] == files
     assert [name.stat().st_mtime == 1 for name in names] == [True, False, False, False, False, True]
+
+
+class Overtaken(Reporter):
+    """Told of neighbours when somebody else has taken the lease over and cleared away what no record names."""
+
+    store: Store
+
+    def advance(self, statuses: Counter[str], failed: int, size: int) -> None:
+        super().advance(statuses, failed, size)
+        self.store.put(layout.LEASE, b'{"purpose": "fruitpipe gc", "host": "other", "pid": 1, "token": "x"}')
+        for each in find_garbage(self.store).objects:
+            self.store.delete(each.name)
+
+
+def test_neighbours_that_gc_took_away_meanwhile_have_no_record(fruits: Path, tmp_path: Path) -> None:
+    """As where the machine was asleep until the lease had lapsed."""
+    out = tmp_path / "out"
+    run(fruits, out)
+    store, reporter = LocalStore(str(out)), Overtaken()
+    reporter.store = store
+    with pytest.raises(FruitpipeError, match="took over"):
+        seek_neighbours(store, "latest", 3, "cosine", SparkConfig(), reporter)
+    assert find_neighbours(store, open_run(store, "latest").manifest, "cosine", 3) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import shutil
 import zlib
 from pathlib import Path
@@ -311,3 +312,33 @@ def test_a_part_of_other_vectors_than_the_manifest_has_is_not_taken_over(store: 
     assert made.take(made.file) is None
     assert read_members(store, EARLIER, made.file) is None
     assert not list(store.names(layout.run(LATER)))
+
+
+def paths_in(path: Path) -> list[str]:
+    found: list[str] = pq.read_table(path, columns=["path"])["path"].to_pylist()
+    return found
+
+
+def test_damaged_parts_whose_paths_interleave_are_made_again_as_they_were(place: Path) -> None:
+    write(place, listed(place) + listed(place, "held.csv"))
+    first = daily(place)
+    there = [*parts(place, first["run"]).values()]
+    before = [paths_in(path) for path in there]
+    assert any(before[1][0] < path < before[1][-1] for path in before[PARTS]), "they interleave"
+    for path in (there[1], there[PARTS]):
+        flipped = bytearray(path.read_bytes())
+        flipped[len(flipped) // 3] ^= 1
+        path.unlink()
+        path.write_bytes(flipped)
+    made = daily(place, "formats=[csv]")
+    assert len(made["warnings"]) == 2
+    assert [paths_in(path) for path in parts(place, made["run"]).values()] == before
+
+
+def test_further_images_are_in_order_of_their_paths_however_they_are_listed(place: Path) -> None:
+    everything = listed(place) + listed(place, "held.csv")
+    write(place, random.Random(1).sample(everything, len(everything)))
+    further = [*parts(place, daily(place)["run"]).values()][PARTS:]
+    assert [path for each in further for path in paths_in(each)] == sorted(
+        str(path) for path, _ in listed(place, "held.csv")
+    )

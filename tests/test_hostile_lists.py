@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +23,8 @@ from seaweed import BUCKET
 
 from fruitpipe.config import S3Config, load_config
 from fruitpipe.errors import UserError
-from fruitpipe.source import list_images
+from fruitpipe.source import inventory, list_images
+from fruitpipe.source.listing import BATCH, LONGEST_TEXT
 
 LARGE = 300 << 20
 """Bytes of a text that is not to be held."""
@@ -281,7 +283,11 @@ def test_an_inventory_names_parts_and_images_of_its_own_bucket_and_where_it_is_a
 
     def put(rows: bytes, bucket: str = BUCKET) -> str:
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/0.csv.gz", Body=gzip.compress(rows))
-        document = {"fileFormat": "CSV", "destinationBucket": f"arn:aws:s3:::{bucket}", "fileSchema": "Bucket, Key"}
+        document = {
+            "fileFormat": "CSV",
+            "destinationBucket": f"arn:aws:s3:::{bucket}",
+            "fileSchema": "Bucket, Key, Size",
+        }
         text = json.dumps(document | {"files": [{"key": f"{prefix}/0.csv.gz"}]})
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/manifest.json", Body=text.encode())
         return f"s3://{BUCKET}/{prefix}/manifest.json"
@@ -299,3 +305,68 @@ def test_an_inventory_names_parts_and_images_of_its_own_bucket_and_where_it_is_a
     assert "no bucket private at" in said(elsewhere, "s3://private")
     line = put(b'"' + bytes(50 << 20) + b'","x.jpg"\n')
     assert "line 1 has more than 1048576 bytes" in said(line)
+
+
+def test_lists_in_memory_name_what_lies_beside_them() -> None:
+    """Elsewhere, such places are none of anybody's images."""
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        (Path(folder) / "m.txt").write_text("x.jpg\n")
+        assert sum(map(len, list_images(f"{folder}/m.txt"))) == 1
+
+
+def test_rows_without_a_path_count(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": [None] * BATCH + ["/etc/x.jpg"]}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=f"in its row {BATCH + 1},"):
+        list(list_images(str(tmp_path / "m.parquet")))
+
+
+def test_a_size_of_too_many_digits_is_told_with_its_row(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"path,size\na.jpg,{'9' * 20}\n")
+    with pytest.raises(UserError, match="row 1 has a size"):
+        list(list_images(str(tmp_path / "m.csv")))
+
+
+@pytest.mark.parametrize("name", ["m.txt", "m.csv"])
+def test_the_longest_path_is_one(tmp_path: Path, name: str) -> None:
+    path = "x" * (LONGEST_TEXT - 4) + ".jpg"
+    (tmp_path / name).write_text(f"path\n{path}\n" if name == "m.csv" else path)
+    assert sum(map(len, list_images(str(tmp_path / name)))) == 1
+
+
+NOT_UTF_8 = pa.StringArray.from_buffers(1, *pa.array([b"s3://b/\xff.jpg"], pa.binary()).buffers()[1:])
+
+
+def test_a_path_in_parquet_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": NOT_UTF_8}), tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="not UTF-8 throughout"):
+        list(list_images(str(tmp_path / "m.parquet"), labels="none"))
+
+
+def inventory_of(form: str, parts: dict[str, bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Paths of an inventory with these parts, whose columns are bucket, key and size."""
+    for name, data in parts.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setattr(inventory, "open_object", lambda url, s3: (folder / url.rpartition("/")[2]).open("rb"))
+    name = folder / "manifest.json"
+    files = [{"key": part} for part in parts]
+    document = {"fileFormat": form, "files": files, "destinationBucket": "b", "fileSchema": "Bucket, Key"}
+    name.write_text(json.dumps(document))
+    batches = list_images(str(name), labels="none")
+    return [path for batch in batches for path in batch["path"].to_pylist()]
+
+
+def test_rows_of_all_parts_of_an_inventory_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"one": b'"b","a.jpg","5"\n' * 3, "two": b'"b","a.jpg","5"\n"b","x.jpg","five"\n'}
+    with pytest.raises(UserError, match="row 5 has a size that is no whole number"):
+        inventory_of("CSV", {part: gzip.compress(data) for part, data in parts.items()}, tmp_path, monkeypatch)
+
+
+def test_an_inventory_may_have_a_row_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = gzip.compress(b'"b","","5"\n"b","a%20b.jpg","5"\n')
+    assert inventory_of("CSV", {"one": part}, tmp_path, monkeypatch) == ["s3://b/a b.jpg"]
+
+
+def test_a_key_of_an_inventory_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"bucket": ["b"], "key": NOT_UTF_8}), tmp_path / "one")
+    with pytest.raises(UserError, match="not UTF-8 throughout"):
+        inventory_of("Parquet", {"one": (tmp_path / "one").read_bytes()}, tmp_path, monkeypatch)

@@ -649,3 +649,20 @@ def test_planning_asks_nothing_about_single_images(
     time.sleep(0.1)
     asked = server.requests() - before
     assert 2 <= sum(asked.values()) <= 10, asked
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_an_empty_etag_or_label_is_none(form: str, tmp_path: Path) -> None:
+    """As pandas writes them after `fillna("")`: the file is looked at, and its folder is its label."""
+    (tmp_path / "kind").mkdir()
+    (tmp_path / "kind/a.jpg").write_bytes(b"12345")
+    row = {"path": "kind/a.jpg", "etag": "", "label": ""}
+    name = tmp_path / f"list.{form}"
+    if form == "csv":
+        name.write_text("path,etag,label\nkind/a.jpg,,\n")
+    elif form == "jsonl":
+        name.write_text(json.dumps(row))
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), name)
+    (found,) = [row for batch in list_images(str(name)) for row in batch.to_pylist()]
+    assert (found["etag"][:2], found["size"], found["label"]) == ("5-", 5, "kind")

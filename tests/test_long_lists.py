@@ -18,6 +18,7 @@ from published import RELEASED
 
 from fruitpipe.config import RECORDED
 from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.pipeline.run import require_few_labels
 from fruitpipe.result import long_lists
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.result.manifest import Manifest
@@ -221,3 +222,26 @@ def test_no_list_is_written_that_readers_would_refuse(monkeypatch: pytest.Monkey
     monkeypatch.setitem(layout.MOST_BYTES, layout.manifest_list("feature_parts"), 1000)
     with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
         long_lists.apart({"files": [], "feature_parts": parts})
+
+
+def test_a_list_that_is_another_s_is_refused() -> None:
+    entries = [layout.part("a" * 64, f"{number:032x}") for number in range(2000)]
+    tree, beside = long_lists.apart({"files": [], "feature_parts": entries})
+    others = long_lists.packed(pa.table({"name": entries[::-1]}, long_lists.SCHEMAS["feature_parts"]))
+    with pytest.raises(ValueError, match="not the list"):
+        long_lists.whole(tree, dict.fromkeys(beside, others).get)
+
+
+def test_a_manifest_that_no_reader_takes_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.read(RELEASED.read_bytes())
+    monkeypatch.setitem(layout.MOST_BYTES, layout.MANIFEST, 1000)
+    with pytest.raises(FruitpipeError, match="more than readers take"):
+        manifest.written()
+
+
+def test_labels_that_no_manifest_holds_are_refused_before_there_is_work(tmp_path: Path) -> None:
+    labels = dict.fromkeys((f"{number:040}" for number in range(600_000)), 1)
+    summary = Manifest.read(RELEASED.read_bytes()).plan
+    require_few_labels(summary.model_copy(update={"labels": dict(list(labels.items())[:500_000])}))
+    with pytest.raises(UserError, match=r"600000 labels are more than .*: say labels: none"):
+        require_few_labels(summary.model_copy(update={"labels": labels}))

@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 from command import BACKBONE, fruitpipe, one_line_error, process
 from conftest import unavailable
 
+from fruitpipe.config import Config
 from fruitpipe.errors import FruitpipeError, UserError, first_line, in_words
+from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.run import failure_of
+from fruitpipe.pipeline.run import run as pipeline_run
+from fruitpipe.result.runs import list_runs
+from fruitpipe.storage.store import LocalStore
 
 
 @pytest.mark.slow
@@ -64,3 +71,24 @@ def test_any_error_has_a_line(error: Exception, says: str) -> None:
 def test_what_was_said_is_a_line_and_never_nothing() -> None:
     assert [first_line(ValueError(said)) for said in ("", "\n", "\none\ntwo")] == ["ValueError", "ValueError", "one"]
     assert in_words(UserError("one line.")) == "one line."
+
+
+def test_what_fails_after_publication_is_a_note(fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a run that is published, and nothing says that it failed."""
+    wanted = LocalStore.delete_all
+
+    def failing(store: LocalStore, names: Iterable[str], *more: Any) -> None:
+        named = list(names)
+        if any("/work/" in name for name in named):
+            raise OSError(5, "Input/output error")
+        wanted(store, named, *more)
+
+    monkeypatch.setattr(LocalStore, "delete_all", failing)
+    out = tmp_path / "out"
+    notes: list[str] = []
+    reporter = Reporter()
+    monkeypatch.setattr(reporter, "note", notes.append)
+    done = pipeline_run(Config(input=str(fruits), output=str(out), backbone=BACKBONE.partition("=")[2]), reporter)
+    assert [row.status for row in list_runs(LocalStore(str(out)))] == ["latest"]
+    assert not (out / "runs" / done.id / "outcome.json").exists()
+    assert [note for note in notes if "could not clear away" in note]

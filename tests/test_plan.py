@@ -81,7 +81,7 @@ def todo(the_plan: Plan, shares: Shares) -> list[str]:
 def test_images_that_several_miss_are_in_shares_by_who_misses_them(make: Any, store: Store, shares: Shares) -> None:
     images = [Image(f"{number:03}") for number in range(300)]
     first = make(images)
-    plans = [first, first.beside("second"), first.beside("third")]
+    plans = [first, first.beside(), first.beside()]
     known = [range(100), range(50, 250), range(0)]
     for number, (plan, these) in enumerate(zip(plans, known, strict=True)):
         digest = str(number) * 64
@@ -546,3 +546,27 @@ def test_the_parts_of_a_task_are_few_and_of_one_size(images: int, of_all: int) -
     assert sum(sizes) == images
     assert max(sizes) - min(sizes) <= 1
     assert (len(sizes) - 1) * largest < images <= len(sizes) * largest
+
+
+@pytest.mark.parametrize("path", "abcdefgh")  # parts are named by digests, in one order or the other
+@pytest.mark.parametrize(
+    ("before", "now"), [("too_large", "undecodable"), ("missing", "forbidden"), ("unreadable", "too_slow")]
+)
+def test_of_an_image_that_fails_again_the_last_attempt_is_told(
+    store: LocalStore, make: Any, path: str, before: str, now: str
+) -> None:
+    put_part(store, DIGEST, [Image(path, status=before)])
+    plan = make([Image(path)], store)
+    plan.add_parts(store, [put_part(store, DIGEST, [Image(path, status=now)])])
+    assert plan.count_by("status") == {now: 1}
+    if now not in RETRIED["transient"]:  # by any run
+        plan.add_features(store, DIGEST)
+        assert plan.summary().known_failed == 1
+
+
+def test_the_commonest_error_is_of_the_commonest_status(make: Any, store: LocalStore) -> None:
+    """Errors of one status may have as many texts as there are images, such as those with their sizes."""
+    images = [Image(f"{number}", status="too_large") for number in range(5)]
+    images += [Image(f"x{number}", status="undecodable") for number in range(2)]
+    put_part(store, DIGEST, images)
+    assert make(images, store).commonest_error("undecodable") == "as the test has it"

@@ -15,6 +15,7 @@ from command import ANEW, BACKBONE, fruitpipe, manifest, process, run, same_vect
 import fruitpipe as api
 from fruitpipe.cli.present import print_outcome
 from fruitpipe.config import load_config
+from fruitpipe.pipeline import precedent
 from fruitpipe.pipeline.precedent import digest_of
 from fruitpipe.result.garbage import collect
 from fruitpipe.result.runs import open_run
@@ -217,3 +218,17 @@ def test_a_change_that_touches_no_result_gives_the_same_bits(images: Path, tmp_p
     first, second = (run(images, out, *settings)["run"] for settings in ([], [ANEW]))
     assert first != second
     assert same_vectors(vectors(out, first), vectors(out, second))
+
+
+def test_a_run_whose_files_have_other_sizes_is_no_precedent(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = run(images, out)
+    with (out / "runs" / first["run"] / "vectors" / "part-00000.parquet").open("ab") as file:
+        file.write(b"x")
+    second = run(images, out)
+    assert second["run"] != first["run"]
+    third = run(images, out, "pca.components=2")
+    monkeypatch.setattr(precedent, "RECENT", 2)
+    assert [each.run for each in precedent.recent_manifests(LocalStore(str(out)))] == [third["run"], second["run"]]

@@ -27,11 +27,14 @@ from fruitpipe.numeric.pca import Pca
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.stage import Context
 from fruitpipe.sinks import Sink, open_sinks, to_table, vectors_of
+from fruitpipe.sinks.files import Parquet
 from fruitpipe.storage import layout
+from fruitpipe.storage.file import File
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import LARGEST_PART, read_facts
 from fruitpipe.tasks.shares import Shares
+from fruitpipe.tasks.vector_part import LARGEST, Vectors, require_plain, require_rows
 
 DIGEST, RUN = "d" * 64, "20260101-000000-abcd"
 COUNT, DIMENSION = 5000, 12
@@ -386,3 +389,53 @@ def test_a_vector_part_reads_each_feature_part_once_however_many_lie_between_one
     store.reads.clear()
     assert np.array_equal(index.features(np.array([61, 1, 31, 2])), features[[61, 1, 31, 2]])
     assert store.reads == {where[1][0]: 1, where[2][0]: 1}
+
+
+def test_a_flipped_bit_is_never_taken_for_a_fact(tmp_path: Path) -> None:
+    """Of a status, it might give an image the feature zeros."""
+    store = LocalStore(str(tmp_path))
+    images = [Image(f"{number:03}", status="ok" if number % 3 else "missing") for number in range(100)]
+    name = put_part(store, DIGEST, images)
+    whole, facts = store.get(name), read_facts(store, name)
+    first = pq.read_metadata(io.BytesIO(whole)).row_group(0).column(7).data_page_offset
+    damaged = 0
+    for place in range(4, first, 23):
+        store.put(name, whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = read_facts(store, name)
+        damaged += found is None
+        assert found is None or found == facts
+    assert damaged
+
+
+def test_a_flipped_bit_is_never_taken_for_a_vector(made: Features) -> None:
+    parquet = Parquet(made.store, RUN)
+    chance = np.random.default_rng(0)
+    table = to_table(
+        pa.chunked_array([[f"{number:03}" for number in range(200)]]),
+        pa.chunked_array([["x"] * 200]),
+        chance.normal(size=(200, 8)).astype(np.float32),
+        {},
+    )
+    file = parquet.write(0, table)
+    found = Vectors(made.store, RUN, (file,), 8)
+    name, columns = layout.run(RUN, file.name), ["path", "label", "vector"]
+    expected, whole = found.table(0, columns), made.store.get(name)
+    damaged = 0
+    for place in range(4, len(whole) - int.from_bytes(whole[-8:-4], "little") - 8, 37):
+        made.store.put(name, whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert found.table(0, columns) == expected
+        except FruitpipeError:
+            damaged += 1
+    assert damaged
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, 0), (3, 4), (LARGEST + 1, LARGEST + 1)])
+def test_a_vector_part_of_other_rows_is_refused(count: int, rows: int) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        require_rows(count, File(name="x", rows=rows, bytes=1, sha256="x"))
+
+
+def test_a_vector_part_with_nulls_is_refused() -> None:
+    with pytest.raises(ValueError, match="path has nulls"):
+        require_plain(pa.table({"path": pa.array(["a", None], pa.string())}), ["path"], 1)

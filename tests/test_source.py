@@ -20,7 +20,7 @@ from fruitpipe import source
 from fruitpipe.config import Config, S3Config
 from fruitpipe.errors import UserError
 from fruitpipe.pipeline.preview import plan
-from fruitpipe.source import list_images
+from fruitpipe.source import check_apart, list_images
 from fruitpipe.source.files import read_image
 from fruitpipe.storage import layout
 from fruitpipe.vision.bad_image import BadImage
@@ -680,3 +680,11 @@ def test_an_input_without_images_is_a_user_error(s3: S3Config, prefix: str, tmp_
     for empty in (f"s3://{BUCKET}/{prefix}", f"s3://{BUCKET}/{prefix}/*/x*.jpg", str(tmp_path), f"{tmp_path}/*.png"):
         with pytest.raises(UserError, match="no images in"):
             plan(Config(input=empty, output=str(tmp_path / "out"), s3=s3))
+
+
+@pytest.mark.parametrize("output", ["out[1]", "*", "a?"])
+def test_an_output_is_no_glob(output: str, tmp_path: Path) -> None:
+    check_apart([str(tmp_path)], str(tmp_path / output))
+    check_apart(["s3://b/x"], f"s3://b/x/{output}")
+    with pytest.raises(UserError, match="is input and output"):
+        check_apart([f"{tmp_path}/*.jpg"], str(tmp_path))

@@ -29,7 +29,7 @@ from fruitpipe.objects.bucket import LARGE, MOST_DELETED
 from fruitpipe.objects.file import BUFFER
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore, Store, Upload, open_store
-from fruitpipe.storage.tree import TEMPORARY
+from fruitpipe.storage.tree import TEMPORARY, Tree
 
 # A limit on the size of files gives the error that a full disk gives.
 FULL_DISK = """
@@ -605,3 +605,12 @@ def test_a_place_where_no_folder_can_be_is_told_to_whoever_reads_or_writes(name:
     for use in (store.create, lambda: store.find(layout.MARKER), lambda: store.put(layout.MARKER, b"")):
         with pytest.raises(UserError, match=r"cannot (use|write to) .*\. Choose another"):
             use()
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_size) or fsync(file))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(os, "replace", lambda *a, **k: done.append("replace") or replace(*a, **k))  # type: ignore[func-returns-value]
+    Tree(tmp_path / "out").write("a/b", lambda file: file.write(b"12345"))
+    assert done == [5, "replace"]

@@ -127,6 +127,7 @@ def seek(
     metric: Metric,
     watch: Callable[[int], None] = lambda images: None,
     poll: Callable[[], None] = lambda: None,
+    before: Callable[[], None] = lambda: None,
 ) -> Neighbours:
     """Find the k nearest of each image by Spark tasks, and write parts and record.
 
@@ -135,6 +136,7 @@ def seek(
 
     fitted_by: id of the run whose model gave the vectors.
     watch: told of how many more images there are neighbours.
+    before: called before the record is written, without which the parts are garbage to others.
 
     Raises FruitpipeError where a task fails.
     """
@@ -158,6 +160,7 @@ def seek(
         parts=[file for files, _ in done for file in files],
     )
     name = layout.neighbours(vectors.run, metric, k)
+    before()
     vectors.store.put(name, record.model_dump_json(indent=2).encode())
     return record
 

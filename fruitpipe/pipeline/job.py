@@ -110,7 +110,7 @@ class Job:
 
     def _open_plan(self) -> AbstractContextManager[Plan]:
         if self._beside:
-            return closing(self._beside.plan.beside(self.id.replace("-", "_")))
+            return closing(self._beside.plan.beside())
         return open_plan(self.config, self.scratch)
 
     @contextmanager

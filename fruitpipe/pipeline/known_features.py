@@ -14,7 +14,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import read_facts
-from fruitpipe.vision.bad_image import OK
+from fruitpipe.vision.bad_image import OK, RETRIED
 from fruitpipe.vision.scale import Twin
 
 TABLES = f"""
@@ -64,7 +64,13 @@ class KnownFeatures:
         for table in ("hits", "unindexed"):
             self._database.execute(f"DELETE FROM {table} WHERE part IN (SELECT part FROM fresh)")
         self._database.execute(f"INSERT INTO hits {self._hits('fresh')}")
-        self._database.execute("INSERT INTO unindexed SELECT * FROM fresh; DROP TABLE fresh")
+        # Of an image that has failed again, the last attempt counts.
+        self._database.execute(f"""
+            DELETE FROM hits WHERE rank IS NOT NULL AND status <> '{OK}' AND part NOT IN (SELECT part FROM fresh)
+                AND image IN (SELECT image FROM hits WHERE rank IS NOT NULL AND part IN (SELECT part FROM fresh));
+            INSERT INTO unindexed SELECT * FROM fresh;
+            DROP TABLE fresh
+        """)
         self._settle()
 
     def _read_all(self, store: Store, digest: str, table: str, where: str = "true") -> tuple[list[Chosen], list[str]]:
@@ -111,14 +117,18 @@ class KnownFeatures:
         fresh = pa.table({"number": list(self._parts.values())[numbered:], "name": list(self._parts)[numbered:]})
         with self._database.table("fresh_parts", fresh):
             self._database.execute("INSERT INTO parts SELECT * FROM fresh_parts")
-        # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes.
+        # One image can be in several parts, as after a retry. Any `ok` will do: its feature follows from its bytes. Of
+        # failures, one that is tried again came before one that is not.
         doubles = "SELECT image FROM hits WHERE rank IS NOT NULL GROUP BY image HAVING count(*) > 1"
         self._database.execute(f"CREATE OR REPLACE TEMP TABLE doubles AS {doubles}")
-        self._database.execute("""
+        again = ", ".join(map(repr, RETRIED))
+        self._database.execute(f"""
             DELETE FROM hits WHERE rowid IN (
                 SELECT hits.rowid FROM hits JOIN doubles USING (image) JOIN parts ON number = part
                 WHERE rank IS NOT NULL
-                QUALIFY row_number() OVER (PARTITION BY image ORDER BY rank, name, row) > 1
+                QUALIFY row_number() OVER (
+                    PARTITION BY image ORDER BY rank, coalesce(status IN ({again}), false), name, row
+                ) > 1
             )
         """)
 

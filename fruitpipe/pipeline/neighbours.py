@@ -71,13 +71,13 @@ def find(
 
     try:
         with (
-            Lease(store, "fruitpipe neighbours", reporter.note),
+            Lease(store, "fruitpipe neighbours", reporter.note) as lease,
             private_folder() as scratch,
             runner(config, environment, scratch, verbose=False, first=WarmUp(store, ())) as spark,
             reporter.stage("neighbours", len(vectors)),
         ):
             fitted_by = manifest.model.fitted_by
-            found = neighbours.seek(spark, vectors, fitted_by, k, metric, watch, reporter.poll)
+            found = neighbours.seek(spark, vectors, fitted_by, k, metric, watch, reporter.poll, lease.require_held)
     except KeyboardInterrupt:
         raise Interrupted("stopped. Finished parts are kept: the same command continues from them.") from None
     return found, False

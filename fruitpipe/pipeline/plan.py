@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -29,11 +30,11 @@ from fruitpipe.tasks.feature_part import largest_task, task_sizes
 from fruitpipe.tasks.reduce import vector_parts
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.units import largest_first
-from fruitpipe.vision.bad_image import OK, REPLACED, TRANSIENT
+from fruitpipe.vision.bad_image import OK, REPLACED, RETRIED
 from fruitpipe.vision.scale import Twin
 
-# `too_large` depends on the limits in the config and costs no inference to check again; `rejected` on a user's code.
-RETRIED = {"transient": (*TRANSIENT, "too_large", "rejected"), "all": None, "none": ()}
+TRIED_AGAIN = {"transient": RETRIED, "all": None, "none": ()}
+"""Statuses by `failures.retry`; None for all."""
 
 # With `verify_content`, the bytes that were read may no longer be those that were listed.
 RESOLVED = f"""SELECT * REPLACE (coalesce(status, 'changed') AS status,
@@ -52,19 +53,18 @@ class Plan:
         self.database = Database(scratch)
         self.known = KnownFeatures(self.database, verify_content)
         self._others: Counter[str] = Counter()
+        self._numbers = count()
+        """of plans beside this one, which share them"""
         self._verify_content = verify_content
         self._retry = retry
 
     def close(self) -> None:
         self.database.close()
 
-    def beside(self, name: str) -> Plan:
-        """A plan of the same images with other features, in the same database; it is closed before this one.
-
-        name: of letters and figures, no other's.
-        """
+    def beside(self) -> Plan:
+        """A plan of the same images with other features, in the same database; it is closed before this one."""
         other = copy.copy(self)
-        other.database = self.database.beside(name)
+        other.database = self.database.beside(f"plan_{next(self._numbers)}")
         other.known = KnownFeatures(other.database, self._verify_content)
         return other
 
@@ -163,7 +163,7 @@ class Plan:
         """)
 
     def _retried(self) -> str:
-        retried = RETRIED[self._retry]
+        retried = TRIED_AGAIN[self._retry]
         if retried is None:
             return f"status <> '{OK}'"
         return f"status IN ({', '.join(map(repr, ('', *retried)))})"
@@ -258,9 +258,9 @@ class Plan:
         """The first path, in their order, of the images without a feature."""
         return str(self.database.row(f"SELECT min(path) FROM ({RESOLVED}) WHERE status <> '{OK}'")[0])
 
-    def commonest_error(self) -> str:
-        """The commonest error among the failed images."""
-        failed = f"SELECT error FROM ({RESOLVED}) WHERE status <> '{OK}'"
+    def commonest_error(self, status: str) -> str:
+        """The commonest error of the images that failed with a status; there are some."""
+        failed = f"SELECT error FROM ({RESOLVED}) WHERE status = '{status}'"
         return str(self.database.row(f"{failed} GROUP BY error ORDER BY count(*) DESC, error LIMIT 1")[0])
 
 

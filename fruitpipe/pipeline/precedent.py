@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -46,18 +46,17 @@ def precedents(store: Store, config: Config) -> list[Manifest]:
     Left out are those in which a further stage failed, so that the next run tries it again, and those in which more
     images failed than the config allows.
     """
-    digest, ours = digest_of(config), version("fruitpipe")
-    found = recent_manifests(store)
-    same = [each for each in found if (each.config_digest, each.versions.get("fruitpipe")) == (digest, ours)]
+    ours = (digest_of(config), version("fruitpipe"))
+    same = [each for each in recent_manifests(store) if (each.config_digest, each.versions.get("fruitpipe")) == ours]
     return [each for each in same if not each.unfinished and each.counts.are_within(config.failures.max_rate)]
 
 
-def recent_manifests(store: Store) -> list[Manifest]:
-    """Of published runs: the latest first, then the newest."""
+def recent_manifests(store: Store) -> Iterator[Manifest]:
+    """Of published runs: the latest first, then the newest; few are held at once, as they may be long."""
     latest = latest_run(store)
     recent = [run_id for run_id in reversed(run_ids(store)[-RECENT:]) if run_id != latest]
     found = side_by_side(partial(readable_manifest, store), [*filter(None, [latest]), *recent])
-    return [manifest for _, manifest in found if manifest]
+    return (manifest for _, manifest in found if manifest)
 
 
 def readable_manifest(store: Store, run_id: str) -> Manifest | None:

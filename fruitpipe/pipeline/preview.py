@@ -46,8 +46,8 @@ def plan_several(config: Config) -> dict[str, Planned]:
     found = {}
     with open_plan(config) as whole:
         whole.list_images(config)
-        for number, (name, part) in enumerate(parts.items()):
-            with closing(whole.beside(str(number))) as the_plan:
+        for name, part in parts.items():
+            with closing(whole.beside()) as the_plan:
                 found[name] = planned(part, stores[name], the_plan)
     return found
 

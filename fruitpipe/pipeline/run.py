@@ -35,6 +35,8 @@ from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
 
 KEPT = "Computed features are kept."
+LABEL = 24
+"""Bytes that a label takes in a manifest besides its text, escapes aside."""
 
 
 def run(config: Config, reporter: Reporter | None = None, verbose: bool = False) -> Run:
@@ -62,10 +64,8 @@ def run(config: Config, reporter: Reporter | None = None, verbose: bool = False)
     job = job_of(config, reporter or Reporter())
     further = wanted_stages(config)
     with begun(job) as lease:
-        with told(job):
-            with job.open(verbose):
-                done = work(job, further, lease)
-            clear_work(job)
+        with told(job), job.open(verbose):
+            done = work(job, further, lease)
         finish(job, done)
         return done
 
@@ -109,14 +109,14 @@ def told(job: Job) -> Iterator[None]:
         raise failure from error
 
 
-def clear_work(job: Job) -> None:
-    job.store.delete_all([name for name, _ in job.store.names(layout.work(job.id))])
-
-
 def finish(job: Job, done: Run) -> None:
-    """Tell those who want to know of a run that has ended well."""
+    """Tell those who want to know of a run that has ended well, and clear away what only its tasks needed."""
     job.audience.published(job.begun, done)
     register(job.config.publish, done)
+    try:
+        job.store.delete_all([name for name, _ in job.store.names(layout.work(job.id))])
+    except Exception as error:  # noqa: BLE001 - whatever is the matter, the run is published
+        job.reporter.note(f"could not clear away {layout.work(job.id)}, which `gc` does: {in_words(error)}")
 
 
 def open_places(config: Config) -> Store:
@@ -176,11 +176,22 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
         require_match(job.config, job.reused, job.backbone)
         job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
         summary = job.plan.summary()
+        require_few_labels(summary)
         if summary.passed_over:
             job.warnings.append(source.passed_over(summary.passed_over))
     if not summary.todo and (same := same_as(job.store, job.backbone, job.reused, earlier)):
         return instead(job, lease, same)
     return Ahead(images_digest, summary)
+
+
+def require_few_labels(summary: Summary) -> None:
+    """Raise UserError where a manifest, which has all labels twice, would be longer than readers take."""
+    lengths = sum(len(label.encode()) for label in summary.labels)
+    if 2 * (lengths + LABEL * len(summary.labels)) > layout.most_bytes(layout.MANIFEST) // 2:
+        raise UserError(
+            f"{len(summary.labels)} labels are more than a result can tell of: say labels: none, or name fewer in a "
+            "list of images."
+        )
 
 
 def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead: Ahead) -> Run:

@@ -17,7 +17,6 @@ from fruitpipe.pipeline.run import (
     Ahead,
     begun,
     carry_out,
-    clear_work,
     finish,
     job_of,
     listed,
@@ -122,7 +121,6 @@ class Several:
                             job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
                             stages.featurize([job], job.reporter)
                         run = carry_out(job, self.further[name], self.leases[name], ahead[name])
-                        clear_work(job)
                     self.end(name, run)
 
     def look_ahead(self) -> dict[str, Ahead]:

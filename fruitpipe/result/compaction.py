@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any, NamedTuple
@@ -81,7 +81,7 @@ def compact(store: Store) -> list[Merge]:
             parts = small_parts(store, folder)
             for sides in sorted({part.sides for part in parts}):
                 for batch in batches(part for part in parts if part.sides == sides):
-                    made = merge_batch(store, folder, batch)
+                    made = merge_batch(store, folder, batch, lease.require_held)
                     store.delete_all(with_thumbnails(made.replaced, objects), lease.require_held)
                     done.append(made)
         listed = dict(store.names(layout.FEATURES))
@@ -142,7 +142,7 @@ def small_parts(store: Store, folder: str) -> list[Part]:
 def part_of(store: Store, name: str) -> Part:
     """Raises FruitpipeError where the part is damaged."""
     try:
-        with store.open(name) as file, pq.ParquetFile(file) as part:
+        with store.open(name) as file, pq.ParquetFile(file, page_checksum_verification=True) as part:
             rows = part.metadata.num_rows
             # Not the statistics of the file: where these are damaged, pyarrow ends the process.
             first = pc.min(part.read(["path"])["path"]).as_py() if rows < SMALL else None
@@ -163,8 +163,11 @@ def batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
         yield batch
 
 
-def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
-    """Write the rows of some parts, ordered by path, as parts of nearly one size, and then the record of it."""
+def merge_batch(store: Store, folder: str, batch: list[Part], before: Callable[[], None]) -> Merge:
+    """Write the rows of some parts, ordered by path, as parts of nearly one size, and then the record of it.
+
+    before: called before that, by which the old parts may go.
+    """
     rows = rows_of(store, batch)
     count = -(-len(rows) // LARGEST_PART)
     parts = []
@@ -182,6 +185,7 @@ def merge_batch(store: Store, folder: str, batch: list[Part]) -> Merge:
             f"{store.url} does not hold what was just written there: check its disk or server. Nothing is lost."
         )
     made = Merge(parts=parts, replaced=sorted({part.name for part in batch} - {part.name for part in parts}))
+    before()
     store.put(layout.merge_record(made.replaced), made.model_dump_json().encode())
     return made
 

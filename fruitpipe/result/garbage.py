@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from functools import partial
 from typing import NamedTuple
 
 from fruitpipe.objects import Forbidden
@@ -11,6 +11,7 @@ from fruitpipe.result.compaction import read_merges, with_merged
 from fruitpipe.result.runs import find_manifest, latest_run, require_result, run_ids
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
+from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.storage.store import Store, Upload
 
 
@@ -42,8 +43,12 @@ def find_garbage(store: Store) -> Garbage:
     found = [each for folder in layout.FOLDERS for each in store.entries(folder)]
     listed = {name.split("/")[1] for name, _ in found if name.startswith(f"{layout.RUNS}/")}
     runs = {*filter(layout.is_run, listed), *run_ids(store), *filter(None, [latest_run(store)])}
-    manifests = {run_id: manifest for run_id in runs if (manifest := find_manifest(store, run_id))}
-    used = with_merged(chain.from_iterable(each.feature_parts for each in manifests.values()), read_merges(store))
+    published, used = set(), set()
+    for run_id, manifest in side_by_side(partial(find_manifest, store), sorted(runs)):  # which may be long
+        if manifest:
+            published.add(run_id)
+            used.update(manifest.feature_parts)
+    used = with_merged(used, read_merges(store))
 
     names = {name for name, _ in found}
     sizes = {name: size for name, size in found if name in used and size is not None}
@@ -57,7 +62,7 @@ def find_garbage(store: Store) -> Garbage:
         run_id = rest.partition("/")[0]
         if (record := layout.neighbours_of(name)) and record not in names:
             return False
-        return run_id in manifests and not name.startswith(f"{layout.work(run_id)}/")
+        return run_id in published and not name.startswith(f"{layout.work(run_id)}/")
 
     objects: list[Needless] = []
     others: list[str] = []

@@ -13,9 +13,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, T
 from pydantic_core import to_json
 
 from fruitpipe.config import RECORDED, Config
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.numeric.pca import components_for
 from fruitpipe.result import long_lists
 from fruitpipe.result.notebook import as_html
+from fruitpipe.storage import layout
 from fruitpipe.storage.file import File, named
 from fruitpipe.storage.layout import RunId, checked, is_feature, is_run_file
 from fruitpipe.units import in_kinds, size
@@ -211,9 +213,14 @@ class Manifest(BaseModel):
         """The document, and what the files with its long lists hold, by their names in the run.
 
         Of numbers, only those in records of further stages may be others than finite, and become null.
+
+        Raises FruitpipeError where the document, or a list, is longer than readers take.
         """
         tree, beside = long_lists.apart(self.model_dump(mode="json"))
-        return to_json(tree, indent=2, inf_nan_mode="null"), beside
+        document = to_json(tree, indent=2, inf_nan_mode="null")
+        if len(document) > layout.most_bytes(layout.MANIFEST):
+            raise FruitpipeError(f"the manifest would have {len(document)} bytes, more than readers take.")
+        return document, beside
 
     @property
     def records(self) -> dict[str, Record]:

@@ -73,7 +73,9 @@ class Parquet(Files):
 
     def serialise(self, table: pa.Table) -> memoryview:
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=["label"], row_group_size=8192)
+        pq.write_table(
+            table, sink, compression="zstd", use_dictionary=["label"], row_group_size=8192, write_page_checksum=True
+        )
         return memoryview(sink.getvalue())
 
     def commit(self, parts: Sequence[File], scratch: Path) -> list[File]:

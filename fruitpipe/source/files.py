@@ -30,8 +30,8 @@ NO_TEXT = "unknown: name is not UTF-8"
 def list_folder(name: str, by_parent: bool, batch: int, others: Counter[str]) -> Iterator[pa.RecordBatch]:
     """Images below a folder or of a glob; what is there besides is counted among the others, by extension.
 
-    Streams: at no time is more held than one batch and the names of folders still to visit. Hidden files and folders
-    and results of fruitpipe are passed over.
+    Streams: at no time is more held than one batch, the names of folders still to visit, and some 130 bytes of each
+    that was visited. Hidden files and folders and results of fruitpipe are passed over.
 
     Raises UserError where the folder is missing, cannot be listed or is no folder.
     """

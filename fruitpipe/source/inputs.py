@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from fruitpipe.config import ImageConfig, S3Config, absolute_path, is_remote, local_path
 from fruitpipe.errors import UserError
-from fruitpipe.objects import Bucket, Forbidden, open_bucket, split
+from fruitpipe.objects import Bucket, Forbidden, bucket_of, open_bucket, prefix_of, split
 from fruitpipe.source import buckets, files, image_lists
 from fruitpipe.source.fetching import Image, fetch
 from fruitpipe.source.listing import AGAIN, BATCH, LINKED, LISTING, LISTS, NAMELESS, WILD, split_glob
@@ -34,7 +34,7 @@ def list_images(
 ) -> Iterator[pa.RecordBatch]:
     """Every image of the inputs, as batches of the schema LISTING, in no particular order.
 
-    Streams: at no time is more held than one batch and the names of folders still to visit. With `verify_content`,
+    Streams: at no time is more held than one batch and, of a disk, what `list_folder` holds. With `verify_content`,
     images of up to `max_bytes` are read for their digest. An image that two inputs have comes twice.
 
     others: files that are no images by name are counted there, by extension.
@@ -92,7 +92,7 @@ def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
 
 def check_apart(inputs: Sequence[str], output: str) -> None:
     """Raise UserError where images and results share a folder: files of either could be taken for the other's."""
-    results = searched(output)
+    results = place_of(output)
     for name in inputs:
         if kind_of(name) == "list":
             continue
@@ -107,12 +107,19 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
 
 
 def searched(name: str) -> str:
-    """The folder or prefix that an input lists, or an output is, in one spelling."""
+    """The folder or prefix that an input lists, as `place_of` spells it."""
     if is_remote(name):
         scheme, bucket, _ = split(name)
         return f"{scheme}://{bucket}/{buckets.folder_of(name)}"
-    path = absolute_path(name)
-    return os.path.realpath(path if os.path.exists(path) else split_glob(str(path))[0])  # noqa: PTH110 - as in files
+    path = str(absolute_path(name))
+    return place_of(path if os.path.exists(path) else split_glob(path)[0])  # noqa: PTH110 - as in files
+
+
+def place_of(name: str) -> str:
+    """A folder or prefix in one spelling."""
+    if is_remote(name):
+        return f"{bucket_of(name)}/{prefix_of(name)}"
+    return os.path.realpath(absolute_path(name))
 
 
 def buckets_of(inputs: Sequence[str], s3: S3Config) -> tuple[Bucket, ...]:

@@ -57,6 +57,7 @@ def list_inventory(name: str, manifest: bytes, by_parent: bool, s3: S3Config, sc
                 texts = {column: pa.string() for column in columns if meant(column) in COLUMNS}
                 batches = read_csv(pa.CompressedInputStream(file, "gzip"), texts, columns)
             for batch in batches:
+                batch.validate(full=True)  # Parquet's readers look at no text
                 yield listing_of(inventory_rows(batch, form == "CSV"), rows, scope, by_parent)
                 rows += len(batch)
 
@@ -79,7 +80,7 @@ def inventory_rows(batch: pa.RecordBatch, quoted: bool) -> pa.RecordBatch:
     columns = {meant(name): batch[name] for name in batch.schema.names}
     keys = columns["key"]
     if quoted:
-        keys = pa.array([unquote_plus(key) for key in keys.to_pylist()], pa.string())
+        keys = pa.array([key and unquote_plus(key) for key in keys.to_pylist()], pa.string())
     wanted = are_images(keys)
     for name, value in (("islatest", "true"), ("isdeletemarker", "false")):
         if name in columns:

@@ -35,6 +35,8 @@ def listing_of(rows: pa.RecordBatch, before: int, scope: Scope, by_parent: bool)
             if (row := pc.index(no_size, True).as_py()) >= 0:
                 raise ValueError(f"row {before + row + 1} has a size that is no whole number: {found[row].as_py()!r}")
         found = found.cast(SCHEMA[name])
+        if name in ("label", "etag"):
+            found = pc.if_else(pc.equal(found, ""), None, found)  # as in CSV
         if name == "size" and (row := pc.index(pc.less(found, 0), True).as_py()) >= 0:
             raise ValueError(f"row {before + row + 1} has a size below 0: {found[row].as_py()}")
         if found.type == pa.string() and (pc.max(pc.binary_length(found)).as_py() or 0) > LONGEST_TEXT:

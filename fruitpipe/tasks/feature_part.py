@@ -97,7 +97,7 @@ def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:
 def read_facts(store: Store, name: str) -> pa.Table | None:
     """The rows of a part without their features, as PLACED; None where it is damaged or none of ours."""
     try:
-        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True) as part:
+        with store.open(name) as file, pq.ParquetFile(file, pre_buffer=True, page_checksum_verification=True) as part:
             if part.metadata.num_rows > LARGEST_PART:
                 return None
             facts = part.read(layout.FACTS.names).cast(layout.FACTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -42,9 +43,9 @@ class Vectors:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    @property
+    @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """Position of the first image of each part, and of none."""
+        """Position of the first image of each part and, last, the number of all images."""
         return np.cumsum([0, *(file.rows or 0 for file in self.files)])
 
     def positions(self, number: int) -> NDArray[np.int64]:
@@ -60,7 +61,10 @@ class Vectors:
         file = self.files[number]
         name = layout.run(self.run, file.name)
         try:
-            with self.store.open(name) as opened, pq.ParquetFile(opened, pre_buffer=True) as part:
+            with (
+                self.store.open(name) as opened,
+                pq.ParquetFile(opened, pre_buffer=True, page_checksum_verification=True) as part,
+            ):
                 require_rows(part.metadata.num_rows, file)
                 rows = 0
                 for batch in part.iter_batches(most, columns=columns, use_threads=False):
