@@ -283,11 +283,7 @@ def test_an_inventory_names_parts_and_images_of_its_own_bucket_and_where_it_is_a
 
     def put(rows: bytes, bucket: str = BUCKET) -> str:
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/0.csv.gz", Body=gzip.compress(rows))
-        document = {
-            "fileFormat": "CSV",
-            "destinationBucket": f"arn:aws:s3:::{bucket}",
-            "fileSchema": "Bucket, Key, Size",
-        }
+        document = {"fileFormat": "CSV", "destinationBucket": f"arn:aws:s3:::{bucket}", "fileSchema": "Bucket, Key"}
         text = json.dumps(document | {"files": [{"key": f"{prefix}/0.csv.gz"}]})
         admin.put_object(Bucket=BUCKET, Key=f"{prefix}/manifest.json", Body=text.encode())
         return f"s3://{BUCKET}/{prefix}/manifest.json"
@@ -349,7 +345,7 @@ def inventory_of(form: str, parts: dict[str, bytes], folder: Path, monkeypatch: 
     monkeypatch.setattr(inventory, "open_object", lambda url, s3: (folder / url.rpartition("/")[2]).open("rb"))
     name = folder / "manifest.json"
     files = [{"key": part} for part in parts]
-    document = {"fileFormat": form, "files": files, "destinationBucket": "b", "fileSchema": "Bucket, Key"}
+    document = {"fileFormat": form, "files": files, "destinationBucket": "b", "fileSchema": "Bucket, Key, Size"}
     name.write_text(json.dumps(document))
     batches = list_images(str(name), labels="none")
     return [path for batch in batches for path in batch["path"].to_pylist()]
