@@ -25,6 +25,7 @@ SECRET_VALUE = re.compile(
     r"|://[^/\s]*:[^/\s]*@|\b(?:https?|s3[an]?|gs|az|file)://[^/\s]*@"
     # In a query, a connection string, or an option of Java's.
     rf"|(?:-D|[?&;])(?:[\w.-]*(?:{WORDS}|signature|credential)|sig)="
+    r"|[?&#](?:[\w.-]*[._-])?(?:auth|bearer|code|jwt|key|pass|pat|pwd)="
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 """Values that hold a secret, whatever they are called."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from processes import children_of, kill, words_of
 
 from fruitpipe.backbones import resolve
 from fruitpipe.backbones.backbone import Backbone
-from fruitpipe.backbones.convert import converted, flatbuffer
+from fruitpipe.backbones.convert import FACTS, FLATBUFFER, converted, flatbuffer, kept, keras_home
 from fruitpipe.backbones.efficientnet_lite0 import EfficientNetLite0
 from fruitpipe.backbones.keras_applications import NETWORKS, KerasApplications, function_of, module_of
 from fruitpipe.backbones.own_process import run_module
@@ -507,3 +508,58 @@ def test_a_plan_says_what_is_wrong_with_the_backbone_and_does_without_weights(
         https_proxy=nobody_listens, http_proxy=nobody_listens, no_proxy="",
     )  # fmt: skip
     assert plan(Config(**places)).new == 320
+
+
+@pytest.mark.parametrize("damage", ["other bytes", "cut short", "gone", "facts"])
+def test_a_damaged_cache_is_told_and_not_run(damage: str, lite0: tuple[Backbone, Path], tmp_path: Path) -> None:
+    """It would give other features under the same digest, which later runs take over."""
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        for file in lite0[1].parent.iterdir():
+            shutil.copy(file, folder)
+
+    target = tmp_path / "backbones" / "x"
+    found = kept(target, "x", FLATBUFFER, make)
+    assert kept(target, "x", FLATBUFFER, make) == found
+    assert len(made) == 1
+    artefact = found[1]
+    whole = artefact.read_bytes()
+    match damage:
+        case "other bytes":
+            artefact.write_bytes(whole[:5000] + bytes(4000) + whole[9000:])
+        case "cut short":
+            artefact.write_bytes(whole[:5000])
+        case "gone":
+            artefact.unlink()
+        case "facts":
+            (target / FACTS).write_text("{")
+    with pytest.raises(UserError, match=re.escape(f"{target} in the cache is damaged: delete that folder")):
+        kept(target, "x", FLATBUFFER, make)
+    shutil.rmtree(target)
+    kept(target, "x", FLATBUFFER, make)
+    assert artefact.read_bytes() == whole
+
+
+def test_a_cache_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, *more: Any, **named: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(UserError, match=r"cannot read the cache .* \(Permission denied\): .* set FRUITPIPE_CACHE"):
+        kept(tmp_path / "backbones" / "x", "x", FLATBUFFER, lambda folder: None)
+
+
+def test_weights_in_a_folder_that_cannot_be_written_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras itself looks at none such, and would download them."""
+    home, scratch = tmp_path / "keras", tmp_path / "scratch"
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "weights.h5").write_bytes(b"1")
+    scratch.mkdir()
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    assert keras_home(Environment.read(), scratch) == home
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as for any user but root
+    other = keras_home(Environment.read(), scratch)
+    assert other.parent == scratch
+    assert (other / "models" / "weights.h5").read_bytes() == b"1"

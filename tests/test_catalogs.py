@@ -15,7 +15,7 @@ import polars
 import pyarrow as pa
 import pytest
 from command import fruitpipe, one_line_error, run
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog import load_catalog
 from pyiceberg.utils.config import Config
 from s3 import environment, options
@@ -180,3 +180,24 @@ def test_a_table_that_is_another_is_told_of_and_the_run_stays_published(images: 
     fruitpipe("run", images, out, *options)
     assert command.manifest(out)["run"] == published, "nothing is to be done but that"
     assert len(iceberg(out)) == 40
+
+
+def test_somebody_else_s_delta_table_is_left_alone(images: Path, tmp_path: Path) -> None:
+    """Its rows would be gone, and VACUUM, to which nothing there says otherwise, would delete the result."""
+    write_deltalake(out := tmp_path / "out", pa.table({"a": [1, 2]}))
+    before = sorted(tmp_path.rglob("*"))
+    error = one_line_error(fruitpipe("run", images, out, "--set", "publish.delta={}", code=2))
+    assert error == (
+        f"error: publish: the Delta table {out} was not made by fruitpipe: choose another output, "
+        "or leave out publish.delta."
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_publish_without_a_config_is_for_the_tables_of_what_is_published(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(images, out, f"publish={TABLES}", "limit=3")
+    second = run(images, out, f"publish={TABLES}")
+    assert len(delta(out)) == second["counts"]["ok"]
+    fruitpipe("publish", out, first["run"])
+    assert [len(delta(out)), len(iceberg(out))] == [3, 3]

@@ -467,3 +467,18 @@ def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("JAVA_HOME", "/java")
     chosen = Environment.read()
     assert (chosen.cache, chosen.keras_home, chosen.java_home) == (Path("/cache"), Path("/keras"), Path("/java"))
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["limit=yes", "pca.components=on", "pca.variance=true", "failures.max_rate=yes", "image.max_pixels=true"],
+)
+def test_yes_is_no_number(assignment: str) -> None:
+    """Though Python takes it for 1: a run of one image would be the result."""
+    with pytest.raises(ConfigError, match=r"true is no number"):
+        load_config(None, [assignment], input="a", output="b")
+
+
+def test_switches_stay_switches() -> None:
+    config = load_config(None, ["image.grey=yes", "explore=on", "s3.path_style=no"], input="a", output="b")
+    assert (config.image.grey, config.explore, config.s3.path_style) == (True, True, False)

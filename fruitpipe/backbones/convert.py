@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -26,13 +27,13 @@ from fruitpipe.config.weights import is_saved_model
 from fruitpipe.errors import FruitpipeError, UserError, told_by
 from fruitpipe.scratch import private_folder
 
-FLATBUFFER, FACTS = "backbone.tflite", "backbone.json"
+FLATBUFFER, FACTS, DIGEST = "backbone.tflite", "backbone.json", "sha256"
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow"}
 """Variables of a process that imports TensorFlow."""
 
 
 class Unwritable(UserError):
-    """The cache takes no more folders."""
+    """The cache takes no more folders, or cannot be read."""
 
 
 class Buildable(Protocol):
@@ -67,6 +68,32 @@ def stored(folder: Path, artefact: str = FLATBUFFER) -> tuple[Backbone, Path] | 
         return Backbone.model_validate_json((folder / FACTS).read_text()), folder / artefact
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except ValueError as error:
+        raise damaged(folder) from error
+    except OSError as error:
+        raise Unwritable(
+            f"cannot read the cache {folder.parent} ({error.strerror}): give rights on it, or set FRUITPIPE_CACHE."
+        ) from error
+
+
+def damaged(folder: Path) -> UserError:
+    return UserError(f"{folder} in the cache is damaged: delete that folder, and it is made again.")
+
+
+def require_whole(folder: Path, artefact: str) -> None:
+    """Raise UserError where an artefact is not as it was made: it would give other features under the same digest.
+
+    Earlier versions have kept no digest.
+    """
+    with suppress(FileNotFoundError):
+        said = (folder / DIGEST).read_text()
+        try:
+            with (folder / artefact).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise damaged(folder) from error
+        if found != said:
+            raise damaged(folder)
 
 
 def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path]:
@@ -83,9 +110,11 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
 
     make: writes artefact and facts to a folder, which appears when it is whole.
 
-    Raises Unwritable where the cache cannot be written, and what `make` raises.
+    Raises Unwritable where the cache cannot be read or written, UserError where that folder is damaged, and what `make`
+    raises.
     """
     if found := stored(target, artefact):
+        require_whole(target, artefact)
         return found
     with ExitStack() as stack:
         try:
@@ -99,6 +128,8 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
         made = scratch / "made"  # with the rights of any folder, as the temporary one is its owner's alone
         made.mkdir()
         make(made)
+        with (made / artefact).open("rb") as file:
+            (made / DIGEST).write_text(hashlib.file_digest(file, "sha256").hexdigest())
         try:
             made.rename(target)
         except OSError:
@@ -127,9 +158,20 @@ def kept_in(environment: Environment, name: str, identity: str) -> Path:
 
 
 def run_conversion(choice: NetworkChoice, folder: Path, environment: Environment) -> None:
-    places = {"KERAS_HOME": str(environment.keras_home), "TMPDIR": str(folder.parent)}
+    places = {"KERAS_HOME": str(keras_home(environment, folder.parent)), "TMPDIR": str(folder.parent)}
     if reason := run_module(__name__, json.dumps(choice), folder, variables=QUIET | places):
         raise told_by(reason) or FruitpipeError(f"converting {choice.name} failed: {reason}")
+
+
+def keras_home(environment: Environment, scratch: Path) -> Path:
+    """The folder that Keras finds weights in: it looks at none that it cannot write to, but at one that leads there."""
+    home = environment.keras_home
+    if not (home / "models").is_dir() or os.access(home, os.W_OK):
+        return home
+    other = scratch / "keras"
+    other.mkdir()
+    (other / "models").symlink_to((home / "models").absolute())
+    return other
 
 
 def convert(choice: NetworkChoice, folder: Path) -> None:

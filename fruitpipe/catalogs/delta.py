@@ -10,6 +10,7 @@ from deltalake import DeltaTable, Schema
 from deltalake.schema import ArrayType, Field, PrimitiveType
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction
 
+from fruitpipe.errors import UserError
 from fruitpipe.result.runs import Run
 from fruitpipe.storage import layout
 
@@ -37,7 +38,16 @@ class Delta:
         return f"the Delta table {self.url}"
 
     def check(self) -> None:
-        DeltaTable.is_deltatable(self.url, dict(self.storage))
+        """Raises UserError where there is a table that fruitpipe has not made: its rows would go, and who clears it up,
+        as it has no KEPT, would take the result for leftovers.
+        """
+        storage = dict(self.storage)
+        if not DeltaTable.is_deltatable(self.url, storage):
+            return
+        if not KEPT.items() <= DeltaTable(self.url, storage_options=storage).metadata().configuration.items():
+            raise UserError(
+                f"{self.name} was not made by fruitpipe: choose another output, or leave out publish.delta."
+            )
 
     def hold(self, run: Run) -> None:
         table = DeltaTable.create(self.url, SCHEMA, "ignore", configuration=KEPT, storage_options=dict(self.storage))

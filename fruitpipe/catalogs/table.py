@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shlex import quote
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.extras import require
 from fruitpipe.result.runs import Run
 from fruitpipe.storage.store import Store
+
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
+"""In which delta-rs writes, whoever reads it."""
 
 
 class Table(Protocol):
@@ -31,6 +35,8 @@ def check_tables(publish: PublishConfig, store: Store) -> None:
     for table in open_tables(publish, store):
         try:
             table.check()
+        except UserError as error:
+            raise UserError(f"publish: {error}") from error
         except Exception as error:
             raise UserError(f"publish: cannot reach {table.name}: {said_of(error)}.") from error
 
@@ -65,4 +71,4 @@ def open_tables(publish: PublishConfig, store: Store) -> list[Table]:
 
 def said_of(error: Exception) -> str:
     """What a library says, as part of a line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(COLOURS.sub("", str(error)).split()).rstrip(".") or type(error).__name__

@@ -31,6 +31,8 @@ def main() -> NoReturn:
     """The console script. Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 too many bad images, 130 interrupted."""
     streams.fill()
     signal.signal(signal.SIGTERM, on_sigterm)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; nohup has it ignored
+        signal.signal(signal.SIGHUP, on_sigterm)
     streams.filter_output()
     try:
         code = app(standalone_mode=False, prog_name="fruitpipe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -9,6 +10,8 @@ import typer
 
 from fruitpipe.cli.documents import print_json
 from fruitpipe.cli.options import AsJson, ConfigFile, Given, Result, RunArgument, Set
+from fruitpipe.config.sections import PublishConfig
+from fruitpipe.errors import UserError
 from fruitpipe.units import size
 
 commands = typer.Typer()
@@ -125,6 +128,9 @@ def publish(
 
     given = Given(config_file, assignments)
     store, tables = given.store(out), given.config(["IMAGES", out]).publish
+    if tables == PublishConfig():  # those that hold what is published now
+        with suppress(UserError):  # there may be none that can be read: this is to mend that
+            tables = runs.open_run(store).manifest.config.publish
     check_tables(tables, store)
     published = runs.publish(store, run_id, partial(register, tables))
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -81,6 +81,15 @@ LEAST_COSINE = 0.99
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` is true, which Python would take for the number 1."""
+        kinds = {(kind := cls.model_fields[info.field_name or ""].annotation), *get_args(kind)}
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"{str(value).lower()} is no number")
+        return value
 
 
 class StepsConfig(Section):

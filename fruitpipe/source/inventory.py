@@ -78,6 +78,9 @@ def meant(column: str) -> str:
 def inventory_rows(batch: pa.RecordBatch, quoted: bool) -> pa.RecordBatch:
     """Rows of an inventory as those of a list, without a path where they are no current versions of images."""
     columns = {meant(name): batch[name] for name in batch.schema.names}
+    for name in ("bucket", "key"):
+        if name not in columns:
+            raise ValueError(f"it has no column {name}")
     keys = columns["key"]
     if quoted:
         keys = pa.array([key and unquote_plus(key) for key in keys.to_pylist()], pa.string())

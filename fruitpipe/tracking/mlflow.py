@@ -72,12 +72,14 @@ class Mlflow:
             experiment = found.experiment_id if found else client.create_experiment(name)
             made = client.create_run(experiment, milliseconds(begun.started), run_name=begun.id).info.run_id
             params = [Param(key, text) for key, text in params_of(begun.config)]
-            for first in range(0, len(params), TOGETHER):
-                client.log_batch(made, params=params[first : first + TOGETHER])
-            metrics = list(metrics_of(manifest)) if manifest else []
-            client.log_batch(made, metrics=metrics, tags=[RunTag(key, text) for key, text in tags.items()])
-            ended = manifest.finished if manifest else datetime.now(UTC)
-            client.set_terminated(made, status, milliseconds(ended))
+            try:
+                for first in range(0, len(params), TOGETHER):
+                    client.log_batch(made, params=params[first : first + TOGETHER])
+                metrics = list(metrics_of(manifest)) if manifest else []
+                client.log_batch(made, metrics=metrics, tags=[RunTag(key, text) for key, text in tags.items()])
+            finally:  # or it would be running for ever
+                ended = manifest.finished if manifest else datetime.now(UTC)
+                client.set_terminated(made, status, milliseconds(ended))
 
 
 def milliseconds(moment: datetime) -> int:
