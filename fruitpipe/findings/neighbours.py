@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from shlex import quote
@@ -148,7 +149,7 @@ def seek(
     def tell(done: tuple[list[File], int]) -> None:
         watch(sum(file.rows or 0 for file in done[0]))
 
-    tasks = -(-len(vectors.files) // together)
+    tasks = math.ceil(len(vectors.files) / together)
     done = spark.map(lambda number: task(number, shared), tasks, tell, poll)
     record = Neighbours(
         run=vectors.run,

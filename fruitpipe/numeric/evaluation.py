@@ -89,7 +89,7 @@ def evaluate(
 
 
 def sizes(components: int) -> list[int]:
-    """Numbers of components that are judged: doubled from 8, then all; none of none."""
+    """Numbers of components that are judged: doubled from 8, then all; empty where there are none."""
     doubled = [FEWEST << i for i in range(components.bit_length())]
     return [*(k for k in doubled if k < components), *([components] if components else [])]
 

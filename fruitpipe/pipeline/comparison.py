@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -75,7 +76,7 @@ def featurize_sample(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Features of some images, shape (n, d), and which of them have one, (n,)."""
     task = FeaturizeSample(images, key, job.config.image, job.reader)
-    tasks = -(-len(images) // SAMPLED)
+    tasks = math.ceil(len(images) / SAMPLED)
     found = job.spark.map(lambda number: task(number, engine), tasks, poll=job.reporter.poll)
     statuses = np.array([status for part, _ in found for status in part])
     return np.concatenate([features for _, features in found]), statuses == OK

@@ -58,7 +58,7 @@ class Heritage:
 
 
 def heritage_of(job: Job, model: Model) -> Heritage | None:
-    """What a run has of the newest run by the same model, whose files are those that a run of now would write."""
+    """What a run has of the latest run by the same model, else the newest, whose files are those of a run of now."""
     manifest = next((each for each in recent_manifests(job.store) if is_by(each, model, job)), None)
     if manifest is None:
         return None

@@ -87,7 +87,7 @@ class KnownFeatures:
             try:
                 numbers = {part: self._number(part) for each in chosen for part in each.parts}
                 known = facts_index.read(store, chosen, numbers)
-                with self._database.right_side_held():  # it would take the stream for short, and hold that
+                with self._database.right_side_held():  # else it takes the stream for the smaller side, and holds that
                     self._database.stream(f"INSERT INTO hits {self._hits('stream', where)}", NUMBERED, known)
                 break
             except Damaged as error:

@@ -51,7 +51,7 @@ def note(found: Neighbours) -> str:
 def find(
     store: Store, run_id: str, k: int, metric: Metric, config: SparkConfig, reporter: Reporter
 ) -> tuple[Neighbours, bool]:
-    """Neighbours in a published run, and whether they were there already. What was begun is gone on with.
+    """Neighbours in a published run, and whether they were there already. Work that was begun is continued.
 
     Raises UserError where there is no such run or somebody is writing, Interrupted by Ctrl-C or SIGTERM, and
     FruitpipeError where Spark or a task fails.

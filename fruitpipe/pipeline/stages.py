@@ -1,4 +1,4 @@
-"""The stages that every run has: featurize, count, fit, project. Each hands Spark its tasks."""
+"""The stages that every run has: featurize, count, fit, project, and what is made and committed of them."""
 
 from __future__ import annotations
 

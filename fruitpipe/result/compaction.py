@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -169,7 +170,7 @@ def merge_batch(store: Store, folder: str, batch: list[Part], before: Callable[[
     before: called before that, by which the old parts may go.
     """
     rows = rows_of(store, batch)
-    count = -(-len(rows) // LARGEST_PART)
+    count = math.ceil(len(rows) / LARGEST_PART)
     parts = []
     for number in range(count):
         start, end = (len(rows) * each // count for each in (number, number + 1))

@@ -33,8 +33,8 @@ class Image(NamedTuple):
 def fetch(images: list[Image], reader: Reader, most: int = AHEAD) -> Iterator[Data | BadImage]:
     """The bytes of each image, or why not, in order, at most so many ahead of their use.
 
-    Sizes that were listed say how many to begin with; an image of none is taken to be as large as the one before. What
-    is there then counts as it is: an image for which there is no room is read at its turn.
+    Sizes that were listed say how many to begin with; an image without one is taken to be as large as the one before.
+    What is there then counts as it is: an image for which there is no room is read at its turn.
     """
     room = Room(AHEAD_BYTES + reader.max_bytes)  # the last one that was begun may be of any size
     threads = max((threads_for(image.path) for image in images), default=1)
@@ -73,7 +73,7 @@ def fetch(images: list[Image], reader: Reader, most: int = AHEAD) -> Iterator[Da
 def sizes_together(images: Sequence[Image], last: int) -> list[int]:
     """Expected sizes of the first of some images, which are read in one go: at least one.
 
-    last: size of the image before, for those of none.
+    last: size of the image before, for those without a listed size.
     """
     sizes = [image.size or last for image in images]
     return [size for size, all_ in zip(sizes, accumulate(sizes), strict=True) if all_ <= TOGETHER_BYTES] or sizes[:1]

@@ -24,7 +24,7 @@ class Reader:
     s3: S3Config
     max_bytes: int
     buckets: tuple[Bucket, ...] = ()
-    """inputs, which the driver has opened; where they are need not be found out again"""
+    """inputs, which the driver has opened; they need not be located again"""
     _refused: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     """why, by other buckets from which nothing could be read"""
 

@@ -1,4 +1,4 @@
-"""Names of all objects in a result, and how large they may be; no other module knows them.
+"""Names of all objects in a result, and how large they may be.
 
 What a result says of names is checked here against the form that fruitpipe gives them, by `checked`: a result
 is made by whoever can write there, and may say anything.

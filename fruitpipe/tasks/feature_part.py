@@ -1,4 +1,5 @@
-"""A feature part: one Parquet file of some images' facts and features. How it is written, and what is read of it."""
+"""A feature part: one Parquet file of some images' facts and features. How large it is, how it is written, and what is
+read of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One part of the features: fetch, decode, infer, write. Runs in a Spark task, or anywhere else; imports no Spark.
+"""Parts of the features: fetch, decode, infer, write. Runs in a Spark task, or anywhere else; imports no Spark.
 
 Several backbones see an image that is fetched once, and decoded once for each scale that they want.
 """

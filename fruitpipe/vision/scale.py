@@ -58,7 +58,7 @@ def scale_of(width: int, height: int, side: int, rules: ImageConfig) -> int:
 
 
 def can_be_scaled(image: JpegImagePlugin.JpegImageFile, data: bytes | memoryview) -> bool:
-    """Not where a JPEG has no transform, or colours for each four pixels, which would be enlarged less than else."""
+    """Not a JPEG without a transform, or with a colour for four pixels in a row, which is enlarged less than usual."""
     coarsest = max(max(across, down) for _, across, down, _ in image.layer)
     return coarsest <= 2 and not any(marker in LOSSLESS for marker, _ in jpeg_segments(data))
 

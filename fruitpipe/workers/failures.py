@@ -1,4 +1,4 @@
-"""Why a task failed for good, in one line, of the tracebacks that its worker left."""
+"""Why a task failed for good, in one line, taken from the tracebacks that its worker left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def quoted(text: str) -> list[str]:
 
 
 def failure_of(cause: str, times: str) -> FruitpipeError:
-    """The error of a task, of the line that names its cause; our own stay what they are."""
+    """The error of a task, made from the line that names its cause; our own stay what they are."""
     return told_by(cause) or FruitpipeError(f"a task failed {times}: {cause[:500]}. What was computed is kept.")
 
 

@@ -56,7 +56,7 @@ class Processes:
     ) -> None:
         """Start what they come from, which takes a second in which others can work.
 
-        first: called at the start of each task, with whether that has failed before; workers have what its module
+        first: called at the start of each task, told whether that has failed before; workers have what its module
         imports from their beginning.
         spark: starts Spark on this machine.
         folder: for temporary files; verbose: show what workers print.

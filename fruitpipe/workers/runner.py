@@ -60,7 +60,7 @@ class Runner(Protocol):
 
 
 def attempt(first: Callable[[bool], None], task: Callable[[int], Result], number: int, again: bool) -> Ended[Result]:
-    """Run a task in its worker. first: called before, with whether the task has failed before."""
+    """Run a task in its worker. first: called before, told whether the task has failed before."""
     filter_output()
     with redacted_tracebacks():
         first(again)
