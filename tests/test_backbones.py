@@ -201,6 +201,13 @@ def test_a_layer_by_its_index() -> None:
 
 
 @pytest.mark.slow
+def test_there_is_no_largest_of_what_is_flat() -> None:
+    """Or averages would be taken for the largest."""
+    with pytest.raises(UserError, match="pooling: max is for layers that have height and width"):
+        built("mobilenet", pooling="max")
+
+
+@pytest.mark.slow
 def test_features_are_those_before_the_classifier_however_it_is_made() -> None:
     """In MobileNet, layers[-2] has a value for each class already."""
     assert built("mobilenet").dimension == KNOWN["mobilenet"].dimension == 1024

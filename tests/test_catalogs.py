@@ -201,3 +201,8 @@ def test_publish_without_a_config_is_for_the_tables_of_what_is_published(images:
     assert len(delta(out)) == second["counts"]["ok"]
     fruitpipe("publish", out, first["run"])
     assert [len(delta(out)), len(iceberg(out))] == [3, 3]
+
+
+def test_a_path_that_delta_rs_would_take_for_another_is_refused(images: Path, tmp_path: Path) -> None:
+    done = fruitpipe("run", images, tmp_path / "o%41ut", "--set", "publish.delta={}", code=2)
+    assert "takes %XX in" in one_line_error(done)

@@ -520,3 +520,21 @@ def test_mobilenet_on_photographs_agrees_with_keras_and_scikit_learn(
     for path, expected in zip(oracle["paths"], oracle["features"], strict=True):
         ours = rows[str(images / path)]
         assert ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected) >= 0.9999
+
+
+def test_a_pca_that_memory_does_not_hold_is_refused_before_there_is_work(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 62,720 numbers, as of a map that is not pooled, it would take 126 GB."""
+    monkeypatch.setattr(pipeline, "memory", lambda: 1 << 20)
+    settings = {"input": str(fruits), "output": str(tmp_path / "out"), "backbone": "efficientnet_lite0", "limit": 3}
+    said = r"a PCA of features of 1280 numbers takes about 52\.4 MB, and there are 1\.0 MB: say pooling: avg"
+    with pytest.raises(UserError, match=said):
+        pipeline.run(load_config(**settings))
+    assert not [*(tmp_path / "out" / "features").rglob("*.parquet")]
+    assert pipeline.run(load_config(**settings, pca="none")).manifest.counts.ok == 3
+
+
+def test_one_image_needs_no_number_of_components(fruits: Path, tmp_path: Path) -> None:
+    run(fruits, out := tmp_path / "out", "limit=1")
+    assert "none, as the features do not differ" in fruitpipe("show", out).stdout

@@ -113,9 +113,14 @@ def pick(network: Any, wanted: str | int | None) -> Any:
 
 
 def pooled(output: Any, pooling: str) -> Any:
-    """A layer's output as one row of numbers."""
+    """A layer's output as one row of numbers. Raises UserError where there is nothing to take the largest of."""
     from keras import layers
 
+    if pooling == "max" and all(length == 1 for length in output.shape[1:-1]):
+        raise UserError(
+            "pooling: max is for layers that have height and width, and this one has neither: name an earlier layer, "
+            "or leave it out."
+        )
     if len(output.shape) == 2:
         return output
     if len(output.shape) == 4 and pooling != "none":

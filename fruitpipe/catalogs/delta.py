@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class Delta:
         """Raises UserError where there is a table that fruitpipe has not made: its rows would go, and who clears it up,
         as it has no KEPT, would take the result for leftovers.
         """
+        if re.search("%[0-9A-Fa-f]{2}", self.url):
+            raise UserError(f"delta-rs takes %XX in {self.url} for another letter: choose an output without.")
         storage = dict(self.storage)
         if not DeltaTable.is_deltatable(self.url, storage):
             return

@@ -45,7 +45,8 @@ class FindNeighbours:
 
 def note(found: Neighbours) -> str:
     taken = f"; {found.taken} lists of run {found.earlier} were taken over" if found.taken else ""
-    return f"the {found.k} nearest of each of {found.images} images by {found.metric}{taken}"
+    k = min(found.k, found.images - 1)
+    return f"the {k} nearest of each of {found.images} images by {found.metric}{taken}"
 
 
 def find(

@@ -21,6 +21,7 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError, first_line,
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
+from fruitpipe.pipeline.database import memory
 from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.precedent import digest_of, precedents, same_as
@@ -33,8 +34,12 @@ from fruitpipe.result.runs import Run, check_place, latest_run, point_latest, pu
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
+from fruitpipe.units import size
 
 KEPT = "Computed features are kept."
+MATRICES = 4
+"""That a PCA holds at once, of as many rows and columns as features have numbers: the covariance, its eigenvectors, and
+twice that in LAPACK's dsyevd."""
 LABEL = 24
 """Bytes that a label takes in a manifest besides its text, escapes aside."""
 
@@ -140,6 +145,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     ahead = look_ahead(job, lease, images_digest, earlier)
     if isinstance(ahead, Run):
         return ahead
+    require_memory(job)
     with job.reporter.stage("start"):
         job.spark  # noqa: B018 - waits for it
     require_bound(job)
@@ -182,6 +188,17 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
     if not summary.todo and (same := same_as(job.store, job.backbone, job.reused, earlier)):
         return instead(job, lease, same)
     return Ahead(images_digest, summary)
+
+
+def require_memory(job: Job) -> None:
+    """Raise UserError where the PCA would take more memory than there is, before anything is computed for it."""
+    dimension = job.backbone.facts.dimension
+    needed, there = MATRICES * 8 * dimension**2, memory()
+    if needed > there and job.reused is None and job.config.pca != "none":
+        raise UserError(
+            f"a PCA of features of {dimension} numbers takes about {size(needed)}, and there are {size(there)}: say "
+            "pooling: avg, name another layer, or say pca: none."
+        )
 
 
 def require_few_labels(summary: Summary) -> None:

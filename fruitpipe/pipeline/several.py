@@ -21,6 +21,7 @@ from fruitpipe.pipeline.run import (
     job_of,
     listed,
     look_ahead,
+    require_memory,
     told,
     wanted_stages,
 )
@@ -147,11 +148,12 @@ class Several:
         return ahead
 
     def within_bounds(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
-        """Those whose precision changes features little enough."""
+        """Those for whose PCA there is memory, and whose precision changes features little enough."""
         within = {}
         for name, job in jobs.items():
             with self.apart(name):
                 with told(job):
+                    require_memory(job)
                     require_bound(job)
                 within[name] = job
         return within

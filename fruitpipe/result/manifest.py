@@ -128,10 +128,11 @@ class ModelFacts(BaseModel):
             return {"model": f"no PCA: vectors are the {self.components} features"}
         cumulative = list(accumulate(self.explained_variance_ratio))
         needed = {share: min(components_for(cumulative, share), len(cumulative)) for share in (0.90, 0.95, 0.99)}
+        shares = ", ".join(f"{share:.0%}: {k}" for share, k in needed.items())
         return {
             "model": f"fitted by {self.fitted_by} on {self.images} images",
             "components": f"{self.components}, {self.explained:.2%} of the variance",
-            "k for": ", ".join(f"{share:.0%}: {k}" for share, k in needed.items()),
+            "k for": shares if any(cumulative) else "none, as the features do not differ",
         }
 
 
