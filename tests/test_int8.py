@@ -208,7 +208,7 @@ def test_who_makes_a_network_needs_the_extra(fruits: Path, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
     options = ("--set", BACKBONE, "--set", "precision=int8")
     told = one_line_error(fruitpipe("run", fruits, tmp_path / "out", *options, code=2))
-    assert "which makes networks of precision: int8: pip install 'fruitpipe[int8]'." in told
+    assert "which makes networks of precision: int8, is not installed: pip install 'fruitpipe[int8]'." in told
 
 
 @pytest.fixture(scope="module")
