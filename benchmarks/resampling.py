@@ -1,7 +1,9 @@
 """What compiled resampling saves: features with it and with Pillow's, which have the same bits, in turns.
 
-python benchmarks/resampling.py IMAGES
-python benchmarks/resampling.py PHOTOGRAPHS --size 500 375
+By CPU time; with --size, of photographs that are made as large as that first.
+
+    python benchmarks/resampling.py IMAGES
+    python benchmarks/resampling.py PHOTOGRAPHS --size 500 375
 """
 
 from __future__ import annotations

@@ -79,13 +79,14 @@ def fruitpipe(
 
 def exit_code() -> object:
     """With which `main` ends; signals are handled as before."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         main()
     except SystemExit as end:
         return end.code
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
 
 
 @contextmanager

@@ -174,6 +174,7 @@ def test_a_table_that_is_another_is_told_of_and_the_run_stays_published(images: 
     assert "is published, but the Iceberg table fruits.vectors" in line
     published = command.manifest(out)["run"]
     assert f"fruitpipe publish {out} {published}" in line
+    assert not [path for path in out.glob("runs/*/work/**/*") if path.is_file()]
 
     with closing(load_catalog()) as catalog:
         catalog.drop_table("fruits.vectors")

@@ -234,6 +234,11 @@ def test_a_config_in_a_bucket_is_none() -> None:
         load_config(Path("s3://bucket/run.yaml"))
 
 
+def test_a_file_s_url_is_of_this_machine() -> None:
+    with pytest.raises(UserError, match=r"^no config file file:/nowhere/run\.yaml: check the path\.$"):
+        load_config(Path("file:///nowhere/run.yaml"))
+
+
 @pytest.mark.parametrize("key", ["input", "output"])
 def test_a_name_that_is_not_utf_8_is_shown_and_to_be_renamed(key: str) -> None:
     with pytest.raises(ConfigError) as caught:

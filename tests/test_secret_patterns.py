@@ -81,6 +81,8 @@ PLANTED: dict[str, dict[str, Any]] = {
     "token in a URL": {"spark": {"conf": {"spark.jars.repositories": f"https://{SECRET}@host/maven"}}},
     "password in any URL": {"spark": {"conf": {"spark.x": f"jdbc:postgresql://me:{SECRET}@host/photos"}}},
     "password in a query": {"spark": {"conf": {"spark.x": f"jdbc:postgresql://host/photos?password={SECRET}"}}},
+    "key in a query": {"track": {"openlineage": f"https://host/?subscription-key={SECRET}"}},
+    "code in a query": {"track": {"mlflow": f"https://host/?a=b&code={SECRET}"}},
     "master": {"spark": {"master": f"spark://me:{SECRET}@host:7077"}},
     "endpoint": {"s3": {"endpoint": f"https://{SECRET}@host"}},
     "endpoint and password": {"s3": {"endpoint": f"https://me:{SECRET}@host"}},

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -21,7 +21,7 @@ from fruitpipe.backbones.backbone import Backbone
 from fruitpipe.backbones.family import family_of
 from fruitpipe.backbones.network_choice import NetworkChoice
 from fruitpipe.backbones.own_process import run_module
-from fruitpipe.backbones.weights import content_digest
+from fruitpipe.backbones.weights import content_digest, file_digest
 from fruitpipe.config import Config, Environment
 from fruitpipe.config.weights import is_saved_model
 from fruitpipe.errors import FruitpipeError, UserError, told_by
@@ -85,15 +85,14 @@ def require_whole(folder: Path, artefact: str) -> None:
 
     Earlier versions have kept no digest.
     """
-    with suppress(FileNotFoundError):
-        said = (folder / DIGEST).read_text()
-        try:
-            with (folder / artefact).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError as error:
-            raise damaged(folder) from error
-        if found != said:
-            raise damaged(folder)
+    if not (folder / DIGEST).exists():
+        return
+    try:
+        is_whole = file_digest(folder / artefact) == (folder / DIGEST).read_text()
+    except FileNotFoundError:
+        is_whole = False
+    if not is_whole:
+        raise damaged(folder)
 
 
 def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbone, Path]:
@@ -128,8 +127,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
         made = scratch / "made"  # with the rights of any folder, as the temporary one is its owner's alone
         made.mkdir()
         make(made)
-        with (made / artefact).open("rb") as file:
-            (made / DIGEST).write_text(hashlib.file_digest(file, "sha256").hexdigest())
+        (made / DIGEST).write_text(file_digest(made / artefact))
         try:
             made.rename(target)
         except OSError:

@@ -35,7 +35,7 @@ from fruitpipe.storage import layout
 from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
-from fruitpipe.vision.resampling import Library, compiled_file
+from fruitpipe.vision.resampling import COMPILING, Library, compiled_file
 from fruitpipe.workers.cores import cores
 
 JVM = 1 << 30
@@ -146,13 +146,12 @@ def workers_here(master: str) -> int:
 
 
 def resampling() -> str:
-    compiling = "python -m fruitpipe.vision.compile"
     if not (file := compiled_file()).exists():
-        return f"by Pillow; `{compiling}`, which needs a C compiler, makes it faster, in the same bits"
+        return f"by Pillow; `{COMPILING}`, which needs a C compiler, makes it faster, in the same bits"
     try:
         Library(file)
     except OSError as error:
-        raise UserError(f"{error}: compile it again by `{compiling}`. Until then, Pillow resamples.") from error
+        raise UserError(f"{error}: compile it again by `{COMPILING}`. Until then, Pillow resamples.") from error
     return "by compiled code"
 
 

@@ -10,7 +10,7 @@ import typer
 
 from fruitpipe.cli.documents import print_json
 from fruitpipe.cli.options import AsJson, ConfigFile, Given, Result, RunArgument, Set
-from fruitpipe.config.sections import PublishConfig
+from fruitpipe.config import PublishConfig
 from fruitpipe.errors import UserError
 from fruitpipe.units import size
 

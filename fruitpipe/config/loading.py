@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from fruitpipe.config.places import SCHEME
 from fruitpipe.config.secrets import Key
 from fruitpipe.config.sections import Config
 from fruitpipe.config.validation import ConfigError, Lines, Mistake, config_of
@@ -96,8 +97,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     try:
         return mapping_in(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
-        if url := re.fullmatch(r"(\w+:)/(.*)", str(path)):  # a path has one slash where the URL had two
-            raise UserError(f"{url[1]}//{url[2]} is no file of this machine: download it first.") from error
+        url = SCHEME.match(str(path))  # a path has one slash where the URL had two
+        if url and url[1] != "file":
+            raise UserError(
+                f"{url[1]}://{str(path)[url.end() :]} is no file of this machine: download it first."
+            ) from error
         raise UserError(f"no config file {path}: check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: save it so.") from error

@@ -116,8 +116,14 @@ def told(job: Job) -> Iterator[None]:
 
 def finish(job: Job, done: Run) -> None:
     """Tell those who want to know of a run that has ended well, and clear away what only its tasks needed."""
-    job.audience.published(job.begun, done)
-    register(job.config.publish, done)
+    try:
+        job.audience.published(job.begun, done)
+        register(job.config.publish, done)
+    finally:
+        clear_work(job)
+
+
+def clear_work(job: Job) -> None:
     try:
         job.store.delete_all([name for name, _ in job.store.names(layout.work(job.id))])
     except Exception as error:  # noqa: BLE001 - whatever is the matter, the run is published
@@ -145,7 +151,6 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     ahead = look_ahead(job, lease, images_digest, earlier)
     if isinstance(ahead, Run):
         return ahead
-    require_memory(job)
     with job.reporter.stage("start"):
         job.spark  # noqa: B018 - waits for it
     require_bound(job)
@@ -182,11 +187,12 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
         require_match(job.config, job.reused, job.backbone)
         job.plan.add_features(job.store, job.backbone.features, job.backbone.twin)
         summary = job.plan.summary()
-        require_few_labels(summary)
         if summary.passed_over:
             job.warnings.append(source.passed_over(summary.passed_over))
     if not summary.todo and (same := same_as(job.store, job.backbone, job.reused, earlier)):
         return instead(job, lease, same)
+    require_few_labels(summary)
+    require_memory(job)
     return Ahead(images_digest, summary)
 
 

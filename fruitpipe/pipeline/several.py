@@ -21,7 +21,6 @@ from fruitpipe.pipeline.run import (
     job_of,
     listed,
     look_ahead,
-    require_memory,
     told,
     wanted_stages,
 )
@@ -148,12 +147,11 @@ class Several:
         return ahead
 
     def within_bounds(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
-        """Those for whose PCA there is memory, and whose precision changes features little enough."""
+        """Those whose precision changes features little enough."""
         within = {}
         for name, job in jobs.items():
             with self.apart(name):
                 with told(job):
-                    require_memory(job)
                     require_bound(job)
                 within[name] = job
         return within

@@ -109,8 +109,7 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
 def searched(name: str) -> str:
     """The folder or prefix that an input lists, as `place_of` spells it."""
     if is_remote(name):
-        scheme, bucket, _ = split(name)
-        return f"{scheme}://{bucket}/{buckets.folder_of(name)}"
+        return f"{bucket_of(name)}/{buckets.folder_of(name)}"
     path = str(absolute_path(name))
     return place_of(path if os.path.exists(path) else split_glob(path)[0])  # noqa: PTH110 - as in files
 

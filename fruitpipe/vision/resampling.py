@@ -31,6 +31,7 @@ ONE = 1 << 22
 STRIP = 200_000
 """Pixels copied at once. More would be memory that is new to the process, which costs more than the sums."""
 SOURCE = Path(__file__).with_name("resample.c")
+COMPILING = "python -m fruitpipe.vision.compile"
 
 
 def resample(image: Image.Image, size: tuple[int, int], name: Filter, box: Box) -> Pixels:
@@ -167,7 +168,7 @@ def library() -> Library | None:
     try:
         return Library(file)
     except OSError as error:
-        advice = "Compile it again: python -m fruitpipe.vision.compile"
+        advice = f"Compile it again: {COMPILING}"
         warnings.warn(f"Pillow resamples, in the same bits, but it takes longer: {error}. {advice}", stacklevel=2)
         return None
 
