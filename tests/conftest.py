@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -47,6 +49,27 @@ def has_bf16() -> bool:
 
 with_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has neither AVX512-BF16 nor AMX")
 without_bf16 = pytest.mark.skipif(has_bf16(), reason="this processor has bf16, so that it is not refused")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobody_waits_in_the_garbage_collector() -> Iterator[None]:
+    """An error where it waits for a thread: one day that one would wait for it. A warning tells of it, and fails."""
+    collecting, join = set[int](), threading.Thread.join
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        (collecting.add if phase == "start" else collecting.discard)(threading.get_ident())
+
+    def checked(thread: threading.Thread, timeout: float | None = None) -> None:
+        if threading.get_ident() in collecting:
+            raise AssertionError(f"the garbage collector waits for {thread.name}")
+        join(thread, timeout)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "join", checked)
+        gc.callbacks.append(note)
+        yield
+        gc.collect()
+        gc.callbacks.remove(note)
 
 
 @pytest.fixture

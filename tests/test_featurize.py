@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import tracemalloc
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from fruitpipe.source.fetching import AHEAD_BYTES, Image, NoRoom, Room, fetch
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import LocalStore
 from fruitpipe.tasks.feature_part import part_name, read_facts, read_features
-from fruitpipe.tasks.featurize import Featurize, Wanted, featurize
+from fruitpipe.tasks.featurize import Featurize, View, Wanted, featurize, featurized
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.thumbnails import cells
@@ -323,3 +325,23 @@ def test_a_file_that_changes_while_it_is_read_is_no_picture_yet(
     with pytest.raises(BadImage, match="changed while it was read") as caught:
         files.read_image(str(path), 2 * MEGABYTE)
     assert caught.value.status == "changed"
+
+
+def test_what_is_told_of_a_bad_image_holds_nothing_else(tmp_path: Path) -> None:
+    """A traceback holds what all callers hold, such as the bytes of the next images, until somebody collects."""
+    bad = {"missing.jpg": None, "no image.jpg": b"no image", "bomb.png": hostile.png_bomb()}
+    for name, data in bad.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+    images = [Image(str(tmp_path / name)) for name in bad]
+    engine, reader = Means(), Reader(S3Config(), MEGABYTE)
+    gc.disable()
+    try:
+        fetched = fetch(images, reader)
+        given_up = weakref.ref(fetched)
+        ((facts, _),) = featurized(images, [View(engine, ImageConfig())], fetched)
+        del fetched
+        assert given_up() is None
+    finally:
+        gc.enable()
+    assert facts.status == ["missing", "undecodable", "too_large"]

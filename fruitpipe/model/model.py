@@ -10,7 +10,6 @@ import io
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -31,6 +30,7 @@ from fruitpipe.source import Reader
 from fruitpipe.storage.document import find_document
 from fruitpipe.storage.layout import RunId
 from fruitpipe.storage.store import Store, open_store
+from fruitpipe.thread_pool import thread_pool
 from fruitpipe.workers.cores import cores
 
 if TYPE_CHECKING:  # texts are rare
@@ -133,7 +133,7 @@ class Model:
         self.require_named_code()
         threads = threads or cores()
         chunks = iter(lambda: list(islice(stream, CHUNK)), [])
-        with ThreadPoolExecutor(threads) as pool:
+        with thread_pool(threads) as pool:
             window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]
             while window:
                 yield from window.pop(0).result()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from itertools import islice
 
 import pyarrow as pa
 
 from fruitpipe.objects.bucket import Bucket
+from fruitpipe.thread_pool import thread_pool
 
 ALONE = 10
 """Pages of 1,000 before folders are listed side by side, which costs a request for each."""
@@ -31,7 +32,7 @@ def list_pages(bucket: Bucket, folder: str) -> Iterator[pa.RecordBatch]:
     folders, alone = rest
     yield from alone
     streams = (bucket.pages(name, last) for name in folders)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with thread_pool(AT_ONCE) as pool:
         waiting = {pool.submit(next, stream, None): stream for stream in islice(streams, AT_ONCE)}
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from itertools import accumulate
 from threading import Lock
 from typing import NamedTuple
 
 from fruitpipe.source.reader import Reader, threads_for
+from fruitpipe.thread_pool import thread_pool
 from fruitpipe.vision.bad_image import BadImage
 
 Data = bytes | memoryview
@@ -38,7 +39,7 @@ def fetch(images: list[Image], reader: Reader, most: int = AHEAD) -> Iterator[Da
     """
     room = Room(AHEAD_BYTES + reader.max_bytes)  # the last one that was begun may be of any size
     threads = max((threads_for(image.path) for image in images), default=1)
-    with ThreadPoolExecutor(threads) as pool:
+    with thread_pool(threads) as pool:
         ahead: deque[tuple[int, int, Future[deque[Data | BadImage | None]]]] = deque()
         held = last = 0
 
@@ -116,6 +117,6 @@ def read_or_error(
     try:
         return reader.read(image.path, image.etag, claim)
     except BadImage as error:
-        return error
+        return error.kept()
     except NoRoom:
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
+
+from fruitpipe.thread_pool import thread_pool
 
 AT_ONCE = 16
 """Objects: each is a request or two."""
@@ -20,7 +22,7 @@ def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterat
 
 def in_advance(work: Callable[[Item], Found], items: Iterable[Item], most: int) -> Iterator[tuple[Item, Future[Found]]]:
     """Items with what comes of the work on each, in their order, so many of them begun before their turn."""
-    with ThreadPoolExecutor(most) as pool:
+    with thread_pool(most) as pool:
         ahead: deque[tuple[Item, Future[Found]]] = deque()
         for item in items:
             ahead.append((item, pool.submit(work, item)))

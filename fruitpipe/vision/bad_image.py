@@ -23,6 +23,11 @@ class BadImage(Exception):
         super().__init__(without_secrets(message))
         self.status = status
 
+    def kept(self) -> BadImage:
+        """The same, to be kept: its traceback would keep all that its callers hold, such as the bytes of images."""
+        self.__context__ = self.__cause__ = None
+        return self.with_traceback(None)
+
 
 class OutOfMemory(BadImage):
     """Raised where memory does not suffice to decode an image; `unreadable`, as it may another time."""

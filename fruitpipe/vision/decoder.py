@@ -53,7 +53,7 @@ def decode_for_all(data: bytes | memoryview, looks: Sequence[Look]) -> list[Pict
     try:
         return [*decode_together(data, looks)]
     except BadImage as error:
-        return [error] if len(looks) == 1 else [decode_for_all(data, [look])[0] for look in looks]
+        return [error.kept()] if len(looks) == 1 else [decode_for_all(data, [look])[0] for look in looks]
 
 
 def decode_together(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
@@ -233,7 +233,7 @@ def decoded(data: bytes, looks: Sequence[Look]) -> list[Picture] | BadImage:
     except (OutOfMemory, MemoryError):
         return beyond_memory(looks[0].rules)
     except BadImage as error:
-        return error
+        return error.kept()
 
 
 def set_limit(kind: int, soft: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
+
+from fruitpipe.thread_pool import thread_pool
 
 Entered = TypeVar("Entered")
 
@@ -13,7 +15,7 @@ Entered = TypeVar("Entered")
 @contextmanager
 def background(manager: AbstractContextManager[Entered]) -> Iterator[Future[Entered]]:
     """Enter a context on another thread, and leave it on this one."""
-    with ThreadPoolExecutor(1) as pool:
+    with thread_pool(1) as pool:
         entering = pool.submit(manager.__enter__)
         try:
             yield entering

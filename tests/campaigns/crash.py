@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from command import command, fruitpipe
@@ -36,7 +38,8 @@ EXIT = {"worker": 0, "executor": 1, "driver": -9, "server": 2, "full disk": 1}
 run's first request is said at once."""
 BAD = 3
 """Files among the images that are none."""
-
+HANGS = 300
+"""Seconds of a run, or of what of it is watched, that otherwise takes some ten."""
 
 ON_DISK = ("worker", "executor", "driver", "full disk")
 ON_S3 = ("worker", "executor", "driver", "server")
@@ -117,8 +120,29 @@ class Place:
                 command(*self._arguments(name, settings)),
                 stdout=log,
                 stderr=log,
-                env=os.environ | {"TMPDIR": str(self.temporary(name))},
+                env=os.environ | {"TMPDIR": str(self.temporary(name)), "PYTHONFAULTHANDLER": "1"},
             )
+
+    def watched(self, name: str, process: subprocess.Popen[bytes], store: Store, count: int | None = None) -> set[str]:
+        """Read the result at each of its states until it has had so many objects, or the run has ended; their names."""
+        names: set[str] = set()
+        begun = time.monotonic()
+        while process.poll() is None and (count is None or len(names) < count):
+            now = {name for name, _ in store.names("") if not name.endswith(".tmp")}
+            if now - names:
+                names |= now
+                read(store)
+            time.sleep(0.05)
+            assert time.monotonic() < begun + HANGS, f"it does not end:\n{self._stacks(name, process)}"
+        return names
+
+    def _stacks(self, name: str, process: subprocess.Popen[bytes]) -> str:
+        """What a run and its processes have said, at last where each of them is."""
+        for each in (*children_of(process.pid), psutil.Process(process.pid)):
+            with suppress(psutil.NoSuchProcess):  # it has ended with another one
+                each.send_signal(signal.SIGABRT)
+                each.wait()
+        return "\n".join(path.read_text() for path in (self.log(name), *self.temporary(name).rglob("*.log")))
 
     def finish(self, name: str) -> None:
         """A run in this process, on the Spark that all such runs have."""
@@ -143,7 +167,7 @@ class Campaign:
         self.place = place
         place.scratch.mkdir(parents=True, exist_ok=True)
         store, process = place.store("undisturbed"), place.start("undisturbed")
-        self._objects = len(watched(process, store))
+        self._objects = len(place.watched("undisturbed", process, store))
         assert process.wait() == 0, place.log("undisturbed").read_text()
         self.undisturbed = Published.of(store)
 
@@ -179,12 +203,12 @@ class Campaign:
         earlier = set(self.place.temporary(name).glob("*"))
         # Tasks are run by processes of the machine, but where the JVM is to be killed.
         process = self.place.start(name, ("spark.master=local[2]",) if victim == "executor" else ())
-        watched(process, store, count)
+        self.place.watched(name, process, store, count)
         with suppress(subprocess.TimeoutExpired):
             process.wait(delay)
         family = children_of(process.pid)
         with self._struck(victim, process, draw) as hit:
-            watched(process, store)
+            self.place.watched(name, process, store)
         code = process.wait()
         wait(lambda: not any(map(lives, family)))
         read(store)
@@ -268,18 +292,6 @@ def needed(store: Store) -> set[str]:
         names |= {layout.manifest(row.run), layout.report(row.run), layout.log(row.run)}
     listed = dict(store.names(layout.FEATURES))
     return names | facts_index.useful(store, listed, listed)
-
-
-def watched(process: subprocess.Popen[bytes], store: Store, count: int | None = None) -> set[str]:
-    """Read the result at each of its states until it has had so many objects, or the run has ended; their names."""
-    names: set[str] = set()
-    while process.poll() is None and (count is None or len(names) < count):
-        now = {name for name, _ in store.names("") if not name.endswith(".tmp")}
-        if now - names:
-            names |= now
-            read(store)
-        time.sleep(0.05)
-    return names
 
 
 def read(store: Store) -> None:
