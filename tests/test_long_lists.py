@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from published import RELEASED
 
 from fruitpipe.config import RECORDED
 from fruitpipe.errors import FruitpipeError, UserError
-from fruitpipe.pipeline.run import require_few_labels
+from fruitpipe.pipeline.limits import require_few_labels
 from fruitpipe.result import long_lists
 from fruitpipe.result.garbage import collect, find_garbage
-from fruitpipe.result.manifest import Manifest
+from fruitpipe.result.manifest import Manifest, Summary
 from fruitpipe.result.runs import list_runs, open_run, put_lists
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
@@ -239,9 +240,29 @@ def test_a_manifest_that_no_reader_takes_is_not_written(monkeypatch: pytest.Monk
         manifest.written()
 
 
-def test_labels_that_no_manifest_holds_are_refused_before_there_is_work(tmp_path: Path) -> None:
-    labels = dict.fromkeys((f"{number:040}" for number in range(600_000)), 1)
-    summary = Manifest.read(RELEASED.read_bytes()).plan
-    require_few_labels(summary.model_copy(update={"labels": dict(list(labels.items())[:500_000])}))
-    with pytest.raises(UserError, match=r"600000 labels are more than .*: say labels: none"):
-        require_few_labels(summary.model_copy(update={"labels": labels}))
+@pytest.mark.parametrize("label", ["{:020}", '"{:020}\t\N{GREEN APPLE}'], ids=["plain", "with escapes"])
+def test_labels_that_no_manifest_holds_are_refused_before_there_is_work(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most that are taken fit, and are most of what a manifest may be."""
+    monkeypatch.setitem(layout.MOST_BYTES, layout.MANIFEST, most := 1 << 20)
+    manifest = Manifest.read(RELEASED.read_bytes())
+    labels = dict.fromkeys((label.format(number) for number in range(20_000)), 1234)
+
+    def of(count: int) -> Summary:
+        return manifest.plan.model_copy(update={"labels": dict(list(labels.items())[:count])})
+
+    def is_refused(count: int) -> bool:
+        try:
+            require_few_labels(of(count))
+        except UserError:
+            return True
+        return False
+
+    first = bisect_left(range(len(labels)), True, key=is_refused)
+    with pytest.raises(UserError, match=f"{first} labels are more than .*: say labels: none"):
+        require_few_labels(of(first))
+    plan = of(first - 1)
+    counts = manifest.counts.model_copy(update={"by_label": plan.labels})
+    document, _ = manifest.model_copy(update={"plan": plan, "counts": counts}).written()
+    assert 0.88 * most < len(document) <= most

@@ -30,6 +30,7 @@ from fruitpipe.model.model import Card, Model, load_model
 from fruitpipe.numeric.distribution import Distribution
 from fruitpipe.numeric.moments import Moments
 from fruitpipe.numeric.pca import fit
+from fruitpipe.pipeline import limits
 from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.preview import plan
 from fruitpipe.pipeline.reuse import drift_of
@@ -526,11 +527,12 @@ def test_a_pca_that_memory_does_not_hold_is_refused_before_there_is_work(
     fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 62,720 numbers, as of a map that is not pooled, it would take 126 GB."""
-    monkeypatch.setattr(pipeline, "memory", lambda: 1 << 20)
+    monkeypatch.setattr(limits, "memory", lambda: 1 << 20)
     settings = {"input": str(fruits), "output": str(tmp_path / "out"), "backbone": "efficientnet_lite0", "limit": 3}
     said = r"a PCA of features of 1280 numbers takes about 52\.4 MB, and there are 1\.0 MB: say pooling: avg"
-    with pytest.raises(UserError, match=said):
-        pipeline.run(load_config(**settings))
+    for what in (plan, pipeline.run):
+        with pytest.raises(UserError, match=said):
+            what(load_config(**settings))
     assert not [*(tmp_path / "out" / "features").rglob("*.parquet")]
     assert pipeline.run(load_config(**settings, pca="none")).manifest.counts.ok == 3
 

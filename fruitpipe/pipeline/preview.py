@@ -10,6 +10,7 @@ from fruitpipe.config import Config, Environment
 from fruitpipe.errors import NotLearnt, NoWeights, UserError
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline.learning import RunImages
+from fruitpipe.pipeline.limits import require_few_labels, require_memory
 from fruitpipe.pipeline.plan import Plan, open_plan
 from fruitpipe.pipeline.precedent import precedents, same_as
 from fruitpipe.pipeline.reuse import model_to_reuse, require_match
@@ -65,6 +66,10 @@ def planned(config: Config, store: Store, the_plan: Plan) -> Planned:
     if backbone and not summary.todo and (earlier := precedents(store, config)):
         digest = the_plan.digest()
         same = same_as(store, backbone, reused, (each for each in earlier if each.images_digest == digest))
+    if same is None:
+        require_few_labels(summary)
+        if backbone:
+            require_memory(config, backbone, reused)
     return Planned(
         **summary.model_dump(),
         precedent=same and same.run,

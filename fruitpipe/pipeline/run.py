@@ -21,9 +21,9 @@ from fruitpipe.errors import FruitpipeError, Interrupted, UserError, first_line,
 from fruitpipe.model.model import Model
 from fruitpipe.pipeline import stages
 from fruitpipe.pipeline.comparison import require_bound
-from fruitpipe.pipeline.database import memory
 from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
+from fruitpipe.pipeline.limits import require_few_labels, require_memory
 from fruitpipe.pipeline.precedent import digest_of, precedents, same_as
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
@@ -34,14 +34,8 @@ from fruitpipe.result.runs import Run, check_place, latest_run, point_latest, pu
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
-from fruitpipe.units import size
 
 KEPT = "Computed features are kept."
-MATRICES = 4
-"""That a PCA holds at once, of as many rows and columns as features have numbers: the covariance, its eigenvectors, and
-twice that in LAPACK's dsyevd."""
-LABEL = 24
-"""Bytes that a label takes in a manifest besides its text, escapes aside."""
 
 
 def run(config: Config, reporter: Reporter | None = None, verbose: bool = False) -> Run:
@@ -192,29 +186,8 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
     if not summary.todo and (same := same_as(job.store, job.backbone, job.reused, earlier)):
         return instead(job, lease, same)
     require_few_labels(summary)
-    require_memory(job)
+    require_memory(job.config, job.backbone, job.reused)
     return Ahead(images_digest, summary)
-
-
-def require_memory(job: Job) -> None:
-    """Raise UserError where the PCA would take more memory than there is, before anything is computed for it."""
-    dimension = job.backbone.facts.dimension
-    needed, there = MATRICES * 8 * dimension**2, memory()
-    if needed > there and job.reused is None and job.config.pca != "none":
-        raise UserError(
-            f"a PCA of features of {dimension} numbers takes about {size(needed)}, and there are {size(there)}: say "
-            "pooling: avg, name another layer, or say pca: none."
-        )
-
-
-def require_few_labels(summary: Summary) -> None:
-    """Raise UserError where a manifest, which has all labels twice, would be longer than readers take."""
-    lengths = sum(len(label.encode()) for label in summary.labels)
-    if 2 * (lengths + LABEL * len(summary.labels)) > layout.most_bytes(layout.MANIFEST) // 2:
-        raise UserError(
-            f"{len(summary.labels)} labels are more than a result can tell of: say labels: none, or name fewer in a "
-            "list of images."
-        )
 
 
 def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead: Ahead) -> Run:
