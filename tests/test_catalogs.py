@@ -21,6 +21,7 @@ from pyiceberg.utils.config import Config
 from s3 import environment, options
 from seaweed import BUCKET, Server
 
+from fruitpipe.catalogs.iceberg import RUN, SCHEMA
 from fruitpipe.sinks import vectors_of
 
 TABLES = "{iceberg: {table: fruits.vectors}, delta: {}}"
@@ -168,7 +169,7 @@ def test_a_table_that_is_another_is_told_of_and_the_run_stays_published(images: 
     out = tmp_path / "out"
     with closing(load_catalog()) as catalog:
         catalog.create_namespace("fruits")
-        catalog.create_table("fruits.vectors", pa.schema([pa.field("price", pa.float64())]))
+        catalog.create_table("fruits.vectors", pa.schema([(name, pa.string()) for name in ("path", "label", "vector")]))
     options = ("--set", command.BACKBONE, "--set", "publish={iceberg: {table: fruits.vectors}}")
     line = one_line_error(fruitpipe("run", images, out, *options, code=1))
     assert "is published, but the Iceberg table fruits.vectors" in line
@@ -181,6 +182,40 @@ def test_a_table_that_is_another_is_told_of_and_the_run_stays_published(images: 
     fruitpipe("run", images, out, *options)
     assert command.manifest(out)["run"] == published, "nothing is to be done but that"
     assert len(iceberg(out)) == 40
+
+
+OTHERS = pa.Table.from_pylist([{"path": "a.jpg", "label": None, "vector": [1.0]}], SCHEMA.as_arrow())
+
+
+@pytest.mark.parametrize(
+    "others", [pa.table({"price": [1.5]})[:0], pa.table({"price": [1.5]}), OTHERS], ids=["empty", "columns", "rows"]
+)
+def test_somebody_else_s_iceberg_table_is_left_alone(others: pa.Table, images: Path, tmp_path: Path) -> None:
+    with closing(load_catalog()) as catalog:
+        catalog.create_namespace("fruits")
+        catalog.create_table("fruits.vectors", others.schema).append(others)
+    before = iceberg(out := tmp_path / "out")
+    error = one_line_error(fruitpipe("run", images, out, "--set", f"publish={TABLES}", code=2))
+    assert error == (
+        "error: publish: the Iceberg table fruits.vectors of the catalog default was not made by fruitpipe: name "
+        "another in publish.iceberg.table."
+    )
+    assert iceberg(out) == before == others
+    assert not out.exists()
+
+
+def test_an_iceberg_table_that_holds_nothing_yet_or_a_run_of_an_earlier_version_is_ours(
+    images: Path, tmp_path: Path
+) -> None:
+    out, setting = tmp_path / "out", "publish={iceberg: {table: fruits.vectors}}"
+    with closing(load_catalog()) as catalog:
+        catalog.create_namespace("fruits")
+        catalog.create_table("fruits.vectors", SCHEMA)
+    for count in (3, 4):
+        run(images, out, setting, f"limit={count}")
+        assert len(iceberg(out)) == count
+        with closing(load_catalog()) as catalog, catalog.load_table("fruits.vectors").transaction() as change:
+            change.remove_properties(RUN)
 
 
 def test_somebody_else_s_delta_table_is_left_alone(images: Path, tmp_path: Path) -> None:
