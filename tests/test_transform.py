@@ -114,3 +114,16 @@ def test_of_large_files_a_thread_holds_as_many_as_a_worker_does(model: Path, tmp
     assert {each.status for each in vectors} == {"ok"}
     assert all(np.array_equal(each.vector, vectors[0].vector) for each in vectors)
     assert peak < AHEAD_BYTES + ImageConfig().max_bytes + 3 * size
+
+
+def test_a_name_that_is_not_utf8_is_told_of_as_by_a_run(model: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in (b"good.jpg", b"\xff.jpg"):
+        (images / os.fsdecode(name)).write_bytes(hostile.jpeg())
+    fruitpipe("transform", model, images, out := tmp_path / "vectors.parquet")
+    found = {row["path"]: (row["status"], row["error"]) for row in pq.read_table(out).to_pylist()}
+    assert found == {
+        f"{images}/good.jpg": ("ok", None),
+        rf"{images}/\xff.jpg (not UTF-8)": ("missing", "its name is not UTF-8: rename it"),
+    }

@@ -33,8 +33,9 @@ from fruitpipe.storage.store import Store, open_store
 from fruitpipe.thread_pool import thread_pool
 from fruitpipe.workers.cores import cores
 
-if TYPE_CHECKING:  # texts are rare
+if TYPE_CHECKING:  # not all who load a model need these
     from fruitpipe.engines.text import TextEncoder
+    from fruitpipe.source.fetching import Image
 
 PCA, CARD = "pca.npz", "model.json"
 CHUNK = 256
@@ -125,30 +126,31 @@ class Model:
 
         Raises UserError where the model would run code that the caller has not named, or its parts do not fit.
         """
-        stream = (os.fspath(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths))
-        return self.transform_read(stream, Reader(s3 or S3Config(), self.card.image.max_bytes), threads)
+        from fruitpipe.source.fetching import Image
 
-    def transform_read(self, stream: Iterator[str], reader: Reader, threads: int | None = None) -> Iterator[Vector]:
-        """As `transform_images`, of paths that a reader reads."""
+        images = (Image(os.fspath(path)) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths))
+        return self.transform_read(images, Reader(s3 or S3Config(), self.card.image.max_bytes), threads)
+
+    def transform_read(self, images: Iterator[Image], reader: Reader, threads: int | None = None) -> Iterator[Vector]:
+        """As `transform_images`, of images that a reader reads."""
         self.require_named_code()
         threads = threads or cores()
-        chunks = iter(lambda: list(islice(stream, CHUNK)), [])
+        chunks = iter(lambda: list(islice(images, CHUNK)), [])
         with thread_pool(threads) as pool:
             window = [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 2 * threads)]
             while window:
                 yield from window.pop(0).result()
                 window += [pool.submit(self._transform_chunk, chunk, reader) for chunk in islice(chunks, 1)]
 
-    def _transform_chunk(self, paths: list[str], reader: Reader) -> list[Vector]:
-        from fruitpipe.source.fetching import Image
+    def _transform_chunk(self, images: list[Image], reader: Reader) -> list[Vector]:
         from fruitpipe.tasks.featurize import featurize
         from fruitpipe.vision.bad_image import OK
 
-        facts, features = featurize([Image(path) for path in paths], self._started, self.card.image, reader)
+        facts, features = featurize(images, self._started, self.card.image, reader)
         vectors, _ = self.pca.transform_with_error(features)
         return [
-            Vector.of(path, vector) if status == OK else Vector(path, status, error, None)
-            for path, status, error, vector in zip(paths, facts.status, facts.error, vectors, strict=True)
+            Vector.of(image.path, vector) if status == OK else Vector(image.path, status, error, None)
+            for image, status, error, vector in zip(images, facts.status, facts.error, vectors, strict=True)
         ]
 
     def transform_bytes(self, data: bytes) -> Vector:

@@ -20,6 +20,7 @@ from fruitpipe.model.model import Model, Vector, load_model
 from fruitpipe.objects import split
 from fruitpipe.scratch import private_folder
 from fruitpipe.source import Reader
+from fruitpipe.source.fetching import Image
 from fruitpipe.storage.store import check_nameable, open_store
 from fruitpipe.vision.bad_image import OK
 
@@ -117,13 +118,13 @@ def transform_batches(
     """
     ahead: deque[pa.RecordBatch] = deque()
 
-    def paths() -> Iterator[str]:
+    def images() -> Iterator[Image]:
         for batch in listing:
             if len(batch):
                 ahead.append(batch)
-                yield from batch["path"].to_pylist()
+                yield from map(Image, *(batch[name].to_pylist() for name in Image._fields))
 
-    vectors = model.transform_read(paths(), reader)
+    vectors = model.transform_read(images(), reader)
     for first in vectors:
         batch = ahead.popleft()
         yield batch, [first, *islice(vectors, len(batch) - 1)]
