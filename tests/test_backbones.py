@@ -491,7 +491,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error_of_one_line(
 def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody_listens = "http://127.0.0.1:9"
+    nobody_listens, trained = "http://127.0.0.1:9", Environment.read().keras_home / "models"
     offline = environment(
         monkeypatch, KERAS_HOME=str(tmp_path / "keras"), FRUITPIPE_CACHE=str(tmp_path / "cache"),
         https_proxy=nobody_listens, http_proxy=nobody_listens, no_proxy="",
@@ -500,6 +500,11 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
         flatbuffer(choose("mobilenet_v2"), offline)
     assert len(str(caught.value).splitlines()) == 1
     assert os.listdir(tmp_path / "cache" / "backbones") == []  # noqa: PTH208
+
+    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
+    (tmp_path / "keras" / "models" / name).write_bytes((trained / name).read_bytes()[: 1 << 20])
+    with pytest.raises(UserError, match=r"weights for mobilenet_v2 in .* are damaged .*: delete the file"):
+        flatbuffer(choose("mobilenet_v2"), offline)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store
-from fruitpipe.tasks.feature_part import read_facts, read_features
+from fruitpipe.tasks.feature_part import read_facts, read_features, to_parquet
 from fruitpipe.tasks.shares import Shares
 from fruitpipe.vision.bad_image import TRANSIENT
 from fruitpipe.vision.scale import Twin
@@ -291,6 +291,14 @@ def test_rows_that_a_part_does_not_have_are_a_damaged_part(row: int, store: Loca
     name = put_part(store, DIGEST, [Image("a"), Image("b")])
     with pytest.raises(FruitpipeError, match=f"{name} is damaged"):
         read_features(store, pa.chunked_array([[name]]), pa.chunked_array([pa.array([row], pa.int32())]))
+
+
+def test_a_part_whose_features_have_another_width_is_damaged(store: LocalStore) -> None:
+    facts = pa.table([["a"], [""], [None], [1], [1], ["ok"], [None]], schema=layout.FACTS)
+    for name, width in (("x", 4), ("y", 1)):
+        store.put(name, to_parquet(facts, np.zeros((1, width), np.float32)))
+    with pytest.raises(FruitpipeError, match="y is damaged"):
+        read_features(store, pa.chunked_array([["x", "y"]]), pa.chunked_array([pa.array([0, 0], pa.int32())]))
 
 
 def test_what_an_image_gave_and_what_it_gives_when_it_is_tried_again_are_two_parts(store: LocalStore) -> None:

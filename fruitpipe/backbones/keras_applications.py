@@ -73,10 +73,13 @@ class KerasApplications(NetworkFamily):
             if not trained:
                 raise
             reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
+            if isinstance(error, OSError):  # of HDF5: what Keras says of a download is none
+                what = f"ImageNet weights for {name} in Keras's `models` are damaged ({reason}): delete the file, and"
+            else:
+                what = f"no ImageNet weights for {name}, and Keras cannot download them ({reason}):"
             raise NoWeights(
-                f"no ImageNet weights for {name}, and Keras cannot download them ({reason}): run once where there is a "
-                "network, or set KERAS_HOME to a folder whose `models` has them, or use "
-                "--backbone efficientnet_lite0, whose weights came with fruitpipe."
+                f"{what} run once where there is a network, or set KERAS_HOME to a folder whose `models` has them, or "
+                "use --backbone efficientnet_lite0, whose weights came with fruitpipe."
             ) from error
 
     def preprocess(self, name: str, image: Any) -> Any:

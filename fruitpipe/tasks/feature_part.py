@@ -130,6 +130,8 @@ def read_features(store: Store, parts: pa.ChunkedArray, rows: pa.ChunkedArray) -
             raise damaged_part(store, name) from error
         if found is None:
             found = np.empty((len(row), features.shape[1]), np.float32)
+        if features.shape[1] != found.shape[1]:
+            raise damaged_part(store, name)
         found[chosen] = features
     assert found is not None, "there are rows"
     return found
