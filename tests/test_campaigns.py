@@ -92,6 +92,18 @@ class Lapsing(LocalStore):
             self.delete(layout.LEASE)
 
 
+def test_compaction_that_has_lost_its_lease_says_not_which_part_became_which(store: Store) -> None:
+    """The parts that it has read may be others by now."""
+    old = {put_part(store, "d" * 64, [Image(name)]) for name in "ab"}
+    lapsing = Lapsing(store.url)
+    lapsing.last = ".parquet"
+    with pytest.raises(FruitpipeError, match="took over"):
+        compact(lapsing)
+    there = {name for name, _ in store.names(layout.FEATURES)}
+    assert old < there
+    assert not any(map(layout.is_merge, there))
+
+
 @pytest.mark.parametrize(
     ("images", "last", "runs"),
     [("others", "report.html", 2), ("others", "manifest.json", 3), ("few", layout.LEASE, 2)],

@@ -362,6 +362,13 @@ def test_an_inventory_may_have_a_row_without_a_key(tmp_path: Path, monkeypatch: 
     assert inventory_of("CSV", {"one": part}, tmp_path, monkeypatch) == ["s3://b/a b.jpg"]
 
 
+@pytest.mark.parametrize("name", ["bucket", "key"])
+def test_an_inventory_without_a_column_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"bucket": ["b"], "key": ["a.jpg"]}).drop_columns(name), tmp_path / "one")
+    with pytest.raises(UserError, match=f"it has no column {name}"):
+        inventory_of("Parquet", {"one": (tmp_path / "one").read_bytes()}, tmp_path, monkeypatch)
+
+
 def test_a_key_of_an_inventory_that_is_not_utf_8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.table({"bucket": ["b"], "key": NOT_UTF_8}), tmp_path / "one")
     with pytest.raises(UserError, match="not UTF-8 throughout"):

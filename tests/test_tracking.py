@@ -180,6 +180,26 @@ def test_keys_are_not_for_configs(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # SQLAlchemy, of MLflow's models
+def test_a_run_that_mlflow_refuses_has_ended_there(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    def refused(*_: object, **__: object) -> None:
+        raise MlflowException("a parameter is too long")
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MlflowClient, "log_batch", refused)
+    done = fruitpipe("run", images, tmp_path / "out", "--set", BACKBONE, "--set", f"track.mlflow={uri}")
+    assert f"could not tell MLflow at {uri} of this run: a parameter is too long" in done.stderr
+    client = MlflowClient(uri)
+    (made,) = client.search_runs([client.get_experiment_by_name("fruitpipe").experiment_id])
+    assert made.info.status == "FINISHED"
+    assert made.info.end_time >= made.info.start_time
+
+
 def test_a_run_is_in_mlflow(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
