@@ -123,8 +123,10 @@ def command(*arguments: object) -> list[str]:
 
 
 def hearing(words: list[str]) -> list[str]:
-    """A command that Ctrl-C reaches: what a shell runs in the background is deaf to it, and so are its children."""
-    return ["env", "--default-signal=INT", *words]
+    """A command that Ctrl-C and a closed terminal reach: what a shell runs in the background, or by `nohup`, is deaf to
+    them, and so are its children.
+    """
+    return ["env", "--default-signal=INT,HUP", *words]
 
 
 def process(

@@ -327,7 +327,7 @@ def amid(images: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], list[
         run.communicate(timeout=120)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_stops_at_once_and_leaves_nobody(
     number: signal.Signals, fruits: Path, tmp_path: Path
 ) -> None:
