@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
-from command import ANEW, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
+from command import ANEW, BACKBONE, fruitpipe, manifest, one_line_error, run, same_vectors, vectors
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -535,6 +537,28 @@ def test_a_pca_that_memory_does_not_hold_is_refused_before_there_is_work(
             what(load_config(**settings))
     assert not [*(tmp_path / "out" / "features").rglob("*.parquet")]
     assert pipeline.run(load_config(**settings, pca="none")).manifest.counts.ok == 3
+
+
+def test_where_a_file_of_a_run_cannot_be_written_nobody_writes_any_more(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are written side by side, and the lease is given up after that."""
+    failed, put, late = threading.Event(), LocalStore.put, list[bool]()
+
+    def fails(store: LocalStore, name: str, data: bytes | memoryview) -> None:
+        if name.endswith("pca.npz"):
+            failed.set()
+            raise OSError(5, "Input/output error")
+        if name.endswith("config.yaml"):
+            assert failed.wait(30)
+            time.sleep(0.3)
+            late.append(store.find(layout.LEASE) is not None)
+        put(store, name, data)
+
+    monkeypatch.setattr(LocalStore, "put", fails)
+    done = fruitpipe("run", fruits, tmp_path / "out", "--set", BACKBONE, "--set", "limit=3", code=1)
+    assert "Input/output error" in one_line_error(done)
+    assert late == [True]
 
 
 def test_one_image_needs_no_number_of_components(fruits: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -22,7 +23,6 @@ from fruitpipe.result.manifest import Counts
 from fruitpipe.source import require_places
 from fruitpipe.storage import layout
 from fruitpipe.storage.file import File
-from fruitpipe.storage.side_by_side import side_by_side
 from fruitpipe.tasks import reduce
 from fruitpipe.tasks.feature_part import have_thumbnails, largest_feature_part
 from fruitpipe.tasks.featurize import Done, Featurize, Wanted
@@ -243,7 +243,9 @@ def write_rest(job: Job, model: Model) -> list[File]:
         job.store.put(name, objects[name])
         return File.of(layout.within(job.id, name), objects[name])
 
-    return [write_failures(job), *(file for _, file in side_by_side(write, objects))]
+    with ThreadPoolExecutor(len(objects)) as pool:  # where one fails, nobody writes any more after this
+        files = pool.map(write, objects)
+        return [write_failures(job), *files]
 
 
 def write_failures(job: Job) -> File:

@@ -1,4 +1,4 @@
-"""Objects that are read, or written, side by side: of a bucket's, each is mostly waiting."""
+"""Objects that are read side by side: of a bucket's, each is mostly waiting."""
 
 from __future__ import annotations
 
