@@ -220,8 +220,8 @@ class Campaign:
             assert victim != "server" or len(said.splitlines()) == 1, f"it ended after its first request: {said}"
         if code >= 0:
             # Of a driver killed before, as it started its JVM, PySpark's `tmp…` stays; all else goes, unless this run
-            # could not even write its lease, or reach its store, before which it looks at nothing else.
-            if layout.LEASE not in said and code != UserError.exit_code:
+            # could not even write its lease, or reach its store, before which it does nothing else.
+            if "list: " in said:
                 earlier = {path for path in earlier if not path.name.startswith(".fruitpipe-")}
             left = set(self.place.temporary(name).iterdir()) - earlier
             assert not left, f"{victim}: left among the temporary files: {left}"
