@@ -68,7 +68,8 @@ def in_words(error: Exception) -> str:
     if isinstance(error, OSError):
         writing = "while writing" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
         parts = (error.strerror or error, error.filename or writing)
-        return ": ".join(" ".join(str(part).split()) for part in parts if part) + "."
+        advice = " Give rights on it, or choose another." if error.errno in (errno.EACCES, errno.EPERM) else ""
+        return ": ".join(" ".join(str(part).split()) for part in parts if part) + f".{advice}"
     said = " ".join(str(error).split())
     name = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"unexpected {name}. This is a fault of fruitpipe: please report it with what `fruitpipe --verbose …` shows."

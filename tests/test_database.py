@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -22,6 +23,18 @@ def database(tmp_path: Path) -> Iterator[Database]:
     yield made
     assert made.row("SELECT 1") == (1,), "it can be asked again"
     made.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["COPY (SELECT 1) TO '{}'", "CREATE TABLE t AS FROM read_csv('{}')", "ATTACH '{}' AS other", "INSTALL httpfs"],
+)
+def test_no_statement_reaches_a_file(statement: str, database: Database, tmp_path: Path) -> None:
+    """What a foreign result says becomes part of none; if it ever did, it would go no further."""
+    (file := tmp_path / "theirs").write_text("1\n")
+    with pytest.raises(duckdb.PermissionException):
+        database.execute(statement.format(file))
+    assert file.read_text() == "1\n"
 
 
 def test_ctrl_c_amid_a_query_is_ctrl_c(database: Database) -> None:

@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from command import ANEW, fruitpipe, manifest, run, same_vectors, vectors
+from conftest import nobody
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import Image, footers, listing, put_part
 from test_compaction import Crash, Failing
 
 from fruitpipe import source
-from fruitpipe.errors import FruitpipeError
+from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.pipeline import gathering
 from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.known_features import KnownFeatures
@@ -209,9 +210,10 @@ def rewritten(change: Callable[[pa.Table], pa.Table]) -> Callable[[bytes], bytes
     return rewrite
 
 
-def all_of(column: str, value: int) -> Callable[[bytes], bytes]:
+def all_of(column: str, value: object) -> Callable[[bytes], bytes]:
+    field = facts_index.NUMBERED.field(column)
     place = facts_index.NUMBERED.get_field_index(column)
-    return rewritten(lambda table: table.set_column(place, column, pa.array([value] * len(table), pa.int32())))
+    return rewritten(lambda table: table.set_column(place, field, pa.array([value] * len(table), field.type)))
 
 
 DAMAGES = {
@@ -226,6 +228,7 @@ DAMAGES = {
     "part beyond": all_of("part", 10**6),
     "row -1": all_of("row", -1),
     "row beyond": all_of("row", 4096),
+    "status of no image": all_of("status", "it's"),
 }
 
 
@@ -291,6 +294,22 @@ def test_rows_that_a_part_does_not_have_are_a_damaged_part(row: int, store: Loca
     name = put_part(store, DIGEST, [Image("a"), Image("b")])
     with pytest.raises(FruitpipeError, match=f"{name} is damaged"):
         read_features(store, pa.chunked_array([[name]]), pa.chunked_array([pa.array([row], pa.int32())]))
+
+
+def test_a_part_with_a_status_that_no_image_has_is_damaged(store: LocalStore) -> None:
+    assert read_facts(store, put_part(store, DIGEST, [Image("a"), Image("b", status="it's")])) is None
+
+
+def test_a_part_that_may_not_be_read_is_not_called_damaged(public_folder: Path) -> None:
+    """Who deletes it, as a damaged one, loses features."""
+    store = LocalStore(str(public_folder))
+    name = put_part(store, DIGEST, [Image("a")])
+    (public_folder / name).chmod(0)
+    rows = pa.chunked_array([pa.array([0], pa.int32())])
+    with nobody():
+        for read in (lambda: read_facts(store, name), lambda: read_features(store, pa.chunked_array([[name]]), rows)):
+            with pytest.raises(UserError, match=rf"^Permission denied: {public_folder / name}\. Give rights on it"):
+                read()
 
 
 def test_a_part_whose_features_have_another_width_is_damaged(store: LocalStore) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest.mock import Mock
 
 import psutil
@@ -100,6 +100,22 @@ def test_it_is_given_up_when_its_block_fails(store: Store) -> None:
     with pytest.raises(KeyError), Lease(store, "first"):
         raise KeyError
     assert store.find(layout.LEASE) is None
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), FruitpipeError("S3 does not answer.")])
+@pytest.mark.parametrize("fails", [True, False])
+def test_where_it_cannot_be_given_up_its_block_has_the_last_word(
+    error: Exception, fails: bool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published is so, and why a run failed is said."""
+    notes: list[str] = []
+    with pytest.raises(ValueError, match="of its own") if fails else nullcontext(), Lease(store, "run", notes.append):
+        monkeypatch.setattr(store, "find", Mock(side_effect=error))
+        if fails:
+            raise ValueError("of its own")
+    (note,) = notes
+    assert note.startswith("could not give up lease.json, which lapses by itself: ")
+    assert str(error.args[-1]).rstrip(".") in note
 
 
 def test_a_second_holder_is_refused_and_told_of_the_first(store: Store) -> None:

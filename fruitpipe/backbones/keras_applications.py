@@ -8,7 +8,7 @@ from typing import Any
 from fruitpipe.backbones.network_choice import KnownNetwork
 from fruitpipe.backbones.network_family import NetworkFamily
 from fruitpipe.config import Environment
-from fruitpipe.errors import NoWeights
+from fruitpipe.errors import NoWeights, first_line
 
 # VGG's features are means of its last maps, 512 numbers: most of its weights are in the layers between those and the
 # classifier, of 4096 numbers, for which `layer: fc2` asks.
@@ -72,10 +72,13 @@ class KerasApplications(NetworkFamily):
         except Exception as error:
             if not trained:
                 raise
-            reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
             if isinstance(error, OSError):  # of HDF5: what Keras says of a download is none
-                what = f"ImageNet weights for {name} in Keras's `models` are damaged ({reason}): delete the file, and"
+                reason = first_line(error)
+                what = (
+                    f"cannot read the ImageNet weights for {name} ({reason}): delete the file in Keras's `models`, and"
+                )
             else:
+                reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
                 what = f"no ImageNet weights for {name}, and Keras cannot download them ({reason}):"
             raise NoWeights(
                 f"{what} run once where there is a network, or set KERAS_HOME to a folder whose `models` has them, or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections import Counter
@@ -107,9 +106,7 @@ def finding_of(subject: str, probe: Callable[[], str]) -> Finding:
     except FruitpipeError as error:
         return Finding(subject, False, str(error))
     except OSError as error:
-        rights = error.errno in {errno.EACCES, errno.EPERM}
-        advice = " Give rights on it, or choose another." if rights else ""
-        return Finding(subject, False, f"{in_words(error)}{advice}")
+        return Finding(subject, False, in_words(error))
 
 
 def needless(java: Finding) -> Finding:

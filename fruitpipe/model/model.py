@@ -23,7 +23,7 @@ from fruitpipe.config import ImageConfig, S3Config
 from fruitpipe.engines import Engine, EngineSpec, file_name
 from fruitpipe.engines.custom import class_of
 from fruitpipe.engines.package import TEXT
-from fruitpipe.errors import FruitpipeError, UserError, first_line
+from fruitpipe.errors import FruitpipeError, UserError, first_line, in_words
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Linear, Pca, Unreduced
 from fruitpipe.source import Reader
@@ -284,7 +284,8 @@ def read_model(store: Store, folder: str = "", backbone: str | None = None) -> M
     except FileNotFoundError:
         raise missing(name) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read the model {path}: {str(error).splitlines()[0]}.") from error
+        said = in_words(error) if isinstance(error, OSError) else f"{first_line(error).rstrip('.')}."
+        raise UserError(f"cannot read the model {path}: {said}") from error
     if card.format < FORMAT and card.image.grey:
         raise UserError(f"{path} takes grey images as an earlier fruitpipe made them: run again with model: fit.")
     text = partial(read_text_tower, store, within(TEXT), card) if card.text else None

@@ -40,6 +40,7 @@ class Database:
         self._scratch = scratch
         settings: dict[str, Any] = {"memory_limit": f"{MEMORY}B", "temp_directory": str(scratch / "spill")}
         self._connection = duckdb.connect(str(scratch / "plan.duckdb"), config=settings)
+        self.execute("SET enable_external_access = false")  # no statement reads or writes a file of its own
         # It would go to standard output, among our JSON. In a notebook without ipywidgets it is off, and cannot be set.
         if self.row("SELECT current_setting('enable_progress_bar')")[0]:
             self.execute("SET enable_progress_bar = false")

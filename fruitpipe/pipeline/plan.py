@@ -260,8 +260,8 @@ class Plan:
 
     def commonest_error(self, status: str) -> str:
         """The commonest error of the images that failed with a status; there are some."""
-        failed = f"SELECT error FROM ({RESOLVED}) WHERE status = '{status}'"
-        return str(self.database.row(f"{failed} GROUP BY error ORDER BY count(*) DESC, error LIMIT 1")[0])
+        failed = f"SELECT error FROM ({RESOLVED}) WHERE status = ?"
+        return str(self.database.row(f"{failed} GROUP BY error ORDER BY count(*) DESC, error LIMIT 1", status)[0])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fruitpipe.storage import layout
 from fruitpipe.storage.side_by_side import in_advance, side_by_side
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.feature_part import LARGEST_PART
+from fruitpipe.tasks.feature_part import LARGEST_PART, are_statuses
 
 NUMBERED = layout.FACTS.append(pa.field("part", pa.int32(), nullable=False)).append(
     pa.field("row", pa.int32(), nullable=False)
@@ -155,6 +155,8 @@ def _read_group(store: Store, index: FactsIndex, group: int, numbers: NDArray[np
         ):
             table = opened.read_row_group(group, NUMBERED.names, use_threads=False).cast(NUMBERED)
         part, row = (table[name].to_numpy() for name in ("part", "row"))
+        if not are_statuses(table["status"]):
+            raise Damaged(index.name)
         if len(table) and (min(part.min(), row.min()) < 0 or part.max() >= len(numbers) or row.max() >= LARGEST_PART):
             raise Damaged(index.name)
     except layout.UNREADABLE as error:  # or it is gone since

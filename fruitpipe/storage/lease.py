@@ -21,7 +21,7 @@ import psutil
 from pydantic import BaseModel, ValidationError
 
 from fruitpipe import streams
-from fruitpipe.errors import FruitpipeError, UserError
+from fruitpipe.errors import FruitpipeError, UserError, in_words
 from fruitpipe.storage import layout
 from fruitpipe.storage.store import Store, not_writable
 
@@ -102,9 +102,13 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if current := self._mine():
-            self._store.swap(layout.LEASE, current, None)
-        elif isinstance(error, Exception):
+        try:
+            if current := self._mine():
+                self._store.swap(layout.LEASE, current, None)
+        except (OSError, FruitpipeError) as failure:  # what the block has done, or why it failed, counts
+            self._note(f"could not give up {layout.LEASE}, which lapses by itself: {in_words(failure)}")
+            return
+        if not current and isinstance(error, Exception):
             raise self._lost() from error  # whoever took over may have cleared away what the block needed
 
     def require_held(self) -> None:

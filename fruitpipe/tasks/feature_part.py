@@ -15,7 +15,7 @@ from fruitpipe.errors import FruitpipeError
 from fruitpipe.storage import layout
 from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
-from fruitpipe.vision.bad_image import OK
+from fruitpipe.vision.bad_image import OK, STATUSES
 
 PLACED = layout.FACTS.append(pa.field("part", pa.string())).append(pa.field("row", pa.int32()))
 """Facts, and where they lie: the part's name and the row in it."""
@@ -95,6 +95,11 @@ def to_parquet(facts: pa.Table, features: NDArray[np.float32]) -> memoryview:
     return memoryview(sink.getvalue())
 
 
+def are_statuses(column: pa.ChunkedArray) -> bool:
+    """Whether all are statuses of images: what a part says is of whoever wrote it."""
+    return set(STATUSES).issuperset(column.unique().to_pylist())
+
+
 def read_facts(store: Store, name: str) -> pa.Table | None:
     """The rows of a part without their features, as PLACED; None where it is damaged or none of ours."""
     try:
@@ -103,6 +108,8 @@ def read_facts(store: Store, name: str) -> pa.Table | None:
                 return None
             facts = part.read(layout.FACTS.names).cast(layout.FACTS)
     except layout.UNREADABLE:
+        return None
+    if not are_statuses(facts["status"]):
         return None
     rows = pa.array(range(len(facts)), pa.int32())
     return facts.append_column("part", pa.repeat(name, len(facts))).append_column("row", rows).cast(PLACED)

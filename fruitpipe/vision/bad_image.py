@@ -9,6 +9,7 @@ TRANSIENT = ("missing", "forbidden", "unreadable", "changed")
 """Statuses of images whose bytes could not be had; another time they may."""
 PERMANENT = ("undecodable", "too_large", "too_slow", "rejected")
 """Statuses of images that stay bad until their bytes or the config change; `rejected` by the backbone."""
+STATUSES = (OK, *TRANSIENT, *PERMANENT)
 RETRIED = (*TRANSIENT, "too_large", "rejected")
 """Statuses of images that a run tries again unless told otherwise: `too_large` depends on the limits in the config and
 costs no inference to check again, `rejected` on a user's code."""
