@@ -503,7 +503,7 @@ def test_weights_that_are_not_to_be_had_are_a_user_error_of_one_line(
 
     name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
     (tmp_path / "keras" / "models" / name).write_bytes((trained / name).read_bytes()[: 1 << 20])
-    with pytest.raises(UserError, match=r"cannot read the ImageNet weights for mobilenet_v2 .*: delete the file"):
+    with pytest.raises(UserError, match=r"cannot read ImageNet weights for mobilenet_v2 .*: delete the file"):
         flatbuffer(choose("mobilenet_v2"), offline)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from command import BACKBONE, command, fruitpipe, manifest, one_line_error, process, vectors
+from command import BACKBONE, command, fruitpipe, manifest, one_line_error, process, run, vectors
 from outside import install
 
 import fruitpipe as api
@@ -179,6 +179,28 @@ def test_a_run_needs_no_java_and_doctor_says_so(fruits: Path, tmp_path: Path) ->
     assert manifest(tmp_path / "out")["counts"]["ok"] == 12
     found = process("doctor", "--set", BACKBONE, variables=environment).stdout
     assert "ok    java: only long runs need it: no Java, which Spark needs." in found
+
+
+def test_what_validate_cannot_read_is_json_too(tmp_path: Path) -> None:
+    (mistake,) = json.loads(fruitpipe("validate", tmp_path / "nowhere.yaml", "--json", code=2).stdout)
+    assert mistake["message"] == f"no config file {tmp_path}/nowhere.yaml: check the path."
+
+
+@pytest.mark.parametrize("place", ["features/more", "runs/more"])
+def test_a_result_is_not_put_among_the_features_and_runs_of_another(place: str, fruits: Path, tmp_path: Path) -> None:
+    run(fruits, out := tmp_path / "out", "limit=1")
+    done = fruitpipe("run", fruits, out / place, "--set", BACKBONE, code=2)
+    assert f"{out}/{place} is within the result {out}: choose another output." in one_line_error(done)
+    run(fruits, tmp_path / "features" / "of mine", "limit=1")
+
+
+def test_what_comes_next_can_be_given_whatever_a_place_is_called(
+    fruits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-img").symlink_to(fruits)
+    done = fruitpipe("plan", "--backbone", "efficientnet_lite0", "--", "-img", "out")
+    assert done.stdout.splitlines()[-1] == "next: fruitpipe run --backbone efficientnet_lite0 -- -img out"
 
 
 def test_validate_names_every_mistake_with_line_and_meaning(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ TREES = st.fixed_dictionaries(
                 "equalise": st.sampled_from(["none", "histogram", "adaptive"]),
                 "max_bytes": st.integers(1, 1 << 62),
                 "max_pixels": st.integers(1, 1 << 62),
+                "max_memory": st.integers(1 << 24, 1 << 62),
+                "max_seconds": st.integers(1, 1 << 62),
                 "max_aspect": st.floats(1, 1e300),
             },
         ),
@@ -146,11 +148,16 @@ def test_no_file_is_needed() -> None:
 
 
 def test_spark_settings_keep_their_dots_in_yaml_and_in_assignments(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "spark:\n  conf:\n    spark.executor.cores: '2'\n    spark.a.b: x\n")
+    path = write(
+        tmp_path,
+        MINIMAL + "spark:\n  conf:\n    spark.executor.cores: '2'\n    spark.a.b: x\n    spark.c: 3\n    spark.d: on\n",
+    )
     config = load_config(path, ["spark.conf.spark.executor.cores=4", "spark.conf.spark.sql.ansi.enabled=true"])
     assert config.spark.conf == {
         "spark.executor.cores": "4",
         "spark.a.b": "x",
+        "spark.c": "3",
+        "spark.d": "true",
         "spark.sql.ansi.enabled": "true",
     }
     assert load_config(path, **{"spark.conf.spark.ui.enabled": "false"}).spark.conf["spark.ui.enabled"] == "false"
@@ -201,7 +208,6 @@ def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, text: str) -> N
         ("input: a\n\tpca: 1\n", 2),
         ("input: a: b\n", 1),
         ("input: a\n? [x, y]\n: 1\n", 2),
-        ("input: *nobody\n", 1),
     ],
 )
 def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line: int) -> None:
@@ -210,6 +216,29 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line:
     assert [mistake.line for mistake in caught.value.mistakes] == [line]
     assert len(str(caught.value).splitlines()) == 1
     assert str(caught.value).endswith(": check the indentation, quotes and brackets here and on the line before.")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "input: a\nlimit: 2024-13-45\n",
+            "'2024-13-45' is none (month must be in 1..12): put it in quotes if it is text.",
+        ),
+        ("input: a\nlimit: *nobody\n", "YAML aliases (*name) are not supported: write out what they stand for."),
+    ],
+)
+def test_what_yaml_cannot_read_as_a_value_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path := write(tmp_path, text))
+    assert str(caught.value) == f"{path}: line 2: {said}"
+
+
+def test_a_key_that_is_missing_is_told_with_the_line_of_its_section(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f"{MINIMAL}publish:\n  iceberg: {{catalog: x}}\n"))
+    ((line, key),) = ((mistake.line, mistake.key) for mistake in caught.value.mistakes)
+    assert (line, key) == (MINIMAL.count("\n") + 2, "publish.iceberg.table")
 
 
 @pytest.mark.parametrize("text", ["input: &a [*a]\n", "1: 2\n", "input: !!python/object/apply:os.getcwd []\n"])
@@ -222,7 +251,7 @@ def test_a_file_that_is_missing_or_binary_or_a_folder_is_a_user_error_of_one_lin
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00input")
     for path in (tmp_path / "nowhere.yaml", binary, tmp_path):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(ConfigError) as caught:
             load_config(path)
         assert str(path) in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
@@ -301,6 +330,8 @@ def test_the_schema_accepts_every_config(tree: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"outptu": "x"}, {"labels": "nobody"}, {"pca": {"variance": 0}}, {"pca": 0.9}, {"spark": {"memory": "lots"}}]
+    + [{"limit": 10**20}, {"image": {"max_seconds": 10**21}}, {"image": {"max_memory": 10**20}}]
+    + [{"weights": "random:99999999999999999999999"}]
     + [
         {"spark": {"master": wrong}} for wrong in ("lokal", "local[0]", "local[2", "local[*]x", "mesos://x", "spark://")
     ],

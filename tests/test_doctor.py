@@ -102,7 +102,7 @@ def test_failures_are_lines_that_say_what_to_do(server: Server, admin: dict[str,
     assert [line.partition(": ")[0] for line in failures] == ["FAIL  java", "FAIL  weights", f"FAIL  {CREDENTIALS}"]
     java, keras, keys = failures
     assert "Install Java 17 or newer" in java
-    assert "cannot read the ImageNet weights for mobilenet_v2" in keras
+    assert "cannot read ImageNet weights for mobilenet_v2" in keras
     assert "none: looked at the environment, profiles in ~/.aws" in keys
     assert "set AWS_PROFILE" in keys
     assert "Traceback" not in done.stderr

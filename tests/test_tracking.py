@@ -200,6 +200,8 @@ def test_a_run_that_mlflow_refuses_has_ended_there(
     assert made.info.end_time >= made.info.start_time
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # SQLAlchemy, of MLflow's models
 def test_a_run_is_in_mlflow(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 

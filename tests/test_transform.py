@@ -55,8 +55,15 @@ def test_an_output_that_is_no_file_is_refused_before_anything_is_done(tmp_path: 
     out = tmp_path / "out"
     out.mkdir() if kind == "folder" else os.mkfifo(out)
     line = one_line_error(fruitpipe("transform", tmp_path / "no-model", tmp_path / "no-images", out, code=2))
-    assert f"{out} exists and is not a file: name the file to write, such as {out / 'vectors.parquet'}." in line
+    named = out / "vectors.parquet" if kind == "folder" else "vectors.parquet"
+    assert f"{out} exists and is not a file: name the file to write, such as {named}." in line
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+@pytest.mark.parametrize("out", ["", "s3://vectors.parquet"])
+def test_an_output_without_a_name_is_refused(out: str, tmp_path: Path) -> None:
+    line = one_line_error(fruitpipe("transform", tmp_path / "no-model", tmp_path / "no-images", out, code=2))
+    assert f"no file to write is named in {out!r}: name one, such as vectors.parquet." in line
 
 
 def test_a_list_of_images_is_not_replaced_by_their_vectors(model: Path, tmp_path: Path) -> None:

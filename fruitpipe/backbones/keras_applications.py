@@ -74,9 +74,7 @@ class KerasApplications(NetworkFamily):
                 raise
             if isinstance(error, OSError):  # of HDF5: what Keras says of a download is none
                 reason = first_line(error)
-                what = (
-                    f"cannot read the ImageNet weights for {name} ({reason}): delete the file in Keras's `models`, and"
-                )
+                what = f"cannot read ImageNet weights for {name} ({reason}): delete the file in Keras's `models`, and"
             else:
                 reason = str(error).strip().splitlines()[-1].rpartition(" -- ")[2]
                 what = f"no ImageNet weights for {name}, and Keras cannot download them ({reason}):"

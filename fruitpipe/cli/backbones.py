@@ -72,7 +72,7 @@ def convert(
     config = Given(config_file, assignments, preset, {"--backbone": backbone}).config(["IMAGES", "OUT"])
     if config.backbones:
         raise UserError("this config has several backbones: convert one at a time, such as by --backbone NAME alone.")
-    if output:
+    if output is not None:
         from fruitpipe.backbones.portable_copy import check_place
 
         check_place(config, output)
@@ -85,7 +85,7 @@ def convert(
         raise nothing from None
     if not isinstance(path := engine.source, Path):
         raise nothing
-    if output:
+    if output is not None:
         from fruitpipe.backbones.portable_copy import portable_copy
         from fruitpipe.engines.package import beside
         from fruitpipe.model.transform import whole_file
@@ -98,5 +98,5 @@ def convert(
         return
     print(f"{network.name}, layer {network.layer}: {network.dimension} features of {network.input_size} x "
           f"{network.input_size} pixels, {size(path.stat().st_size)} in {path}")  # fmt: skip
-    if output:
+    if output is not None:
         print(f"{output} and {beside(output)}: what `--backbone {output}` takes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -124,7 +124,7 @@ class Given:
     def on_result(self, *places: str) -> str:
         """Arguments of a command on a result, the first of places: of the options, those that say how to reach it."""
         if self.config(["IMAGES", places[0]]).s3 == S3Config():
-            return join(places)
+            return arguments(places)
         return Given(self.file, [each for each in self.assignments if re.match(r"s3\b", each)]).again(*places)
 
     def again(self, *places: str) -> str:
@@ -136,7 +136,12 @@ class Given:
         for option, value in self.said():
             for each in value if isinstance(value, list) else [value]:
                 options += [option] if each is True else [option, str(each)]
-        return join([*places, *options])
+        return arguments(places, options)
+
+
+def arguments(places: Sequence[str], options: Sequence[str] = ()) -> str:
+    """Arguments of a command, for people to copy."""
+    return join([*options, "--", *places] if any(place.startswith("-") for place in places) else [*places, *options])
 
 
 def direct_options(

@@ -32,7 +32,7 @@ SHOWN = 10
 def print_rows(rows: Iterable[tuple[str, object]]) -> None:
     """Print a name and a value per line."""
     found = list(rows)
-    width = max(11, *(len(name) for name, _ in found))
+    width = max([11, *(len(name) for name, _ in found)])
     for name, value in found:
         print(f"{visible(name, kept=''):<{width}} {visible(str(value), kept='')}")
 

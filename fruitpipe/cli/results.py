@@ -78,7 +78,7 @@ def explore(
     store = given.store(out)
     shown = open_run(store, run_id)
     compared = open_run(store, other) if other else None
-    if file:
+    if file is not None:
         with whole_file(file, given.config(["IMAGES", out]).s3, "page.html") as temporary:
             written = temporary.write_bytes(page_of(shown, compared))
         place = file
@@ -88,7 +88,7 @@ def explore(
         print_json({"run": shown.id, "page": place, "bytes": written})
         return
     print(f"{place}: {shown.manifest.counts.ok} images, {size(written)}")
-    if not file:
+    if file is None:
         print(f"next: fruitpipe open {given.on_result(out, shown.id)}")
 
 

@@ -15,7 +15,6 @@ from fruitpipe.config.places import SCHEME
 from fruitpipe.config.secrets import Key
 from fruitpipe.config.sections import Config
 from fruitpipe.config.validation import ConfigError, Lines, Mistake, config_of
-from fruitpipe.errors import UserError
 
 NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
 """What reading YAML raises: the last of dates and numbers that are none."""
@@ -99,14 +98,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     except FileNotFoundError as error:
         url = SCHEME.match(str(path))  # a path has one slash where the URL had two
         if url and url[1] != "file":
-            raise UserError(
-                f"{url[1]}://{str(path)[url.end() :]} is no file of this machine: download it first."
-            ) from error
-        raise UserError(f"no config file {path}: check the path.") from error
+            said = f"{url[1]}://{str(path)[url.end() :]} is no file of this machine: download it first."
+        else:
+            said = f"no config file {path}: check the path."
+        raise ConfigError([Mistake("", said)]) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: save it so.") from error
+        raise ConfigError([Mistake("", f"{path} is not UTF-8: save it so.")]) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise ConfigError([Mistake("", f"cannot read {path}: {error.strerror or error}.")]) from error
 
 
 class Loader(yaml.SafeLoader):
@@ -115,8 +114,16 @@ class Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="YAML aliases (*name) are not supported", problem_mark=mark)
+            problem = "YAML aliases (*name) are not supported: write out what they stand for."
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a date or a number that there is not
+            problem = f"{node.value!r} is none ({error}): put it in quotes if it is text."
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
 
 
 def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
@@ -130,8 +137,9 @@ def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
         tree = loader.construct_document(node) if node else None
     except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not YAML"
-        said = f"{problem}: check the indentation, quotes and brackets here and on the line before."
+        said = getattr(error, "problem", None) or "not YAML"
+        if not isinstance(error, yaml.constructor.ConstructorError) or not said.endswith("."):
+            said += ": check the indentation, quotes and brackets here and on the line before."
         raise ConfigError([Mistake("", said, mark.line + 1 if mark else 1)], source) from error
     if tree is None:
         return {}, {}

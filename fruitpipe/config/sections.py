@@ -75,6 +75,8 @@ ONE, SEVERAL, WORD, MAPPING = "(one)", "(several)", "(word)", "(mapping)"
 TAGS = {ONE, SEVERAL, WORD, MAPPING, "[key]"}
 """Which of the forms a value has, or that it is a name itself; no part of a key."""
 MIB = 1 << 20
+MOST = 1 << 62
+"""Of what the system or a database counts: to it, something may be added."""
 LEAST_COSINE = 0.99
 """Between features in int8 and in float32, where nothing is said."""
 
@@ -125,16 +127,16 @@ class StepsConfig(Section):
 class ImageConfig(StepsConfig):
     """How a file becomes the pixels that a backbone sees, in the order of these keys, and which files are refused."""
 
-    max_bytes: int = Field(64 * MIB, ge=1)
+    max_bytes: int = Field(64 * MIB, ge=1, le=MOST)
     """Larger files are not read (status `too_large`)."""
     max_pixels: int = Field(50_000_000, ge=1)
     """Images with more pixels are not decoded (status `too_large`)."""
     max_aspect: float = Field(100.0, ge=1, allow_inf_nan=False)
     """Images whose longer side is more than this many times the shorter are not decoded (status `too_large`)."""
-    max_memory: int = Field(512 * MIB, ge=16 * MIB)
+    max_memory: int = Field(512 * MIB, ge=16 * MIB, le=MOST)
     """Bytes of memory that decoding one image may take, its file included (status `too_large`). What is not sure to
     take less than an eighth of the default is decoded in a process of its own, on Linux."""
-    max_seconds: int = Field(20, ge=1)
+    max_seconds: int = Field(20, ge=1, le=MOST)
     """CPU time that decoding one image may take, seconds (status `too_slow`)."""
 
     @property
@@ -220,6 +222,11 @@ class ListsConfig(Section):
     """Further folders, buckets or prefixes whose images lists may name, such as /photos or s3://bucket."""
 
 
+def as_text(value: object) -> object:
+    """A number, true or false, as YAML has them, as Spark spells them."""
+    return str(value).lower() if isinstance(value, int | float) else value
+
+
 class SparkConfig(Section):
     """The embedded Spark. Ignored where a SparkContext is running already, as under spark-submit."""
 
@@ -227,7 +234,9 @@ class SparkConfig(Section):
     """Spark master URL. `auto`: processes of this machine run the tasks, and local[*] where what remains takes long."""
     memory: Annotated[str, Form(r"^[1-9][0-9]*[kmgt]$", "a size such as 2g or 512m")] = "1g"
     """Heap of the driver's JVM."""
-    conf: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, NO_SECRET]] = Field(default_factory=dict)
+    conf: dict[Annotated[str, NAMES_NO_SECRET], Annotated[str, BeforeValidator(as_text), NO_SECRET]] = Field(
+        default_factory=dict
+    )
     """Further Spark settings."""
 
 
@@ -405,7 +414,7 @@ class Config(BackboneConfig):
     """Folder of results, on disk or as s3://bucket/folder; made if it does not exist."""
     preset: PresetName | None = None
     """Settings to begin with, one of `fruitpipe presets`; keys set besides win."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=MOST)
     """Take only the first images by path, this many: to try a config."""
     labels: Literal["parent", "none"] = "parent"
     """Label of an image: the name of its folder, or none."""

@@ -21,7 +21,8 @@ EXPECTED = {
     **dict.fromkeys(("string_type", "string_sub_type"), "text"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "a number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
     **dict.fromkeys(("list_type", "tuple_type"), "a list, such as [{item}]"),
     **dict.fromkeys(("model_type", "dict_type"), "a mapping, such as {{{entry}}}"),
     "invalid_key": "text as the name of a key",
@@ -97,7 +98,8 @@ def mistake_in(detail: Any, lines: Lines, root: type[Section] = Config) -> Mista
         case "missing":
             is_option = root is Config and len(location) == 1
             where = "give it on the command line, or as" if is_option else "add"
-            return Mistake(key, f"missing: {where} `{key}:` in {'a config file' if is_option else 'the file'}.")
+            said = f"missing: {where} `{key}:` in {'a config file' if is_option else 'the file'}."
+            return Mistake(key, said, lines.get(location[:-1]))
         case "literal_error":
             given = str(quoted(detail["input"]))
             allowed = [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ",").split(",")]

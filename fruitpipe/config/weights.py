@@ -6,7 +6,7 @@ import re
 
 from fruitpipe.config.names import one_of
 
-WEIGHTS = r"^(imagenet|random:\d+|.+\.(h5|keras)|.+/)$"
+WEIGHTS = r"^(imagenet|random:\d{1,9}|.+\.(h5|keras)|.+/)$"
 
 
 def weights_name(value: str) -> str:

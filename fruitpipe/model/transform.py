@@ -79,11 +79,14 @@ def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") 
 
     Raises UserError where it has another, or cannot be written.
     """
+    if not out or (is_remote(out) and not split(out)[2]):
+        raise UserError(f"no file to write is named in {out!r}: name one, such as {example}.")
     if is_remote(out):
         check_nameable(out, split(out)[2])
     path = absolute_path(out)
     if not is_remote(out) and path.exists() and not path.is_file():
-        raise UserError(f"{out} exists and is not a file: name the file to write, such as {path / example}.")
+        inside = path / example if path.is_dir() else example
+        raise UserError(f"{out} exists and is not a file: name the file to write, such as {inside}.")
     if path.suffix.lower() != (suffix := Path(example).suffix):
         raise UserError(f"{out}: the output is {suffix}: name the file so, such as {example}.")
     folder, name = out.rsplit("/", 1) if is_remote(out) else (str(path.parent), path.name)

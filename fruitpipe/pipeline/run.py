@@ -30,7 +30,15 @@ from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
 from fruitpipe.redaction import values_without_secrets
 from fruitpipe.result.manifest import BackboneFacts, Manifest, ModelFacts, Record, Summary, versions
-from fruitpipe.result.runs import Run, check_place, latest_run, point_latest, put_lists, unchanged_runs
+from fruitpipe.result.runs import (
+    Run,
+    check_outside_results,
+    check_place,
+    latest_run,
+    point_latest,
+    put_lists,
+    unchanged_runs,
+)
 from fruitpipe.storage import layout
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import Store, open_store
@@ -128,6 +136,7 @@ def open_places(config: Config) -> Store:
     """The store of the output. Raises UserError for a typo in any place before anything is made there."""
     source.check_inputs(config.inputs, config.s3)
     source.check_apart(config.inputs, config.output)
+    check_outside_results(config.output, config.s3)
     store = open_store(config.output, config.s3)
     check_tables(config.publish, store)
     return store

@@ -20,12 +20,13 @@ from fruitpipe.errors import FruitpipeError, UserError, in_words
 from fruitpipe.model.model import Model, load_model, read_model
 from fruitpipe.result.manifest import Manifest, Outcome, Unpublished
 from fruitpipe.result.notebook import as_html
+from fruitpipe.source.inputs import place_of
 from fruitpipe.storage import layout
 from fruitpipe.storage.document import damaged, find_document, find_read
 from fruitpipe.storage.file import File
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.side_by_side import side_by_side
-from fruitpipe.storage.store import Store
+from fruitpipe.storage.store import Store, open_store
 from fruitpipe.tasks.vector_part import Vectors
 
 OfRun = TypeVar("OfRun", Manifest, Outcome)
@@ -216,6 +217,17 @@ def check_place(store: Store) -> None:
                 f"{store.url} holds results of their own, such as {folder}, as of several backbones: give that one or "
                 "choose another output, or say `backbones` as those runs did."
             )
+
+
+def check_outside_results(output: str, s3: S3Config | None) -> None:
+    """Raise UserError where an output is among the features or runs of a result, which would be strangers there."""
+    parts = place_of(output).split("/")
+    for number, part in enumerate(parts):
+        if part in layout.FOLDERS and any(parts[:number]):
+            outer = open_store("/".join(parts[:number]), s3)
+            with suppress(OSError):
+                if outer.find(layout.MARKER) is not None:
+                    raise UserError(f"{output} is within the result {outer.url}: choose another output.")
 
 
 def is_marked(store: Store, folder: str) -> bool:

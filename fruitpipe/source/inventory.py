@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fruitpipe.config import S3Config
-from fruitpipe.errors import UserError
+from fruitpipe.errors import UserError, first_line
 from fruitpipe.objects import open_object
 from fruitpipe.source.list_rows import listing_of
 from fruitpipe.source.listing import are_images
@@ -42,8 +42,12 @@ def list_inventory(name: str, manifest: bytes, by_parent: bool, s3: S3Config, sc
         form, parts = document["fileFormat"], [each["key"] for each in document["files"]]
         bucket = document["destinationBucket"].rpartition(":")[2]
         columns = [column.strip() for column in document["fileSchema"].split(",")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{name} is no manifest of an S3 Inventory: {error!r}.") from error
+    except KeyError as error:
+        raise UserError(f"{name} has no {error}: give the {MANIFEST} that S3 wrote with an inventory.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{name} is not the {MANIFEST} that S3 wrote with an inventory: {first_line(error)}."
+        ) from error
     if form not in {"Parquet", "CSV"}:
         raise UserError(f"{name} is an inventory in {form}: have it made as Parquet or CSV.")
     urls = [f"s3://{bucket}/{key}" for key in parts]

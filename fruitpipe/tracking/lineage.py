@@ -68,9 +68,7 @@ class OpenLineage:
     def _emit(
         self, begun: Begun, state: RunState, run: Run | None = None, facets: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        engine = processing_engine_run.ProcessingEngineRunFacet(
-            version("pyspark"), "spark", version("fruitpipe"), producer=PRODUCER
-        )
+        engine = processing_engine_run.ProcessingEngineRunFacet(version("fruitpipe"), "fruitpipe", producer=PRODUCER)
         output = output_of(begun, run)
         kind = job_type_job.JobTypeJobFacet("BATCH", "FRUITPIPE", "RUN", producer=PRODUCER)
         self._transport.emit(
