@@ -35,11 +35,13 @@ class Late(MetaPathFinder):
     """Finds no pandas at first; then it does, and has Arrow look again."""
 
     is_there = False
+    is_over = False
+    """It stays in sys.meta_path, which other threads may be going through."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != NAME:
+        if fullname != NAME or self.is_over:
             return None
         if not self.is_there:
             raise ModuleNotFoundError("pandas has to wait", name=NAME)
@@ -50,8 +52,7 @@ class Late(MetaPathFinder):
 
             def execute_and_tell(module: ModuleType) -> None:
                 execute(module)
-                with suppress(ValueError):  # others did it meanwhile
-                    sys.meta_path.remove(self)
+                self.is_over = True
                 with suppress(ImportError):  # pandas that Arrow does not take
                     pa.array([]).to_pandas()  # which cannot do without it
 

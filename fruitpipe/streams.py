@@ -91,8 +91,11 @@ def shown(screen: int, log: IO[bytes], name: str) -> tuple[threading.Thread, IO[
         with log, os.fdopen(reading, errors="replace") as lines:
             for line in lines:
                 said = without_secrets(line).encode()
-                log.write(said)
-                os.write(screen, said)
+                # Without a screen, or room for the log, whoever writes goes on: it would die of a pipe without an end.
+                with suppress(OSError):
+                    log.write(said)
+                with suppress(OSError):
+                    os.write(screen, said)
 
     thread = threading.Thread(target=show, name=name, daemon=True)
     thread.start()

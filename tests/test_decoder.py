@@ -8,6 +8,8 @@ import random
 import resource
 import signal
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -232,6 +234,23 @@ def test_a_decoder_has_no_secrets_and_ends_with_its_user(monkeypatch: pytest.Mon
     (decoder,) = Decoder.idle
     assert decoder.end() == 0, "as at the end of its standard input"
     Decoder.idle.clear()
+
+
+def test_decoders_end_though_what_was_forked_meanwhile_has_their_input(in_a_process: None) -> None:
+    assert status(hostile.jpeg()) == "ok"
+    at_work = Decoder.idle.pop()
+    if not (child := os.fork()):
+        time.sleep(1000)
+        os._exit(0)
+    Decoder.idle.append(at_work)
+    try:
+        end = threading.Thread(target=end_idle, daemon=True)
+        end.start()
+        end.join(30)
+        assert not end.is_alive()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_forked_process_has_decoders_of_its_own(in_a_process: None) -> None:

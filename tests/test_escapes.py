@@ -23,7 +23,7 @@ from fruitpipe.pipeline.progress import BarReporter
 from fruitpipe.redaction import redacted_tracebacks
 from fruitpipe.result.manifest import Manifest
 from fruitpipe.storage import layout
-from fruitpipe.streams import Filtered, styled
+from fruitpipe.streams import Filtered, shown, styled
 
 TITLE, CLEAR, CLIPBOARD = "\x1b]0;owned\x07", "\x1b[2J", "\x1b]52;c;b3duZWQ=\x07"
 EVIL = f"a{TITLE}{CLEAR}{CLIPBOARD}\x9b2J\x7f\r\u202eb"
@@ -152,3 +152,25 @@ def test_an_exception_that_somebody_else_prints_shows_them() -> None:
     with pytest.raises(RuntimeError) as raised, redacted_tracebacks():
         raise ValueError(EVIL)
     assert SHOWN in str(raised.value)
+
+
+@pytest.mark.parametrize("gone", ["screen", "log"])
+def test_what_workers_print_goes_on_where_one_of_its_places_is_gone(gone: str, tmp_path: Path) -> None:
+    """As with `--verbose 2>&1 | head -1`: who writes to a pipe without an end dies."""
+    ours, screen = os.pipe()
+    log = Path("/dev/full" if gone == "log" else tmp_path / "log")
+    if gone == "screen":
+        os.close(ours)
+    thread, out = shown(screen, log.open("wb", buffering=0), "messages")
+    with out:
+        for number in range(3):
+            out.write(b"line %d\n" % number)
+            out.flush()
+    thread.join(30)
+    os.close(screen)
+    if gone == "screen":
+        found = log.read_bytes()
+    else:
+        with os.fdopen(ours, "rb") as file:
+            found = file.read()
+    assert found == b"line 0\nline 1\nline 2\n"

@@ -6,7 +6,9 @@ import fcntl
 import io
 import json
 import os
+import signal
 import sys
+import time
 import tracemalloc
 import zipfile
 import zlib
@@ -245,6 +247,19 @@ def test_who_may_only_read_cannot_lock(public_folder: Path, is_old: bool) -> Non
     assert lock.stat().st_mode & 0o777 == 0o600
     with a_stranger(), pytest.raises(PermissionError):
         lock.open("rb")
+
+
+def test_what_is_forked_while_a_lock_is_held_holds_none(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "PATIENCE", 1.0)
+    with store._tree.locked():
+        if not (child := os.fork()):
+            time.sleep(1000)
+            os._exit(0)
+    try:
+        assert store.swap("x", None, b"1")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_nobody_waits_forever_for_a_lock(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

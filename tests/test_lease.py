@@ -118,6 +118,21 @@ def test_where_it_cannot_be_given_up_its_block_has_the_last_word(
     assert str(error.args[-1]).rstrip(".") in note
 
 
+def test_ctrl_c_while_it_is_taken_leaves_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, the process lives on."""
+    swap = store.swap
+
+    def interrupted(*what: object) -> bool:
+        monkeypatch.setattr(store, "swap", swap)
+        assert swap(*what)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "swap", interrupted)
+    with pytest.raises(KeyboardInterrupt), Lease(store, "run"):
+        pytest.fail("it was interrupted before")
+    assert store.find(layout.LEASE) is None
+
+
 def test_a_second_holder_is_refused_and_told_of_the_first(store: Store) -> None:
     with Lease(store, "run one") as lease:
         message = refusal(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -86,6 +87,36 @@ for master, cores in (("local[1]", 1), ("local[*]", len(os.sched_getaffinity(0))
         assert SparkContext.getOrCreate().defaultParallelism == 200
         assert spark.slots == cores, spark.slots
 """
+
+
+LOST = """
+import sys
+from pathlib import Path
+import cloudpickle
+from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError
+from fruitpipe.spark.cluster import cluster
+
+class Theirs:
+    def __reduce__(self):
+        return __import__, ("only_on_executors",)
+
+cloudpickle.register_pickle_by_value(sys.modules["__main__"])
+with cluster(SparkConfig(master="local[2]"), Environment.read(), Path(sys.argv[1], "spark.log")) as spark:
+    try:
+        spark.map(lambda number: Theirs() if number == 2 else number, 4)
+    except FruitpipeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_results_that_the_driver_cannot_take_are_missed(tmp_path: Path) -> None:
+    """Spark itself says nothing, and takes none that come after."""
+    done = subprocess.run([sys.executable, "-c", LOST, tmp_path], capture_output=True, text=True, check=True)
+    assert re.fullmatch(
+        r"Spark lost the results of [1-4] of 4 tasks, as where .* then run again\..*", done.stdout.strip()
+    )
 
 
 @pytest.mark.slow

@@ -55,8 +55,9 @@ def test_where_a_generator_ends_or_fails_its_threads_have_ended() -> None:
     assert len(list(done.items())) == 1
     with pytest.raises(ValueError, match="of its own"):
         list(failed.items(ValueError("of its own")))
+    assert done.done == 3
+    assert failed.done < 3, "of what fails, no more is begun"
     for work in (done, failed):
-        assert work.done == 3
         assert not any(thread.is_alive() for thread in work.threads)
 
 

@@ -100,6 +100,51 @@ def test_results_come_once_and_in_order_however_often_a_task_is_tried(tmp_path: 
         assert workers.note == ""
 
 
+def patience(seconds: float = 60) -> Callable[[], None]:
+    """Fails where a map goes on for ever."""
+    end = time.monotonic() + seconds
+
+    def poll() -> None:
+        assert time.monotonic() < end, "nobody sees what has happened"
+
+    return poll
+
+
+@pytest.mark.parametrize("kind", ["forked", "started"])
+def test_the_end_of_a_worker_is_seen_whatever_it_has_left_behind(kind: str, tmp_path: Path) -> None:
+    """A DataLoader, or a pool, of a class of one's own: its processes have what was open in the worker."""
+
+    def task(number: int) -> int:
+        marker = tmp_path / f"tried-{number}"
+        if number == 1 and not marker.exists():
+            marker.touch()
+            if kind == "started":
+                subprocess.Popen(["sleep", "1000"], close_fds=False)
+            elif os.fork() == 0:
+                time.sleep(1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    with started(tmp_path) as workers:
+        assert workers.map(task, 4, poll=patience()) == [0, 1, 2, 3]
+
+
+def test_workers_that_have_died_while_idle_are_no_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 4)
+
+    def task(number: int) -> int:
+        time.sleep(0.2)
+        return os.getpid()
+
+    with started(tmp_path) as workers:
+        family = [psutil.Process(pid) for pid in set(workers.map(task, 8))]
+        assert len(family) == 4
+        for each in family:
+            each.kill()
+        wait(lambda: not any(map(lives, family)))
+        assert len(workers.map(task, 1)) == 1
+
+
 def test_workers_are_forked_by_a_process_of_one_thread_that_has_loaded_all(tmp_path: Path) -> None:
     program = """
 import json, os, sys

@@ -55,10 +55,12 @@ def memory_of(number: int) -> int:
     """Bytes of a card, as its driver says. Raises UserError where that does not answer."""
     command = ["nvidia-smi", f"--id={number}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         said = done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}"
     except OSError as error:
         said = error.strerror or str(error)
+    except subprocess.TimeoutExpired:
+        said = "no answer in 30 s"
     if not re.fullmatch(r"\d+", said):
         raise UserError(
             f"nvidia-smi does not say how much memory GPU {number} has ({said.splitlines()[0]}): check NVIDIA's driver "

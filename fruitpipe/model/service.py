@@ -168,5 +168,6 @@ def serve(model: Model, listener: socket.socket, searched: Searched | None = Non
         routes=[Route("/", service.about), Route("/vectors", service.vectors, methods=["POST"])],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts_of(listener))],
     )
-    settings = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False)
+    settings = uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
+                               timeout_graceful_shutdown=int(PATIENCE))  # fmt: skip
     uvicorn.Server(settings).run([listener])

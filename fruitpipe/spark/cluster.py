@@ -17,6 +17,7 @@ from py4j.protocol import Py4JError
 from pyspark import Accumulator, AccumulatorParam, SparkContext, TaskContext
 
 from fruitpipe.config import Environment, SparkConfig
+from fruitpipe.errors import FruitpipeError
 from fruitpipe.spark.embedded import running
 from fruitpipe.spark.failures import explained
 from fruitpipe.workers.runner import Ended, Result, attempt
@@ -128,6 +129,12 @@ class Cluster:
         if failure:
             with self._explained():
                 raise failure[0]
+        if len(results) != count:  # Spark goes on where the driver cannot take what a task has added
+            raise FruitpipeError(
+                f"Spark lost the results of {count - len(results)} of {count} tasks, as where the driver has too "
+                "little memory or other packages than the executors: check both, then run again. What was computed is "
+                "kept."
+            )
         return [result for _, result, _ in sorted(results, key=itemgetter(0))]
 
     def _report(self, results: list[Ended[Result]], seen: int, watch: Callable[[Result], None]) -> int:

@@ -65,6 +65,15 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
+        try:
+            self._wait_for_it()
+            self._thread.start()
+        except KeyboardInterrupt:  # perhaps right after it was taken: in a notebook, the process lives on
+            self._give_up()
+            raise
+        return self
+
+    def _wait_for_it(self) -> None:
         while holder := self._asked():
             if not self._patient:
                 raise UserError(
@@ -74,8 +83,6 @@ class Lease:
                 self._told = time.monotonic()
                 self._note(f"{holder} is writing to {self._store.url}: waiting for it to end")
             time.sleep(LIFETIME / 60)
-        self._thread.start()
-        return self
 
     def _asked(self) -> str | None:
         """As `_take`. Raises FruitpipeError where nobody can write there."""
@@ -100,16 +107,21 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._give_up() and isinstance(error, Exception):
+            raise self._lost() from error  # whoever took over may have cleared away what the block needed
+
+    def _give_up(self) -> bool:
+        """Let it go; whether it was still this one, as far as that can be told."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
         try:
             if current := self._mine():
                 self._store.swap(layout.LEASE, current, None)
         except (OSError, FruitpipeError) as failure:  # what the block has done, or why it failed, counts
             self._note(f"could not give up {layout.LEASE}, which lapses by itself: {in_words(failure)}")
-            return
-        if not current and isinstance(error, Exception):
-            raise self._lost() from error  # whoever took over may have cleared away what the block needed
+            return True
+        return current is not None
 
     def require_held(self) -> None:
         """Raise FruitpipeError if the lease was lost, as after the machine slept for longer than LIFETIME."""

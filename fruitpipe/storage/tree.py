@@ -163,7 +163,10 @@ class Tree:
             if rights & ~LOCK_RIGHTS and status.st_uid == os.geteuid():  # made by an earlier fruitpipe
                 os.fchmod(descriptor, rights & LOCK_RIGHTS)
             self._wait_for(descriptor)
-            yield
+            try:
+                yield
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # what was forked meanwhile has it open, too
         finally:
             os.close(descriptor)
 

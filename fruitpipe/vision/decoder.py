@@ -138,14 +138,16 @@ class Decoder:
         return receive(cast(BinaryIO, self._process.stdout))
 
     def kill(self) -> None:
+        """End it, whatever it does. Not by its input's end: what was forked meanwhile may keep that open."""
         self._process.kill()
         self.end()
 
     def end(self) -> int:
-        """End it, if it has not ended; its exit code, or the negative number of the signal that ended it."""
-        with suppress(BrokenPipeError):
-            self._process.communicate()
-        return self._process.returncode
+        """Wait for its end; its exit code, or the negative number of the signal that ended it."""
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(BrokenPipeError):
+                cast(BinaryIO, stream).close()
+        return self._process.wait()
 
 
 os.register_at_fork(after_in_child=Decoder.idle.clear)  # two processes would mix what they ask and are told
@@ -154,7 +156,7 @@ os.register_at_fork(after_in_child=Decoder.idle.clear)  # two processes would mi
 @atexit.register
 def end_idle() -> None:
     while Decoder.idle:
-        Decoder.idle.pop().end()
+        Decoder.idle.pop().kill()
 
 
 def send(stream: BinaryIO, content: dict[str, Any], data: bytes | memoryview = b"") -> None:

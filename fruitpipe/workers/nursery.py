@@ -164,6 +164,8 @@ def received(control: socket.socket, size: int) -> tuple[bytes, list[int]]:
     message, descriptors, _, _ = socket.recv_fds(control, size, 1)
     if not message:
         os.killpg(0, signal.SIGKILL)
+    for each in descriptors:
+        os.set_inheritable(each, False)
     return message, descriptors
 
 
@@ -172,6 +174,8 @@ def work(connection: Connection) -> NoReturn:
     first: Callable[[bool], None]
     task: Callable[[int], Any]
     filter_output()
+    # The worker's end is that of its connection, which what a user's class forks would keep open.
+    os.register_at_fork(after_in_child=connection.close)
     while True:
         try:
             packed, number, again = connection.recv()

@@ -143,9 +143,11 @@ class Processes:
         return self._starting.result()
 
     def worker(self) -> Connection:
-        """One that has nothing to do. It may have died since."""
-        if self._idle:
-            return self._idle.pop()
+        """One that has nothing to do. It may die at any moment."""
+        while self._idle:
+            if not (idle := self._idle.pop()).poll():
+                return idle
+            idle.close()  # it has nothing to say but that it has ended
         if not self._nursery.lives:
             self._let_go()
             self._nursery = self._new_nursery()
