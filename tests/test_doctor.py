@@ -24,6 +24,7 @@ from fruitpipe.cli import kubernetes_access
 from fruitpipe.config import Config, load_config
 from fruitpipe.errors import UserError
 from fruitpipe.vision.resampling import compiled_file
+from fruitpipe.workers import allowance
 
 IMAGES, OUT = f"s3://{BUCKET}/doctor/images", f"s3://{BUCKET}/doctor/out"
 CREDENTIALS, ENDPOINT, CLOCK = (f"s3://{BUCKET} {link}" for link in ("credentials", "endpoint", "clock"))
@@ -200,6 +201,19 @@ def test_where_memory_is_short_the_advice_is_for_what_is_there(
     config = Config(input="a", output="b", spark={"master": f"local[{workers}]"})
     with pytest.raises(UserError, match=says):
         diagnosis.memory(config)
+
+
+def test_a_container_has_the_memory_that_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "memory", lambda: 512 << 20)
+    with pytest.raises(UserError, match=r"^536\.9 MB free, but"):
+        diagnosis.memory(Config(input="a", output="b"))
+
+
+@pytest.mark.parametrize(
+    ("master", "workers"), [("local", 1), ("local[3]", 3), ("local-cluster[2, 3, 1024]", 6), ("yarn", 0)]
+)
+def test_workers_are_as_many_as_a_master_means_for_this_machine(master: str, workers: int) -> None:
+    assert diagnosis.workers_here(master) == workers
 
 
 @pytest.mark.parametrize(("error", "advises"), [(errno.EACCES, True), (errno.ENOSPC, False), (errno.EIO, False)])

@@ -24,7 +24,7 @@ from fruitpipe.errors import FruitpipeError, NoWeights, UserError
 from fruitpipe.source.fetching import NoRoom
 from fruitpipe.workers import nursery
 from fruitpipe.workers import processes as module
-from fruitpipe.workers.cores import cores
+from fruitpipe.workers.allowance import cores
 from fruitpipe.workers.failures import failure_of
 from fruitpipe.workers.processes import Processes
 

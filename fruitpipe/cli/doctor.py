@@ -35,7 +35,8 @@ from fruitpipe.storage.store import open_store
 from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.resampling import COMPILING, Library, compiled_file
-from fruitpipe.workers.cores import cores
+from fruitpipe.workers import allowance
+from fruitpipe.workers.allowance import cores
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""
@@ -122,7 +123,7 @@ def java(environment: Environment) -> str:
 def memory(config: Config) -> str:
     slots = workers_here(config.spark.master)
     worker = worker_memory(config.parts.values()) << 20
-    needed, there = slots * worker + JVM, psutil.virtual_memory().available
+    needed, there = slots * worker + JVM, min(psutil.virtual_memory().available, allowance.memory())
     if needed > there:
         fitting = int((there - JVM) // worker)
         fewer = f"run fewer at once, such as --set spark.master=local[{fitting}]"
@@ -136,6 +137,8 @@ def memory(config: Config) -> str:
 
 def workers_here(master: str) -> int:
     """Python workers that a Spark master means for this machine."""
+    if pseudo := re.match(r"local-cluster\[ *(\d+) *, *(\d+)", master):  # executors, and the cores of each
+        return int(pseudo[1]) * int(pseudo[2])
     local = re.match(r"auto|local(?:\[(\*|\d+))?", master)
     if local is None:
         return 0

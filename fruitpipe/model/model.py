@@ -31,7 +31,7 @@ from fruitpipe.storage.document import find_document
 from fruitpipe.storage.layout import RunId
 from fruitpipe.storage.store import Store, open_store
 from fruitpipe.thread_pool import thread_pool
-from fruitpipe.workers.cores import cores
+from fruitpipe.workers.allowance import cores
 
 if TYPE_CHECKING:  # not all who load a model need these
     from fruitpipe.engines.text import TextEncoder

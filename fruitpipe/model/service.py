@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model, Vector
 from fruitpipe.vision.bad_image import OK
-from fruitpipe.workers.cores import cores
+from fruitpipe.workers.allowance import cores
 
 try:
     import uvicorn

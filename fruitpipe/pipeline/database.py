@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import psutil
 import pyarrow as pa
 
 from fruitpipe.errors import FruitpipeError, first_line
 from fruitpipe.tasks.feature_part import LARGEST_PART
 from fruitpipe.tasks.shares import Shares
+from fruitpipe.workers.allowance import memory
 from fruitpipe.workers.failures import full_disk
 
 MEMORY, MEMORY_OF_ROW = 600_000_000, 10
@@ -131,14 +131,6 @@ class Database:
             raise failure[0] if failure else error from None
         finally:
             self._connection.unregister("stream")
-
-
-def memory() -> int:
-    """Bytes that this machine has, or this container may take."""
-    there_is = psutil.virtual_memory().total
-    with suppress(OSError, ValueError):  # ValueError: the limit is "max"
-        there_is = min(there_is, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(there_is)
 
 
 @contextmanager

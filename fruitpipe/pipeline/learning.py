@@ -20,7 +20,7 @@ from fruitpipe.storage.store import Store
 from fruitpipe.tasks.featurize import decoded
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import Look, Picture
-from fruitpipe.workers.cores import cores
+from fruitpipe.workers.allowance import cores
 
 Found = TypeVar("Found")
 

@@ -8,10 +8,10 @@ from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import Model
-from fruitpipe.pipeline.database import memory
 from fruitpipe.result.manifest import Summary
 from fruitpipe.storage import layout
 from fruitpipe.units import size
+from fruitpipe.workers.allowance import memory
 
 MATRICES = 4
 """That a PCA holds at once, of as many rows and columns as features have numbers: the covariance, its eigenvectors, and

@@ -21,8 +21,8 @@ import cloudpickle
 from fruitpipe.errors import FruitpipeError
 from fruitpipe.redaction import without_secrets
 from fruitpipe.streams import descriptor, shown
+from fruitpipe.workers.allowance import cores
 from fruitpipe.workers.background import background
-from fruitpipe.workers.cores import cores
 from fruitpipe.workers.failures import ATTEMPTS, failure_of, full_disk, in_times, quoted
 from fruitpipe.workers.nursery import Nursery
 from fruitpipe.workers.runner import Result, Runner
