@@ -19,7 +19,7 @@ if sys.argv[1] == "late":
 import pandas
 let_pandas_wait()
 if sys.argv[1] == "late":
-    assert len(sys.meta_path) == finders - 1
+    assert len(sys.meta_path) == finders and sys.meta_path[0].find_spec("pandas", None) is None
 frame = pandas.DataFrame({"number": [1.5, float("nan")], "kind": pandas.Categorical(["a", "b"])})
 print(pa.array(frame["number"]).null_count, pa.array(frame["kind"]).type, pa.Table.from_pandas(frame).schema)
 print(pandas.__spec__.loader, pandas.__file__)
