@@ -304,7 +304,7 @@ def test_a_config_may_do_without_pca(tmp_path: Path) -> None:
 def test_a_model_to_reuse_is_named_for_a_run_that_reuses_one() -> None:
     assert load_config(None, ["reuse=a/model", "model=reuse"], input="a", output="b").reuse == "a/model"
     (mistake,) = mistakes(None, ["reuse=a/model"], input="a", output="b").values()
-    assert mistake.message.endswith("say model: reuse, or leave reuse out.")
+    assert mistake.message.endswith("set model: reuse, or leave reuse out.")
 
 
 @pytest.mark.parametrize("wrong", ["", "0.9", "nothing", "[none]"])

@@ -207,7 +207,8 @@ def test_a_second_run_in_a_pod_waits_for_the_first_and_has_nothing_left_to_do(fr
         told, _ = second.communicate(timeout=120)
     assert f"(process {first.pid} on " in said.read_text()
     assert second.returncode == 0, said.read_text()
-    assert json.loads(told)["reason"] == f"nothing to do: run {manifest(out)['run']} is of these images and this config"
+    published = manifest(out)["run"]
+    assert json.loads(told)["reason"] == f"nothing to do: run {published} already covers these images with this config"
 
 
 @pytest.fixture

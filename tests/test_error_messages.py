@@ -329,9 +329,9 @@ def test_an_authority_that_is_no_certificate(server: Server, admin: dict[str, st
 
 def test_an_endpoint_without_tls_has_to_be_allowed(server: Server, admin: dict[str, str]) -> None:
     line = refused(admin, "plan", IMAGES, OUT, "--set", f"s3.endpoint={server.endpoint}")
-    assert "s3: the endpoint has no TLS: use https://, or say allow_http: true" in line
+    assert "s3: the endpoint has no TLS: use https://, or set allow_http: true" in line
     line = refused(admin | {"AWS_ENDPOINT_URL": server.endpoint}, "plan", IMAGES, OUT)
-    assert f"the endpoint {server.endpoint} has no TLS: use https://, or say s3.allow_http: true" in line
+    assert f"the endpoint {server.endpoint} has no TLS: use https://, or set s3.allow_http: true" in line
 
 
 @pytest.mark.parametrize(

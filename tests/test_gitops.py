@@ -210,7 +210,7 @@ def test_a_commit_runs_what_it_asks_for_exactly_once(
 
     # A revert publishes what there was before.
     release.has(repository.revert(changed))
-    assert f"run {before}, which was of this config and these images, is published again" in release.looked()
+    assert f"run {before}, which already covers these images with this config, is published again" in release.looked()
     assert (release.latest["run"], release.published()) == (before, [before, after])
 
     # While Flux is suspended, nothing happens; then new images are one run.
@@ -238,5 +238,5 @@ def test_a_commit_runs_what_it_asks_for_exactly_once(
     kubectl("delete", KIND, NAME)
     release.look()
     wait_for(lambda: NAME in kubectl("get", KIND, "--output=name"), 60)
-    assert f"nothing to do: run {grown} is of these images and this config" in release.looked()
+    assert f"nothing to do: run {grown} already covers these images with this config" in release.looked()
     assert len(release.published()) == 3

@@ -260,7 +260,7 @@ def test_labels_that_no_manifest_holds_are_refused_before_there_is_work(
         return False
 
     first = bisect_left(range(len(labels)), True, key=is_refused)
-    with pytest.raises(UserError, match=f"{first} labels are more than .*: say labels: none"):
+    with pytest.raises(UserError, match=f"{first} labels are more than .*: set labels: none"):
         require_few_labels(of(first))
     plan = of(first - 1)
     counts = manifest.counts.model_copy(update={"by_label": plan.labels})

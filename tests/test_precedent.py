@@ -71,9 +71,9 @@ def latest(out: Path) -> str:
 def test_the_same_again_publishes_nothing_and_says_so(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = run(images, out)["run"]
-    assert planned(images, out) == [f"nothing to do: run {first} is of these images and this config."]
+    assert planned(images, out) == [f"nothing to do: run {first} already covers these images with this config."]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    reason = f"nothing to do: run {first} is of these images and this config"
+    reason = f"nothing to do: run {first} already covers these images with this config"
     said = again(images, out)
     assert (said["run"], said["status"], said["reason"]) == (first, "unchanged", reason)
     assert said["vectors"] == f"{out}/runs/{first}/vectors"
@@ -126,11 +126,11 @@ def test_what_was_published_before_is_published_again(images: Path, tmp_path: Pa
     first = run(images, out)["run"]
     second = run(images, out, "pca.components=3")["run"]
     assert planned(images, out) == [
-        f"a run would publish run {first} again, which was of this config and these images.",
+        f"a run would publish run {first} again, which already covers these images with this config.",
         f"next: fruitpipe run IMAGES OUT --set {BACKBONE}",
     ]
     said = again(images, out)
-    reason = f"run {first}, which was of this config and these images, is published again"
+    reason = f"run {first}, which already covers these images with this config, is published again"
     assert (said["run"], said["status"], said["reason"], latest(out)) == (first, "unchanged", reason, first)
     assert statuses(out, first, second) == {first: "latest", second: "published", "others": "unchanged"}
     assert again(images, out, "pca.components=3")["run"] == latest(out) == second

@@ -392,7 +392,7 @@ def test_a_secret_that_a_store_repeats(way: str, kind: str, forwarded: Mapping[s
 
 @pytest.mark.parametrize("way", ["standard error", "outcome.json", "runs"])
 def test_the_commonest_error_of_a_store_that_repeats_secrets(way: str, forwarded: Mapping[str, str]) -> None:
-    assert "The commonest: read of s3://photos/" in forwarded[way]
+    assert "Most common error: read of s3://photos/" in forwarded[way]
     for kind in TEXTS:
         require_hidden(kind, forwarded[way])
 

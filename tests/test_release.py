@@ -133,7 +133,7 @@ def test_rollback_publishes_what_the_earlier_config_gave(finished: Release, clie
     done = helm("rollback", finished.name, "1", IN)
     assert not done.returncode, done.stderr
     finished.completed(after=earlier)
-    assert "which was of this config and these images, is published again" in finished.log()
+    assert "which already covers these images with this config, is published again" in finished.log()
     assert manifest(client, finished.name)["config"]["pca"]["variance"] is None
 
 

@@ -227,7 +227,7 @@ def driver_that_ended(code: int, said: str) -> Plain:
     }
 
 
-@pytest.mark.parametrize("said", ["Permission denied: /tmp/x.", "no TLS: say s3.allow_http: true, or fix the server."])
+@pytest.mark.parametrize("said", ["Permission denied: /tmp/x.", "no TLS: set s3.allow_http: true, or fix the server."])
 def test_a_driver_s_own_words_are_told_whole(said: str) -> None:
     driver = driver_that_ended(2, said)
     cause = cause_of(Observation("fruits", NAMESPACE, APACHES["failed"]["application"], pods=[driver]))

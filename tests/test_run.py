@@ -450,7 +450,7 @@ def test_gc_deletes_nothing_that_fruitpipe_has_not_written(store: LocalStore, tm
 @pytest.mark.parametrize("option", ["--delete", "--compact"])
 def test_gc_of_what_is_no_result_is_one_line_and_leaves_nothing_there(tmp_path: Path, option: str) -> None:
     for place in (tmp_path / "gone", tmp_path):
-        assert "is no result of fruitpipe" in one_line_error(fruitpipe("gc", place, option, code=2))
+        assert "is not a fruitpipe result" in one_line_error(fruitpipe("gc", place, option, code=2))
     assert not list(tmp_path.iterdir())
 
 
@@ -531,7 +531,7 @@ def test_a_pca_that_memory_does_not_hold_is_refused_before_there_is_work(
     """Of 62,720 numbers, as of a map that is not pooled, it would take 126 GB."""
     monkeypatch.setattr(limits, "memory", lambda: 1 << 20)
     settings = {"input": str(fruits), "output": str(tmp_path / "out"), "backbone": "efficientnet_lite0", "limit": 3}
-    said = r"a PCA of features of 1280 numbers takes about 52\.4 MB, and there are 1\.0 MB: say pooling: avg"
+    said = r"a PCA of features of 1280 numbers takes about 52\.4 MB, and there are 1\.0 MB: set pooling: avg"
     for what in (plan, pipeline.run):
         with pytest.raises(UserError, match=said):
             what(load_config(**settings))

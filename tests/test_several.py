@@ -246,7 +246,7 @@ def test_a_run_of_one_does_not_begin_where_those_of_several_lie(fruits: Path, tm
 
 
 MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {
-    "both": ({"backbones": ["orb"], "backbone": "orb"}, "", "say `backbone` or `backbones`, not both"),
+    "both": ({"backbones": ["orb"], "backbone": "orb"}, "", "set `backbone` or `backbones`, not both"),
     "none": ({"backbones": []}, "backbones", "is empty: fill it"),
     "no list": ({"backbones": "orb"}, "backbones", "a list, such as [orb]"),
     "a preset": ({"backbones": ["orb"], "preset": "vgg16-csv"}, "", "has a backbone of its own"),
@@ -263,7 +263,7 @@ MISTAKES: dict[str, tuple[Mapping[str, Any], str, str]] = {
         {"backbones": [{"backbone": "orb", "image": {"max_bytes": 1}}]}, "backbones.0.image.max_bytes", "no such key",
     ),
     "a name": ({"backbones": [{"backbone": "orb", "name": "../x"}]}, "backbones.0.name", "name of at most 64 letters"),
-    "a model": ({"backbones": ["orb"], "model": "reuse", "reuse": "a/model"}, "", "say reuse: latest"),
+    "a model": ({"backbones": ["orb"], "model": "reuse", "reuse": "a/model"}, "", "set reuse: latest"),
     "a table": ({"backbones": ["orb"], "publish": {"iceberg": {"table": "a.b"}}}, "", "one table"),
 }  # fmt: skip
 

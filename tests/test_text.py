@@ -178,7 +178,7 @@ def test_a_text_tower_that_is_not_as_its_sidecar_says_is_refused(what: str) -> N
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{network: t.onnx, tokenizer: t.json}", "say l2_normalise: true"),
+        ("{network: t.onnx, tokenizer: t.json}", "set l2_normalise: true"),
         ("{network: ../t.onnx, tokenizer: t.json}", "text.network"),
         ("{network: t.pt, tokenizer: t.json}", "text.network"),
         ("{network: t.onnx}", "text.tokenizer: missing"),

@@ -127,9 +127,9 @@ def print_plan(planned: Planned, config: Config, name: str = "") -> None:
     print_rows(planned.in_rows().items())
     fits = config.model == "fit" and config.pca != "none"
     if planned.is_latest:
-        said = f"nothing to do: run {planned.precedent} is of these images and this config"
+        said = f"nothing to do: run {planned.precedent} already covers these images with this config"
     elif planned.precedent:
-        said = f"a run would publish run {planned.precedent} again, which was of this config and these images"
+        said = f"a run would publish run {planned.precedent} again, which already covers these images with this config"
     else:
         said = (
             f"a run would featurize {planned.todo} images with {config.backbone}, then "

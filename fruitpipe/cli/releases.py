@@ -74,7 +74,7 @@ def status(
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a release is, and in one line what keeps it from its end."""
+    """Show a release's status and, in one line, what blocks it."""
     from fruitpipe.releases.connection import Connection
     from fruitpipe.releases.status import status_of
 
@@ -105,7 +105,7 @@ def logs(
     context: Context = None,
     namespace: Namespace = None,
 ) -> None:
-    """Print what driver and executors of a release say, with pod and time; of a run that is over, what was kept."""
+    """Print the logs of a release's driver and executors, with pod and time; of a run that is over, what was kept."""
     from fruitpipe.releases import logs as said
     from fruitpipe.releases.connection import Connection
     from fruitpipe.releases.status import status_of, stores_of
@@ -139,7 +139,7 @@ def logs(
 
 @commands.command()
 def cancel(name: Name, context: Context = None, namespace: Namespace = None) -> None:
-    """End a release's run, and start none until `rerun` or `submit`. What was computed is kept."""
+    """Stop a release's run, and start none until `rerun` or `submit`. What was computed is kept."""
     release_of(name, context, namespace).cancel()
     print(f"cancelled; what was computed is kept. next: fruitpipe rerun {again(name, context, namespace)}")
 

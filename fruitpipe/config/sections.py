@@ -271,7 +271,7 @@ class S3Config(Section):
     @model_validator(mode="after")
     def fits(self) -> Self:
         if self.endpoint and self.endpoint.startswith("http://") and not self.allow_http:
-            raise ValueError("the endpoint has no TLS: use https://, or say allow_http: true")
+            raise ValueError("the endpoint has no TLS: use https://, or set allow_http: true")
         if self.kms_key and self.encryption != "aws:kms":
             raise ValueError("kms_key needs encryption: aws:kms")
         return self
@@ -358,7 +358,7 @@ class BackboneConfig(Section):
             raise ValueError("int8 is LiteRT's: leave engine or precision out")
         if self.precision == "float32" and self.min_cosine is not None:
             raise ValueError(
-                "min_cosine is for a precision that changes features: leave it out, or say precision: int8"
+                "min_cosine is for a precision that changes features: leave it out, or set precision: int8"
             )
         family = find_family(self.backbone)
         for name in BACKBONE_KEYS:
@@ -484,9 +484,9 @@ class Config(BackboneConfig):
         else:
             self.check_backbones()
         if self.model == "fit" and self.reuse != "latest":
-            raise ValueError("reuse names a model, and model: fit makes one: say model: reuse, or leave reuse out")
+            raise ValueError("reuse names a model, and model: fit makes one: set model: reuse, or leave reuse out")
         if self.evaluate and self.labels == "none":
-            raise ValueError("evaluate: true needs labels: say labels: parent, or evaluate: false")
+            raise ValueError("evaluate: true needs labels: set labels: parent, or evaluate: false")
         return self
 
     def check_backbones(self) -> None:
@@ -494,17 +494,17 @@ class Config(BackboneConfig):
         if self.preset:
             raise ValueError(f"preset {self.preset} has a backbone of its own: leave `preset` or `backbones` out")
         if "backbone" in self.model_fields_set:
-            raise ValueError("say `backbone` or `backbones`, not both")
+            raise ValueError("set `backbone` or `backbones`, not both")
         for name in BACKBONE_KEYS:
             if name in self.model_dump(exclude_defaults=True):
                 raise ValueError(
                     f"{name} belongs to one backbone: set it there, backbones: [{{backbone: …, {name}: …}}]"
                 )
         if self.model == "reuse" and self.reuse != "latest":
-            raise ValueError("each of several backbones reuses a model of its own: say reuse: latest, or one backbone")
+            raise ValueError("several backbones reuse a model each: set reuse: latest, or name one backbone")
         if self.publish.iceberg:
             raise ValueError(
-                "publish.iceberg is one table, which each of several backbones would replace: say one backbone"
+                "publish.iceberg is one table, which each of several backbones would replace: name one backbone"
             )
         folders = [folder.casefold() for folder in map(folder_of, self.backbones or ())]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):

@@ -169,7 +169,7 @@ class Sidecar(Section):
         if not all(0 <= mean <= 1 for mean in means) or not all(0 < std <= 1 for std in stds):
             raise ValueError("mean and std are of levels from 0 to 1: divide those of 0 to 255 by 255")
         if self.text and not self.l2_normalise:
-            raise ValueError("texts are compared with features of length 1: say l2_normalise: true, or leave text out")
+            raise ValueError("texts are compared with features of length 1: set l2_normalise: true, or leave text out")
         return self
 
     @property

@@ -80,7 +80,7 @@ class Service:
         if not (k.isascii() and k.isdecimal() and len(k) < 9 and int(k) <= MOST):
             return answer_of(failed("bad_request", f"k is not a whole number from 0 to {MOST}"))
         if self._places.locked():
-            return answer_of(failed("busy", "as many images as may be at once are being read: come again"))
+            return answer_of(failed("busy", "the server is at its limit: try again"))
         async with self._places:
             try:
                 async with asyncio.timeout(PATIENCE):

@@ -72,7 +72,7 @@ def _open(chain: Chain, url: str, s3: S3Config) -> Bucket:
     aws = endpoint.endswith((".amazonaws.com", ".amazonaws.com.cn"))
     place = Place("s3", name, None if aws else endpoint, region_or_default(resolved), s3)
     if (place.endpoint or "").startswith("http://") and not s3.allow_http:
-        raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or say s3.allow_http: true.")
+        raise UserError(f"the endpoint {place.endpoint} has no TLS: use https://, or set s3.allow_http: true.")
     # Before there are workers, the driver has had an answer.
     actual = region_of(place, LATER if environment.worker else AT_FIRST)
     if (aws or s3.region) and actual not in {None, place.region}:

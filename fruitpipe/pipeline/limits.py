@@ -27,7 +27,7 @@ def require_few_labels(summary: Summary) -> None:
     written = 2 * (len(to_json(summary.labels, indent=2)) + DEEPER * len(summary.labels))
     if written > OF_LABELS * layout.most_bytes(layout.MANIFEST):
         raise UserError(
-            f"{len(summary.labels)} labels are more than a result can tell of: say labels: none, or name fewer in a "
+            f"{len(summary.labels)} labels are more than a result can tell of: set labels: none, or name fewer in a "
             "list of images."
         )
 
@@ -38,6 +38,6 @@ def require_memory(config: Config, backbone: ResolvedBackbone, reused: Model | N
     needed, there = MATRICES * 8 * dimension**2, memory()
     if needed > there and reused is None and config.pca != "none":
         raise UserError(
-            f"a PCA of features of {dimension} numbers takes about {size(needed)}, and there are {size(there)}: say "
-            "pooling: avg, name another layer, or say pca: none."
+            f"a PCA of features of {dimension} numbers takes about {size(needed)}, and there are {size(there)}: set "
+            "pooling: avg, name another layer, or set pca: none."
         )

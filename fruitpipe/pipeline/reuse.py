@@ -41,7 +41,7 @@ def require_match(config: Config, model: Model | None, backbone: ResolvedBackbon
             f"{backbone.facts.dimension}: choose another one, or model: fit."
         )
     if config.pca == "none" and isinstance(model.pca, Pca):
-        raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or say model: fit.")
+        raise UserError(f"the model to reuse ({config.reuse}) has a PCA: leave pca: none out, or set model: fit.")
 
 
 def feature_settings(backbone: str, engine: EngineSpec, image: ImageConfig) -> dict[str, str | bool]:

@@ -268,11 +268,11 @@ def gather_facts(job: Job, lease: Lease) -> None:
 def instead(job: Job, lease: Lease, same: Manifest) -> Run:
     """The run whose result this one would only give again: the latest, if need be again, and say so."""
     if latest_run(job.store) == same.run:
-        reason = f"nothing to do: run {same.run} is of these images and this config"
+        reason = f"nothing to do: run {same.run} already covers these images with this config"
     else:
         lease.require_held()
         point_latest(job.store, same.run)
-        reason = f"run {same.run}, which was of this config and these images, is published again"
+        reason = f"run {same.run}, which already covers these images with this config, is published again"
     gather_facts(job, lease)
     before = unchanged_runs(job.store)
     job.leave("unchanged", reason)

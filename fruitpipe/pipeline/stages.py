@@ -119,7 +119,7 @@ def count(job: Job) -> Counts:
     advice = f"{ADVICE.get(commonest, 'fix the images')}{' or raise failures.max_rate' if ok else ''}"
     raise TooManyFailures(
         f"{counts.failed} of {counts.images} images failed ({reasons}), {beyond}: nothing was published. Features "
-        f"are kept. The commonest: {plan.commonest_error(commonest)}. See {failures}, then {advice}."
+        f"are kept. Most common error: {plan.commonest_error(commonest)}. See {failures}, then {advice}."
     )
 
 

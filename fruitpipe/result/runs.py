@@ -215,7 +215,7 @@ def check_place(store: Store) -> None:
         if there:
             raise UserError(
                 f"{store.url} holds results of their own, such as {folder}, as of several backbones: give that one or "
-                "choose another output, or say `backbones` as those runs did."
+                "choose another output, or set `backbones` as those runs did."
             )
 
 
@@ -241,7 +241,7 @@ def require_result(store: Store) -> None:
     """Raise UserError where there is no result, or one whose layout is not known here."""
     if not is_result(store):
         raise UserError(
-            f"{store.url} is no result of fruitpipe: give the OUT folder of a `fruitpipe run`, or of several backbones "
+            f"{store.url} is not a fruitpipe result: give the OUT folder of a `fruitpipe run`, or of several backbones "
             "the folder of one in it."
         )
 

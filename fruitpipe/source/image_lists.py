@@ -127,7 +127,9 @@ def columns_of(name: str, columns: Sequence[str]) -> dict[str, str]:
             shorten(", ".join(columns), SHOWN, placeholder=" …"),
             " in its first line" if name.lower().endswith(".csv") else "",
         )
-        raise UserError(f"{name} has no column `path`, but {found}: name the column of the images' paths so{where}.")
+        raise UserError(
+            f"{name} has no column `path`, but {found}: rename the one that holds the images' paths to `path`{where}."
+        )
     for column in columns:
         if slip := next((each for each in SCHEMA if each not in ours.values() and is_slip(plain(column), each)), None):
             raise UserError(f"{name} has a column `{column}`: name it `{slip}`, or less like it if it is none.")

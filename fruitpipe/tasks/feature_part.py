@@ -167,4 +167,4 @@ def unpack(data: bytes, rows: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def damaged_part(store: Store, name: str) -> FruitpipeError:
-    return FruitpipeError(f"{store.location(name)} is damaged: delete it and run again")
+    return FruitpipeError(f"{store.location(name)} is damaged: delete it and run again.")

@@ -200,7 +200,7 @@ def read_lists(store: Store, run: str, file: File) -> pa.Table:
     except layout.UNREADABLE as error:
         record = store.location(layout.neighbours_of(name) or name)
         raise FruitpipeError(
-            f"{store.location(name)} is damaged or missing: delete {record}, and find the neighbours again"
+            f"{store.location(name)} is damaged or missing: delete {record}, and find the neighbours again."
         ) from error
 
 
@@ -208,7 +208,7 @@ def lists_of(data: bytes, rows: int | None) -> pa.Table:
     """Raises one of layout.UNREADABLE where data is no whole part of neighbours of so many images."""
     part = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
     if part.metadata.num_rows != rows:
-        raise ValueError("its rows are others")
+        raise ValueError("it has another number of rows than its record says")
     table = part.read(use_threads=False).cast(SCHEMA)
     table.validate(full=True)
     neighbours = table["neighbours"].combine_chunks()

@@ -202,7 +202,7 @@ def require_finite(vectors: NDArray[np.float32], paths: pa.ChunkedArray) -> None
         raise UserError(
             f"vectors of {len(beyond)} images or more, the first of them {paths[int(beyond[0])].as_py()}, are beyond "
             "float32: their features are too large, or too far from those that the model was fitted on. Fix the "
-            "backbone, or say model: fit."
+            "backbone, or set model: fit."
         )
 
 

@@ -75,7 +75,7 @@ class Vectors:
                 require_rows(rows, file)  # a damaged footer may say one number of its groups, and another of them all
         except layout.UNREADABLE as error:
             raise FruitpipeError(
-                f"{self.store.location(name)} is damaged or missing: put back what was there, or run again"
+                f"{self.store.location(name)} is damaged or missing: put back what was there, or run again."
             ) from error
 
     def vectors(self, number: int) -> NDArray[np.float32]:
@@ -125,7 +125,7 @@ def bounds(positions: NDArray[np.int64], starts: NDArray[np.int64]) -> Iterator[
 def require_rows(count: int, file: File) -> None:
     """Raise ValueError where a part has other rows than the manifest says, none, or more than there may be."""
     if count != file.rows or not 0 < count <= LARGEST:
-        raise ValueError("its rows are others")
+        raise ValueError("it has another number of rows than the manifest says")
 
 
 def require_plain(table: pa.Table, columns: list[str], width: int) -> None:
