@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from fruitpipe.engines.reference_pictures import Kind, digest_of, reference_picture
+from fruitpipe.engines.reference_pictures import Kind, pixels_digest, reference_picture
 
 PATCH, WIDTH, SIDE = 8, 16, 32
 Shape = Sequence[int | str | None]
@@ -93,7 +93,7 @@ def references(feature: Feature, side: int = SIDE, pictures: Sequence[tuple[Kind
     """References of a sidecar, with the vectors that a function gives."""
     drawn = [(kind, seed, reference_picture(kind, seed, side)) for kind, seed in pictures]
     return [
-        {"kind": kind, "seed": seed, "pixels": digest_of(picture), "vector": encoded(feature(picture))}
+        {"kind": kind, "seed": seed, "pixels": pixels_digest(picture), "vector": encoded(feature(picture))}
         for kind, seed, picture in drawn
     ]
 

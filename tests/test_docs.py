@@ -38,7 +38,7 @@ from fruitpipe import config
 from fruitpipe.cli.app import app
 from fruitpipe.cli.releases import commands
 from fruitpipe.config.sidecar import Sidecar, TextTower, sidecar_of
-from fruitpipe.engines.reference_pictures import digest_of, reference_picture
+from fruitpipe.engines.reference_pictures import pixels_digest, reference_picture
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))}
@@ -412,7 +412,7 @@ def is_a_sidecar(text: str) -> None:
         shown = set(yaml.safe_load(text)) | set(re.findall(r"^# (\w+):", text, re.MULTILINE))
         assert shown == set(Sidecar.model_fields)
     for reference in told.references or ():
-        assert digest_of(reference_picture(reference.kind, reference.seed, told.size or 0)) == reference.pixels
+        assert pixels_digest(reference_picture(reference.kind, reference.seed, told.size or 0)) == reference.pixels
 
 
 def test_nothing_that_looks_like_a_command_is_passed_over() -> None:

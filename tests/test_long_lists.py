@@ -194,11 +194,11 @@ def test_a_list_may_say_anything(
 @pytest.mark.parametrize("key", ["files", "feature_parts"])
 def test_a_list_has_the_rows_that_were_written(key: str) -> None:
     entries: list[Any] = Manifest.read(RELEASED_BYTES).model_dump(mode="json")[key]
-    tree, beside = long_lists.apart({"files": [], "feature_parts": [], key: entries})
-    assert long_lists.whole(tree, beside.get)[key] == entries
+    tree, beside = long_lists.without_lists({"files": [], "feature_parts": [], key: entries})
+    assert long_lists.with_lists(tree, beside.get)[key] == entries
     tree[key]["rows"] += 1
     with pytest.raises(ValueError, match="rows"):
-        long_lists.whole(tree, beside.get)
+        long_lists.with_lists(tree, beside.get)
 
 
 def test_a_list_of_few_bytes_does_not_become_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,22 +215,22 @@ def test_a_list_of_few_bytes_does_not_become_many(monkeypatch: pytest.MonkeyPatc
 def test_no_list_is_written_that_readers_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     """For its bytes in memory, or in its file."""
     parts = [layout.part("a" * 64, f"{number:032x}") for number in range(20_000)]
-    long_lists.apart({"files": [], "feature_parts": parts})
+    long_lists.without_lists({"files": [], "feature_parts": parts})
     with monkeypatch.context() as patch:
         patch.setattr(long_lists, "LARGEST", 1 << 20)
         with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
-            long_lists.apart({"files": [], "feature_parts": parts})
+            long_lists.without_lists({"files": [], "feature_parts": parts})
     monkeypatch.setitem(layout.MOST_BYTES, layout.manifest_list("feature_parts"), 1000)
     with pytest.raises(FruitpipeError, match="gc OUT --delete --compact"):
-        long_lists.apart({"files": [], "feature_parts": parts})
+        long_lists.without_lists({"files": [], "feature_parts": parts})
 
 
 def test_a_list_that_is_another_s_is_refused() -> None:
     entries = [layout.part("a" * 64, f"{number:032x}") for number in range(2000)]
-    tree, beside = long_lists.apart({"files": [], "feature_parts": entries})
+    tree, beside = long_lists.without_lists({"files": [], "feature_parts": entries})
     others = long_lists.packed(pa.table({"name": entries[::-1]}, long_lists.SCHEMAS["feature_parts"]))
     with pytest.raises(ValueError, match="not the list"):
-        long_lists.whole(tree, dict.fromkeys(beside, others).get)
+        long_lists.with_lists(tree, dict.fromkeys(beside, others).get)
 
 
 def test_a_manifest_that_no_reader_takes_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from fruitpipe.config import Config, Environment, S3Config, load_config
 from fruitpipe.config.sidecar import NAMED, TextTower, sidecar_of
 from fruitpipe.engines import EngineSpec
 from fruitpipe.engines.package import Package, TextPackage
-from fruitpipe.engines.reference_pictures import digest_of, reference_picture
+from fruitpipe.engines.reference_pictures import pixels_digest, reference_picture
 from fruitpipe.engines.text import TextEncoder
 from fruitpipe.errors import UserError
 from fruitpipe.model.model import load_model
@@ -90,14 +90,14 @@ def refused(network: Path) -> str:
 
 def test_reference_pictures_are_the_same_everywhere() -> None:
     """Digests that nothing here may change: sidecars have them."""
-    assert digest_of(reference_picture("noise", 2, 32)) == hashlib.sha256(
+    assert pixels_digest(reference_picture("noise", 2, 32)) == hashlib.sha256(
         hashlib.shake_256(b"fruitpipe noise 2").digest(32 * 32 * 3)
     ).hexdigest()  # fmt: skip
     tiles = reference_picture("tiles", 0, 20)
     colours = np.frombuffer(hashlib.shake_256(b"fruitpipe tiles 0").digest(192), np.uint8).reshape(8, 8, 3)
     for y, x in ((0, 0), (2, 3), (19, 19), (7, 12)):
         assert (tiles[y, x] == colours[8 * y // 20, 8 * x // 20]).all()
-    assert digest_of(reference_picture("tiles", 0, 32)) == TILES_0
+    assert pixels_digest(reference_picture("tiles", 0, 32)) == TILES_0
 
 
 TILES_0 = "598a52890621c1b8b95520fced11a800e35607b8fe4c43c8f7e0979c6eba7494"
@@ -494,8 +494,8 @@ def test_networks_of_keras_give_what_keras_gives(
     """Of a network with tokens, another pooling is told from the right one."""
     expected = POOLED[pooling](np.load(of_keras / f"{kind}.npy"))
     pictures = [reference_picture(*each, side) for each in PICTURES]
-    vectors_of = {digest_of(picture): vector for picture, vector in zip(pictures, expected, strict=True)}
-    held = references(lambda pixels: vectors_of[digest_of(pixels)], side)
+    vectors_of = {pixels_digest(picture): vector for picture, vector in zip(pictures, expected, strict=True)}
+    held = references(lambda pixels: vectors_of[pixels_digest(pixels)], side)
     network = (of_keras / f"{kind}_{file}").read_bytes()
     found = features(spec_of(write(tmp_path, network, file, references=held, pooling=pooling)), pictures)
     cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)

@@ -16,7 +16,7 @@ import fruitpipe as api
 from fruitpipe.cli.present import print_outcome
 from fruitpipe.config import load_config
 from fruitpipe.pipeline import precedent
-from fruitpipe.pipeline.precedent import digest_of
+from fruitpipe.pipeline.precedent import config_digest
 from fruitpipe.result.garbage import collect
 from fruitpipe.result.runs import open_run
 from fruitpipe.storage import layout
@@ -156,7 +156,7 @@ def test_how_places_are_spelt_makes_no_run(images: Path, tmp_path: Path) -> None
 
 def test_what_decides_no_result_makes_no_run_of_its_own() -> None:
     def digest(**settings: Any) -> str:
-        return digest_of(load_config(**{"input": "images", "output": "out"} | settings))
+        return config_digest(load_config(**{"input": "images", "output": "out"} | settings))
 
     for same in (
         {"input": "./images/", "output": "elsewhere", "limit": 9, "labels": "none", "lists.allow": ["/"]},

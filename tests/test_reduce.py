@@ -281,9 +281,9 @@ def test_parts_are_joined_with_one_header_and_described_as_they_are(made: Featur
         data = made.store.get(layout.run(RUN, joined.name))
         assert (joined.rows, joined.bytes) == (COUNT, len(data))
         assert joined.sha256 == hashlib.sha256(data).hexdigest()
-    assert made.store.get(layout.whole(RUN, "json")) == b"".join(lines)
+    assert made.store.get(layout.joined_vectors(RUN, "json")) == b"".join(lines)
     pd.testing.assert_frame_equal(
-        pd.read_csv(file(made.store, layout.whole(RUN, "csv"))), pd.concat(frames, ignore_index=True)
+        pd.read_csv(file(made.store, layout.joined_vectors(RUN, "csv"))), pd.concat(frames, ignore_index=True)
     )
     left = {name for name, _ in made.store.names(layout.run(RUN))}
     assert not left & {layout.run(RUN, name) for name in names if not name.startswith("vectors/")}

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -77,6 +78,17 @@ def test_a_file_that_is_no_kubeconfig_is_one_line(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
         with pytest.raises(UserError, match="the kubeconfig cannot be used"):
             Connection()
+
+
+def test_a_connection_that_is_gone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the system: who follows a log asks nothing more."""
+    (file := tmp_path / "kubeconfig").write_text(
+        'clusters: [{name: a, cluster: {server: "https://127.0.0.1:1"}}]\ncurrent-context: c\n'
+        "contexts: [{name: c, context: {cluster: a, user: u}}]\nusers: [{name: u, user: {token: any}}]\n"
+    )
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+    settings = Connection().core.api_client.rest_client.pool_manager.connection_pool_kw
+    assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in settings["socket_options"]
 
 
 def test_only_submit_installs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -383,6 +383,30 @@ def test_an_interrupted_run_stops_at_once_and_leaves_nobody(
     assert "continues from them" in one_line_error(subprocess.CompletedProcess([], 130, "", errors))
 
 
+@pytest.mark.slow
+def test_a_run_that_is_stopped_waits_for_no_conversion(fruits: Path, tmp_path: Path) -> None:
+    """Whose weights may be on their way from a server that has stopped answering."""
+    words = command("run", fruits, tmp_path / "out", "--backbone", "vgg16", "--set", "weights=random:1")
+    cache = tmp_path / "cache"
+    variables = os.environ | {"FRUITPIPE_CACHE": str(cache)}
+    run = subprocess.Popen(hearing(words), stderr=subprocess.PIPE, text=True, env=variables)
+
+    def converting() -> list[psutil.Process]:
+        return [each for each in children_of(run.pid) if "fruitpipe.backbones.convert" in each.cmdline()]
+
+    try:
+        wait(lambda: converting() or run.poll() is not None)
+        family = converting()
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate(timeout=120)
+    finally:
+        run.kill()
+        run.wait()
+    assert (run.returncode, len(family)) == (130, 1), errors
+    assert not any(map(lives, family))
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.parent.parent.name == "backbones"]
+
+
 def test_a_killed_run_takes_its_workers_along(fruits: Path, tmp_path: Path) -> None:
     with amid(fruits, tmp_path / "out") as (run, family):
         assert len(workers_of(run.pid)) >= 1

@@ -59,7 +59,7 @@ def converted(choice: NetworkChoice, environment: Environment) -> tuple[Backbone
 
     Raises UserError where `weights` names a file that cannot be read.
     """
-    return stored(folder_of(choice, environment))
+    return stored(cache_folder(choice, environment))
 
 
 def stored(folder: Path, artefact: str = FLATBUFFER) -> tuple[Backbone, Path] | None:
@@ -100,7 +100,7 @@ def flatbuffer(choice: NetworkChoice, environment: Environment) -> tuple[Backbon
 
     Raises UserError where its weights are not to be had, or something in the choice does not fit.
     """
-    target = folder_of(choice, environment)
+    target = cache_folder(choice, environment)
     return kept(target, choice.name, FLATBUFFER, lambda made: run_conversion(choice, made, environment))
 
 
@@ -136,7 +136,7 @@ def kept(target: Path, name: str, artefact: str, make: Callable[[Path], None]) -
     return Backbone.model_validate_json((target / FACTS).read_text()), target / artefact
 
 
-def folder_of(choice: NetworkChoice, environment: Environment) -> Path:
+def cache_folder(choice: NetworkChoice, environment: Environment) -> Path:
     """Where the conversion of a choice is kept; weights of the user's own count by their bytes."""
     weights = choice.weights
     if is_saved_model(weights) or Path(weights).suffix:

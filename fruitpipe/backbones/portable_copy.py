@@ -16,7 +16,7 @@ from fruitpipe.config import Config, ConfigError, local_path
 from fruitpipe.config.sidecar import MOST_BYTES, Reference, Sidecar, sidecar_of
 from fruitpipe.engines import Engine, EngineSpec
 from fruitpipe.engines.package import SUFFIXES, Package, beside
-from fruitpipe.engines.reference_pictures import Kind, digest_of, reference_picture
+from fruitpipe.engines.reference_pictures import Kind, pixels_digest, reference_picture
 from fruitpipe.errors import UserError
 from fruitpipe.scratch import private_folder
 
@@ -100,4 +100,4 @@ def reference_of(engine: Engine, kind: Kind, seed: int) -> Reference:
     vector = np.empty((1, engine.dimension), np.float32)
     engine.run(picture[np.newaxis], vector)
     text = base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    return Reference(kind=kind, seed=seed, pixels=digest_of(picture), vector=text)
+    return Reference(kind=kind, seed=seed, pixels=pixels_digest(picture), vector=text)

@@ -506,7 +506,7 @@ class Config(BackboneConfig):
             raise ValueError(
                 "publish.iceberg is one table, which each of several backbones would replace: name one backbone"
             )
-        folders = [folder.casefold() for folder in map(folder_of, self.backbones or ())]
+        folders = [folder.casefold() for folder in map(result_name, self.backbones or ())]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
             raise ValueError(f"two backbones are called {twice}: give each a `name`")
 
@@ -520,7 +520,7 @@ class Config(BackboneConfig):
         """Where the result of each of several backbones lies, by its name; of one, the output by no name."""
         if self.backbones is None:
             return {"": self.output}
-        return {folder: f"{self.output.rstrip('/')}/{folder}" for folder in map(folder_of, self.backbones)}
+        return {folder: f"{self.output.rstrip('/')}/{folder}" for folder in map(result_name, self.backbones)}
 
     @property
     def parts(self) -> dict[str, Config]:
@@ -532,13 +532,13 @@ class Config(BackboneConfig):
         found = {}
         for each in self.backbones:
             own = {"backbone": each} if isinstance(each, str) else each.model_dump(exclude_unset=True, exclude={"name"})
-            folder = folder_of(each)
+            folder = result_name(each)
             output = {"output": self.outputs[folder], "image": limits}
             found[folder] = Config.model_validate(overlaid(overlaid(shared, own), output))
         return found
 
 
-def folder_of(entry: str | BackboneEntry) -> str:
+def result_name(entry: str | BackboneEntry) -> str:
     """The folder of a backbone's result."""
     if isinstance(entry, BackboneEntry) and entry.name:
         return entry.name

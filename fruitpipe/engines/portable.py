@@ -14,7 +14,7 @@ from fruitpipe.config.sidecar import NAMED, Reference, Sidecar, Words
 from fruitpipe.engines.engine import BATCH, CPU, require_cpu
 from fruitpipe.engines.gpu import Gpu
 from fruitpipe.engines.package import open_package
-from fruitpipe.engines.reference_pictures import digest_of, reference_picture
+from fruitpipe.engines.reference_pictures import pixels_digest, reference_picture
 from fruitpipe.engines.runtimes import Port, Runtime, Shape, chosen_output, runtime_of, shown
 from fruitpipe.errors import UserError
 from fruitpipe.vision.bad_image import BadImage
@@ -159,7 +159,7 @@ class PortableNetwork:
         """Raises UserError where a reference has another vector than the network gives."""
         pictures = [reference_picture(each.kind, each.seed, self.side) for each in references]
         for reference, picture in zip(references, pictures, strict=True):
-            if digest_of(picture) != reference.pixels:
+            if pixels_digest(picture) != reference.pixels:
                 raise UserError(
                     f"{self._beside}: the reference {reference} has other pixels at {self.side} x {self.side}: its "
                     "kind, seed or pixels are wrong, or size is."

@@ -26,6 +26,6 @@ def reference_picture(kind: Kind, seed: int, side: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels[at][:, at])
 
 
-def digest_of(picture: NDArray[np.uint8]) -> str:
+def pixels_digest(picture: NDArray[np.uint8]) -> str:
     """SHA-256 of a picture's bytes, row by row."""
     return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()

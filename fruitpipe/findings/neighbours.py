@@ -121,7 +121,7 @@ def read_record(store: Store, run: str, name: str) -> Neighbours | None:
 
 
 def seek(
-    spark: Runner,
+    runner: Runner,
     vectors: Vectors,
     fitted_by: str,
     k: int,
@@ -142,15 +142,15 @@ def seek(
     Raises FruitpipeError where a task fails.
     """
     earlier = find_earlier(vectors, fitted_by, k, metric)
-    together = min(max(len(vectors.files) // (TOGETHER * spark.slots), 1), TOGETHER)
+    together = min(max(len(vectors.files) // (TOGETHER * runner.slots), 1), TOGETHER)
     task = FindNeighbours(vectors, k, metric, together)
-    shared = spark.share(earlier)
+    shared = runner.share(earlier)
 
     def tell(done: tuple[list[File], int]) -> None:
         watch(sum(file.rows or 0 for file in done[0]))
 
     tasks = math.ceil(len(vectors.files) / together)
-    done = spark.map(lambda number: task(number, shared), tasks, tell, poll)
+    done = runner.map(lambda number: task(number, shared), tasks, tell, poll)
     record = Neighbours(
         run=vectors.run,
         k=k,

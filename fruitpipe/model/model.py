@@ -158,7 +158,7 @@ class Model:
 
         Raises UserError as `transform_images` does.
         """
-        from fruitpipe.tasks.featurize import decoded, inferred, place
+        from fruitpipe.tasks.featurize import inferred, pictures_of, place
         from fruitpipe.vision.bad_image import BadImage
         from fruitpipe.vision.decode import Look
 
@@ -166,7 +166,7 @@ class Model:
         engine = self._started
         pixels = np.empty((1, engine.side, engine.side, 3), np.uint8)
         features = np.zeros((1, engine.dimension), np.float32)
-        (picture,) = decoded(data, [Look(engine.side, self.card.image)])
+        (picture,) = pictures_of(data, [Look(engine.side, self.card.image)])
         (bad,) = inferred(engine, pixels, [place(pixels[0], picture)], features)
         if isinstance(bad, BadImage):
             return Vector("", bad.status, str(bad), None)

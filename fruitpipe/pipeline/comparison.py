@@ -59,7 +59,7 @@ def compare(job: Job) -> precision.Comparison | None:
         return None
     sample = job.plan.sample(precision.SAMPLE, "path, etag, label")
     images = tuple(Image(path, etag) for path, etag, _ in sample)
-    exact_engine = share(job.spark, job.backbone.exact, job.store, job.id)
+    exact_engine = share(job.runner, job.backbone.exact, job.store, job.id)
     # In this order: after other stages, workers have the run's engine already.
     rounded, good = featurize_sample(job, images, job.engine_key, job.engine)
     exact, sound = featurize_sample(job, images, f"{job.backbone.features} in float32", exact_engine)
@@ -77,6 +77,6 @@ def featurize_sample(
     """Features of some images, shape (n, d), and which of them have one, (n,)."""
     task = FeaturizeSample(images, key, job.config.image, job.reader)
     tasks = math.ceil(len(images) / SAMPLED)
-    found = job.spark.map(lambda number: task(number, engine), tasks, poll=job.reporter.poll)
+    found = job.runner.map(lambda number: task(number, engine), tasks, poll=job.reporter.poll)
     statuses = np.array([status for part, _ in found for status in part])
     return np.concatenate([features for _, features in found]), statuses == OK

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fruitpipe.pipeline.database import KEY
 from fruitpipe.pipeline.plan import Plan
-from fruitpipe.tasks.part_record import IMAGE, digest_of
+from fruitpipe.tasks.part_record import IMAGE, digest_of_images
 from fruitpipe.tasks.reduce import equal_parts, most_images
 from fruitpipe.tasks.shares import Shares, regroup
 
@@ -39,7 +39,7 @@ class EarlierParts:
         query = "SELECT image FROM earlier LEFT JOIN present USING (key) ORDER BY earlier.rowid"
         for table in regroup(self._database.batches(query), rows):
             column = table["image"]
-            yield None if column.null_count else digest_of(column.to_pylist())
+            yield None if column.null_count else digest_of_images(column.to_pylist())
 
     def write_further(self, shares: Shares, dimension: int, kept: Sequence[int]) -> list[int]:
         """As `Plan.write_index`, for images that are in none of the parts that are kept: as few parts as may be."""

@@ -13,6 +13,7 @@ from typing import Literal
 from fruitpipe import source, streams
 from fruitpipe.backbones import is_to_be_converted, resolve
 from fruitpipe.backbones.family import is_learnt
+from fruitpipe.backbones.own_process import end_running
 from fruitpipe.backbones.resolved import ResolvedBackbone
 from fruitpipe.config import Config, Environment
 from fruitpipe.engines import ENGINES, EngineSpec
@@ -71,7 +72,7 @@ class Job:
     """the model to apply; None where one is to be fitted"""
     _beside: Job | None = None
     """an open job, whose Spark and listing this one shares"""
-    _spark: AbstractContextManager[Runner] = field(init=False)
+    _to_start: AbstractContextManager[Runner] = field(init=False)
     _starting: Future[Runner] | None = None
     _started: ExitStack = field(init=False)
     """what ends with the job, once it has started"""
@@ -100,10 +101,10 @@ class Job:
         first = WarmUp(self.store, buckets)
         self._beside = beside
         with private_folder() as self.scratch:
-            self._spark = runner(self.config.spark, environment, self.scratch, verbose, first)
+            self._to_start = runner(self.config.spark, environment, self.scratch, verbose, first)
             with (
                 ExitStack() as self._started,
-                background(self._resolve(environment)) as self._resolving,
+                background(self._resolve(environment), give_up=end_running) as self._resolving,
                 self._open_plan() as self.plan,
             ):
                 yield
@@ -136,11 +137,11 @@ class Job:
         if self._beside:
             return self._beside.start()
         if self._starting is None:
-            self._starting = self._started.enter_context(background(self._spark))
+            self._starting = self._started.enter_context(background(self._to_start))
         return self._starting
 
     @property
-    def spark(self) -> Runner:
+    def runner(self) -> Runner:
         """What runs tasks, once it has started: Spark, or what goes before it."""
         return self.start().result()
 
@@ -175,14 +176,14 @@ class Job:
     def engine(self) -> Callable[[], EngineSpec]:
         """What makes features, in reach of every executor; tasks call it."""
         if self._engine is None:
-            self._engine = share(self.spark, self.backbone.engine, self.store, self.id)
+            self._engine = share(self.runner, self.backbone.engine, self.store, self.id)
         return self._engine
 
     @property
     def idle_gpus(self) -> str | None:
         """What to know where tasks have GPUs that the engine leaves alone."""
         kind = self.backbone.engine.kind
-        return without_gpu(kind) if self.spark.gpu_tasks and kind in ENGINES.own else None
+        return without_gpu(kind) if self.runner.gpu_tasks and kind in ENGINES.own else None
 
     @property
     def begun(self) -> Begun:
@@ -214,19 +215,19 @@ class Job:
         self.store.put(layout.outcome(self.id), outcome.model_dump_json(indent=2).encode())
 
 
-def share(spark: Runner, engine: EngineSpec, store: Store, run: str) -> Callable[[], EngineSpec]:
+def share(runner: Runner, engine: EngineSpec, store: Store, run: str) -> Callable[[], EngineSpec]:
     """Have an engine reach the tasks of a run, by its file if it is one: 500 MB take 4 s through the JVM.
 
     Where tasks have GPUs and the engine runs on such, it is on the task's.
     """
     shared: Callable[[], EngineSpec]
-    if isinstance(engine.source, Path) and not spark.local:
+    if isinstance(engine.source, Path) and not runner.local:
         shared = EngineFile.put(engine, store, run)
     else:
-        shared = spark.share(engine)
-    if not spark.gpu_tasks or engine.kind not in ENGINES.own or without_gpu(engine.kind):
+        shared = runner.share(engine)
+    if not runner.gpu_tasks or engine.kind not in ENGINES.own or without_gpu(engine.kind):
         return shared
     from fruitpipe.spark.cluster import gpu_address
 
-    tasks = spark.gpu_tasks
+    tasks = runner.gpu_tasks
     return lambda: shared().on_gpu(gpu_address(), tasks)

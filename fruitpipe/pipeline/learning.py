@@ -17,7 +17,7 @@ from fruitpipe.source import Reader
 from fruitpipe.source.fetching import Data, Image, fetch
 from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
-from fruitpipe.tasks.featurize import decoded
+from fruitpipe.tasks.featurize import pictures_of
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.decode import Look, Picture
 from fruitpipe.workers.allowance import cores
@@ -47,7 +47,7 @@ class RunImages:
             raise NotLearnt("the backbone is learnt by a run, and this is not a run.")
 
         def each(data: Data | BadImage) -> list[Found]:
-            (picture,) = decoded(data, [Look(side, self.rules)])
+            (picture,) = pictures_of(data, [Look(side, self.rules)])
             return [work(picture.pixels)] if isinstance(picture, Picture) else []
 
         fetched = fetch([Image(path, etag) for path, etag in sample], self.reader)

@@ -38,7 +38,7 @@ class FindNeighbours:
         assert wanted is not None, "it is not run where it is not wanted"
         vectors = Vectors.among(job.store, job.id, context.vectors, context.model.pca.length)
         fitted_by = context.model.card.run
-        found = neighbours.seek(job.spark, vectors, fitted_by, wanted.k, wanted.metric, poll=job.reporter.poll)
+        found = neighbours.seek(job.runner, vectors, fitted_by, wanted.k, wanted.metric, poll=job.reporter.poll)
         facts = found.model_dump(mode="json", exclude={"parts", "run"})
         return Record(label="neighbours", title="Neighbours", note=note(found), **facts)
 

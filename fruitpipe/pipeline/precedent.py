@@ -28,7 +28,7 @@ REACHES = {"endpoint", "region", "path_style", "allow_http", "ca_file", "request
 """Keys of `s3` that say how to reach buckets; others say how objects are written."""
 
 
-def digest_of(config: Config) -> str:
+def config_digest(config: Config) -> str:
     """Of all that decides what a run gives, but for what is compared itself, however it is spelt.
 
     Which images there are, with their labels, their own digest says; the output is where precedents are looked for, and
@@ -46,7 +46,7 @@ def precedents(store: Store, config: Config) -> list[Manifest]:
     Left out are those in which a further stage failed, so that the next run tries it again, and those in which more
     images failed than the config allows.
     """
-    ours = (digest_of(config), version("fruitpipe"))
+    ours = (config_digest(config), version("fruitpipe"))
     same = [each for each in recent_manifests(store) if (each.config_digest, each.versions.get("fruitpipe")) == ours]
     return [each for each in same if not each.unfinished and each.counts.are_within(config.failures.max_rate)]
 

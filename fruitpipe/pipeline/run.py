@@ -24,7 +24,7 @@ from fruitpipe.pipeline.comparison import require_bound
 from fruitpipe.pipeline.gathering import gather
 from fruitpipe.pipeline.job import Job
 from fruitpipe.pipeline.limits import require_few_labels, require_memory
-from fruitpipe.pipeline.precedent import digest_of, precedents, same_as
+from fruitpipe.pipeline.precedent import config_digest, precedents, same_as
 from fruitpipe.pipeline.progress import Reporter
 from fruitpipe.pipeline.reuse import drift_of, model_to_reuse, require_match
 from fruitpipe.pipeline.stage import STAGES, Context, Stage
@@ -155,7 +155,7 @@ def work(job: Job, further: Mapping[str, Stage | None], lease: Lease) -> Run:
     if isinstance(ahead, Run):
         return ahead
     with job.reporter.stage("start"):
-        job.spark  # noqa: B018 - waits for it
+        job.runner  # noqa: B018 - waits for it
     require_bound(job)
     stages.featurize([job], job.reporter)
     return carry_out(job, further, lease, ahead)
@@ -201,7 +201,7 @@ def look_ahead(job: Job, lease: Lease, images_digest: str, earlier: list[Manifes
 
 def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead: Ahead) -> Run:
     """From features, which are there, to the published run."""
-    job.warnings += filter(None, [job.spark.note])
+    job.warnings += filter(None, [job.runner.note])
     stages.look_for_thumbnails(job)
     counts = stages.count(job)
     pca, images = (job.reused.pca, 0) if job.reused else stages.fit(job)
@@ -217,7 +217,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
             started=job.started,
             finished=datetime.now(UTC),
             config=job.config,
-            config_digest=digest_of(job.config),
+            config_digest=config_digest(job.config),
             backbone=backbone_facts(job.backbone),
             features_digest=job.backbone.features,
             images_digest=ahead.images_digest,
@@ -229,7 +229,7 @@ def carry_out(job: Job, further: Mapping[str, Stage | None], lease: Lease, ahead
             files=[*stages.commit(job, projected), *stages.write_rest(job, model)],
             feature_parts=[*job.plan.known.feature_parts(), *job.backbone.objects],
             timings={name: round(seconds, 3) for name, seconds in job.reporter.timings.items()},
-            worker_memory=job.spark.worker_memory,
+            worker_memory=job.runner.worker_memory,
             versions=versions(),
             **notes(job),
             **records,

@@ -109,7 +109,7 @@ class Several:
             jobs = {name: self.jobs[name] for name in ahead}
             first = next(iter(jobs.values()))
             with self.whole.stage("start"):
-                first.spark  # noqa: B018 - waits for it
+                first.runner  # noqa: B018 - waits for it
             self.take_over(jobs)
             if not (jobs := self.within_bounds(jobs)):
                 return

@@ -31,7 +31,7 @@ class Context:
         job = self.job
         parts = reduce.spread(job.parts, most).tolist()
         task = reduce.Sample(job.store, job.id, most // len(parts))
-        found = job.spark.map(lambda number: task(parts[number]), len(parts), poll=job.reporter.poll)
+        found = job.runner.map(lambda number: task(parts[number]), len(parts), poll=job.reporter.poll)
         features, labels = zip(*found, strict=True)
         return np.concatenate(features), np.array([label for part in labels for label in part], np.str_)
 

@@ -43,7 +43,7 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
     first, *others = jobs
     todo = first.shares(layout.TODO)
     plans = (job.plan for job in others)
-    sizes = first.plan.write_todo(todo, first.spark.slots, *plans)
+    sizes = first.plan.write_todo(todo, first.runner.slots, *plans)
     if not sizes:
         return 0
     for job in jobs:
@@ -58,7 +58,7 @@ def featurize(jobs: Sequence[Job], reporter: Reporter) -> int:
             reporter.advance(done.statuses, done.statuses.total() - done.statuses[OK], done.bytes)
 
     with reporter.stage("featurize", sum(sizes)):
-        done = first.spark.map(lambda number: task(number, engines), len(sizes), watch, reporter.poll)
+        done = first.runner.map(lambda number: task(number, engines), len(sizes), watch, reporter.poll)
     for number, job in enumerate(jobs):
         if parts := [each.parts[number] for each in chain.from_iterable(done) if number in each.parts]:
             job.plan.add_parts(job.store, parts)
@@ -129,7 +129,7 @@ def fit(job: Job) -> tuple[pca.Pca | pca.Unreduced, int]:
     if options == "none":
         return pca.Unreduced(job.backbone.facts.dimension), 0
     with job.reporter.stage("fit"):
-        each = partial(job.spark.map, poll=job.reporter.poll)
+        each = partial(job.runner.map, poll=job.reporter.poll)
         moments = reduce.fit_moments(job.store, job.id, job.parts, each)
         with one_thread():
             fitted = pca.fit(moments, options.components, options.variance, options.scale)
@@ -149,14 +149,14 @@ def project(job: Job, fitted: pca.Pca | pca.Unreduced) -> list[reduce.Projected]
         "fruitpipe.components": str(fitted.length),
         "fruitpipe.backbone": job.backbone.facts.name,
     }
-    shared = job.spark.share(fitted)
+    shared = job.runner.share(fitted)
     with job.reporter.stage("project"):
         heritage = heritage_of(job, job.reused) if job.reused else None
         if heritage:
             projected = project_further(job, heritage, metadata, shared)
         else:
             task = reduce.Project(job.store, job.id, job.sinks, metadata, max(SAMPLE // job.parts, 1))
-            projected = job.spark.map(lambda number: task(number, shared), job.parts, poll=job.reporter.poll)
+            projected = job.runner.map(lambda number: task(number, shared), job.parts, poll=job.reporter.poll)
     if blank := sum(part.blank for part in projected):
         images = "1 image has" if blank == 1 else f"{blank} images have"
         job.warnings.append(f"{images} a feature of zeros: {job.backbone.facts.name} found nothing there")
@@ -179,13 +179,13 @@ def project_further(
     def each(number: int) -> reduce.Projected | None:
         return take(number) if number < kept else further(number - kept, shared)
 
-    found = job.spark.map(each, parts, poll=job.reporter.poll)
+    found = job.runner.map(each, parts, poll=job.reporter.poll)
     if damaged := tuple(number for number, part in enumerate(found) if part is None):
         job.warnings += [f"{job.store.location(layout.run(heritage.run, files[number].name))} is damaged, and was not "
                          "taken over" for number in damaged]  # fmt: skip
         heritage.write_again(job.shares(layout.AGAIN), damaged)
         again = replace(further, index=layout.AGAIN, numbers=damaged)
-        made = job.spark.map(lambda number: again(number, shared), len(damaged), poll=job.reporter.poll)
+        made = job.runner.map(lambda number: again(number, shared), len(damaged), poll=job.reporter.poll)
         for number, part in zip(damaged, made, strict=True):
             found[number] = part
     return [part for part in found if part]

@@ -240,6 +240,7 @@ def from_kubeconfig(context: str | None) -> tuple[ApiClient, str] | None:
     from kubernetes.config.config_exception import ConfigException
 
     configuration = client.Configuration()
+    configuration.keep_alive = True  # or whoever follows logs would not notice a connection that is gone
     try:
         contexts, current = config.list_kube_config_contexts()
         names = {each["name"]: each for each in contexts}
@@ -283,6 +284,7 @@ def from_account() -> tuple[ApiClient, str]:
             "no cluster is configured: there is no kubeconfig. `kubectl config view` shows what kubectl uses."
         )
     configuration = client.Configuration()
+    configuration.keep_alive = True  # or whoever follows logs would not notice a connection that is gone
     config.load_incluster_config(client_configuration=configuration)
     return trusting(client.ApiClient(configuration)), (account / "namespace").read_text()
 

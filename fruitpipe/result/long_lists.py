@@ -36,7 +36,7 @@ SCHEMAS = {
 Tree = dict[str, Any]
 
 
-def apart(tree: Tree) -> tuple[Tree, dict[str, bytes]]:
+def without_lists(tree: Tree) -> tuple[Tree, dict[str, bytes]]:
     """A manifest in JSON with a file in the place of each long list, and what these files hold, by name in the run."""
     beside, files = {}, {}
     for key, schema in SCHEMAS.items():
@@ -58,7 +58,7 @@ def packed(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def whole(tree: Tree, find: Callable[[str], bytes | None]) -> Tree:
+def with_lists(tree: Tree, find: Callable[[str], bytes | None]) -> Tree:
     """A manifest in JSON with all its lists. Raises ValueError where one is missing or damaged.
 
     find: what a file of the run holds, by its name; None where there is none.

@@ -208,7 +208,7 @@ class Manifest(BaseModel):
 
         find: what a file of the run holds, by its name, such as one with a long list; None where there is none.
         """
-        return cls.model_validate(long_lists.whole(TREE.validate_json(document), find), context=RECORDED)
+        return cls.model_validate(long_lists.with_lists(TREE.validate_json(document), find), context=RECORDED)
 
     def written(self) -> tuple[bytes, dict[str, bytes]]:
         """The document, and what the files with its long lists hold, by their names in the run.
@@ -217,7 +217,7 @@ class Manifest(BaseModel):
 
         Raises FruitpipeError where the document, or a list, is longer than readers take.
         """
-        tree, beside = long_lists.apart(self.model_dump(mode="json"))
+        tree, beside = long_lists.without_lists(self.model_dump(mode="json"))
         document = to_json(tree, indent=2, inf_nan_mode="null")
         if len(document) > layout.most_bytes(layout.MANIFEST):
             raise FruitpipeError(f"the manifest would have {len(document)} bytes, more than readers take.")

@@ -55,7 +55,7 @@ class Files(ABC):
         with scratch.open("wb") as file:
             for number, part in enumerate(parts):
                 file.write(self.body(self.store.get(layout.run(self.run, part.name)), first=number == 0))
-        name = layout.whole(self.run, self.format)
+        name = layout.joined_vectors(self.run, self.format)
         whole = File.at(layout.within(self.run, name), scratch, sum(part.rows or 0 for part in parts))
         self.store.upload(scratch, name)
         self.store.delete_all(layout.run(self.run, part.name) for part in parts)

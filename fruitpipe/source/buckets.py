@@ -14,7 +14,7 @@ from fruitpipe.objects import below, list_pages, open_bucket, prefix_of
 from fruitpipe.source.listing import HIDDEN, are_hidden, are_images, count_other, split_glob, to_listing
 
 
-def folder_of(url: str) -> str:
+def listed_prefix(url: str) -> str:
     """The key prefix that a URL or glob lists."""
     return split_glob(prefix_of(url))[0]
 

@@ -21,7 +21,7 @@ from fruitpipe.vision.bad_image import REPLACED, BadImage
 from fruitpipe.vision.formats import EXTENSIONS
 
 STATUS_OF_ERRNO = {errno.ENOENT: "missing", errno.ELOOP: "missing", errno.EACCES: "forbidden", errno.EPERM: "forbidden"}
-OURS = re.compile(r"\d+-\d{18,}\Z|unknown: ")
+STAT_ETAG = re.compile(r"\d+-\d{18,}\Z|unknown: ")
 """Etags of `size_and_etag`, but for those of files from before 1973: a list may give files etags such as `12-3`."""
 NO_TEXT = "unknown: name is not UTF-8"
 """The etag of a file whose path no Parquet string can hold."""
@@ -188,7 +188,7 @@ def read_image(path: str, max_bytes: int, etag: str = "", claim: Callable[[int],
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage("unreadable", "not a regular file")
-            if OURS.match(etag) and etag != etag_of(status):
+            if STAT_ETAG.match(etag) and etag != etag_of(status):
                 raise BadImage("changed", REPLACED)
             if status.st_size > max_bytes:
                 raise BadImage("too_large", f"{status.st_size} bytes, more than image.max_bytes ({max_bytes})")

@@ -80,7 +80,7 @@ def check_inputs(inputs: Sequence[str], s3: S3Config) -> None:
                 image_lists.open_list(name, s3).close()
             case "bucket":
                 try:
-                    found = open_bucket(name, s3).has_any(buckets.folder_of(name))
+                    found = open_bucket(name, s3).has_any(buckets.listed_prefix(name))
                 except Forbidden as error:
                     advice = "Images that a list of images names need no listing."
                     raise UserError(f"{error} {advice}") from error
@@ -109,7 +109,7 @@ def check_apart(inputs: Sequence[str], output: str) -> None:
 def searched(name: str) -> str:
     """The folder or prefix that an input lists, as `place_of` spells it."""
     if is_remote(name):
-        return f"{bucket_of(name)}/{buckets.folder_of(name)}"
+        return f"{bucket_of(name)}/{buckets.listed_prefix(name)}"
     path = str(absolute_path(name))
     return place_of(path if os.path.exists(path) else split_glob(path)[0])  # noqa: PTH110 - as in files
 

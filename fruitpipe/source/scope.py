@@ -25,7 +25,7 @@ ROUNDABOUT = ("//", "/.")
 """In a path: what may lead elsewhere than it seems."""
 
 
-def folder_of(name: str) -> str:
+def folder_with(name: str) -> str:
     """The folder that a list is in, absolute."""
     return name.rpartition("/")[0] if is_remote(name) else str(absolute_path(name).parent)
 
@@ -38,7 +38,7 @@ class Scope:
     """
 
     def __init__(self, name: str, allow: Sequence[str] = ()) -> None:
-        self.folder = folder_of(name)
+        self.folder = folder_with(name)
         self._name, self._allow = name, allow
         self._own = bucket_of(name) if is_remote(name) else self.folder
         anywhere = () if is_remote(name) else OBJECTS

@@ -18,7 +18,7 @@ KEPT = (PLACES, "SPARK_USER", "HADOOP_USER_NAME")
 """Where Spark may write, and as whom it runs, which are as good for this one."""
 SUBMIT = "PYSPARK_SUBMIT_ARGS"
 # The name of a machine may lead nowhere, and Spark asks for it before it listens on loopback only.
-OURS = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
+LOOPBACK = {"SPARK_LOCAL_IP": "127.0.0.1", "SPARK_LOCAL_HOSTNAME": "localhost"}
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def own_environment() -> Iterator[str]:
     hidden = [name for name, value in before.items() if is_foreign(name) and not is_this(name, value)]
     for name in filter(is_foreign, before):
         os.environ.pop(name, None)
-    os.environ.update(OURS)
+    os.environ.update(LOOPBACK)
     if is_nameless():
         os.environ.setdefault("SPARK_USER", f"user{os.getuid()}")
     try:

@@ -75,7 +75,7 @@ UNREADABLE = (pa.ArrowException, ValueError, KeyError, OSError)
 
 HEX = "[0-9a-f]"
 RUN = rf"\d{{8}}-\d{{6}}-{HEX}{{4}}"
-OURS = re.compile(
+OBJECT_NAME = re.compile(
     rf"""
     features/(
         {HEX}{{16}}/(
@@ -130,7 +130,7 @@ def is_ours(name: str) -> bool:
     """Whether an object below `features` or `runs` has a name that fruitpipe gives, whole or half written."""
     if partial := PARTIAL.fullmatch(name):
         name = partial["folder"] + partial["name"]
-    return bool(OURS.fullmatch(name) or SCRATCH.fullmatch(name))
+    return bool(OBJECT_NAME.fullmatch(name) or SCRATCH.fullmatch(name))
 
 
 def is_partial(name: str) -> bool:
@@ -145,7 +145,7 @@ def is_run(name: str) -> bool:
 
 def is_run_file(name: str) -> bool:
     """Whether a name is one of a file within a run, as manifests have it."""
-    return OURS.fullmatch(run("00000000-000000-0000", name)) is not None
+    return OBJECT_NAME.fullmatch(run("00000000-000000-0000", name)) is not None
 
 
 def is_feature_part(name: str) -> bool:
@@ -305,7 +305,7 @@ def vectors(run_id: str, number: int, format: str = "parquet") -> str:
     return run(run_id, f"{FOLDER[format]}/part-{number:05d}.{SUFFIX[format]}")
 
 
-def whole(run_id: str, format: str) -> str:
+def joined_vectors(run_id: str, format: str) -> str:
     """All vectors as one file."""
     return run(run_id, WHOLE[format])
 

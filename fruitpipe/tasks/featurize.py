@@ -285,7 +285,7 @@ def featurized(
         read: list[Read] = []
         for number, data in enumerate(islice(fetched, len(group))):  # the bytes of one at a time
             read.append(Read.of(data))
-            pictures = decoded(data, looks)
+            pictures = pictures_of(data, looks)
             for rows, outcomes, picture in zip(pixels, seen, pictures, strict=True):
                 outcomes.append(place(rows[number], picture))
             for view, look in zip(views, own, strict=True):
@@ -306,7 +306,7 @@ def channels(rules: ImageConfig) -> int:
     return 1 if rules.grey else 3
 
 
-def decoded(data: Data | BadImage, looks: Sequence[Look]) -> list[Picture | BadImage]:
+def pictures_of(data: Data | BadImage, looks: Sequence[Look]) -> list[Picture | BadImage]:
     """The picture of an image's bytes for each look, or why there is none."""
     return [data for _ in looks] if isinstance(data, BadImage) else decode_for_all(data, looks)
 

@@ -52,6 +52,6 @@ def image_digests(rows: pa.Table) -> Iterable[bytes]:
         yield hashlib.md5(text.encode(), usedforsecurity=False).digest()
 
 
-def digest_of(images: Iterable[bytes]) -> str:
+def digest_of_images(images: Iterable[bytes]) -> str:
     """Of all images of a part, by their own digests."""
     return hashlib.sha256(b"".join(images)).hexdigest()

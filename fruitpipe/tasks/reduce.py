@@ -23,7 +23,7 @@ from fruitpipe.storage.file import File
 from fruitpipe.storage.side_by_side import in_advance
 from fruitpipe.storage.store import Store
 from fruitpipe.tasks.feature_part import read_features
-from fruitpipe.tasks.part_record import PartRecord, digest_of, image_digests
+from fruitpipe.tasks.part_record import PartRecord, digest_of_images, image_digests
 from fruitpipe.tasks.shares import Shares
 
 BLOCK = 1024
@@ -188,7 +188,7 @@ class Project:
                 blank += int((~block.any(axis=1)).sum())
         vectors, errors = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
         require_finite(vectors, index.rows["path"])
-        record = PartRecord(digest_of(image_digests(index.rows)), Distribution.of(errors), blank)
+        record = PartRecord(digest_of_images(image_digests(index.rows)), Distribution.of(errors), blank)
         table = to_table(index.rows["path"], index.rows["label"], vectors, self.metadata | record.metadata)
         part = self.numbers[number] if self.numbers else number
         files = [sink.write(part, table) for sink in self.sinks]

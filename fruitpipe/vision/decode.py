@@ -69,7 +69,7 @@ def decode_for(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]
     if not data:
         raise BadImage("undecodable", "empty file")
     try:
-        return decoded(largest(data), looks)
+        return read_pictures(largest(data), looks)
     except BadImage:
         raise
     except MemoryError:
@@ -90,7 +90,7 @@ def decode_for(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]
     return decode_for(pixels_alone, looks)
 
 
-def decoded(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
+def read_pictures(data: bytes | memoryview, looks: Sequence[Look]) -> list[Picture]:
     """Raises BadImage, and whatever Pillow does."""
     limits = looks[0].rules
     if stated := stated_size(data):

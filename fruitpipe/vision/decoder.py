@@ -221,7 +221,7 @@ def serve() -> NoReturn:
             sys.exit(0)
         except MemoryError:
             sys.exit(SHORT)
-        found = decoded(data, request["looks"])
+        found = pictures_or_reason(data, request["looks"])
         if isinstance(found, BadImage):
             send(answers, {"status": found.status, "error": str(found)})
         else:
@@ -229,7 +229,7 @@ def serve() -> NoReturn:
             send(answers, size, b"".join(picture.pixels.tobytes() for picture in found))
 
 
-def decoded(data: bytes, looks: Sequence[Look]) -> list[Picture] | BadImage:
+def pictures_or_reason(data: bytes, looks: Sequence[Look]) -> list[Picture] | BadImage:
     try:
         return decode_for(data, looks)
     except (OutOfMemory, MemoryError):

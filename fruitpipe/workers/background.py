@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
@@ -13,12 +13,19 @@ Entered = TypeVar("Entered")
 
 
 @contextmanager
-def background(manager: AbstractContextManager[Entered]) -> Iterator[Future[Entered]]:
-    """Enter a context on another thread, and leave it on this one."""
+def background(
+    manager: AbstractContextManager[Entered], give_up: Callable[[], None] = lambda: None
+) -> Iterator[Future[Entered]]:
+    """Enter a context on another thread, and leave it on this one.
+
+    give_up: called where nobody wants it any more before it is entered, as after Ctrl-C; may end what that waits for.
+    """
     with thread_pool(1) as pool:
         entering = pool.submit(manager.__enter__)
         try:
             yield entering
         finally:
+            if not entering.done():
+                give_up()
             if entering.exception() is None:
                 manager.__exit__(None, None, None)

@@ -112,23 +112,23 @@ class Processes:
     ) -> list[Result]:
         if spark := self._arrived():
             return self._by(spark, task, count, watch, poll)
-        stage = Stage(self, task, count, watch)
+        batch = TaskBatch(self, task, count, watch)
         try:
-            while stage.waiting or stage.busy:
-                if stage.waiting and (spark := self._arrived()):
-                    stage.hand_over(lambda *rest: self._by(spark, *rest), poll)
+            while batch.waiting or batch.busy:
+                if batch.waiting and (spark := self._arrived()):
+                    batch.hand_over(lambda *rest: self._by(spark, *rest), poll)
                 else:
-                    stage.hand_out()
-                    stage.look(0.1)
+                    batch.hand_out()
+                    batch.look(0.1)
                     poll()
-                    if self._starting is None and SHARE * stage.remaining > START:
+                    if self._starting is None and SHARE * batch.remaining > START:
                         self._starting = self._opened.enter_context(background(self._spark))
         except BaseException:
             self._let_go()
             raise
         if self._arrived():
             self._let_go()
-        return [stage.results[number] for number in range(count)]
+        return [batch.results[number] for number in range(count)]
 
     def _by(self, spark: Runner, *what: Any) -> list[Any]:
         try:
@@ -177,7 +177,7 @@ class Processes:
         self._opened.close()
 
 
-class Stage(Generic[Result]):
+class TaskBatch(Generic[Result]):
     """Some tasks on their way."""
 
     def __init__(
