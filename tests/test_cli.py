@@ -311,7 +311,7 @@ def test_configs_merge_in_one_order(fruits: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_result_is_one_line(tmp_path: Path) -> None:
     for verb in ("runs", "show", "gc"):
-        assert "is no result" in one_line_error(fruitpipe(verb, tmp_path, code=2))
+        assert "is not a fruitpipe result" in one_line_error(fruitpipe(verb, tmp_path, code=2))
     assert "is not a model" in one_line_error(
         fruitpipe("transform", tmp_path, tmp_path, tmp_path / "o.parquet", code=2)
     )

@@ -269,7 +269,7 @@ def test_mistakes_are_one_line(out: Path, tmp_path: Path) -> None:
     assert "inf is no distance" in one_line_error(fruitpipe("curate", out, "--duplicates", "inf", code=2))
     fruitpipe("neighbours", out, "--metric", "angle", code=2)
     assert "no published run" in one_line_error(fruitpipe("neighbours", out, "20200101-000000-0000", code=2))
-    assert "is no result" in one_line_error(fruitpipe("curate", tmp_path, code=2))
+    assert "is not a fruitpipe result" in one_line_error(fruitpipe("curate", tmp_path, code=2))
     (again := tmp_path / "of today").mkdir()
     shutil.copytree(out, again, dirs_exist_ok=True)
     record = folder_of(again) / "cosine-5.json"

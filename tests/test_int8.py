@@ -183,7 +183,7 @@ def test_a_bias_that_two_convolutions_share_and_one_that_is_large_beside_its_wei
     [
         ({"precision": "int8", "engine": "openvino"}, "int8 is LiteRT's: leave engine or precision out."),
         ({"precision": "bf16", "engine": "litert"}, "LiteRT does not compute in bf16: leave engine or precision out."),
-        ({"min_cosine": 0.9}, "min_cosine is for a precision that changes features: leave it out, or say precision"),
+        ({"min_cosine": 0.9}, "min_cosine is for a precision that changes features: leave it out, or set precision"),
         ({"precision": "int8", "backbone": "orb"}, "orb has no precision: leave `precision` out, or choose another"),
         ({"precision": "int8", "backbone": "mine.tflite"}, "mine.tflite has no precision: leave `precision` out"),
         ({"precision": "int8", "min_cosine": 1.5}, "expected 1 or less"),

@@ -183,7 +183,7 @@ def test_results_go_to_no_such_keys(exact: Exact, output: str) -> None:
     with pytest.raises(UserError, match=r"cannot write to .*: take //"):
         open_store(f"{ROOT}/{output}/", exact.s3).create()
     done = fruitpipe("runs", f"{ROOT}/{output}/", *options(exact.endpoint), code=2)
-    assert "no result of fruitpipe" in one_line_error(done)
+    assert "is not a fruitpipe result" in one_line_error(done)
 
 
 @pytest.mark.parametrize("output", ["/x.parquet", "a//x.parquet", "x/"])

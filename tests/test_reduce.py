@@ -79,7 +79,7 @@ def test_a_sample_is_evenly_spaced_with_its_features_and_labels(made: Features) 
 
 def test_a_sample_of_fewer_images_than_parts_is_of_some_parts(made: Features) -> None:
     spark = SimpleNamespace(map=lambda task, count, poll: [task(number) for number in range(count)])
-    job: Any = SimpleNamespace(store=made.store, id=RUN, parts=2, spark=spark, reporter=SimpleNamespace(poll=None))
+    job: Any = SimpleNamespace(store=made.store, id=RUN, parts=2, runner=spark, reporter=SimpleNamespace(poll=None))
     for most in (1, 2, 3, 9):
         features, labels = Context(job, model=None, vectors=[]).sample(most)  # type: ignore[arg-type]
         assert len(features) == len(labels) == most - (most > 2)
