@@ -21,7 +21,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from command import fruitpipe, one_line_error
-from conftest import a_stranger
+from conftest import a_stranger, nobody
 from faults import Proxy, s3_error
 from outside import install
 from saved import write_model
@@ -36,13 +36,14 @@ from fruitpipe.errors import UserError
 from fruitpipe.model.model import ARRAYS, CARD, PCA, Card, Model, load_model
 from fruitpipe.numeric.arrays import read_arrays
 from fruitpipe.numeric.pca import Pca
+from fruitpipe.objects import Forbidden
 from fruitpipe.pipeline import run as pipeline
 from fruitpipe.pipeline.preview import plan
 from fruitpipe.pipeline.reuse import model_to_reuse
 from fruitpipe.result.compaction import Merge, compact
 from fruitpipe.result.garbage import collect, find_garbage
 from fruitpipe.result.manifest import BackboneFacts, Counts, Manifest, ModelFacts, Outcome, Summary
-from fruitpipe.result.runs import list_runs, open_run, publish
+from fruitpipe.result.runs import check_outside_results, check_place, is_marked, list_runs, open_run, publish
 from fruitpipe.storage import layout, tree
 from fruitpipe.storage.lease import Lease
 from fruitpipe.storage.store import LocalStore, Store, open_store
@@ -406,6 +407,28 @@ def test_an_output_that_cannot_hold_results_is_told_before_there_is_work(
 
 
 # What is cleared away
+
+
+@pytest.mark.parametrize("place", ["", "features/mine"])
+def test_what_is_closed_to_us_is_no_result_that_is_in_the_way(place: str, public_folder: Path) -> None:
+    """As `lost+found` on a disk of its own, and folders above the output that may be gone through and not be read."""
+    (public_folder / "lost+found").mkdir(mode=0o700)
+    (output := public_folder / place).mkdir(parents=True, exist_ok=True)
+    public_folder.chmod(0o711 if place else 0o755)
+    with nobody():
+        check_outside_results(str(output), None)
+        check_place(LocalStore(str(output)))
+
+
+def test_of_a_bucket_what_is_forbidden_is_not_in_the_way_either(store: LocalStore, tmp_path: Path) -> None:
+    """A role may be for one prefix alone."""
+
+    class Theirs(LocalStore):
+        def find(self, name: str) -> bytes | None:
+            raise Forbidden(f"no right to read {name}.")
+
+    assert not is_marked(Theirs(store.url))
+    assert not is_marked(Theirs(store.url), "runs")
 
 
 def test_gc_says_what_it_leaves_alone(result: LocalStore) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from fruitpipe.config import S3Config, is_remote
 from fruitpipe.errors import FruitpipeError, UserError, in_words
 from fruitpipe.model.model import Model, load_model, read_model
+from fruitpipe.objects import Forbidden
 from fruitpipe.result.manifest import Manifest, Outcome, Unpublished
 from fruitpipe.result.notebook import as_html
 from fruitpipe.source.inputs import place_of
@@ -225,15 +226,14 @@ def check_outside_results(output: str, s3: S3Config | None) -> None:
     for number, part in enumerate(parts):
         if part in layout.FOLDERS and any(parts[:number]):
             outer = open_store("/".join(parts[:number]), s3)
-            with suppress(OSError):
-                if outer.find(layout.MARKER) is not None:
-                    raise UserError(f"{output} is within the result {outer.url}: choose another output.")
+            if is_marked(outer):
+                raise UserError(f"{output} is within the result {outer.url}: choose another output.")
 
 
-def is_marked(store: Store, folder: str) -> bool:
-    """Whether a folder is a result, as far as it is open to us."""
-    with suppress(OSError):
-        return store.find(f"{folder}/{layout.MARKER}") is not None
+def is_marked(store: Store, folder: str = "") -> bool:
+    """Whether there is a result in a folder, or right there, as far as it is open to us."""
+    with suppress(OSError, Forbidden):
+        return store.find(f"{folder}/{layout.MARKER}".lstrip("/")) is not None
     return False
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from fruitpipe.errors import UserError, in_words
+from fruitpipe.objects import Forbidden
 
 TEMPORARY = ".tmp"
 LOCK = ".lock"
@@ -57,12 +58,12 @@ class Tree:
         self.root = root
 
     def open(self, name: str) -> BinaryIO:
-        """A regular file, for reading. Raises UserError where it may not be read: it is not damaged."""
+        """A regular file, for reading. Raises Forbidden where it may not be read: it is not damaged."""
         try:
             with self._parent(name) as (folder, last):
                 descriptor = self._open(folder, last, FILE, name)
         except PermissionError as error:
-            raise UserError(in_words(error)) from error
+            raise Forbidden(in_words(error)) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise self._no_file(name)
