@@ -223,7 +223,7 @@ def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path, text: str, line:
     [
         (
             "input: a\nlimit: 2024-13-45\n",
-            "'2024-13-45' is none (month must be in 1..12): put it in quotes if it is text.",
+            "cannot read '2024-13-45' (month must be in 1..12): put it in quotes if it is text.",
         ),
         ("input: a\nlimit: *nobody\n", "YAML aliases (*name) are not supported: write out what they stand for."),
     ],

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-running: set[subprocess.Popen[str]] = set()
+_running: set[subprocess.Popen[str]] = set()
 """Those of this process, on any of its threads."""
 
 
 def end_running() -> None:
     """End them: nobody wants any more what they are for."""
-    for each in list(running):
+    for each in list(_running):
         each.kill()
 
 
@@ -25,14 +25,14 @@ def run_module(name: str, *arguments: object, variables: Mapping[str, str] | Non
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as own:
-        running.add(own)
+        _running.add(own)
         try:
             _, said = own.communicate()
         except BaseException:  # such as Ctrl-C
             own.kill()
             raise
         finally:
-            running.discard(own)
+            _running.discard(own)
     if own.returncode < 0:
         return (
             f"its process was ended by {signal.Signals(-own.returncode).name}, as happens where memory runs out or a "

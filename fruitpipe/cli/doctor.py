@@ -36,7 +36,6 @@ from fruitpipe.units import size
 from fruitpipe.vision.bad_image import BadImage
 from fruitpipe.vision.resampling import COMPILING, Library, compiled_file
 from fruitpipe.workers import allowance
-from fruitpipe.workers.allowance import cores
 
 JVM = 1 << 30
 """Bytes that Spark's JVM holds, about."""
@@ -142,7 +141,7 @@ def workers_here(master: str) -> int:
     local = re.match(r"auto|local(?:\[(\*|\d+))?", master)
     if local is None:
         return 0
-    return cores() if master == "auto" or local[1] == "*" else int(local[1] or 1)
+    return allowance.cores() if master == "auto" or local[1] == "*" else int(local[1] or 1)
 
 
 def resampling() -> str:

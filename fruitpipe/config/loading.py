@@ -108,6 +108,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError([Mistake("", f"cannot read {path}: {error.strerror or error}.")]) from error
 
 
+class NotTaken(yaml.MarkedYAMLError):
+    """Raised for YAML that is none of ours; its problem says what to do."""
+
+
 class Loader(yaml.SafeLoader):
     """PyYAML's, for documents without aliases."""
 
@@ -115,15 +119,15 @@ class Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             problem = "YAML aliases (*name) are not supported: write out what they stand for."
-            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
+            raise NotTaken(problem=problem, problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
         except ValueError as error:  # a date or a number that there is not
-            problem = f"{node.value!r} is none ({error}): put it in quotes if it is text."
-            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
+            problem = f"cannot read {node.value!r} ({error}): put it in quotes if it is text."
+            raise NotTaken(problem=problem, problem_mark=node.start_mark) from error
 
 
 def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
@@ -138,7 +142,7 @@ def mapping_in(text: str, source: str) -> tuple[dict[str, Any], Lines]:
     except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or "not YAML"
-        if not isinstance(error, yaml.constructor.ConstructorError) or not said.endswith("."):
+        if not isinstance(error, NotTaken):
             said += ": check the indentation, quotes and brackets here and on the line before."
         raise ConfigError([Mistake("", said, mark.line + 1 if mark else 1)], source) from error
     if tree is None:

@@ -79,10 +79,11 @@ def whole_file(out: str, s3: S3Config | None, example: str = "vectors.parquet") 
 
     Raises UserError where it has another, or cannot be written.
     """
-    if not out or (is_remote(out) and not split(out)[2]):
+    key = split(out)[2] if is_remote(out) else out
+    if not key:
         raise UserError(f"no file to write is named in {out!r}: name one, such as {example}.")
     if is_remote(out):
-        check_nameable(out, split(out)[2])
+        check_nameable(out, key)
     path = absolute_path(out)
     if not is_remote(out) and path.exists() and not path.is_file():
         inside = path / example if path.is_dir() else example

@@ -18,7 +18,7 @@ from fruitpipe.errors import FruitpipeError, UserError
 from fruitpipe.releases.plain import Plain
 
 if TYPE_CHECKING:
-    from kubernetes.client import ApiClient, CoreV1Api, CustomObjectsApi
+    from kubernetes.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi
     from websocket import WebSocket
 
 PATIENCE = (5, 15)
@@ -239,8 +239,7 @@ def from_kubeconfig(context: str | None) -> tuple[ApiClient, str] | None:
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
 
-    configuration = client.Configuration()
-    configuration.keep_alive = True  # or whoever follows logs would not notice a connection that is gone
+    configuration = kept_alive(client.Configuration())
     try:
         contexts, current = config.list_kube_config_contexts()
         names = {each["name"]: each for each in contexts}
@@ -283,10 +282,15 @@ def from_account() -> tuple[ApiClient, str]:
         raise UserError(
             "no cluster is configured: there is no kubeconfig. `kubectl config view` shows what kubectl uses."
         )
-    configuration = client.Configuration()
-    configuration.keep_alive = True  # or whoever follows logs would not notice a connection that is gone
+    configuration = kept_alive(client.Configuration())
     config.load_incluster_config(client_configuration=configuration)
     return trusting(client.ApiClient(configuration)), (account / "namespace").read_text()
+
+
+def kept_alive(configuration: Configuration) -> Configuration:
+    """The configuration, of connections whose end is noticed by who only listens, as to a log."""
+    configuration.keep_alive = True
+    return configuration
 
 
 def trusting(connected: ApiClient) -> ApiClient:
